@@ -1,0 +1,190 @@
+"""A model folder and what identifies it. Imports no torch: this is for planning.
+
+`resolve` turns the job's `[model]` into a `Checkpoint`, having checked everything about the files that can be checked
+without loading them: a run should refuse at `plan`, not after an hour in the queue. Weights are loaded by `engine/`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from batchgen.errors import ModelError
+from batchgen.job import Lora, Model
+from batchgen.models import TINY
+from batchgen.weights import digest, read_header
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LOADED = (".json", ".txt", ".model", ".safetensors")
+_ACCEPTED = 'model.path takes "tiny" (embedded), a folder in diffusers layout (it holds model_index.json), or a hub id such as "org/name"'
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyFacts:
+    """What planning must know of a model family; the rest of it is `engine/NAME.py`."""
+
+    name: str
+    t5_tokenizer: str  # component folder of the tokenizer whose length limits a prompt
+    patch: int  # latent pixels a token is wide
+    step_flops: Callable[[dict[str, Any], int, int], float]  # transformer config, image tokens, text tokens → FLOP of one picture's step
+
+
+def _flux_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
+    """Both block kinds hold 12·D² weights a token (q, k, v, out and a 4-fold MLP); attention is 4·S²·D a block."""
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    layers = config["num_layers"] + config["num_single_layers"]
+    tokens = image_tokens + text_tokens
+    return float(layers * (2 * 12 * width**2 * tokens + 4 * tokens**2 * width))
+
+
+FAMILIES = {
+    "FluxPipeline": FamilyFacts("flux", t5_tokenizer="tokenizer_2", patch=2, step_flops=_flux_step_flops),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model on this machine's disk, checked, and what identifies it wherever it lies."""
+
+    folder: Path  # diffusers layout
+    family: str  # its file in engine/
+    revision: str  # hub commit; "" for a folder
+    identity: dict[str, str]  # file, relative to the folder → digest; LoRAs as `lora/0/name`
+
+    @property
+    def pixel_multiple(self) -> int:
+        """Width and height must be multiples of this many px: what the VAE shrinks by, times the patch."""
+        shrink = 2 ** (len(self._config("vae")["block_out_channels"]) - 1)
+        return int(shrink * self._facts().patch)
+
+    def token_counter(self) -> Callable[[str], int]:
+        """A function from prompt to its T5 tokens, the end token included: what `model.max_sequence_length` limits."""
+        tokenizer = Tokenizer.from_file(str(self.folder / self._facts().t5_tokenizer / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return lambda prompt: len(tokenizer.encode(prompt).ids)
+
+    def flops(self, width: int, height: int, steps: int, text_tokens: int, cfg: bool) -> float:
+        """FLOP of one picture's denoising, text padded to `text_tokens`; twice that with true classifier-free guidance.
+
+        Matrix products of the blocks only, a multiply and an add counted as two: FLUX.1 at 1024×1024 px and 512 tokens takes
+        74.4e12 a step. Text encoders and VAE (15e12 a picture there) are left out.
+        """
+        image_tokens = (width // self.pixel_multiple) * (height // self.pixel_multiple)
+        step = self._facts().step_flops(self._config("transformer"), image_tokens, text_tokens)
+        return step * steps * (2 if cfg else 1)
+
+    def _facts(self) -> FamilyFacts:
+        return next(facts for facts in FAMILIES.values() if facts.name == self.family)
+
+    def _config(self, component: str) -> dict[str, Any]:
+        return _read_json(self.folder / component / "config.json")
+
+
+def resolve(model: Model) -> Checkpoint:
+    """Find the model, fetch it if it is on the hub, check its files and digest them.
+
+    :raises ModelError: unknown path, no family for its pipeline class, pickled or broken weights, missing LoRA, hub out of reach.
+    """
+    folder, revision = _locate(model)
+    facts = _family(folder)
+    files = sorted(_model_files(folder))
+    if not (folder / facts.t5_tokenizer / "tokenizer.json").is_file():
+        raise ModelError(f"{folder}: {facts.t5_tokenizer}/tokenizer.json is missing; save the tokenizer again with save_pretrained.")
+    identity = {path.relative_to(folder).as_posix(): digest(path) for path in files}
+    for number, lora in enumerate(model.lora):
+        identity[f"lora/{number}/{Path(lora.path).name}"] = _lora_digest(lora)
+    return Checkpoint(folder, facts.name, revision, identity)
+
+
+def _locate(model: Model) -> tuple[Path, str]:
+    """The folder of the model and its hub commit."""
+    path = Path(model.path).expanduser()
+    if _HUB_ID.fullmatch(model.path) and not path.parent.is_dir():
+        return _download(model)
+    if model.revision:
+        raise ModelError(f"model.revision = {model.revision!r} applies to hub ids only; model.path is {model.path!r}")
+    if model.path == "tiny":
+        return TINY, ""
+    if not path.is_dir():
+        raise ModelError(f"model.path = {model.path!r}: no such folder. {_ACCEPTED}.")
+    return path.resolve(), ""
+
+
+def _download(model: Model) -> tuple[Path, str]:
+    """The hub's snapshot: the index first, so that a model of no family is refused before gigabytes move."""
+    import huggingface_hub as hub  # here: a third of a second, and most runs need it not
+
+    revision = model.revision or None
+    try:
+        index = Path(hub.hf_hub_download(model.path, "model_index.json", revision=revision))
+        _family(index.parent)
+        wanted = ["model_index.json", *(f"{component}/*{suffix}" for component in _components(index.parent) for suffix in _LOADED)]
+        folder = Path(hub.snapshot_download(model.path, revision=index.parent.name, allow_patterns=wanted))
+    except (OSError, ValueError) as error:  # every error of the hub's client is one of these
+        raise ModelError(
+            f"model.path = {model.path!r}: no such folder, and the hub did not give it: {error}\n{_ACCEPTED}. "
+            f"Where there is no network, fetch it elsewhere: hf download {model.path} --local-dir FOLDER, then --set model.path=FOLDER"
+        ) from None
+    return folder, folder.name
+
+
+def _family(folder: Path) -> FamilyFacts:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelError(f"{folder}: holds no model_index.json. {_ACCEPTED}; convert a single .safetensors file with save_pretrained.")
+    name = _read_json(index).get("_class_name", "")
+    if name not in FAMILIES:
+        raise ModelError(f"{index}: pipeline class {name!r} has no family here; known: {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _components(folder: Path) -> list[str]:
+    """Component folders the index names; `[null, null]` stands for one that is absent by design."""
+    index = _read_json(folder / "model_index.json")
+    return [name for name, value in index.items() if isinstance(value, list) and value and value[0]]
+
+
+def _model_files(folder: Path) -> Iterator[Path]:
+    """Every file that loading reads, checked: components there, weights in safetensors and whole."""
+    yield folder / "model_index.json"
+    for component in _components(folder):
+        path = folder / component
+        if not path.is_dir():
+            raise ModelError(f"{folder}: model_index.json names {component}/, which is missing; fetch the model again.")
+        files = [file for file in path.iterdir() if file.suffix in _LOADED and file.is_file()]
+        weights = {file.name for file in files if file.suffix == ".safetensors"}
+        if "quantization_config" in (config := _read_json(path / "config.json") if (path / "config.json").is_file() else {}):
+            raise ModelError(f"{path}: an already quantized checkpoint, which batchgen does not load; give the bf16 one.")
+        if config and not weights:
+            raise ModelError(f"{path}: no .safetensors weights; pickled .bin is never loaded. Convert: pipe.save_pretrained('NEW-FOLDER')")
+        for index in path.glob("*.safetensors.index.json"):
+            if missing := set(_read_json(index)["weight_map"].values()) - weights:
+                raise ModelError(f"{path}: {', '.join(sorted(missing))} missing, named by {index.name}; fetch the model again.")
+        for name in weights:
+            read_header(path / name)
+        yield from files
+
+
+def _lora_digest(lora: Lora) -> str:
+    path = Path(lora.path).expanduser()
+    if not path.is_file():
+        raise ModelError(f"model.lora path = {lora.path!r}: no such file; give one .safetensors file.")
+    read_header(path)
+    return digest(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return tree

@@ -1,0 +1,144 @@
+"""Who works on which shard, and who is dead.
+
+A claim is an attempt-numbered file, made whole and linked: of two workers who want a shard, one gets it. Nothing
+is ever unlinked: stealing from a dead owner makes attempt k+1. Claims save time and decide nothing: two owners of
+one shard write two partials, and the commit's one link chooses (P4).
+
+Death is asked only when nothing is free. On one machine the owner is a process: host, pid and start time. An owner
+on another machine is *unknown* and is never stolen from, unless the person who types `resume --steal` vouches for its death.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import psutil
+
+from batchgen import durable
+from batchgen.partial import Entry, in_flight, read_journal
+from batchgen.store import BUCKET, Store
+
+Life = Literal["alive", "dead", "unknown"]
+_CLAIM = re.compile(r"^(\d{6,})\.(\d{4,})$")
+_FREE = re.compile(r"^(\d{6,})\.(\d{4,})\.free$")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process that no other process of any machine can be taken for."""
+
+    host: str
+    pid: int
+    started: float  # seconds since the epoch, as the operating system says
+
+    @classmethod
+    def me(cls) -> Owner:
+        """This process."""
+        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+
+    def life(self) -> Life:
+        """Whether the process lives; unknown on another host."""
+        if self.host != socket.gethostname():
+            return "unknown"
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0
+            return "alive" if same and process.status() != psutil.STATUS_ZOMBIE else "dead"
+        except psutil.NoSuchProcess:
+            return "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A shard this worker has, as attempt number `attempt`."""
+
+    store: Store
+    shard: int
+    attempt: int
+
+    def superseded(self) -> bool:
+        """Whether a later attempt exists or the shard is done: then this owner stops at the group's border."""
+        return self.store.claim(self.shard, self.attempt + 1).exists() or self.store.done(self.shard).exists()
+
+    def release(self) -> None:
+        """Say that this owner left in good order: anyone may go on, and its open group is no death."""
+        durable.create(_free_marker(self.store, self.shard, self.attempt), b"")
+
+    @property
+    def earlier(self) -> list[int]:
+        """Attempts before this one."""
+        return list(range(1, self.attempt))
+
+    def deaths(self) -> list[list[Entry]]:
+        """For each earlier attempt that died: the groups it had in flight."""
+        ungraceful = [attempt for attempt in self.earlier if not _free_marker(self.store, self.shard, attempt).exists()]
+        flights = [in_flight(read_journal(self.store.partial(self.shard, attempt, "journal"))) for attempt in ungraceful]
+        return [flight for flight in flights if flight]
+
+
+class Claims:
+    """Hands out one shard after another: first what nobody has claimed, then what dead or gone owners left.
+
+    Workers start at different places and keep a cursor, so that n workers over s shards look at each shard about once.
+    """
+
+    def __init__(self, store: Store, shards: int, start: int, *, steal: bool = False) -> None:
+        self._store, self._shards, self._steal = store, shards, steal
+        self._fresh = self._unclaimed(start % shards if shards else 0)
+        self._owner = Owner.me()
+
+    def next(self) -> Claim | None:
+        """A shard to work on, or None: everything is done, or in hands not known to be dead."""
+        for shard in self._fresh:
+            if self._take(shard, 1):
+                return Claim(self._store, shard, 1)
+        for shard in self.unfinished():
+            attempt = self._highest(shard)
+            if self._abandoned(shard, attempt) and self._take(shard, attempt + 1):
+                return Claim(self._store, shard, attempt + 1)
+        return None
+
+    def unfinished(self) -> list[int]:
+        """Shards without a commit."""
+        return sorted(set(range(self._shards)) - self._store.committed())
+
+    def _unclaimed(self, start: int) -> Iterator[int]:
+        order = [*range(start, self._shards), *range(start)]
+        for begin in range(0, len(order), BUCKET):
+            window = order[begin : begin + BUCKET]
+            folders = {self._store.claim(shard, 1).parent for shard in window}
+            taken = {int(match[1]) for folder in folders for name in os.listdir(folder) if (match := _CLAIM.match(name))}
+            yield from (shard for shard in window if shard not in taken)
+
+    def _take(self, shard: int, attempt: int) -> bool:
+        text = json.dumps({"owner": asdict(self._owner), "at": time.time()})
+        return durable.create(self._store.claim(shard, attempt), text.encode())
+
+    def _highest(self, shard: int) -> int:
+        attempt = 0
+        while self._store.claim(shard, attempt + 1).exists():
+            attempt += 1
+        return attempt
+
+    def _abandoned(self, shard: int, attempt: int) -> bool:
+        if attempt == 0 or _free_marker(self._store, shard, attempt).exists():
+            return True
+        life = read_owner(self._store, shard, attempt).life()
+        return life == "dead" or (life == "unknown" and self._steal)
+
+
+def read_owner(store: Store, shard: int, attempt: int) -> Owner:
+    """Who made a claim."""
+    return Owner(**json.loads(store.claim(shard, attempt).read_bytes())["owner"])
+
+
+def _free_marker(store: Store, shard: int, attempt: int):
+    path = store.claim(shard, attempt)
+    return path.with_name(path.name + ".free")

@@ -1,0 +1,218 @@
+"""The verbs. Parses, calls, prints; everything else is elsewhere, and imported only by the verb that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batchgen.errors import BatchgenError, StillRunning
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from batchgen.job import Job
+    from batchgen.run import Run
+    from batchgen.status import Status
+
+app = typer.Typer(
+    help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: nothing is lost or made twice.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Manifest = Annotated[list[str], typer.Argument(help="Parquet, CSV or JSONL: files, globs or folders.")]
+RunFolder = Annotated[Path, typer.Argument(help="The run directory, for example runs/prompts.")]
+JobFile = Annotated[Path | None, typer.Option("--job", help="TOML job file; without it, the embedded tiny model.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the job file.")]
+Rehearse = Annotated[bool, typer.Option("--rehearse", help="Draw test cards in the model's place: try a run in seconds.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")]
+
+
+@app.command()
+def plan(manifest: Manifest, job: JobFile = None, settings: Settings = None, rehearse: Rehearse = False) -> None:
+    """Say what would happen: rows, sizes, shards, groups, time and bytes. Checks every row; writes nothing."""
+    with _errors():
+        from batchgen.run import dry_run
+        from batchgen.show import show_plan
+
+        read = _job(job, settings, rehearse=rehearse)
+        show_plan(_console(), dry_run(manifest, read), read)
+
+
+@app.command()
+def submit(
+    manifest: Manifest,
+    job: JobFile = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run directory; default runs/NAME of the manifest.")] = None,
+    settings: Settings = None,
+    rehearse: Rehearse = False,
+    detach: Detach = False,
+) -> None:
+    """Plan the manifest and make its pictures. The same command again continues where it stopped."""
+    with _errors():
+        from batchgen.run import create
+
+        read = _job(job, settings, rehearse=rehearse)
+        root = out or Path("runs") / (Path(manifest[0]).name.split(".")[0].replace("*", "") + ("-rehearsal" if rehearse else ""))
+        console = _console()
+        run, new = create(root, manifest, read)
+        if not new:
+            console.print(f"{root} was planned before from the same inputs: continuing it.", soft_wrap=True)
+        console.print(f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}", soft_wrap=True)
+        _go(run, console, detach=detach, add=False, steal=False)
+
+
+@app.command()
+def resume(
+    run: RunFolder,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key of [run] or [pattern].")
+    ] = None,
+    add: Annotated[bool, typer.Option("--add", help="Bring more workers to a run that is running.")] = False,
+    steal: Annotated[bool, typer.Option("--steal", help="Take shards from workers on other machines: you vouch that they are dead.")] = False,
+    detach: Detach = False,
+) -> None:
+    """Make what is missing of a run that was stopped, killed or ran out of space."""
+    with _errors():
+        from batchgen.run import open_run
+
+        opened = open_run(run, settings or [])
+        _go(opened, _console(), detach=detach, add=add, steal=steal)
+
+
+@app.command()
+def status(
+    run: RunFolder,
+    watch: Annotated[bool, typer.Option("--watch", help="Until nobody works on it any more.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What is done, who lives, what to do next. Exit code: 0 complete, 3 incomplete, 4 over the failure budget, 5 stalled."""
+    with _errors():
+        from batchgen.show import show_status
+        from batchgen.status import look
+        from batchgen.store import Store
+        from batchgen.watch import follow
+
+        store = Store.open(run)
+        console = _console()
+        seen = follow(store, console) if watch else look(store)
+        if json:
+            sys.stdout.write(seen.to_json() + "\n")
+        else:
+            show_status(console, seen)
+    raise typer.Exit(seen.exit_code)
+
+
+@app.command()
+def logs(
+    run: RunFolder,
+    worker: Annotated[int | None, typer.Option("--worker", help="Only this worker.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="The failed pictures and their reasons instead.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Last lines of each log; 0 for all.")] = 40,
+) -> None:
+    """What the workers printed, or which pictures failed and why."""
+    with _errors():
+        from batchgen.show import show_failures, show_logs
+        from batchgen.store import Store
+
+        store = Store.open(run)
+        if failed:
+            show_failures(_console(), store)
+        else:
+            show_logs(_console(), store, worker, lines)
+
+
+@app.command()
+def verify(run: RunFolder, deep: Annotated[bool, typer.Option("--deep", help="Hash every byte and decode every picture.")] = False) -> None:
+    """Recount a run from its files: hashes, counts, keys against the plan. Exit code 1 if anything is wrong."""
+    with _errors():
+        from batchgen.run import load_plan
+        from batchgen.show import show_verdict
+        from batchgen.store import Store
+        from batchgen.verify import verify as recount
+
+        store = Store.open(run)
+        sound = show_verdict(_console(), store, load_plan(store), recount(store, load_plan(store), deep=deep))
+    raise typer.Exit(0 if sound else 1)
+
+
+@app.command()
+def cancel(run: RunFolder, now: Annotated[bool, typer.Option("--now", help="End the workers at once.")] = False) -> None:
+    """Ask a run to stop after the groups in flight. `resume` continues it."""
+    with _errors():
+        from batchgen.store import Store
+        from batchgen.watch import stop
+
+        store = Store.open(run)
+        if store.complete():
+            _console().print("The run is complete: there is nothing to cancel.")
+        else:
+            stop(store, _console(), at_once=now)
+
+
+def _go(run: Run, console: Console, *, detach: bool, add: bool, steal: bool) -> None:
+    """Launch workers for what is missing, watch them, and exit with the status's code."""
+    from batchgen.finalize import finalize
+    from batchgen.show import show_software, show_status
+    from batchgen.status import look
+    from batchgen.submit import launch
+    from batchgen.watch import watch
+
+    finalize(run)
+    seen = look(run.store, run.plan)
+    if seen.state != "complete":
+        if seen.state in ("running", "queued") and not add:
+            raise StillRunning(
+                f"{run.store.root} is {seen.state} ({seen.cause}). Watch it with: batchgen status {run.store.root} --watch; "
+                f"bring more workers with: batchgen resume {run.store.root} --add"
+            )
+        show_software(console, run.plan)
+        run.store.clear_stop()
+        submission = launch(run, sys.argv, steal=steal)
+        console.print(f"{submission.workers} workers started.")
+        if detach:
+            console.print(f"batchgen status {run.store.root} --watch", soft_wrap=True)
+            return
+        seen = watch(run, console)
+    show_status(console, seen)
+    raise typer.Exit(seen.exit_code)
+
+
+def _job(path: Path | None, settings: list[str] | None, *, rehearse: bool) -> Job:
+    from batchgen.job import load_job
+
+    return load_job(path, [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])])
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """A BatchgenError is the user's to read: its message, no traceback, its exit code."""
+    try:
+        yield
+    except BatchgenError as error:
+        sys.stderr.write(f"batchgen: {error}\n")
+        raise typer.Exit(error.exit_code) from None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

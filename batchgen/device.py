@@ -1,0 +1,58 @@
+"""A device under suspicion: a sick GPU must not condemn a run.
+
+After some wholly failed groups in a row the worker repeats a picture that is known to be good. If that fails too, the device
+is listed as sick, what it wrote in this shard since does not count, and the worker quits. Without any picture known
+to be good the failures stand, and the failure budget decides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from batchgen import durable
+from batchgen.manifest import Picture
+from batchgen.records import Record
+from batchgen.store import Store
+
+
+def device_name(worker: int) -> str:
+    """This worker's device, as one name over all hosts."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return f"{socket.gethostname()}.cuda{visible.replace(',', '-')}" if visible else f"{socket.gethostname()}.slot{worker}"
+
+
+def mark_sick(store: Store, device: str, reason: str) -> None:
+    """List a device as sick; `resume` clears the list."""
+    durable.create(store.sick / f"{device}.json", json.dumps({"device": device, "reason": reason, "at": time.time()}).encode())
+
+
+def is_sick(store: Store, device: str) -> bool:
+    """Whether a device is listed."""
+    return (store.sick / f"{device}.json").exists()
+
+
+def known_good(store: Store, records: Iterable[Record]) -> Picture | None:
+    """A picture of this run that was made well: from these records, else from any published shard."""
+    for record in records:
+        if record.outcome == "ok":
+            return _picture({name: getattr(record, name) for name in _SHARED})
+    for shard in sorted(store.published()):
+        rows = pq.read_table(store.metadata(shard), columns=[*_SHARED, "outcome"], filters=[("outcome", "=", "ok")]).slice(0, 1).to_pylist()
+        if rows:
+            return _picture(rows[0])
+    return None
+
+
+_SHARED = [field.name for field in fields(Picture) if field.name != "extra"]
+
+
+def _picture(row: dict[str, Any]) -> Picture:
+    return Picture(**{name: row[name] for name in _SHARED}, extra="{}")

@@ -1,0 +1,171 @@
+"""FLUX.1: dev, Krea and schnell, and whatever was tuned from them.
+
+They differ in two configuration values: dev and Krea embed a guidance scale and shift their noise levels with the picture's
+size, schnell does neither. Semantics are those of diffusers' `FluxPipeline`; tests/engine/test_parity.py compares the two.
+Not covered: Fill, Canny, Depth, Redux and Kontext (other pipeline classes), IP adapters, ControlNets.
+
+Legend: B pictures, S text tokens, C latent channels (16), h×w latent pixels, T = h/2 · w/2 image tokens, each a 2×2 patch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from torch import Tensor, nn
+
+from batchgen.engine.device import Device
+from batchgen.engine.family import Schedule, Text
+from batchgen.engine.lora import named_linears
+from batchgen.errors import ModelError
+from batchgen.manifest import Picture
+
+
+class Flux:
+    """FLUX.1 on a device; fulfils `Family`."""
+
+    def __init__(self, folder: Path, device: Device, max_sequence_length: int) -> None:
+        self._device, self._max_sequence_length = device, max_sequence_length
+        load = functools.partial(_load, folder, device)
+        self.transformer = load(diffusers.FluxTransformer2DModel, "transformer")
+        self.vae = load(diffusers.AutoencoderKL, "vae")
+        self.clip = load(transformers.CLIPTextModel, "text_encoder")
+        self.t5 = load(transformers.T5EncoderModel, "text_encoder_2")
+        self._clip_tokenizer, self._t5_tokenizer = (
+            transformers.AutoTokenizer.from_pretrained(folder / component, local_files_only=True, trust_remote_code=False)
+            for component in ("tokenizer", "tokenizer_2")
+        )
+        scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler
+        self._scheduler = scheduler.from_pretrained(folder, subfolder="scheduler")
+        if self._scheduler.config.stochastic_sampling or self._scheduler.config.invert_sigmas:
+            raise ModelError(f"{folder}/scheduler: stochastic_sampling and invert_sigmas are not FLUX.1's; set both to false")
+        self._shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """CLIP's pooled vector of at most 77 tokens (it sees the beginning only), T5's tokens without an attention mask: as trained."""
+        short = self._tokens(self._clip_tokenizer, prompts, self._clip_tokenizer.model_max_length)
+        long = self._tokens(self._t5_tokenizer, prompts, self._max_sequence_length)
+        return Text(tokens=self.t5(long).last_hidden_state, pooled=self.clip(short).pooler_output)
+
+    def _tokens(self, tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
+        """Token ids [B, length]."""
+        batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        ids: Tensor = batch.input_ids
+        return ids.to(self._device.kind)
+
+    def cfg_scale(self, picture: Picture) -> float:
+        """`true_cfg` where there is a negative prompt; FLUX's own guidance is embedded and needs no second branch."""
+        return picture.true_cfg if picture.negative_prompt else 1.0
+
+    def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(16, height / 8, width / 8)."""
+        return self.transformer.config.in_channels // 4, height // self._shrink, width // self._shrink
+
+    def pack(self, noise: Tensor) -> Tensor:
+        """[B, C, h, w] → [B, T, 4·C]: a token is a 2×2 patch of all channels."""
+        batch, channels, high, wide = noise.shape
+        patches = noise.view(batch, channels, high // 2, 2, wide // 2, 2)
+        return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (high // 2) * (wide // 2), channels * 4)
+
+    def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
+        """[B, T, 4·C] → [B, C, h, w], in the VAE's own scale."""
+        channels, high, wide = self.noise_shape(width, height)
+        patches = latents.view(-1, high // 2, wide // 2, channels, 2, 2)
+        pixels = patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, high, wide)
+        scaled: Tensor = pixels / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        return scaled
+
+    def schedule(self, steps: int, width: int, height: int) -> Schedule:
+        """N evenly spaced levels from 1 to 1/N, shifted as the checkpoint's scheduler says: larger pictures stay noisy for longer."""
+        config = self._scheduler.config
+        _, high, wide = self.noise_shape(width, height)
+        mu = calculate_shift(
+            (high // 2) * (wide // 2),
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", 1.15),
+        )
+        self._scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=self._device.kind)
+        return Schedule(self._scheduler.sigmas, self._scheduler.timesteps)
+
+    def predict(self, latents: Tensor, timestep: Tensor, guidance: Tensor, text: Text, size: tuple[int, int]) -> Tensor:
+        """One call of the transformer; schnell has no guidance to embed."""
+        _, high, wide = self.noise_shape(*size)
+        velocity: Tensor = self.transformer(
+            hidden_states=latents,
+            timestep=timestep / 1000,
+            guidance=guidance if self.transformer.config.guidance_embeds else None,
+            encoder_hidden_states=text.tokens,
+            pooled_projections=text.pooled,
+            txt_ids=torch.zeros(text.tokens.shape[1], 3, device=latents.device, dtype=latents.dtype),
+            img_ids=_image_ids(high // 2, wide // 2, latents.device, latents.dtype),
+            return_dict=False,
+        )[0]
+        return velocity
+
+    def lora_targets(self) -> dict[str, tuple[nn.Linear, ...]]:
+        """Names of diffusers (`transformer.…`, `text_encoder.…`), of BFL and of kohya's scripts, which fuse q, k and v."""
+        own = named_linears(self.transformer)
+        targets: dict[str, tuple[nn.Linear, ...]] = {f"transformer_{name}": (linear,) for name, linear in own.items()}
+        targets |= {f"text_encoder_{name.removeprefix('text_model_')}": (linear,) for name, linear in named_linears(self.clip).items()}
+        for theirs, ours in _bfl_names(len(self.transformer.transformer_blocks), len(self.transformer.single_transformer_blocks)).items():
+            targets[f"bfl_{theirs}"] = tuple(own[name] for name in ours)
+        return targets
+
+
+@functools.lru_cache(maxsize=16)
+def _image_ids(rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Rotary positions [T, 3]: nothing, row, column of each token."""
+    ids = torch.zeros(rows, columns, 3)
+    ids[..., 1] = torch.arange(rows)[:, None]
+    ids[..., 2] = torch.arange(columns)[None, :]
+    return ids.reshape(rows * columns, 3).to(device=device, dtype=dtype)
+
+
+def _bfl_names(double: int, single: int) -> dict[str, tuple[str, ...]]:
+    """Linears as Black Forest Labs name them → diffusers' linears whose rows, stacked, they are."""
+    names: dict[str, tuple[str, ...]] = {}
+    for block in range(double):
+        theirs, ours = f"double_blocks_{block}", f"transformer_blocks_{block}"
+        names |= {
+            f"{theirs}_img_attn_qkv": (f"{ours}_attn_to_q", f"{ours}_attn_to_k", f"{ours}_attn_to_v"),
+            f"{theirs}_img_attn_proj": (f"{ours}_attn_to_out_0",),
+            f"{theirs}_img_mlp_0": (f"{ours}_ff_net_0_proj",),
+            f"{theirs}_img_mlp_2": (f"{ours}_ff_net_2",),
+            f"{theirs}_img_mod_lin": (f"{ours}_norm1_linear",),
+            f"{theirs}_txt_attn_qkv": (f"{ours}_attn_add_q_proj", f"{ours}_attn_add_k_proj", f"{ours}_attn_add_v_proj"),
+            f"{theirs}_txt_attn_proj": (f"{ours}_attn_to_add_out",),
+            f"{theirs}_txt_mlp_0": (f"{ours}_ff_context_net_0_proj",),
+            f"{theirs}_txt_mlp_2": (f"{ours}_ff_context_net_2",),
+            f"{theirs}_txt_mod_lin": (f"{ours}_norm1_context_linear",),
+        }
+    for block in range(single):
+        theirs, ours = f"single_blocks_{block}", f"single_transformer_blocks_{block}"
+        names |= {
+            f"{theirs}_linear1": (f"{ours}_attn_to_q", f"{ours}_attn_to_k", f"{ours}_attn_to_v", f"{ours}_proj_mlp"),
+            f"{theirs}_linear2": (f"{ours}_proj_out",),
+            f"{theirs}_modulation_lin": (f"{ours}_norm_linear",),
+        }
+    return names
+
+
+def _load(folder: Path, device: Device, kind: Any, component: str) -> Any:  # a module of that kind; its library is untyped
+    """A component in evaluation mode on the device. Safetensors only, nothing but local files, no code from the folder."""
+    path = folder / component
+    try:
+        module, found = kind.from_pretrained(
+            path, dtype=device.dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path}: does not load as {kind.__name__}: {error}") from error
+    if missing := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):  # the library fills them with random numbers
+        raise ModelError(f"{path}: {len(missing)} weights of {kind.__name__} are missing or of another shape: {', '.join(missing[:3])}")
+    return module.eval().to(device.kind)

@@ -1,0 +1,126 @@
+"""LoRA: a low-rank change of weights, fused at load so that it costs nothing per step.
+
+    W ← W + scale · (alpha / rank) · B·A        A [rank, in], B [out, rank]; in fp32, rounded once to W's type
+
+`alpha` is the file's own, per linear (`….alpha`) or for all (`lora_adapter_metadata`), else the rank. With `use_rslora` the root of
+the rank stands for the rank. Read are the names of diffusers and peft (`lora_A`, `lora_B`), of kohya's scripts and of BFL's own layout
+(`lora_down`, `lora_up`), there also for linears they keep stacked (q, k, v in one). Whatever else a file holds (DoRA, LoHa, biases,
+norms, T5) is refused: diffusers would drop some of it with a note in the log, and the pictures would not be what was asked for.
+LoRA: https://arxiv.org/abs/2106.09685; rsLoRA: https://arxiv.org/abs/2312.03732
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from batchgen.errors import ModelError
+
+_PARTS = {"lora_A.weight": "down", "lora_down.weight": "down", "lora_B.weight": "up", "lora_up.weight": "up", "alpha": "alpha"}
+_KEY = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})")
+# How files begin a linear's name → how `Family.lora_targets` does. The first that fits is taken.
+_PREFIXES = {
+    "lora_unet_": "bfl_",
+    "diffusion_model.": "bfl_",
+    "lora_te1_text_model_": "text_encoder_",
+    "text_encoder.text_model.": "text_encoder_",
+    "text_encoder.": "text_encoder_",
+    "lora_transformer_": "transformer_",
+    "transformer.": "transformer_",
+    "": "transformer_",
+}
+
+
+@dataclass(slots=True)
+class _Change:
+    """What a file holds for one linear, or for several stacked ones."""
+
+    module: str
+    down: Tensor | None = None
+    up: Tensor | None = None
+    alpha: Tensor | None = None
+
+
+def named_linears(module: nn.Module) -> dict[str, nn.Linear]:
+    """Every linear under its path with `_` for `.`: the spelling that all LoRA formats can be brought to."""
+    return {name.replace(".", "_"): linear for name, linear in module.named_modules() if isinstance(linear, nn.Linear)}
+
+
+@torch.no_grad()
+def fuse_lora(targets: Mapping[str, tuple[nn.Linear, ...]], path: Path, scale: float) -> int:
+    """Add a LoRA to the linears it names; returns how many were changed. Fusing before anything else sees the weights is the caller's part.
+
+    :param targets: normalised name → the linears whose rows, stacked, carry that name.
+    :raises ModelError: the file holds something that would stay unapplied, or its shapes do not fit. No weight is touched then.
+    """
+    changes, metadata = _read(path)
+    fused: list[tuple[nn.Linear, Tensor]] = []
+    for change in changes:
+        linears = targets.get(_normalise(change.module))
+        if linears is None:
+            raise ModelError(f"{path}: {change.module} names no linear of this model; is the LoRA made for another one?")
+        delta = _delta(path, change, metadata) * scale
+        rows = [linear.out_features for linear in linears]
+        if delta.shape != (sum(rows), linears[0].in_features):
+            raise ModelError(f"{path}: {change.module} is {tuple(delta.shape)}, the model's {(sum(rows), linears[0].in_features)}")
+        fused += zip(linears, torch.split(delta, rows), strict=True)
+    for linear, delta in fused:
+        weight = linear.weight.data
+        linear.weight.data = (weight.float() + delta.to(weight.device)).to(weight.dtype)
+    return len(fused)
+
+
+def _read(path: Path) -> tuple[list[_Change], dict[str, Any]]:
+    """The file's changes and its adapter metadata."""
+    changes: dict[str, _Change] = {}
+    with safe_open(path, framework="pt") as file:
+        metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
+            match = _KEY.fullmatch(key)
+            if match is None:
+                raise ModelError(f"{path}: holds {key}, which is no plain LoRA weight and would stay unapplied; {_what(metadata)}")
+            change = changes.setdefault(match["module"], _Change(match["module"]))
+            setattr(change, _PARTS[match["part"]], file.get_tensor(key))
+    if not changes:
+        raise ModelError(f"{path}: holds no LoRA weights")
+    return list(changes.values()), metadata
+
+
+def _what(metadata: dict[str, Any]) -> str:
+    return "it was made with " + ", ".join(sorted(metadata)) if metadata else "accepted are lora_A, lora_B, lora_down, lora_up and alpha"
+
+
+def _normalise(module: str) -> str:
+    prefix = next(prefix for prefix in _PREFIXES if module.startswith(prefix))
+    return _PREFIXES[prefix] + module.removeprefix(prefix).replace(".", "_")
+
+
+def _delta(path: Path, change: _Change, metadata: dict[str, Any]) -> Tensor:
+    """(alpha / rank) · B·A, fp32, [out, in]."""
+    if change.down is None or change.up is None:
+        raise ModelError(f"{path}: {change.module} has only one of its two matrices")
+    if change.down.ndim != 2 or change.up.ndim != 2 or change.down.shape[0] != change.up.shape[1]:
+        raise ModelError(f"{path}: {change.module}: {tuple(change.up.shape)} · {tuple(change.down.shape)} is no product of matrices")
+    rank = change.down.shape[0]
+    component, _, module = change.module.partition(".")
+    settings = {key.removeprefix(f"{component}."): value for key, value in metadata.items() if key.startswith(f"{component}.")}
+    if settings.get("use_dora"):
+        raise ModelError(f"{path}: a DoRA, which batchgen does not fuse; merge it into the checkpoint and save that")
+    alpha = float(change.alpha) if change.alpha is not None else _alpha_of(module, settings, default=float(rank))
+    return (alpha / (rank**0.5 if settings.get("use_rslora") else rank)) * (change.up.float() @ change.down.float())
+
+
+def _alpha_of(module: str, settings: dict[str, Any], default: float) -> float:
+    """By peft's rule: a key of `alpha_pattern` that ends the module's path, else `lora_alpha`."""
+    for pattern, alpha in (settings.get("alpha_pattern") or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            return float(alpha)
+    return float(settings.get("lora_alpha", default))

@@ -1,0 +1,83 @@
+"""The one tree of exceptions.
+
+Every error a user can cause or must act on is a `BatchgenError`. Its message says what is wrong, where
+(file, row, column, shard), what was expected, and what to type next. `exit_code` is what the CLI returns.
+
+    BatchgenError            1
+    ├── InputError           2   something the user gave: nothing was started, nothing was lost
+    │   ├── ManifestError    2   a row, a column or a file of the manifest
+    │   ├── JobError         2   a key or a value of the job file or of --set
+    │   ├── ModelError       2   a model folder, a hub id or a LoRA file
+    │   └── OutputError      2   the run directory: not writable, no hard links, another run's
+    ├── PlanChanged          2   the run directory was planned from other inputs; shows the difference
+    ├── StillRunning         2   `resume` while workers of the run live
+    ├── DamagedRun           1   a file of the run directory is not what the protocol wrote
+    ├── OutOfMemory          1   the device could not hold the group: the worker halves it
+    ├── DeviceFault          1   the device is in an undefined state: the worker process must end
+    ├── SickDevice           1   this worker's device turns out only bad pictures; others go on
+    └── RunStopped           3   the run as a whole must stop: disk full, failure budget
+"""
+
+from __future__ import annotations
+
+
+class BatchgenError(Exception):
+    """Root of the tree; its message is shown to the user without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(BatchgenError):
+    """Something the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class ManifestError(InputError):
+    """The manifest breaks its contract; the message names file, row and column."""
+
+
+class JobError(InputError):
+    """The job file or a `--set` breaks its contract; the message lists what is accepted."""
+
+
+class ModelError(InputError):
+    """The model cannot be found, or is not of a kind batchgen loads."""
+
+
+class OutputError(InputError):
+    """The run directory cannot be used."""
+
+
+class PlanChanged(BatchgenError):
+    """The run was planned from other inputs (P6)."""
+
+    exit_code = 2
+
+
+class StillRunning(BatchgenError):
+    """Workers of this run live or wait already."""
+
+    exit_code = 2
+
+
+class DamagedRun(BatchgenError):
+    """A file in the run directory is not what the protocol wrote."""
+
+
+class OutOfMemory(BatchgenError):
+    """The device could not hold the group; a smaller one may fit."""
+
+
+class DeviceFault(BatchgenError):
+    """The device is in an undefined state; nothing more may be computed in this process."""
+
+
+class SickDevice(BatchgenError):
+    """The device of this worker fails pictures it, or another, has made before."""
+
+
+class RunStopped(BatchgenError):
+    """The whole run must stop; the cause is written to its stop flag."""
+
+    exit_code = 3

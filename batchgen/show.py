@@ -1,0 +1,116 @@
+"""What the verbs print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from batchgen.job import Job
+from batchgen.plan import Plan, software
+from batchgen.status import Status
+from batchgen.store import Store
+from batchgen.watch import duration
+
+MANY = 20  # problems or failures shown in full
+
+
+def show_plan(console: Console, plan: Plan, job: Job) -> None:
+    """Everything a person wants to know before a GPU is touched."""
+    table = Table("size", "steps", "negative", "pictures", box=None, pad_edge=False)
+    for shape in plan.shapes[:MANY]:
+        table.add_row(f"{shape.width}×{shape.height}", str(shape.steps), "yes" if shape.negative else "no", f"{shape.pictures:,}")
+    console.print(f"{plan.rows:,} rows, {plan.pictures:,} pictures, from {_names(plan.manifest)}", soft_wrap=True)
+    console.print(table)
+    if len(plan.shapes) > MANY:
+        console.print(f"… and {len(plan.shapes) - MANY} more")
+    batch = job.engine.batch_size
+    full = plan.pictures / (plan.groups * batch)
+    console.print(f"\nshards     {len(plan.shards):,} of {plan.shards[0].pictures:,} pictures")
+    console.print(f"groups     {plan.groups:,} of up to {batch}, {full:.0%} full on average")
+    console.print(f"model      {'test cards' if job.engine.kind == 'pattern' else job.model.path}", soft_wrap=True)
+    console.print(f"time       {duration(plan.seconds)} on one, {duration(plan.seconds / len(plan.shards))} at best, assuming {plan.speed}", soft_wrap=True)
+    console.print(f"size       {_size(plan.bytes)} of {job.output.format}, roughly")
+    if plan.over_long:
+        console.print(f"truncated  {plan.over_long:,} prompts are longer than {job.model.max_sequence_length} tokens and will be cut")
+    console.print("\nEvery row is valid. Nothing was written.")
+
+
+def show_status(console: Console, status: Status) -> None:
+    """The status for people."""
+    console.print(f"{status.state}: {status.cause}", soft_wrap=True)
+    console.print(f"{status.ok:,} ok, {status.failed:,} failed, {status.pending:,} pending of {status.rows:,} pictures"
+                  f" ({status.in_progress:,} of the pending are written but not published)")
+    console.print(f"{status.shards_done:,} of {status.shards:,} shards, {_size(status.tar_bytes)}")
+    if status.pictures_per_device_hour:
+        left = f", about {duration(status.left_s)} left" if status.left_s else ""
+        console.print(f"{status.pictures_per_device_hour:,.0f} pictures per device-hour{left}")
+    for cause, count in sorted(status.failures.items()):
+        console.print(f"  {count:,} × {cause}")
+    if status.state == "complete":
+        console.print(f"pictures       {status.run}/data/*.tar", soft_wrap=True)
+        if status.ok:
+            console.print(f"contact sheet  {status.run}/contact.jpg", soft_wrap=True)
+        console.print(f"dataset card   {status.run}/README.md", soft_wrap=True)
+    else:
+        console.print(f"next: {status.next}", soft_wrap=True)
+
+
+def show_software(console: Console, plan: Plan) -> None:
+    """Tell of packages that changed since the run was planned."""
+    now = software()
+    for package, version in plan.software.items():
+        if now.get(package) != version:
+            console.print(f"note: {package} was {version} when the run was planned and is {now.get(package)} now: pictures may differ slightly")
+
+
+def show_logs(console: Console, store: Store, worker: int | None, lines: int) -> None:
+    """The tails of the workers' logs."""
+    pattern = "*.log" if worker is None else f"*-worker-{worker:03d}.log"
+    for path in sorted(store.logs.glob(pattern)):
+        text = path.read_text(errors="replace").splitlines()
+        console.print(f"── {path}", soft_wrap=True)
+        console.print("\n".join(text[-lines:] if lines else text), soft_wrap=True, markup=False)
+
+
+def show_failures(console: Console, store: Store) -> None:
+    """Published failures, each with its reason."""
+    shown = 0
+    for shard in sorted(store.published()):
+        columns = ["key", "row", "id", "cause", "error", "prompt", "host", "worker"]
+        for row in pq.read_table(store.metadata(shard), columns=columns, filters=[("outcome", "=", "failed")]).to_pylist():
+            name = f" id {row['id']!r}" if row["id"] else ""
+            console.print(f"{row['key']:09d} row {row['row']}{name}: {row['cause']}: {row['error']}", soft_wrap=True, markup=False)
+            console.print(f"    {row['prompt'][:200]!r} on {row['host']}, worker {row['worker']}", soft_wrap=True, markup=False)
+            shown += 1
+    if not shown:
+        console.print("No published shard holds a failure.")
+
+
+def show_verdict(console: Console, store: Store, plan: Plan, verdicts: Iterable[tuple[int, list[str]]]) -> bool:
+    """Print what `verify` finds; whether all is sound."""
+    checked = bad = 0
+    for shard, problems in verdicts:
+        checked += 1
+        bad += bool(problems)
+        for problem in problems[:MANY]:
+            console.print(f"shard {shard:06d}: {problem}", soft_wrap=True, markup=False)
+    missing = len(plan.shards) - checked
+    console.print(f"{checked - bad:,} shards are sound, {bad:,} are not, {missing:,} are not done yet")
+    if bad:
+        console.print(f"Move the named files and their .batchgen/done entries away, then: batchgen resume {store.root}", soft_wrap=True)
+    return bad == 0
+
+
+def _names(files: tuple[str, ...]) -> str:
+    return files[0] if len(files) == 1 else f"{len(files)} files, {files[0]} …"
+
+
+def _size(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

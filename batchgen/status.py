@@ -1,0 +1,126 @@
+"""What is done, who lives, and what to do next. Read from the run directory alone; opens only what is new.
+
+    complete   every shard is published and the dataset is finalized
+    running    a worker lives
+    queued     workers were asked for, and none has started yet
+    stopped    the run was asked to stop: by a person, a full disk, the failure budget, its time limit
+    stalled    shards are left, and nobody lives to make them
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from batchgen.plan import Plan
+from batchgen.run import load_plan
+from batchgen.store import Store
+from batchgen.submissions import Member, members, submissions
+from batchgen.tally import Tally, tally, unpublished
+
+State = Literal["complete", "running", "queued", "stopped", "stalled"]
+START_S = 60.0  # a supervisor that has not registered by then never will
+EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_OVER_BUDGET, EXIT_STALLED = 0, 3, 4, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at a run. ok + failed + pending = rows, counted from published shards."""
+
+    run: str
+    state: State
+    cause: str
+    next: str  # the command to type
+    rows: int  # pictures planned
+    ok: int
+    failed: int
+    pending: int
+    in_progress: int  # of the pending: written into shards that are not published yet
+    shards_done: int
+    shards: int
+    workers: int  # alive
+    failures: dict[str, int]  # cause → pictures
+    tar_bytes: int
+    device_s: float  # seconds devices worked on published pictures
+    pictures_per_device_hour: float | None
+    pictures_per_second: float | None  # at the present number of workers
+    left_s: float | None
+    at: float
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete, 3 incomplete, 4 over the failure budget, 5 stalled."""
+        if self.state == "stopped" and self.cause.startswith("failure budget"):
+            return EXIT_OVER_BUDGET
+        return {"complete": EXIT_COMPLETE, "stalled": EXIT_STALLED}.get(self.state, EXIT_INCOMPLETE)
+
+
+def look(store: Store, plan: Plan | None = None) -> Status:
+    """The run's status now. `plan` saves reading it again."""
+    plan = plan or load_plan(store)
+    counts = tally(store)
+    processes = list(members(store))
+    alive = sum(m.role == "worker" and m.life() == "alive" for m in processes)
+    state, cause, following = _state(store, counts, processes, alive)
+    pending = plan.pictures - counts.ok - counts.failed
+    in_progress = sum(unpublished(store, counts.shards)) if pending else 0
+    per_device_s = counts.ok / counts.device_s if counts.device_s else None
+    rate = per_device_s * alive if per_device_s and alive else None
+    return Status(
+        run=str(store.root),
+        state=state,
+        cause=cause,
+        next=following,
+        rows=plan.pictures,
+        ok=counts.ok,
+        failed=counts.failed,
+        pending=pending,
+        in_progress=in_progress,
+        shards_done=len(counts.shards),
+        shards=len(plan.shards),
+        workers=alive,
+        failures=dict(counts.failures),
+        tar_bytes=counts.bytes,
+        device_s=counts.device_s,
+        pictures_per_device_hour=per_device_s * 3600 if per_device_s else None,
+        pictures_per_second=rate,
+        left_s=(pending - in_progress) / rate if rate else None,
+        at=time.time(),
+    )
+
+
+def _state(store: Store, counts: Tally, processes: list[Member], alive: int) -> tuple[State, str, str]:
+    """State, cause, next command."""
+    root = store.root
+    if store.complete():
+        return "complete", f"{len(counts.shards)} shards are published", f"batchgen verify {root}"
+    stop = store.stopped()
+    if alive:
+        cause = f"{alive} workers; asked to stop: {stop.cause}" if stop else f"{alive} workers"
+        return "running", cause, f"batchgen status {root} --watch"
+    elsewhere = sorted({m.owner.host for m in processes if m.life() == "unknown"})
+    if elsewhere:
+        return "running", f"on {', '.join(elsewhere)}, which cannot be asked from here", f"batchgen status {root}  (on {elsewhere[0]})"
+    if not stop and (any(m.role == "supervisor" and m.life() == "alive" for m in processes) or _just_submitted(store, processes)):
+        return "queued", "workers are being started", f"batchgen status {root} --watch"
+    if stop:
+        remedy = {"disk full": "free space, then: ", "failure budget": "see batchgen logs --failed; to go on all the same: "}
+        raised = " --set run.failure_budget=SHARE" if stop.cause == "failure budget" else ""
+        return "stopped", f"{stop.cause}: {stop.text}", f"{remedy.get(stop.cause, '')}batchgen resume {root}{raised}"
+    if not submissions(store):
+        return "stalled", "nothing was submitted yet", f"batchgen resume {root}"
+    return "stalled", "shards are left, and no worker is alive", f"batchgen resume {root}"
+
+
+def _just_submitted(store: Store, processes: list[Member]) -> bool:
+    """Whether the last submission is so young that its supervisor may not have registered yet."""
+    last = max(submissions(store), key=lambda submission: submission.number, default=None)
+    if last is None or time.time() - last.at > START_S:
+        return False
+    return not any(m.path.parent.name == f"{last.number:04d}" for m in processes)

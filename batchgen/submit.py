@@ -1,0 +1,196 @@
+"""Starts workers through submitit, and keeps them going. The only file that imports it.
+
+On this machine a *supervisor*, in a session of its own, submits one submitit job a worker and starts another for one
+that dies: a closed terminal or Ctrl-C in the foreground never reaches the workers. It stops trying when several deaths in a
+row brought nothing new to the disk.
+
+The payload is one tiny function with a path: pickles refer to code by name, and the truth is on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from batchgen import submissions
+from batchgen.claims import Owner
+from batchgen.errors import BatchgenError
+from batchgen.job import Job
+from batchgen.run import Run
+from batchgen.store import Store
+from batchgen.submissions import Submission
+from batchgen.tally import tally, unpublished
+
+POLL_S = 0.1
+FRUITLESS_DEATHS = 6  # the ladder in tasks.py needs five deaths to name one poison picture
+PAUSE_S = 0.5  # before a restart, and as much again for every death before it
+PATIENCE_S = 10.0  # how long workers may take to obey SIGTERM
+YEAR_MIN = 365 * 24 * 60  # submitit's own default ends a local job after two minutes
+
+
+def visible_devices(job: Job) -> tuple[str, ...]:
+    """The GPUs this process was given, as entries of CUDA_VISIBLE_DEVICES; () where there are none or the job wants none."""
+    if job.engine.kind == "pattern" or job.engine.device == "cpu":
+        return ()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return tuple(device.strip() for device in given.split(",") if device.strip())
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):  # no driver: no GPU
+        return ()
+    return tuple(str(number) for number, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU ")))
+
+
+def worker_count(job: Job, devices: tuple[str, ...], shards: int) -> int:
+    """Workers of a submission: as the job says, else one a GPU or one a CPU core; never more than shards."""
+    wanted = job.run.workers
+    if wanted == "auto":
+        wanted = len(devices) or max(1, len(os.sched_getaffinity(0)) // job.engine.threads)
+    return max(1, min(wanted, shards))
+
+
+def launch(run: Run, command: list[str], *, steal: bool = False) -> Submission:
+    """Record a submission and start its supervisor in a session of its own."""
+    devices = visible_devices(run.job)
+    limit = run.job.run.time_limit_s
+    workers = worker_count(run.job, devices, len(run.plan.shards))
+    submission = submissions.record(run.store, command, workers, devices, deadline=time.time() + limit if limit else None, steal=steal)
+    with (run.store.logs / f"{submission.number:04d}-supervisor.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "batchgen.submit", str(run.store.root), str(submission.number)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    return submission
+
+
+def terminate(store: Store) -> None:
+    """Ask the supervisors of a run on this machine to end their workers at once."""
+    for member in submissions.members(store):
+        if member.role == "supervisor" and member.life() == "alive":
+            os.kill(member.owner.pid, signal.SIGTERM)
+
+
+def start(root: str, number: int, index: int) -> None:
+    """What a submitit job runs: be one worker of a submission."""
+    from batchgen.worker import main  # noqa: PLC0415 - the supervisor never needs it
+
+    main(Path(root), number, index)
+
+
+@dataclass
+class Slot:
+    """A place for a worker: its job, and how often it died for nothing."""
+
+    index: int
+    job: Any
+    fruitless: int = 0
+    restart_at: float = 0.0
+
+
+@dataclass
+class Supervisor:
+    """Keeps the workers of one submission going."""
+
+    store: Store
+    submission: Submission
+    progress: int = 0
+    slots: list[Slot] = field(default_factory=list)
+    stopping: bool = False
+
+    def run(self) -> None:
+        """Until every worker has left in good order, or nothing helps."""
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.progress = self._written()
+        self.slots = [Slot(index, self._submit(index)) for index in range(self.submission.workers)]
+        while self.slots:
+            time.sleep(POLL_S)
+            self.slots = [slot for slot in self.slots if self._keep(slot)]
+            if self.stopping:
+                self._end_workers()
+                return
+        if self.submission.deadline and time.time() > self.submission.deadline - 1 and not self.store.complete():
+            self.store.ask_to_stop("time limit", "the submission's run.time_limit_s is over")
+
+    def _submit(self, index: int) -> Any:
+        import submitit  # noqa: PLC0415 - half a second that `submit` need not wait for
+
+        executor = submitit.LocalExecutor(folder=submissions.folder(self.store, self.submission.number) / "submitit")
+        executor.update_parameters(timeout_min=YEAR_MIN, stderr_to_stdout=True)
+        return executor.submit(start, str(self.store.root), self.submission.number, index)
+
+    def _keep(self, slot: Slot) -> bool:
+        """Whether the slot still has or will have a worker."""
+        if slot.job is not None and not slot.job.done():
+            return True
+        if slot.job is not None:
+            slot.job = None
+            if self._left_in_order(slot.index) or self.store.stopped() or self.stopping:
+                return False
+            written = self._written()
+            slot.fruitless = 1 if written > self.progress else slot.fruitless + 1
+            self.progress = max(self.progress, written)
+            if slot.fruitless >= FRUITLESS_DEATHS:
+                self._give_up(slot)
+                return False
+            slot.restart_at = time.time() + PAUSE_S * slot.fruitless
+        if time.time() >= slot.restart_at:
+            slot.job = self._submit(slot.index)
+        return True
+
+    def _give_up(self, slot: Slot) -> None:
+        log = submissions.log_file(self.store, self.submission.number, slot.index)
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+        self.store.ask_to_stop("restarts", f"worker {slot.index} died {slot.fruitless} times without a new picture; its last words: {last}")
+
+    def _left_in_order(self, index: int) -> bool:
+        mine = [m for m in self._members() if m.role == "worker" and m.index == index]
+        return bool(mine) and mine[-1].ended != ""
+
+    def _members(self) -> list[submissions.Member]:
+        return [m for m in submissions.members(self.store) if m.path.parent.name == f"{self.submission.number:04d}"]
+
+    def _written(self) -> int:
+        counts = tally(self.store)
+        return counts.ok + counts.failed + sum(unpublished(self.store, counts.shards))
+
+    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def _end_workers(self) -> None:
+        for member in self._members():
+            if member.role == "worker" and member.life() == "alive":
+                os.kill(member.owner.pid, signal.SIGTERM)
+        patience = time.time() + PATIENCE_S
+        while time.time() < patience and any(slot.job is not None and not slot.job.done() for slot in self.slots):
+            time.sleep(POLL_S)
+        for slot in self.slots:
+            if slot.job is not None and not slot.job.done():
+                slot.job.cancel()  # submitit's controller: SIGINT, then SIGKILL a second later
+
+
+def main() -> None:
+    """`python -m batchgen.submit RUN NUMBER`: be the supervisor of a submission."""
+    store, number = Store.open(Path(sys.argv[1])), int(sys.argv[2])
+    member = submissions.join(store, number, "supervisor")
+    try:
+        Supervisor(store, submissions.read(store, number)).run()
+        submissions.leave(member, "every worker has left")
+    except BatchgenError as error:
+        sys.exit(f"batchgen: {error}")
+
+
+if __name__ == "__main__":
+    main()

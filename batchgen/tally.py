@@ -1,0 +1,87 @@
+"""What is done, counted from the files on disk (P8).
+
+A commit is opened once: what was counted is kept in `.batchgen/summary.json`, so asking a run of 100,000 finished
+shards opens only what is new since the last question. The summary is recomputable and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+
+from batchgen import durable
+from batchgen.partial import read_journal
+from batchgen.store import Store
+
+SAVE_AFTER = 100  # newly opened commits that make a new summary worth writing
+
+
+@dataclass
+class Tally:
+    """Counts over committed shards."""
+
+    shards: set[int] = field(default_factory=set)
+    ok: int = 0
+    failed: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    device_s: float = 0.0
+
+    @classmethod
+    def load(cls, store: Store) -> Tally:
+        """The last summary; empty where there is none or it cannot be read."""
+        try:
+            raw = json.loads(store.summary.read_bytes())
+            shards = {shard for first, last in raw.pop("shards") for shard in range(first, last + 1)}
+            return cls(shards=shards, failures=Counter(raw.pop("failures")), **raw)
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return cls()
+
+    def refresh(self, store: Store) -> int:
+        """Open and count the commits that are new; how many there were."""
+        new = store.committed() - self.shards
+        for shard in new:
+            done = store.read_done(shard)
+            self.ok += done.ok
+            self.failed += done.failed
+            self.failures.update(done.failures)
+            self.bytes += done.tar_bytes
+            self.device_s += done.group_s
+        self.shards |= new
+        return len(new)
+
+    def save(self, store: Store) -> None:
+        """Write the summary."""
+        raw = {"shards": _ranges(self.shards), "ok": self.ok, "failed": self.failed, "failures": dict(self.failures)}
+        durable.replace(store.summary, json.dumps(raw | {"bytes": self.bytes, "device_s": self.device_s}).encode())
+
+
+def tally(store: Store) -> Tally:
+    """Count now; renew the summary when much was new."""
+    counts = Tally.load(store)
+    if counts.refresh(store) >= SAVE_AFTER:
+        counts.save(store)
+    return counts
+
+
+def unpublished(store: Store, committed: set[int]) -> tuple[int, int]:
+    """Pictures written into partials but not yet published: (ok, failed); the furthest attempt of a shard counts."""
+    furthest: dict[int, tuple[int, int]] = {}
+    for path in (store.inner / "partial").glob("*/*.journal"):
+        shard = int(path.name.split(".")[0])
+        if shard not in committed:
+            ends = [(entry.at, entry.failed) for entry in read_journal(path) if entry.do == "end"]
+            furthest[shard] = max(furthest.get(shard, (0, 0)), *ends, (0, 0))
+    failed = sum(failed for _, failed in furthest.values())
+    return sum(at for at, _ in furthest.values()) - failed, failed
+
+
+def _ranges(numbers: set[int]) -> list[tuple[int, int]]:
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    return ranges

@@ -1,0 +1,247 @@
+"""One process: build the engine once, work through shards until nothing is free.
+
+    SIGTERM            the group being denoised is dropped, the one being written is finished; exit
+    SIGUSR2, SIGINT    the groups in flight are finished; exit
+    stop flag          as SIGUSR2; looked at before every group
+    deadline           no group begins that cannot finish before it
+    a hang             after `run.group_timeout_s` a watchdog prints all stacks and ends the process
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import pyarrow as pa
+
+from batchgen import durable, manifest, submissions
+from batchgen.claims import Claim, Claims
+from batchgen.device import device_name, is_sick, known_good, mark_sick
+from batchgen.engine.open import open_engine
+from batchgen.errors import DeviceFault, SickDevice
+from batchgen.finalize import finalize
+from batchgen.group import Made, Renderer
+from batchgen.manifest import Picture
+from batchgen.partial import Partial
+from batchgen.pipeline import Origin, Pipeline
+from batchgen.plan import groups
+from batchgen.publish import publish
+from batchgen.run import Run, open_run, pin_identity
+from batchgen.store import Store
+from batchgen.submissions import Submission
+from batchgen.tally import tally, unpublished
+from batchgen.tasks import Task, tasks
+
+log = logging.getLogger(__name__)
+LEAST_BUDGET = 10  # failures that a run of any size may have
+GROUPS_TO_DOUBT = 3  # wholly failed groups in a row, before the device is doubted
+SAFETY = 1.25  # a group is assumed to take so much longer than the slowest of its size before
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived."""
+
+
+@dataclass
+class Orders:
+    """What this process was asked to do from outside. Installed before torch is imported, which takes seconds."""
+
+    leave: str = ""  # why, once it was asked to leave at the group's border
+
+    def install(self) -> None:
+        """Take over the signals of this process."""
+        signal.signal(signal.SIGTERM, self._terminate)
+        for number in (signal.SIGUSR2, signal.SIGINT):
+            signal.signal(number, self._leave)
+
+    def _leave(self, number: int, _frame: FrameType | None) -> None:
+        self.leave = signal.Signals(number).name
+
+    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
+        self.leave = "SIGTERM"
+        raise Terminated(0)
+
+
+@dataclass
+class Worker:
+    """A worker's state while it lives."""
+
+    run: Run
+    index: int
+    pipeline: Pipeline
+    claims: Claims
+    orders: Orders
+    device: str
+    deadline: float = math.inf  # seconds since the epoch
+    slowest_s: dict[tuple[int, int, int], float] = field(default_factory=dict)
+    doubtful: int = 0  # wholly failed groups in a row
+    good: Picture | None = None  # a picture this worker made well
+
+    def work(self) -> str:
+        """Work until nothing is free or it must leave; why it ended."""
+        while not self._must_leave() and (claim := self.claims.next()):
+            log.info("shard %06d, attempt %d", claim.shard, claim.attempt)
+            self._shard(claim)
+        if reason := self._must_leave():
+            return reason
+        if self.claims.unfinished():
+            return "nothing free: others work on the rest"
+        finalize(self.run)
+        return "all shards are done"
+
+    def _must_leave(self) -> str:
+        if self.orders.leave:
+            return self.orders.leave
+        stop = self.run.store.stopped()
+        return f"stop flag: {stop.cause}" if stop else ""
+
+    def _shard(self, claim: Claim) -> None:
+        shard = self.run.plan.shards[claim.shard]
+        order, extras = self._read(claim.shard)
+        try:
+            partial = Partial(self.run.store, claim.shard, claim.attempt, claim.earlier)
+        except FileNotFoundError:  # another attempt has just published the shard and swept
+            return
+        try:
+            for made in self.pipeline.run(partial, tasks(order, partial.position, claim.deaths()), lambda task: self._may_begin(claim, task)):
+                self._learn(partial, made)
+            if partial.position == shard.pictures:
+                won = publish(self.run.store, partial, shard, extras, self.run.plan.generation)
+                log.info("shard %06d published%s", claim.shard, "" if won else " by another attempt")
+        except DeviceFault:  # a death in the groups in flight, although this process still speaks
+            raise
+        except BaseException:  # an order, a full disk, a sick device: not the pictures' fault
+            claim.release()
+            raise
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            partial.close()
+        if partial.position < shard.pictures:
+            claim.release()
+
+    def _read(self, number: int) -> tuple[list[list[Picture]], pa.Table]:
+        """The shard's groups, and its travelling columns with one row a picture in plan order."""
+        shard = self.run.plan.shards[number]
+        last = self.run.plan.shards[number + 1].row + 1 if number + 1 < len(self.run.plan.shards) else self.run.plan.rows
+        table = manifest.read_rows(self.run.plan.sources, shard.row, min(last, self.run.plan.rows) - shard.row)
+        pictures = manifest.pictures(
+            table, first_row=shard.row, first_key=shard.first_key, skip=shard.skip, count=shard.pictures, sampling=self.run.job.sampling
+        )
+        order = list(groups(pictures, self.run.job.engine.batch_size))
+        rows = [picture.row - shard.row for group in order for picture in group]
+        return order, manifest.extras(table).take(rows)
+
+    def _may_begin(self, claim: Claim, task: Task) -> bool:
+        if self._must_leave():
+            return False
+        if claim.superseded():
+            log.warning("shard %06d has a later attempt: leaving it", claim.shard)
+            return False
+        expected_s = SAFETY * self.slowest_s.get(_size(task.pictures), 0.0)
+        if time.time() + expected_s > self.deadline:
+            self.orders.leave = "deadline"
+            return False
+        faulthandler.dump_traceback_later(self.run.job.run.group_timeout_s, exit=True)
+        return True
+
+    def _learn(self, partial: Partial, made: Sequence[Made]) -> None:
+        """After a group is written: its pace, the failure budget, whether the device is to be doubted."""
+        size = _size([one.picture for one in made])
+        self.slowest_s[size] = max(self.slowest_s.get(size, 0.0), sum({one.denoise_s + one.text_s + one.decode_s for one in made}))
+        good = [one.picture for one in made if not one.cause]
+        if good:
+            self.good, self.doubtful = good[0], 0
+        if len(good) < len(made):
+            if not good:
+                self.doubtful += 1
+                self._doubt(partial)
+            self._check_budget()
+
+    def _doubt(self, partial: Partial) -> None:
+        """Three wholly failed groups in a row: repeat a good picture; if that fails too, the device is sick."""
+        if self.doubtful < GROUPS_TO_DOUBT:
+            return
+        good = self.good or known_good(self.run.store, partial.records())
+        if good is None:
+            return
+        (part,) = self.pipeline.renderer.denoise([good])
+        if not self.pipeline.renderer.decode(part)[0].cause:
+            self.doubtful = 0
+            return
+        failed = [record.outcome == "failed" for record in partial.records()]
+        partial.void(len(failed) - next((n for n, bad in enumerate(reversed(failed)) if not bad), len(failed)))
+        reason = f"{GROUPS_TO_DOUBT} groups in a row failed, and picture {good.key:09d}, made well before, failed too"
+        mark_sick(self.run.store, self.device, reason)
+        raise SickDevice(f"{self.device}: {reason}")
+
+    def _check_budget(self) -> None:
+        budget = max(LEAST_BUDGET, math.ceil(self.run.job.run.failure_budget * self.run.plan.pictures))
+        counts = tally(self.run.store)
+        failed = counts.failed + unpublished(self.run.store, counts.shards)[1]
+        if failed > budget:
+            text = f"{failed} of {self.run.plan.pictures} pictures failed; the budget is {budget}"
+            self.run.store.ask_to_stop("failure budget", text)
+
+
+def _size(pictures: Sequence[Picture]) -> tuple[int, int, int]:
+    return (pictures[0].width, pictures[0].height, pictures[0].steps)
+
+
+def main(root: Path, number: int, index: int) -> None:
+    """Be worker `index` of a submission; called in a process of its own, whose output becomes the worker's log."""
+    orders = Orders()
+    orders.install()
+    store = Store.open(root)
+    _print_to(submissions.log_file(store, number, index))
+    member = submissions.join(store, number, "worker", index)
+    submission = submissions.read(store, number)
+    if submission.devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = submission.devices[index % len(submission.devices)]
+    try:
+        reason = work(open_run(root), index, submission, orders)
+    except Terminated:
+        reason = "SIGTERM"
+    except SickDevice as error:
+        reason = f"sick device: {error}"
+    except OSError as error:
+        if not durable.is_full(error):
+            raise
+        reason = "disk full"
+        store.ask_to_stop(reason, f"{error.strerror}; free space below {store.root}")
+    log.info("leaving: %s", reason)
+    submissions.leave(member, reason)
+
+
+def work(run: Run, index: int, submission: Submission, orders: Orders) -> str:
+    """Build the engine and work until there is nothing to do; why it ended."""
+    device = device_name(index)
+    if is_sick(run.store, device):
+        return f"{device} is listed as sick"
+    engine = open_engine(run.job, run.checkpoint)
+    pin_identity(run.store, engine.identity)
+    pipeline = Pipeline(Renderer(engine), run.job.output, Origin(socket.gethostname(), index, run.plan.generation))
+    shards = len(run.plan.shards)
+    claims = Claims(run.store, shards, start=index * shards // submission.workers, steal=submission.steal)
+    try:
+        return Worker(run, index, pipeline, claims, orders, device, submission.deadline or math.inf).work()
+    finally:
+        pipeline.close()
+
+
+def _print_to(path: Path) -> None:
+    """Send everything this process and its libraries print to one file, appended over restarts."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.close(descriptor)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, force=True)

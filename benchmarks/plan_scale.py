@@ -1,0 +1,85 @@
+"""How long a large manifest takes to validate, and how much memory: 10 million rows with ids by default.
+
+    python benchmarks/plan_scale.py [--rows 10000000] [--prompt-characters 60]
+
+Writes a manifest into a temporary folder (about 1 GB), surveys it in a process of its own and prints seconds and peak
+resident memory; the folder is removed. Target: 60 s and 1 GB on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+WORDS = ("a", "red", "green", "blue", "small", "large", "circle", "square", "triangle", "ring", "on", "under", "two", "striped", "plain")
+ROWS_A_GROUP = 1 << 20
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rows", type=int, default=10_000_000)
+    arguments.add_argument("--prompt-characters", type=int, default=60)
+    arguments.add_argument("--survey", type=Path, help=argparse.SUPPRESS)
+    chosen = arguments.parse_args()
+    if chosen.survey:
+        print(json.dumps(measure(chosen.survey)))
+        return
+    with tempfile.TemporaryDirectory(prefix="batchgen-plan-scale-") as folder:
+        manifest = Path(folder) / "prompts.parquet"
+        write(manifest, chosen.rows, chosen.prompt_characters)
+        print(f"manifest: {chosen.rows:,} rows, {manifest.stat().st_size / 1e6:.0f} MB")
+        command = [sys.executable, __file__, "--survey", str(manifest)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    for name, value in found.items():
+        print(f"{name}: {value}")
+
+
+def write(manifest: Path, rows: int, characters: int) -> None:
+    """Random words as prompts; ids in random order; seeds, two sizes and one travelling column."""
+    random = np.random.default_rng(0)
+    schema = pa.schema([("prompt", pa.string()), ("id", pa.string()), ("seed", pa.int64()), ("width", pa.int32()), ("topic", pa.string())])
+    numbers = random.permutation(rows)
+    with pq.ParquetWriter(manifest, schema, compression="snappy") as writer:
+        for start in range(0, rows, ROWS_A_GROUP):
+            size = min(ROWS_A_GROUP, rows - start)
+            words = random.integers(0, len(WORDS), (size, -(-characters // 4)))
+            prompts = [" ".join(WORDS[word] for word in row)[:characters] for row in words.tolist()]
+            ids = [f"row-{number:010d}" for number in numbers[start : start + size].tolist()]
+            seeds = random.integers(0, 2**63 - 1, size)
+            widths = random.choice(np.array([512, 1024], np.int32), size)
+            topics = random.choice(np.array(["shapes", "colours", "counting"]), size)
+            writer.write_table(pa.table([prompts, ids, seeds, widths, topics], schema=schema), row_group_size=ROWS_A_GROUP)
+
+
+def measure(manifest: Path) -> dict[str, str]:
+    """Seconds of the validation pass and of the pass over shapes, and the peak resident memory of this process."""
+    from batchgen.job import Sampling
+    from batchgen.manifest import image_shapes, survey
+
+    imported_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    start = time.perf_counter()
+    found = survey([manifest], Sampling(), max_tokens=512, long_prompts="refuse", count_tokens=lambda text: len(text.split()))
+    surveyed = time.perf_counter()
+    pictures = sum(int(batch.images.sum()) for batch in image_shapes([manifest], Sampling()))
+    shaped = time.perf_counter()
+    assert pictures == found.pictures
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "survey": f"{surveyed - start:.1f} s",
+        "image_shapes": f"{shaped - surveyed:.1f} s",
+        "peak resident": f"{peak_mb:.0f} MB, of which {imported_mb:.0f} MB before the first row",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The embedded model as stock diffusers loads it and as batchgen does."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from stock import make_job
+
+from batchgen.checkpoint import resolve
+from batchgen.engine.build import TorchEngine, build_engine
+from batchgen.models import TINY
+
+
+def _open(folder: Path) -> tuple[Any, TorchEngine]:
+    stock = FluxPipeline.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    stock.set_progress_bar_config(disable=True)
+    job = make_job("tiny" if folder == TINY else folder)
+    return stock, build_engine(job, resolve(job.model))
+
+
+@pytest.fixture(scope="session")
+def dev() -> tuple[Any, TorchEngine]:
+    """The embedded model, configured like FLUX.1-dev: stock pipeline and engine."""
+    return _open(TINY)
+
+
+@pytest.fixture(scope="session")
+def schnell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, TorchEngine]:
+    """Random weights configured like FLUX.1-schnell: no embedded guidance, no dynamic shift."""
+    folder = _copy_tiny(tmp_path_factory.mktemp("schnell"))
+    torch.manual_seed(0)
+    config = dict(FluxTransformer2DModel.load_config(folder, subfolder="transformer")) | {"guidance_embeds": False}
+    FluxTransformer2DModel.from_config(config).save_pretrained(folder / "transformer")
+    FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False).save_pretrained(folder / "scheduler")
+    return _open(folder)
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A copy of the embedded model to be tampered with."""
+    return _copy_tiny(tmp_path)
+
+
+def _copy_tiny(parent: Path) -> Path:
+    """A copy of the embedded model to be tampered with."""
+    return Path(shutil.copytree(TINY, parent / "model"))

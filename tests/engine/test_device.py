@@ -1,0 +1,70 @@
+"""What a device is called, and what its errors become."""
+
+import re
+
+import pytest
+import torch
+from stock import make_picture
+
+from batchgen.engine.device import choose_device
+from batchgen.errors import DeviceFault, JobError, OutOfMemory
+from batchgen.job import EngineSettings
+
+
+@pytest.fixture
+def cpu():
+    return choose_device(EngineSettings(device="cpu"))
+
+
+def test_the_identity_names_everything_that_changes_rounding(cpu):
+    assert re.fullmatch(r"cpu \S+ fp32 threads=1 torch=\S+", cpu.identity)
+    assert choose_device(EngineSettings(device="cpu", precision="bf16")).identity.split()[2] == "bf16"
+
+
+def test_the_engine_carries_the_identity_of_its_device(dev, cpu):
+    assert dev[1].identity == cpu.identity
+
+
+def test_the_jobs_threads_are_set():
+    try:
+        choose_device(EngineSettings(device="cpu", threads=2))
+        assert torch.get_num_threads() == 2
+    finally:
+        choose_device(EngineSettings(device="cpu"))
+    assert torch.get_num_threads() == 1
+
+
+def test_a_device_that_is_not_there_is_refused_never_replaced(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(JobError, match=r"sees no CUDA device.*engine\.device=cpu"):
+        choose_device(EngineSettings(device="cuda"))
+
+
+def test_a_full_host_is_out_of_memory_and_keeps_nothing_alive(cpu):
+    with pytest.raises(OutOfMemory, match="can't allocate memory") as caught:
+        cpu.attempt(lambda: torch.empty(2**50))
+    assert caught.value.__context__ is None
+
+
+def test_a_device_error_is_a_fault(cpu):
+    def fail():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(DeviceFault, match="illegal memory access"):
+        cpu.attempt(fail)
+
+
+def test_other_errors_pass_as_they_are(cpu):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        cpu.attempt(lambda: torch.ones(2, 3) @ torch.ones(2, 3))
+
+
+def test_the_engine_reports_out_of_memory_of_a_group(dev, monkeypatch):
+    _, engine = dev
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine._family, "predict", full)
+    with pytest.raises(OutOfMemory, match="CUDA out of memory"):
+        engine.denoise([make_picture()])

@@ -1,0 +1,151 @@
+"""Reads a picture and says whether it shows what its scene says. No network, no torch: numpy.
+
+The background is the palette's colour nearest to the picture's rim; things are the connected
+regions that differ from it. Each thing of the scene is compared with the region nearest to where
+it belongs. A property is right only if it is right for every thing of the scene.
+
+Not judged: the exact size of a thing, and shades within one colour's name.
+"""
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from batchgen.models.training import world
+from batchgen.models.training.world import Scene, Thing
+
+DIFFERENT = 60.0  # RGB distance from the background that makes a pixel part of a thing
+SPECK = 0.006  # share of the picture under which a region is no thing
+NEAR = 0.11  # of the shorter side: how far from its place the centre of a thing may be
+GRID = 24  # cells of the square a region is stretched to before its shape is compared
+ALIKE = 0.72  # overlap with the best reference under which a region has no shape at all
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is right about one picture."""
+
+    background: bool
+    colour: bool
+    place: bool
+    count: bool
+    shape: bool
+
+    @property
+    def wholly(self) -> bool:
+        return all(astuple(self))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected patch that is not background."""
+
+    colour: str
+    shape: str
+    x: float
+    y: float
+
+
+def judge(picture: NDArray[np.uint8], scene: Scene) -> Verdict:
+    background = rim_colour(picture)
+    regions = find_regions(picture, background)
+    near = NEAR * min(scene.width, scene.height)
+    matches = [(thing, nearest(regions, thing)) for thing in scene.things]
+    placed = {region for thing, region in matches if region and distance(region, thing) < near}
+    return Verdict(
+        background=nearest_colour(background) == scene.background,
+        colour=all(region is not None and region.colour == thing.colour for thing, region in matches),
+        place=len(placed) == len(scene.things),
+        count=len(regions) == len(scene.things),
+        shape=all(region is not None and region.shape == thing.shape for thing, region in matches),
+    )
+
+
+def tally(verdicts: Iterable[Verdict]) -> dict[str, float]:
+    """The share of pictures that are right, by property and wholly."""
+    table = list(verdicts)
+    names = ("background", "colour", "place", "count", "shape", "wholly")
+    return {name: sum(getattr(v, name) for v in table) / len(table) for name in names}
+
+
+def rim_colour(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    rims = (picture[:3], picture[-3:], picture[:, :3], picture[:, -3:])
+    return np.median(np.concatenate([rim.reshape(-1, 3) for rim in rims]), axis=0)
+
+
+def nearest_colour(colour: NDArray[np.float64]) -> str:
+    return min(world.COLOURS, key=lambda name: float(np.linalg.norm(colour - world.COLOURS[name])))
+
+
+def distance(region: Region, thing: Thing) -> float:
+    return float(np.hypot(region.x - thing.x, region.y - thing.y))
+
+
+def nearest(regions: list[Region], thing: Thing) -> Region | None:
+    return min(regions, key=lambda region: distance(region, thing), default=None)
+
+
+def find_regions(picture: NDArray[np.uint8], background: NDArray[np.float64]) -> list[Region]:
+    """Regions larger than a speck, each with its colour, its shape and the middle of its box."""
+    contrast = np.linalg.norm(picture - background, axis=-1)
+    regions = []
+    for patch in components(contrast > DIFFERENT):
+        if patch.sum() < SPECK * patch.size:
+            continue
+        inner = patch & (contrast > 0.7 * np.quantile(contrast[patch], 0.9))
+        colour = np.median(picture[inner], axis=0)
+        solid = patch & (contrast > 0.5 * np.linalg.norm(colour - background))
+        rows, columns = np.nonzero(solid)
+        x, y = (columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2
+        regions.append(Region(nearest_colour(colour), nearest_shape(solid), float(x), float(y)))
+    return regions
+
+
+def components(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """The 4-connected parts of a mask: labels flow along runs until nothing changes."""
+    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        spread = labels.copy()
+        for axis in (0, 1):
+            for direction in (1, -1):
+                flow(spread, mask, axis, direction)
+        if np.array_equal(spread, labels):
+            return [labels == label for label in np.unique(labels) if label]
+        labels = spread
+
+
+def flow(labels: NDArray[np.int64], mask: NDArray[np.bool_], axis: int, direction: int) -> None:
+    """Carries the larger label from row to row (axis 0) or column to column, in place."""
+    lines = np.moveaxis(labels, axis, 0)[::direction]
+    open_ = np.moveaxis(mask, axis, 0)[::direction]
+    for before, line, cells in zip(lines, lines[1:], open_[1:], strict=False):
+        np.maximum(line, before, out=line, where=cells)
+
+
+def nearest_shape(patch: NDArray[np.bool_]) -> str:
+    """The shape whose outline overlaps best once both fill the same square; empty if none does."""
+    stretched = stretch(patch)
+    overlaps = {shape: overlap(stretched, reference(shape)) for shape in world.SHAPES}
+    best = max(overlaps, key=lambda shape: overlaps[shape])
+    return best if overlaps[best] >= ALIKE else ""
+
+
+@lru_cache
+def reference(shape: str) -> NDArray[np.bool_]:
+    return stretch(world.mask(shape, 64, 64, 60, 128, 128)[..., 0] > 0.5)
+
+
+def stretch(patch: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    rows, columns = np.nonzero(patch)
+    box = patch[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    grey = Image.fromarray(box.astype(np.uint8) * 255).resize((GRID, GRID), Image.Resampling.BOX)
+    return np.asarray(grey) > 127
+
+
+def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union."""
+    return float((one & other).sum() / (one | other).sum())
