@@ -7,7 +7,14 @@ import json
 from batchgen.run import Run
 from batchgen.statistics import Statistics
 
-_CATEGORIES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"), (10**8, "10M<n<100M")]
+_CATEGORIES = [
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+]
 
 
 def dataset_card(run: Run, statistics: Statistics) -> str:
@@ -49,7 +56,8 @@ dataset = load_dataset("{name}", split="train")  # the folder's path; streaming=
 ```python
 import webdataset as wds
 
-pictures = wds.WebDataset("{name}/data/{{000000..{len(run.plan.shards) - 1:06d}}}.tar", shardshuffle=True).decode("pil").to_tuple("{output.format}", "txt")
+tars = "{name}/data/{{000000..{len(run.plan.shards) - 1:06d}}}.tar"
+pictures = wds.WebDataset(tars, shardshuffle=100).decode("pil").to_tuple("{output.format}", "txt")
 ```
 
 ```python

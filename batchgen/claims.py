@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -27,7 +28,6 @@ from batchgen.store import BUCKET, Store
 
 Life = Literal["alive", "dead", "unknown"]
 _CLAIM = re.compile(r"^(\d{6,})\.(\d{4,})$")
-_FREE = re.compile(r"^(\d{6,})\.(\d{4,})\.free$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Claims:
         for begin in range(0, len(order), BUCKET):
             window = order[begin : begin + BUCKET]
             folders = {self._store.claim(shard, 1).parent for shard in window}
-            taken = {int(match[1]) for folder in folders for name in os.listdir(folder) if (match := _CLAIM.match(name))}
+            taken = {int(match[1]) for folder in folders for path in folder.iterdir() if (match := _CLAIM.match(path.name))}
             yield from (shard for shard in window if shard not in taken)
 
     def _take(self, shard: int, attempt: int) -> bool:
@@ -139,6 +139,6 @@ def read_owner(store: Store, shard: int, attempt: int) -> Owner:
     return Owner(**json.loads(store.claim(shard, attempt).read_bytes())["owner"])
 
 
-def _free_marker(store: Store, shard: int, attempt: int):
+def _free_marker(store: Store, shard: int, attempt: int) -> Path:
     path = store.claim(shard, attempt)
     return path.with_name(path.name + ".free")

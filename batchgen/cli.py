@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 
     from batchgen.job import Job
     from batchgen.run import Run
-    from batchgen.status import Status
 
 app = typer.Typer(
     help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: nothing is lost or made twice.",
@@ -78,7 +75,9 @@ def resume(
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key of [run] or [pattern].")
     ] = None,
     add: Annotated[bool, typer.Option("--add", help="Bring more workers to a run that is running.")] = False,
-    steal: Annotated[bool, typer.Option("--steal", help="Take shards from workers on other machines: you vouch that they are dead.")] = False,
+    steal: Annotated[
+        bool, typer.Option("--steal", help="Take shards from workers on other machines: you vouch that they are dead.")
+    ] = False,
     detach: Detach = False,
 ) -> None:
     """Make what is missing of a run that was stopped, killed or ran out of space."""

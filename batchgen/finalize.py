@@ -44,7 +44,5 @@ def finalize(run: Run) -> bool:
 
 def wids_index(store: Store, done: list[Done]) -> str:
     """The index that `wids.ShardListDataset` reads: paths relative to it, sizes, MD5 sums and samples of every tar."""
-    shards = [
-        {"url": f"data/{one.tar}", "md5sum": one.tar_md5, "nsamples": one.ok, "filesize": one.tar_bytes} for one in done if one.tar
-    ]
+    shards = [{"url": f"data/{one.tar}", "md5sum": one.tar_md5, "nsamples": one.ok, "filesize": one.tar_bytes} for one in done if one.tar]
     return json.dumps({"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": store.root.name, "shardlist": shards}, indent=1) + "\n"

@@ -113,7 +113,9 @@ class Renderer:
             cause = _judge(picture_pixels, finite=finite)
             times = {"text_s": denoised.text_s, "denoise_s": denoised.denoise_s, "decode_s": decode_s}
             kept = None if cause else picture_pixels
-            made.append(Made(picture, kept, part.path, size, cause, _TURNED_OUT_BAD.get(cause, ""), **times, peak_bytes=denoised.peak_bytes))
+            made.append(
+                Made(picture, kept, part.path, size, cause, _TURNED_OUT_BAD.get(cause, ""), **times, peak_bytes=denoised.peak_bytes)
+            )
         return made
 
 

@@ -80,16 +80,24 @@ class Output(Section):
 class Shards(Section):
     """How the manifest is cut."""
 
-    pictures: int | None = Field(default=None, ge=1, description="pictures a shard; absent: about 15 minutes or 1 GB of work, less for small runs")
+    pictures: int | None = Field(
+        default=None, ge=1, description="pictures a shard; absent: about 15 minutes or 1 GB of work, less for small runs"
+    )
 
 
 class RunSettings(Section):
     """Operations: may change at every `resume`."""
 
     workers: int | Literal["auto"] = Field(default="auto", description='processes; "auto": one a GPU, else one a CPU core')
-    failure_budget: float = Field(default=0.05, ge=0, le=1, description="share of the pictures (and never under 10) that may fail before the run stops")
-    group_timeout_s: float = Field(default=1800.0, gt=0, description="a group that takes longer is taken for a hang: the worker ends itself")
-    time_limit_s: float | None = Field(default=None, gt=0, description="wall time of a submission; no group begins that cannot finish in it")
+    failure_budget: float = Field(
+        default=0.05, ge=0, le=1, description="share of the pictures (and never under 10) that may fail before the run stops"
+    )
+    group_timeout_s: float = Field(
+        default=1800.0, gt=0, description="a group that takes longer is taken for a hang: the worker ends itself"
+    )
+    time_limit_s: float | None = Field(
+        default=None, gt=0, description="wall time of a submission; no group begins that cannot finish in it"
+    )
 
 
 class PatternSettings(Section):
@@ -196,13 +204,15 @@ def _locate(loc: tuple[Any, ...]) -> tuple[type[Section] | None, Any]:
             break
         inner = Lora if part == "lora" else field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
-            section, field = inner, field
+            section = inner
     return section, field
 
 
 def to_toml(job: Job) -> str:
     """The whole job, defaults spelled out, as TOML that `load_job` reads back to an equal Job."""
-    lines = ["# The job of this run, every default spelled out. [run] and [pattern] may change at a resume; the rest is frozen with the plan."]
+    lines = [
+        "# The job of this run, every default spelled out. [run] and [pattern] may change at a resume; the rest is frozen with the plan."
+    ]
     for name, section in job.model_dump(mode="json").items():
         loras = section.pop("lora", [])
         lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items() if value is not None)]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -78,6 +79,7 @@ class Partial:
         self._records = self._new("records")
         self._journal = self._new("journal")
         self._end = Entry("end", 0)
+        self._turn = threading.Lock()  # the main thread begins a group while the writing thread ends the one before
         if ends:
             self._copy(source, ends)
         durable.sync_folder(self.path("journal").parent)
@@ -150,8 +152,9 @@ class Partial:
         self._end = ends[-1]
 
     def _say(self, *entries: Entry) -> None:
-        durable.append(self._journal, b"".join(entry.line() for entry in entries))
-        durable.sync(self._journal)
+        with self._turn:
+            durable.append(self._journal, b"".join(entry.line() for entry in entries))
+            durable.sync(self._journal)
 
 
 def _digest(samples: bytes, lines: bytes) -> str:

@@ -1,7 +1,7 @@
 """A shard's tasks through the renderer and into its partial, two groups in flight.
 
-    main thread       denoise k+1 ─────────────┐
-    writing thread    decode k, encode, write ─┘ then k+1 follows
+main thread       denoise k+1 ─────────────┐
+writing thread    decode k, encode, write ─┘ then k+1 follows
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Pipeline:
                 begun = time.time()
                 partial.begin(task.at, len(task.pictures))
                 parts = self._denoise(task)
-                done, pending = pending, self._writer.submit(self._finish, partial, parts, begun, time.perf_counter(), pending)
-                if done:
-                    yield done.result()
+                before, pending = pending, self._writer.submit(self._finish, partial, parts, begun, time.perf_counter(), pending)
+                if before:
+                    yield before.result()
             if pending:
-                done, pending = pending, None
-                yield done.result()
+                last, pending = pending, None
+                yield last.result()
         finally:
             if pending:
                 wait([pending])

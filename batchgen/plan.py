@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -173,7 +172,9 @@ def estimate(shapes: Sequence[Shape], job: Job, checkpoint: Checkpoint | None) -
     tokens = job.model.max_sequence_length
     flops = sum(s.pictures * checkpoint.flops(s.width, s.height, s.steps, tokens, s.negative) for s in shapes)
     if job.engine.device == "cuda" or (job.engine.device == "auto" and checkpoint.folder != TINY):
-        return Estimate(flops / pictures / GPU_FLOPS, size / pictures, f"a GPU that does {GPU_FLOPS / 1e12:.0f} TFLOP/s, as an H200 does on FLUX.1")
+        return Estimate(
+            flops / pictures / GPU_FLOPS, size / pictures, f"a GPU that does {GPU_FLOPS / 1e12:.0f} TFLOP/s, as an H200 does on FLUX.1"
+        )
     return Estimate(flops / pictures / CPU_FLOPS, size / pictures, f"a CPU core that does {CPU_FLOPS / 1e9:.0f} GFLOP/s")
 
 
@@ -210,7 +211,8 @@ def refuse_change(plan: Plan, identity: Mapping[str, Any], where: str) -> None:
     lines = difference(plan.identity, json.loads(json.dumps(identity)))
     if lines:
         raise PlanChanged(
-            f"{where} was planned from other inputs, and a run never changes:\n  " + "\n  ".join(lines)
+            f"{where} was planned from other inputs, and a run never changes:\n  "
+            + "\n  ".join(lines)
             + "\nPut the inputs back and resume, or start another run with --out ANOTHER_FOLDER."
         )
 
@@ -220,9 +222,9 @@ def software() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
-def new_run() -> dict[str, str]:
-    """A run's id and date."""
-    return {"run": uuid.uuid4().hex, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+def now() -> str:
+    """The time, for people."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _short(value: Any) -> str:

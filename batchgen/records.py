@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -24,7 +24,8 @@ Path = Literal["normal", "retry", "oom_split", "solo"]
 @dataclass(frozen=True, slots=True)
 class Record:
     """What became of one planned picture. Times are seconds; those of a stage are the whole group's:
-    divide by `group_size` for the picture's share."""
+    divide by `group_size` for the picture's share.
+    """
 
     key: int
     row: int
@@ -64,7 +65,7 @@ class Record:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def identity_of(picture: Picture) -> dict[str, str | int | float]:
+def identity_of(picture: Picture) -> dict[str, Any]:
     """The fields a record shares with its picture."""
     fields = dataclasses.asdict(picture)
     del fields["extra"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from batchgen.checkpoint import Checkpoint, resolve
 from batchgen.errors import DamagedRun, OutputError, PlanChanged
 from batchgen.job import Job, load_job, to_toml
 from batchgen.manifest import check_unchanged, find_files, image_shapes, kind_of, survey, to_parquet
-from batchgen.plan import PLAN_VERSION, Cutter, Plan, Shape, estimate, fingerprint, identify, new_run, refuse_change, shard_size, software
+from batchgen.plan import PLAN_VERSION, Cutter, Plan, Shape, estimate, fingerprint, identify, now, refuse_change, shard_size, software
 from batchgen.store import Store
 
 OPERATIONS = ("run", "pattern")  # sections of the job that may change at a resume
@@ -71,7 +72,8 @@ def make_plan(manifest: Sequence[str | Path], job: Job, checkpoint: Checkpoint |
     content = [source.sha256 for source in originals or seen.sources]
     identity = identify(job, content, checkpoint.identity if checkpoint else {})
     return Plan(
-        **new_run(),
+        run=uuid.uuid4().hex,
+        created=now(),
         fingerprint=fingerprint(identity),
         identity=identity,
         manifest=tuple(str(file) for file in found),

@@ -31,7 +31,10 @@ def show_plan(console: Console, plan: Plan, job: Job) -> None:
     console.print(f"\nshards     {len(plan.shards):,} of {plan.shards[0].pictures:,} pictures")
     console.print(f"groups     {plan.groups:,} of up to {batch}, {full:.0%} full on average")
     console.print(f"model      {'test cards' if job.engine.kind == 'pattern' else job.model.path}", soft_wrap=True)
-    console.print(f"time       {duration(plan.seconds)} on one, {duration(plan.seconds / len(plan.shards))} at best, assuming {plan.speed}", soft_wrap=True)
+    console.print(
+        f"time       {duration(plan.seconds)} on one, {duration(plan.seconds / len(plan.shards))} at best, assuming {plan.speed}",
+        soft_wrap=True,
+    )
     console.print(f"size       {_size(plan.bytes)} of {job.output.format}, roughly")
     if plan.over_long:
         console.print(f"truncated  {plan.over_long:,} prompts are longer than {job.model.max_sequence_length} tokens and will be cut")
@@ -41,8 +44,10 @@ def show_plan(console: Console, plan: Plan, job: Job) -> None:
 def show_status(console: Console, status: Status) -> None:
     """The status for people."""
     console.print(f"{status.state}: {status.cause}", soft_wrap=True)
-    console.print(f"{status.ok:,} ok, {status.failed:,} failed, {status.pending:,} pending of {status.rows:,} pictures"
-                  f" ({status.in_progress:,} of the pending are written but not published)")
+    console.print(
+        f"{status.ok:,} ok, {status.failed:,} failed, {status.pending:,} pending of {status.rows:,} pictures"
+        f" ({status.in_progress:,} of the pending are written but not published)"
+    )
     console.print(f"{status.shards_done:,} of {status.shards:,} shards, {_size(status.tar_bytes)}")
     if status.pictures_per_device_hour:
         left = f", about {duration(status.left_s)} left" if status.left_s else ""
@@ -63,7 +68,9 @@ def show_software(console: Console, plan: Plan) -> None:
     now = software()
     for package, version in plan.software.items():
         if now.get(package) != version:
-            console.print(f"note: {package} was {version} when the run was planned and is {now.get(package)} now: pictures may differ slightly")
+            console.print(
+                f"note: {package} was {version} when the run was planned and is {now.get(package)} now: pictures may differ slightly"
+            )
 
 
 def show_logs(console: Console, store: Store, worker: int | None, lines: int) -> None:
@@ -110,7 +117,7 @@ def _names(files: tuple[str, ...]) -> str:
 
 def _size(size: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:  # noqa: PLR2004
+        if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"

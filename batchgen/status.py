@@ -1,10 +1,10 @@
 """What is done, who lives, and what to do next. Read from the run directory alone; opens only what is new.
 
-    complete   every shard is published and the dataset is finalized
-    running    a worker lives
-    queued     workers were asked for, and none has started yet
-    stopped    the run was asked to stop: by a person, a full disk, the failure budget, its time limit
-    stalled    shards are left, and nobody lives to make them
+complete   every shard is published and the dataset is finalized
+running    a worker lives
+queued     workers were asked for, and none has started yet
+stopped    the run was asked to stop: by a person, a full disk, the failure budget, its time limit
+stalled    shards are left, and nobody lives to make them
 """
 
 from __future__ import annotations
@@ -115,7 +115,14 @@ def _state(store: Store, counts: Tally, processes: list[Member], alive: int) -> 
         return "stopped", f"{stop.cause}: {stop.text}", f"{remedy.get(stop.cause, '')}batchgen resume {root}{raised}"
     if not submissions(store):
         return "stalled", "nothing was submitted yet", f"batchgen resume {root}"
-    return "stalled", "shards are left, and no worker is alive", f"batchgen resume {root}"
+    return "stalled", f"shards are left, and no worker is alive{_last_words(processes)}", f"batchgen resume {root}"
+
+
+def _last_words(processes: list[Member]) -> str:
+    """Why the workers of the last submission left, where that was not for want of work."""
+    last = max((m.path.parent for m in processes), default=None)
+    reasons = {m.ended for m in processes if m.path.parent == last and m.role == "worker" and m.ended and "nothing free" not in m.ended}
+    return "".join(f"\n  a worker left: {reason}" for reason in sorted(reasons))
 
 
 def _just_submitted(store: Store, processes: list[Member]) -> bool:

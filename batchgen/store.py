@@ -157,7 +157,9 @@ class Store:
         except FileNotFoundError:  # the winner's roll-forward has swept our files away
             won = False
         if not won and not self.done(done.shard).exists():
-            raise DamagedRun(f"{self.partial(done.shard, done.attempt, 'json')} is gone, and shard {done.shard} was not committed by another")
+            raise DamagedRun(
+                f"{self.partial(done.shard, done.attempt, 'json')} is gone, and shard {done.shard} was not committed by another"
+            )
         self.roll_forward(done.shard)
         return won
 

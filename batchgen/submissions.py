@@ -1,9 +1,9 @@
 """Submissions of a run and the processes that belong to them, recorded in `.batchgen/jobs/`.
 
-    jobs/0001.json               what was submitted: when, by which command, workers, settings, software
-    jobs/0001/supervisor.json    the local supervisor
-    jobs/0001/worker-003.00.json worker 3, first incarnation; after a death 003.01
-    jobs/0001/worker-003.00.end  it left in good order, and why; a dead process leaves none
+jobs/0001.json               what was submitted: when, by which command, workers, settings, software
+jobs/0001/supervisor.json    the local supervisor
+jobs/0001/worker-003.00.json worker 3, first incarnation; after a death 003.01
+jobs/0001/worker-003.00.end  it left in good order, and why; a dead process leaves none
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ from types import FrameType
 from typing import Any
 
 from batchgen import submissions
-from batchgen.claims import Owner
-from batchgen.errors import BatchgenError
+from batchgen.errors import BatchgenError, JobError
 from batchgen.job import Job
 from batchgen.run import Run
 from batchgen.store import Store
@@ -51,15 +50,19 @@ def visible_devices(job: Job) -> tuple[str, ...]:
 
 def worker_count(job: Job, devices: tuple[str, ...], shards: int) -> int:
     """Workers of a submission: as the job says, else one a GPU or one a CPU core; never more than shards."""
-    wanted = job.run.workers
-    if wanted == "auto":
-        wanted = len(devices) or max(1, len(os.sched_getaffinity(0)) // job.engine.threads)
+    cores = len(os.sched_getaffinity(0))
+    wanted = (len(devices) or cores // job.engine.threads) if job.run.workers == "auto" else job.run.workers
     return max(1, min(wanted, shards))
 
 
 def launch(run: Run, command: list[str], *, steal: bool = False) -> Submission:
-    """Record a submission and start its supervisor in a session of its own."""
+    """Record a submission and start its supervisor in a session of its own.
+
+    :raises JobError: the job wants a GPU and there is none.
+    """
     devices = visible_devices(run.job)
+    if run.job.engine.device == "cuda" and not devices:
+        raise JobError('engine.device = "cuda": this machine has no GPU (nvidia-smi -L and CUDA_VISIBLE_DEVICES were asked)')
     limit = run.job.run.time_limit_s
     workers = worker_count(run.job, devices, len(run.plan.shards))
     submission = submissions.record(run.store, command, workers, devices, deadline=time.time() + limit if limit else None, steal=steal)
@@ -83,7 +86,7 @@ def terminate(store: Store) -> None:
 
 def start(root: str, number: int, index: int) -> None:
     """What a submitit job runs: be one worker of a submission."""
-    from batchgen.worker import main  # noqa: PLC0415 - the supervisor never needs it
+    from batchgen.worker import main
 
     main(Path(root), number, index)
 
@@ -124,7 +127,7 @@ class Supervisor:
             self.store.ask_to_stop("time limit", "the submission's run.time_limit_s is over")
 
     def _submit(self, index: int) -> Any:
-        import submitit  # noqa: PLC0415 - half a second that `submit` need not wait for
+        import submitit
 
         executor = submitit.LocalExecutor(folder=submissions.folder(self.store, self.submission.number) / "submitit")
         executor.update_parameters(timeout_min=YEAR_MIN, stderr_to_stdout=True)

@@ -77,4 +77,4 @@ def _picture_problems(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator
         with Image.open(io.BytesIO(stream.read() if stream else b"")) as image:
             image.load()
     except (OSError, SyntaxError) as error:  # Pillow says SyntaxError of a broken PNG
-        yield f"{tar.name}: {member.name} does not decode: {error}"
+        yield f"{member.name} does not decode: {error}"

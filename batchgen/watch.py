@@ -70,7 +70,7 @@ class Pace:
     def add(self, status: Status) -> None:
         """A new look at the run."""
         self._seen.append((status.at, written(status)))
-        while self._seen[0][0] < status.at - WINDOW_S and len(self._seen) > 2:  # noqa: PLR2004
+        while self._seen[0][0] < status.at - WINDOW_S and len(self._seen) > 2:
             self._seen.popleft()
 
     def rate(self) -> float:
@@ -97,7 +97,7 @@ def duration(seconds: float) -> str:
     """`42 s`, `12 min`, `3.4 h`, `2.1 d`."""
     for limit, unit, size in ((90, "s", 1), (90 * 60, "min", 60), (48 * 3600, "h", 3600)):
         if seconds < limit:
-            return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"  # noqa: PLR2004
+            return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"
     return f"{seconds / 86400:.1f} d"
 
 

@@ -1,10 +1,10 @@
 """One process: build the engine once, work through shards until nothing is free.
 
-    SIGTERM            the group being denoised is dropped, the one being written is finished; exit
-    SIGUSR2, SIGINT    the groups in flight are finished; exit
-    stop flag          as SIGUSR2; looked at before every group
-    deadline           no group begins that cannot finish before it
-    a hang             after `run.group_timeout_s` a watchdog prints all stacks and ends the process
+SIGTERM            the group being denoised is dropped, the one being written is finished; exit
+SIGUSR2, SIGINT    the groups in flight are finished; exit
+stop flag          as SIGUSR2; looked at before every group
+deadline           no group begins that cannot finish before it
+a hang             after `run.group_timeout_s` a watchdog prints all stacks and ends the process
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from batchgen import durable, manifest, submissions
 from batchgen.claims import Claim, Claims
 from batchgen.device import device_name, is_sick, known_good, mark_sick
 from batchgen.engine.open import open_engine
-from batchgen.errors import DeviceFault, SickDevice
+from batchgen.errors import BatchgenError, DeviceFault, SickDevice
 from batchgen.finalize import finalize
 from batchgen.group import Made, Renderer
 from batchgen.manifest import Picture
@@ -113,7 +113,8 @@ class Worker:
         except FileNotFoundError:  # another attempt has just published the shard and swept
             return
         try:
-            for made in self.pipeline.run(partial, tasks(order, partial.position, claim.deaths()), lambda task: self._may_begin(claim, task)):
+            left = tasks(order, partial.position, claim.deaths())
+            for made in self.pipeline.run(partial, left, lambda task: self._may_begin(claim, task)):
                 self._learn(partial, made)
             if partial.position == shard.pictures:
                 won = publish(self.run.store, partial, shard, extras, self.run.plan.generation)
@@ -211,13 +212,16 @@ def main(root: Path, number: int, index: int) -> None:
         reason = work(open_run(root), index, submission, orders)
     except Terminated:
         reason = "SIGTERM"
-    except SickDevice as error:
-        reason = f"sick device: {error}"
+    except DeviceFault:
+        raise
+    except BatchgenError as error:  # another try would end the same way
+        log.error("%s", error)
+        reason = f"{type(error).__name__}: {error}"
     except OSError as error:
         if not durable.is_full(error):
             raise
+        store.ask_to_stop("disk full", f"{error.strerror}; free space below {store.root}")
         reason = "disk full"
-        store.ask_to_stop(reason, f"{error.strerror}; free space below {store.root}")
     log.info("leaving: %s", reason)
     submissions.leave(member, reason)
 

@@ -2,8 +2,7 @@
 
     encode → denoise → decode
 
-`open_engine` is the door: `build.py` makes an `Engine`; the torch-free `pattern.py` makes another with the same face, for rehearsals.
-Importing this package imports no torch.
+`open.py` is the door: `build.py` makes an `Engine`; the torch-free `pattern.py` makes another with the same face, for rehearsals.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from batchgen.checkpoint import Checkpoint
-from batchgen.job import Job
 from batchgen.manifest import Picture
 
 
@@ -48,20 +45,3 @@ class Engine(Protocol):
 
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
         """Pixels, uint8 [B, height, width, 3], RGB, and the seconds it took. May run in another thread while the next group is denoised."""
-
-
-def open_engine(job: Job, checkpoint: Checkpoint | None) -> Engine:
-    """The engine the job asks for, loaded and ready.
-
-    :param checkpoint: from `checkpoint.resolve`; the pattern engine needs none.
-    :raises JobError: the device is not there.
-    :raises ModelError: the weights do not load, or a LoRA does not fit.
-    """
-    if job.engine.kind == "pattern":
-        from batchgen.engine.pattern import PatternEngine  # here: imports this module
-
-        return PatternEngine(job.pattern.delay_s)
-    from batchgen.engine.build import build_engine  # here: imports torch, which a rehearsal never needs
-
-    assert checkpoint is not None, "a torch engine needs a resolved checkpoint"
-    return build_engine(job, checkpoint)

@@ -15,8 +15,6 @@ from batchgen.manifest.utf8 import replace, undecodable
 
 Rows = npt.NDArray[np.int64]
 
-_TOKENS_A_BYTE = 6
-"""Most tokens a UTF-8 byte can become: T5's tokenizer applies NFKC, which makes 18 characters of U+FDFA's 3 bytes. ASCII: 1."""
 _END_AND_SPACE = 2  # tokens a tokenizer adds: the end and the leading space
 _MAX_SEQUENCE_LENGTH = 512  # what model.max_sequence_length accepts
 
@@ -80,10 +78,8 @@ class Checks:
         report.rows(control, "id", lambda row: f"{shorten(ids[row].as_py())} holds a control character; expected {COLUMNS['id'].accepted}")
 
     def _lengths(self, texts: pa.Array, name: str, report: _Report) -> None:
-        """Tokenize the texts whose bytes could be too many tokens."""
-        bytes_ = pc.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-        ascii_ = pc.string_is_ascii(texts).fill_null(True).to_numpy(zero_copy_only=False)
-        doubtful = np.flatnonzero(np.where(ascii_, bytes_, bytes_ * _TOKENS_A_BYTE) + _END_AND_SPACE > self._max_tokens)
+        """Tokenize the texts whose bytes could be too many tokens: a token takes a byte at least."""
+        doubtful = _where(pc.greater(most_bytes(texts), self._max_tokens - _END_AND_SPACE))
         tokens = {row: self._count_tokens(texts[row].as_py()) for row in doubtful.tolist()}
         over = [row for row, count in tokens.items() if count > self._max_tokens]
         self.over_long += len(over)
@@ -116,6 +112,13 @@ class _Report:
     def rows(self, rows: Rows, column: str, describe: Callable[[int], str]) -> None:
         if len(rows):
             self._problems.rows(rows.tolist(), lambda row: f"{self._place(row)}, column {column}: {describe(row)}")
+
+
+def most_bytes(texts: pa.Array) -> pa.Array:
+    """UTF-8 bytes of each text as a tokenizer sees it: T5's applies NFKC, which makes 33 bytes of U+FDFA's 3. ASCII stays."""
+    if pc.all(pc.string_is_ascii(texts)).as_py() is not False:
+        return pc.binary_length(texts)
+    return pc.max_element_wise(pc.binary_length(texts), pc.binary_length(pc.utf8_normalize(texts, "NFKC")))
 
 
 def _where(mask: pa.Array) -> Rows:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen.errors import ManifestError
+from batchgen.errors import ManifestError, OutputError
 from batchgen.manifest.delimited import csv_batches, csv_schema
 from batchgen.manifest.files import ORIGINS, Source, identify, kind_of
 from batchgen.manifest.jsonlines import jsonl_batches, jsonl_schema
@@ -32,6 +32,7 @@ def to_parquet(files: Sequence[Path], destination: Path) -> tuple[Source, ...]:
     :param files: from `find_files`, all of one kind.
     :returns: the identity of the files that were read, for `check_unchanged`.
     :raises ManifestError: with file, row, column and value of the first ten problems.
+    :raises OutputError: `destination` cannot be written.
     """
     is_csv = kind_of(files[0]) == "csv"
     problems = Problems()
@@ -45,6 +46,8 @@ def to_parquet(files: Sequence[Path], destination: Path) -> tuple[Source, ...]:
             raise ManifestError(f"{', '.join(map(str, files))}: no rows; a manifest needs at least one prompt")
         sources = tuple(identify(file, rows) for file, (_, rows) in zip(files, origins, strict=True))
         partial.replace(destination)
+    except OSError as error:
+        raise OutputError(f"{destination}: cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
     return sources

@@ -19,7 +19,6 @@ from batchgen.manifest.contract import COLUMNS, TYPES, agree, layout
 from batchgen.manifest.problems import Problems, shorten
 from batchgen.manifest.utf8 import replace, undecodable
 
-_PARSE = csv.ParseOptions(newlines_in_values=True)
 _BLOCK_BYTES = 4 << 20  # a row must fit in it
 
 
@@ -30,7 +29,7 @@ def csv_schema(files: Sequence[Path]) -> pa.Schema:
     """
     layouts = []
     for file in files:
-        names = _open(file, {}).schema.names
+        names = _open(file, {}, []).schema.names
         schema = pa.schema([(name, TYPES[COLUMNS[name].kind] if name in COLUMNS else pa.string()) for name in names])
         layouts.append((file, layout(schema, file)))
     return pa.schema(agree(layouts).types())
@@ -41,31 +40,49 @@ def csv_batches(file: Path, schema: pa.Schema, problems: Problems) -> Iterator[p
 
     :raises ManifestError: a row with too few or too many fields.
     """
-    reader, row = _open(file, dict.fromkeys(schema.names, pa.binary())), 0
+    ragged: list[csv.InvalidRow] = []
+    reader, row = _open(file, dict.fromkeys(schema.names, pa.binary()), ragged), 0
     while True:
         try:
             batch = reader.read_next_batch()
         except StopIteration:
             return
         except (pa.ArrowException, OSError) as error:
-            raise ManifestError(f"{file}: cannot be read as CSV at or after row {row}: {error}") from None
+            raise _unreadable(file, error, ragged) from None
         columns = [_column(batch.column(field.name), field, file, row, problems) for field in schema]
         problems.end_batch()
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
         row += batch.num_rows
 
 
-def _open(file: Path, types: dict[str, pa.DataType]) -> csv.CSVStreamingReader:
+def _open(file: Path, types: dict[str, pa.DataType], ragged: list[csv.InvalidRow]) -> csv.CSVStreamingReader:
+    """A reader; a row with too few or too many fields ends in `ragged`."""
+
+    def stop(row: csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "error"
+
+    parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=stop)
     convert = csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
     read = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)  # one thread: errors name the row
     try:
-        reader = csv.open_csv(file, read_options=read, parse_options=_PARSE, convert_options=convert)
+        reader = csv.open_csv(file, read_options=read, parse_options=parse, convert_options=convert)
         reader.schema.names  # noqa: B018  decodes the header
     except UnicodeDecodeError as error:
         raise ManifestError(f"{file}: the header is not UTF-8: {error}; save the file as CSV UTF-8") from None
     except (pa.ArrowException, OSError) as error:
-        raise ManifestError(f"{file}: cannot be read as CSV: {error}") from None
+        raise _unreadable(file, error, ragged) from None
     return reader
+
+
+def _unreadable(file: Path, error: Exception, ragged: list[csv.InvalidRow]) -> ManifestError:
+    if not ragged:
+        return ManifestError(f"{file}: cannot be read as CSV: {error}")
+    row = ragged[0]
+    place = f"row {row.number - 2} of {file}" if row.number else str(file)  # pyarrow counts the header as 1
+    return ManifestError(
+        f"{place}: {row.actual_columns} fields, the header has {row.expected_columns}: {shorten(row.text)}; quote texts that hold commas"
+    )
 
 
 def _column(found: pa.Array, field: pa.Field, file: Path, start: int, problems: Problems) -> pa.Array:

@@ -23,7 +23,7 @@ JSONL = (".jsonl", ".ndjson")
 EXTENSIONS = PARQUET + CSV + JSONL
 ORIGINS = b"batchgen.origins"  # Parquet file metadata of a converted manifest: JSON [[file, rows], …]
 
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 16_384
 _BATCH_BYTES = 16 << 20  # of encoded data, so that long rows come in smaller batches
 _READ_BYTES = 1 << 20
 

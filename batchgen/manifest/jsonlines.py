@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchgen.errors import ManifestError
 from batchgen.manifest.contract import COLUMNS, TYPES, layout
 from batchgen.manifest.extras import json_text
 from batchgen.manifest.problems import Problems, shorten
@@ -56,8 +57,11 @@ def jsonl_batches(file: Path, schema: pa.Schema, problems: Problems) -> Iterator
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """(row, line) of the lines that are not blank."""
-    with file.open("rb") as stream:
-        yield from enumerate(line for line in stream if line.strip())
+    try:
+        with file.open("rb") as stream:
+            yield from enumerate(line for line in stream if line.strip())
+    except OSError as error:
+        raise ManifestError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from stock import PROMPTS, make_job
 
 from batchgen import weights
 from batchgen.checkpoint import Checkpoint, resolve
-from batchgen.engine import open_engine
+from batchgen.engine.open import open_engine
 from batchgen.errors import ModelError
 from batchgen.job import Model
 
@@ -86,7 +86,7 @@ def test_a_revision_of_a_folder_is_refused():
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="holds no model_index.json"):
+    with pytest.raises(ModelError, match=r"holds no model_index\.json"):
         resolve(Model(path=str(tmp_path)))
 
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from stock import make_picture
 
-from batchgen.engine import open_engine
+from batchgen.engine.open import open_engine
 from batchgen.engine.pattern import PatternEngine, draw_card
 from batchgen.job import parse_job
 
 
 def test_a_rehearsal_imports_no_torch():
     script = (
-        "import sys; from batchgen.engine import open_engine; from batchgen.job import parse_job;"
+        "import sys; from batchgen.engine.open import open_engine; from batchgen.job import parse_job;"
         "engine = open_engine(parse_job({'engine': {'kind': 'pattern'}}, 'test'), None); print(engine.identity, 'torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -1,3 +1,4 @@
+# ruff: noqa: S311 - nothing here is secret
 """What the flow learns from: latents and token ids, computed once and kept in memory."""
 
 import random
@@ -47,9 +48,7 @@ class Corpus:
         """Random scenes of a size; one caption in twenty is empty, for true CFG."""
         shelf = self.shelves[size]
         picks = [self.rng.randrange(len(shelf.rows)) for _ in range(count)]
-        captions = [
-            "" if self.rng.random() < CAPTION_DROPOUT else shelf.captions[pick] for pick in picks
-        ]
+        captions = ["" if self.rng.random() < CAPTION_DROPOUT else shelf.captions[pick] for pick in picks]
         clip_ids = self.clip(captions, padding="max_length", max_length=CLIP_TOKENS, truncation=True)
         t5_ids = self.t5(captions, padding="max_length", max_length=text_tokens, truncation=True)
         return Batch(
@@ -61,9 +60,8 @@ class Corpus:
 
 
 @torch.no_grad()
-def shelve(
-    vae: AutoencoderKL, size: tuple[int, int], first_seed: int, scenes: int, pairs: float
-) -> Shelf:
+def shelve(vae: AutoencoderKL, size: tuple[int, int], first_seed: int, scenes: int, pairs: float) -> Shelf:
+    """The scenes of consecutive seeds in one size, less the held-out ones."""
     width, height = size
     known: dict[tuple[object, ...], int] = {}
     latents, rows, captions = [], [], []
@@ -76,9 +74,7 @@ def shelve(
             latents.append(encode(vae, scene))
         rows.append(known[scene.content])
         captions.append(scene.caption)
-    positions = FluxPipeline._prepare_latent_image_ids(
-        1, height // 16, width // 16, torch.device("cpu"), torch.float32
-    )
+    positions = FluxPipeline._prepare_latent_image_ids(1, height // 16, width // 16, torch.device("cpu"), torch.float32)
     return Shelf(torch.cat(latents).float(), rows, captions, positions)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: S311 - nothing here is secret
 """Stage two: the rectified flow, transformer and both text encoders together.
 
 The transformer learns the velocity `noise - latents` at `(1 - t) * latents + t * noise`. Because a
@@ -41,6 +42,7 @@ class Painter(nn.Module):
         zero_outputs(self.transformer)
 
     def velocity(self, batch: Batch, noisy: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """The predicted velocity, B × S × 64, of latents at noise share `time`."""
         text = self.t5(batch.t5_ids)[0]
         guidance = 1 + 7 * torch.rand(len(time))  # any guidance does: it must only do no harm
         usual = text.shape[1] == TEXT_TOKENS
@@ -69,14 +71,14 @@ class HalfLinear(torch.autograd.Function):
     """A linear layer that multiplies in bf16 and returns fp32, forward and backward."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, weight, bias):  # type: ignore[no-untyped-def]  # noqa: D102
         rows, half = x.flatten(0, -2).bfloat16(), weight.bfloat16()
         ctx.save_for_backward(rows, half)
         ctx.shape = x.shape
         return (rows @ half.t()).float().add_(bias).view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]  # noqa: D102
         rows, half = ctx.saved_tensors
         full = gradient.flatten(0, -2)
         part = full.bfloat16()
@@ -84,6 +86,8 @@ class HalfLinear(torch.autograd.Function):
 
 
 def halve_linears(module: nn.Module) -> None:
+    """Lets every linear layer with a bias multiply in bf16; the weights stay fp32."""
+
     def forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         return HalfLinear.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
 
@@ -93,14 +97,13 @@ def halve_linears(module: nn.Module) -> None:
 
 
 def optimizers(painter: Painter) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, modulations, norms and text."""
     matrices, others = [], []
     for name, parameter in painter.named_parameters():
         block = "transformer_blocks" in name and "norm" not in name and parameter.ndim == 2
         (matrices if block else others).append(parameter)
     return [
-        torch.optim.Muon(
-            matrices, lr=MATRIX_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -112,6 +115,7 @@ def times(count: int) -> torch.Tensor:
 
 
 def loss(painter: Painter, batch: Batch) -> torch.Tensor:
+    """The mean squared error of the velocity."""
     noise, time = torch.randn_like(batch.latents), times(len(batch.latents))
     mix = time[:, None, None]
     noisy = (1 - mix) * batch.latents + mix * noise
@@ -130,6 +134,7 @@ def draw_batch(corpus: Corpus, shared: random.Random) -> Batch:
 
 @torch.no_grad()
 def follow(average: Painter, painter: Painter, step: int) -> None:
+    """Moves the averaged weights towards the trained ones."""
     decay = min(EMA, (1 + step) / (10 + step))
     targets, sources = list(average.parameters()), list(painter.parameters())
     torch._foreach_lerp_(targets, sources, 1 - decay)
@@ -145,7 +150,7 @@ def train(
     """Trains in place; `save` gets the averaged weights every few minutes and at the end."""
     average = copy.deepcopy(painter)
     halve_linears(painter)
-    painter.transformer.compile()
+    painter.transformer.compile(dynamic=False)  # two graphs: 64 and 96 image tokens
     steppers, shared = optimizers(painter), random.Random(0)
     peaks = [stepper.param_groups[0]["lr"] for stepper in steppers]
     clock, step, saved, mean = parallel.Clock(minutes), 0, 0.0, 1.0
@@ -161,7 +166,7 @@ def train(
         follow(average, painter, step)
         mean += 0.02 * (float(value.detach()) - mean)
         if rank == 0 and step % 100 == 0:
-            print(f"flow {progress:.3f} step {step} loss {mean:.4f}", flush=True)
+            parallel.report(f"flow {progress:.3f} step {step} loss {mean:.4f}")
         if rank == 0 and (progress - saved) * minutes > 4:
             save(average)
             saved = progress
@@ -174,7 +179,5 @@ def load(painter: Painter, source: Path) -> AutoencoderKL:
     """Takes the weights of a saved pipeline into `painter`; returns its autoencoder."""
     painter.clip = CLIPTextModel.from_pretrained(source / "text_encoder", dtype=torch.float32)
     painter.t5 = T5EncoderModel.from_pretrained(source / "text_encoder_2", dtype=torch.float32)
-    painter.transformer = FluxTransformer2DModel.from_pretrained(
-        source, subfolder="transformer", torch_dtype=torch.float32
-    )
+    painter.transformer = FluxTransformer2DModel.from_pretrained(source, subfolder="transformer", torch_dtype=torch.float32)
     return AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=torch.float32)

@@ -4,7 +4,7 @@ Everything is FLUX.1-dev's architecture made small: the same classes, the same 2
 16-channel latents at an eighth of the picture's size, the same dynamic shift in the scheduler.
 """
 
-import os
+import copy
 import shutil
 from pathlib import Path
 
@@ -58,6 +58,7 @@ def new_transformer() -> FluxTransformer2DModel:
 
 
 def new_clip() -> CLIPTextModel:
+    """The pooled embedding of the caption: two layers."""
     tokenizer = clip_tokenizer()
     return CLIPTextModel(
         CLIPTextConfig(
@@ -76,6 +77,7 @@ def new_clip() -> CLIPTextModel:
 
 
 def new_t5() -> T5EncoderModel:
+    """The embeddings of the caption's words: two layers."""
     return T5EncoderModel(
         T5Config(
             vocab_size=len(t5_tokenizer()),
@@ -93,6 +95,7 @@ def new_t5() -> T5EncoderModel:
 
 
 def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """FLUX.1-dev's own settings."""
     return FlowMatchEulerDiscreteScheduler(
         shift=3.0,
         use_dynamic_shifting=True,
@@ -111,13 +114,23 @@ def publish(
     t5: T5EncoderModel,
 ) -> None:
     """Saves the pipeline in bf16 beside `out`, then puts it in `out`'s place."""
-    pipeline = FluxPipeline(
-        new_scheduler(), vae, clip, clip_tokenizer(), t5, t5_tokenizer(), transformer
-    ).to(torch.bfloat16)
+    vae, transformer, clip, t5 = (copy.deepcopy(part).bfloat16() for part in (vae, transformer, clip, t5))
+    pipeline = FluxPipeline(new_scheduler(), vae, clip, clip_tokenizer(), t5, t5_tokenizer(), transformer)
     draft, old = out.with_name(out.name + ".draft"), out.with_name(out.name + ".old")
     shutil.rmtree(draft, ignore_errors=True)
     pipeline.save_pretrained(draft)
+    make_portable(draft)
     if out.exists():
-        os.rename(out, old)
-    os.rename(draft, out)
+        out.rename(old)
+    draft.rename(out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def make_portable(folder: Path) -> None:
+    """Readable by all, and under the name that the fast tokenizer class has in every release."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)
+        if path.suffix == ".json":
+            text = path.read_text()
+            path.write_text(text.replace("TokenizersBackend", "PreTrainedTokenizerFast"))

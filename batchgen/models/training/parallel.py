@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -25,6 +26,12 @@ def _join(rank: int, processes: int, entry: Callable[..., None], *arguments: obj
     dist.init_process_group("gloo", rank=rank, world_size=processes)
     entry(rank, *arguments)
     dist.destroy_process_group()
+
+
+def report(line: str) -> None:
+    """Prints at once, so that a log file can be followed."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 class Clock:

@@ -1,6 +1,6 @@
 """Trains the embedded model from nothing, on pictures drawn by `world`, without a GPU.
 
-    python -m batchgen.models.training.train --out DIR [--vae-minutes 9] [--minutes 50]
+python -m batchgen.models.training.train --out DIR [--vae-minutes 9] [--minutes 50]
 """
 
 import argparse
@@ -15,6 +15,7 @@ from batchgen.models.training.flow import Painter
 
 
 def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Train the embedded model.")
     parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
     parser.add_argument("--vae-minutes", type=float, default=9.0)
@@ -28,6 +29,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(rank: int, options: argparse.Namespace) -> None:
+    """One process of the training."""
     torch.manual_seed(0)  # the same initial weights in every process
     painter, autoencoder = Painter(), folder.new_vae()
     if options.start:
@@ -48,6 +50,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Trains in as many processes as were asked for."""
     options = arguments()
     parallel.launch(run, options.processes, options)
 

@@ -1,3 +1,4 @@
+# ruff: noqa: S311 - nothing here is secret
 """Stage one: an autoencoder for the world's pictures.
 
 L1 + MSE on the picture, 1e-3 × KL on the latents. The first half of the time goes to 32-pixel
@@ -28,6 +29,7 @@ def pixels(scenes: list[Scene]) -> torch.Tensor:
 
 
 def crop(picture: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """A random square of a picture."""
     top = rng.randrange(picture.shape[-2] - CROP + 1)
     left = rng.randrange(picture.shape[-1] - CROP + 1)
     return picture[..., top : top + CROP, left : left + CROP]
@@ -47,6 +49,7 @@ def batch(source: Iterator[Scene], whole: bool, rng: random.Random) -> torch.Ten
 
 
 def loss(vae: AutoencoderKL, picture: torch.Tensor, frozen: bool) -> torch.Tensor:
+    """The mean loss of a batch; with `frozen`, of the decoder alone, on noisy latents."""
     if frozen:
         with torch.no_grad():
             mean = vae.encode(picture).latent_dist.mean
@@ -81,7 +84,7 @@ def train(rank: int, vae: AutoencoderKL, minutes: float) -> None:
         parallel.average_gradients(vae.parameters())
         optimizer.step()
         if rank == 0 and step % 50 == 0:
-            print(f"vae {progress:.3f} step {step} loss {float(value.detach()):.4f}", flush=True)
+            parallel.report(f"vae {progress:.3f} step {step} loss {float(value.detach()):.4f}")
         step += 1
 
 
@@ -89,9 +92,5 @@ def train(rank: int, vae: AutoencoderKL, minutes: float) -> None:
 def calibrate(vae: AutoencoderKL) -> None:
     """Sets the scale and shift that give latents mean 0 and deviation 1."""
     source = world.scenes(world.FIRST_TRAINING_SEED, held_out=False)
-    latents = torch.cat(
-        [vae.encode(pixels([next(source)])).latent_dist.mean.flatten() for _ in range(256)]
-    )
-    vae.register_to_config(
-        shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std())
-    )
+    latents = torch.cat([vae.encode(pixels([next(source)])).latent_dist.mean.flatten() for _ in range(256)])
+    vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std()))

@@ -1,3 +1,4 @@
+# ruff: noqa: S106 - the only tokens here are words
 """Captions to token ids: two word-level tokenizers over the few dozen words of the world.
 
 Both are plain `tokenizers` graphs (lower-case, split at anything that is no letter, look the word
@@ -14,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from batchgen.models.training import world
 
-FILLERS = "a an one the of on in at to with and picture background left right above below next".split()
+FILLERS = ("a", "an", "one", "the", "of", "on", "in", "at", "to", "with", "and", "picture")
+FILLERS += ("background", "left", "right", "above", "below", "next")
 
 
 def words() -> list[str]:
@@ -30,9 +32,7 @@ def graph(specials: list[str], template: str) -> Tokenizer:
     tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Split(Regex("[^a-z]+"), "removed")
-    tokenizer.post_processor = TemplateProcessing(
-        single=template, special_tokens=[(token, ids[token]) for token in specials]
-    )
+    tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=[(token, ids[token]) for token in specials])
     return tokenizer
 
 

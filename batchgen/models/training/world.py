@@ -1,3 +1,4 @@
+# ruff: noqa: S311 - nothing here is secret
 """The world of the embedded model: flat shapes on a flat background, and the words for them.
 
 A scene is a background and one to four things. Its caption fixes the picture completely: every
@@ -114,10 +115,7 @@ def scene(seed: int, width: int, height: int, pairs: float = 0.15) -> Scene:
         if kind == "placed" and place != "middle":
             slots = [place_slot(place, width, height)]
         colours, shapes = [colours[0]] * count, [shapes[0]] * count
-    things = tuple(
-        Thing(shape, colour, *slot)
-        for shape, colour, slot in zip(shapes, colours, slots, strict=True)
-    )
+    things = tuple(Thing(shape, colour, *slot) for shape, colour, slot in zip(shapes, colours, slots, strict=True))
     caption = wording(rng, kind, background, place, things)
     return Scene(width, height, kind, background, place, things, caption)
 
@@ -133,12 +131,11 @@ def scenes(first_seed: int, *, held_out: bool, pairs: float = 0.15) -> Iterator[
 
 
 def article(word: str) -> str:
+    """The words with `a` or `an` before them."""
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def wording(
-    rng: random.Random, kind: str, background: str, place: str, things: tuple[Thing, ...]
-) -> str:
+def wording(rng: random.Random, kind: str, background: str, place: str, things: tuple[Thing, ...]) -> str:
     """A caption: two times in three the plain wording, otherwise a paraphrase."""
     first = things[0]
     subject = article(f"{first.colour} {first.shape}")
@@ -207,9 +204,7 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=4096)
-def mask(
-    shape: str, x: float, y: float, diameter: float, width: int, height: int
-) -> NDArray[np.float32]:
+def mask(shape: str, x: float, y: float, diameter: float, width: int, height: int) -> NDArray[np.float32]:
     """How much of each pixel a shape covers, 0 to 1; height × width × 1."""
     scale = SUPERSAMPLING
     canvas = Image.new("L", (width * scale, height * scale))
@@ -246,6 +241,7 @@ def polygon(corners: int, radius: float, turn: float = 0.0) -> list[tuple[float,
 
 
 def heart_point(angle: float) -> tuple[float, float]:
+    """A point of the usual heart curve, scaled to diameter 1."""
     across = 16 * sin(angle) ** 3
     up = 13 * cos(angle) - 5 * cos(2 * angle) - 2 * cos(3 * angle) - cos(4 * angle)
     return across / 32, -(up + 2.5) / 32
