@@ -55,13 +55,14 @@ dataset = load_dataset("{name}", split="train")  # the folder's path; streaming=
 
 ```python
 import webdataset as wds
+from pathlib import Path
 
-tars = "{name}/data/{{000000..{len(run.plan.shards) - 1:06d}}}.tar"
+tars = [str(tar) for tar in sorted(Path("{name}/data").glob("*.tar"))]
 pictures = wds.WebDataset(tars, shardshuffle=100).decode("pil").to_tuple("{output.format}", "txt")
 ```
 
 ```python
-import wids
+import wids  # pip install wids
 
 pictures = wids.ShardListDataset("{name}/index.json")  # random access
 ```

@@ -42,11 +42,13 @@ def link(source: Path, target: Path) -> bool:
     """Give `source` its further name `target`; True if that name is now this file's, False if it is another's.
 
     An NFS server may have linked although the answer got lost and the retry says EEXIST: then it is the same file.
+    It may also be that whoever linked it died before the name was on the disk: it is synced here all the same.
     """
     try:
         os.link(source, target)
     except FileExistsError:
-        return target.samefile(source)
+        if not target.samefile(source):
+            return False
     sync_folder(target.parent)
     return True
 

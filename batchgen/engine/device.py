@@ -16,6 +16,7 @@ from batchgen.job import EngineSettings
 
 Result = TypeVar("Result")
 
+_LIBRARY_ERRORS = ("CUDA error", "cuDNN error")  # as cuBLAS and cuDNN report through PyTorch
 _PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -44,9 +45,11 @@ class Device:
             memory = str(error)
         except torch.AcceleratorError as error:
             raise DeviceFault(f"{self.identity}: {error}") from None
-        except RuntimeError as error:
+        except RuntimeError as error:  # PyTorch has no types of their own for a full host and for its libraries' errors
             memory = str(error)
-            if "DefaultCPUAllocator" not in memory:  # PyTorch has no type of its own for a full host
+            if memory.startswith(_LIBRARY_ERRORS) and "ALLOC_FAILED" not in memory:
+                raise DeviceFault(f"{self.identity}: {memory}") from None
+            if "DefaultCPUAllocator" not in memory and "ALLOC_FAILED" not in memory:
                 raise
         if self.kind.type == "cuda":
             torch.cuda.empty_cache()

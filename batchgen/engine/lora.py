@@ -26,6 +26,7 @@ from batchgen.errors import ModelError
 
 _PARTS = {"lora_A.weight": "down", "lora_down.weight": "down", "lora_B.weight": "up", "lora_up.weight": "up", "alpha": "alpha"}
 _KEY = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})")
+_ACCEPTED = "accepted are " + ", ".join(_PARTS)
 # How files begin a linear's name → how `Family.lora_targets` does. The first that fits is taken.
 _PREFIXES = {
     "lora_unet_": "bfl_",
@@ -86,16 +87,12 @@ def _read(path: Path) -> tuple[list[_Change], dict[str, Any]]:
         for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
             match = _KEY.fullmatch(key)
             if match is None:
-                raise ModelError(f"{path}: holds {key}, which is no plain LoRA weight and would stay unapplied; {_what(metadata)}")
+                raise ModelError(f"{path}: holds {key}, which is no plain LoRA weight and would stay unapplied; {_ACCEPTED}")
             change = changes.setdefault(match["module"], _Change(match["module"]))
             setattr(change, _PARTS[match["part"]], file.get_tensor(key))
     if not changes:
         raise ModelError(f"{path}: holds no LoRA weights")
     return list(changes.values()), metadata
-
-
-def _what(metadata: dict[str, Any]) -> str:
-    return "it was made with " + ", ".join(sorted(metadata)) if metadata else "accepted are lora_A, lora_B, lora_down, lora_up and alpha"
 
 
 def _normalise(module: str) -> str:

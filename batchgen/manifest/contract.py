@@ -125,7 +125,7 @@ def agree(layouts: Sequence[tuple[str | Path, Layout]]) -> Layout:
     expected = first.types()
     for file, other in layouts[1:]:
         found = other.types()
-        for name in expected.keys() ^ found.keys():
+        for name in sorted(expected.keys() ^ found.keys()):
             has, lacks = (first_file, file) if name in expected else (file, first_file)
             raise ManifestError(f"{lacks}, column {name}: missing, but {has} has it; files of one manifest must have the same columns")
         for name, type_ in expected.items():

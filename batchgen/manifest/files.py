@@ -63,7 +63,8 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
 
 def _expand(path: str) -> list[Path]:
     if Path(path).is_dir():
-        inside = [entry for entry in Path(path).iterdir() if entry.suffix.lower() in EXTENSIONS and entry.name[0] not in "._"]
+        visible = [entry for entry in Path(path).iterdir() if entry.is_file() and entry.name[0] not in "._"]
+        inside = [entry for entry in visible if entry.suffix.lower() in EXTENSIONS]
         if not inside:
             raise ManifestError(f"{path}: a folder without manifest files ({', '.join(EXTENSIONS)}) directly inside")
         return inside

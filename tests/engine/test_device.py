@@ -46,11 +46,21 @@ def test_a_full_host_is_out_of_memory_and_keeps_nothing_alive(cpu):
     assert caught.value.__context__ is None
 
 
-def test_a_device_error_is_a_fault(cpu):
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceFault),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), DeviceFault),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceFault),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
+    ],
+)
+def test_device_errors_are_told_apart(cpu, error, becomes):
     def fail():
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        raise error
 
-    with pytest.raises(DeviceFault, match="illegal memory access"):
+    with pytest.raises(becomes, match=re.escape(str(error))):
         cpu.attempt(fail)
 
 

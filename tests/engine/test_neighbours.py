@@ -1,5 +1,7 @@
 """A picture does not depend on what is batched with it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from stock import make_picture, psnr
 
@@ -9,8 +11,8 @@ PROMPTS = [
     "a green star",
     "a yellow triangle",
     "three red stars",
-    "a blue circle",
-    "a green square",
+    "two blue squares",
+    "a red circle",
     "",
 ]
 
@@ -59,3 +61,14 @@ def test_pictures_of_one_prompt_differ_by_their_seeds(dev):
     _, engine = dev
     one, other = engine.denoise([make_picture(seed=1), make_picture(seed=2)]).latents
     assert (one - other).abs().max() > 0.1
+
+
+def test_a_group_can_be_decoded_in_another_thread_while_the_next_is_denoised(dev):
+    _, engine = dev
+    groups = [[make_picture(2 * number), make_picture(2 * number + 1)] for number in range(4)]
+    expected = [engine.decode(engine.denoise(group))[0] for group in groups]
+    with ThreadPoolExecutor(1) as pool:
+        decoding = [pool.submit(engine.decode, engine.denoise(group)) for group in groups]
+        assert pool.submit(torch.get_num_threads).result() == 1
+    for pixels, future in zip(expected, decoding, strict=True):
+        assert (future.result()[0] == pixels).all()

@@ -137,5 +137,5 @@ def test_a_million_rows_are_surveyed_in_bounded_memory(million: Path, look: Look
         tracemalloc.stop()
         pa.set_memory_pool(before)
     assert million.stat().st_size > 120e6
-    assert 1e6 < pool.max_memory() < 60e6
-    assert python_bytes < 40e6
+    assert 1e6 < pool.max_memory() < 30e6
+    assert python_bytes < 20e6

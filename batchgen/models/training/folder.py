@@ -8,7 +8,6 @@ import copy
 import shutil
 from pathlib import Path
 
-import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,

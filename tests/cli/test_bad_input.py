@@ -1,0 +1,200 @@
+"""What a person can get wrong, one row each: `plan` and `submit` say where and what is accepted, exit with 2, and start nothing."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from rehearsal import ask, settings, write_prompts
+
+from batchgen.job import load_job
+from batchgen.run import create
+
+Write = Callable[[Path], list[object]]  # writes the manifest into a folder; the words of the command
+
+
+def table(**columns: Any) -> Write:
+    """A Parquet file of these columns; `prompt` filled in."""
+    rows = len(next(iter(columns.values())))
+    return lambda folder: [write_prompts(folder / "bad.parquet", columns.pop("prompt", ["a cat"] * rows), **columns)]
+
+
+def prompts(values: Any) -> Write:
+    return lambda folder: [write_prompts(folder / "bad.parquet", ["x"] * len(values)).with_name(write(folder, pa.table({"prompt": values})))]
+
+
+def write(folder: Path, content: pa.Table) -> str:
+    pa.parquet.write_table(content, folder / "bad.parquet")
+    return "bad.parquet"
+
+
+def file(name: str, content: bytes) -> Write:
+    def make(folder: Path) -> list[object]:
+        (folder / name).write_bytes(content)
+        return [folder / name]
+
+    return make
+
+
+def truncated(folder: Path) -> list[object]:
+    path = write_prompts(folder / "bad.parquet", ["a cat"] * 1000)
+    path.write_bytes(path.read_bytes()[:-100])
+    return [path]
+
+
+def corrupt(folder: Path) -> list[object]:
+    path = write_prompts(folder / "bad.parquet", [f"a cat {n}" for n in range(1000)])
+    data = bytearray(path.read_bytes())
+    data[40:60] = bytes(20)
+    path.write_bytes(data)
+    return [path]
+
+
+def words(*more: object) -> Write:
+    return lambda folder: [write_prompts(folder / "good.parquet", ["a cat"]), *more]
+
+
+def job(text: str) -> Write:
+    def make(folder: Path) -> list[object]:
+        (folder / "job.toml").write_text(text)
+        return [write_prompts(folder / "good.parquet", ["a cat"]), "--job", folder / "job.toml"]
+
+    return make
+
+
+def two_kinds(folder: Path) -> list[object]:
+    (folder / "b.csv").write_text("prompt\na cat\n")
+    return [write_prompts(folder / "a.parquet", ["a cat"]), folder / "b.csv"]
+
+
+ROWS: dict[str, tuple[Write, Sequence[str]]] = {
+    # the file
+    "missing manifest": (lambda folder: [folder / "none.parquet"], ["none.parquet: no such file"]),
+    "glob without match": (lambda folder: [folder / "*.parquet"], ["*.parquet: no file matches"]),
+    "folder without files": (lambda folder: [folder], ["a folder without manifest files", ".parquet", ".jsonl"]),
+    "unknown extension": (file("bad.txt", b"a cat"), ["bad.txt: unknown extension '.txt'", ".csv"]),
+    "files of two kinds": (two_kinds, ["a.parquet", "b.csv", "of one kind"]),
+    "empty file": (file("bad.parquet", b""), ["bad.parquet", "empty (0 bytes)"]),
+    "not Parquet": (file("bad.parquet", b"<html>not found</html>" * 9), ["bad.parquet: cannot be read as Parquet"]),
+    "zero rows": (prompts(pa.array([], pa.string())), ["bad.parquet: no rows", "at least one prompt"]),
+    "truncated Parquet": (truncated, ["bad.parquet: cannot be read as Parquet", "Truncated"]),
+    "corrupt page": (corrupt, ["bad.parquet: corrupt data at or after row 0"]),
+    "broken CSV": (file("bad.csv", b"prompt,seed\na cat, on a mat,1\n"), ["row 0 of", "bad.csv", "3 fields, the header has 2"]),
+    "broken JSONL": (file("bad.jsonl", b'{"prompt": "a cat"}\n{"prompt": \n'), ["row 1 of", "bad.jsonl", "not a JSON object"]),
+    # columns
+    "no prompt column": (lambda f: [f / write(f, pa.table({"text": ["a cat"]}))], ["bad.parquet: no column prompt", "found: text"]),
+    "int prompts": (prompts([1, 2]), ["bad.parquet, column prompt: found type int64, expected a string type"]),
+    "string seeds": (table(seed=["1"]), ["bad.parquet, column seed: found type string, expected an integer type"]),
+    "float widths": (table(width=[512.0]), ["column width: found type double, expected an integer type"]),
+    # rows
+    "null prompt": (prompts(["a cat", None]), ["row 1 of", "bad.parquet, column prompt: is null; expected a text"]),
+    "empty prompt": (prompts(["a cat", ""]), ["row 1 of", "column prompt: is empty"]),
+    "blank prompt": (prompts(["a cat", " \t"]), ["row 1 of", "column prompt: holds only whitespace"]),
+    "NUL in a prompt": (prompts(["a\0cat"]), ["row 0 of", "column prompt:", "NUL"]),
+    "100,000 characters": (prompts(["cat " * 25_000]), ["row 0 of", "tokens, the limit is 32", "long_prompts=truncate"]),
+    "duplicate ids": (table(id=["a", "b", "a"]), ["row 2 of", "column id: 'a' is also the id of row 0"]),
+    "id of 300 characters": (table(id=["x" * 300]), ["row 0 of", "column id:", "(300 characters)", "at most 256"]),
+    "id with a newline": (table(id=["a\nb"]), ["row 0 of", "column id:", "control character"]),
+    "negative seed": (table(seed=[-1]), ["row 0 of", "column seed: -1; expected an integer from 0"]),
+    "seed of 64 bits": (table(seed=pa.array([2**63], pa.uint64())), ["column seed: 9223372036854775808; expected"]),
+    "width 17": (table(width=[17]), ["row 0 of", "column width: 17; expected px, a multiple of 16 from 16 to 16384"]),
+    "width 0": (table(width=[0]), ["row 0 of", "column width: 0; expected px"]),
+    "steps 0": (table(steps=[0]), ["row 0 of", "column steps: 0; expected an integer from 1 to 1000"]),
+    "images -1": (table(images=[-1]), ["row 0 of", "column images: -1; expected an integer from 1"]),
+    "NaN guidance": (table(guidance=[float("nan")]), ["row 0 of", "column guidance: nan; expected a finite number"]),
+    "many at once": (table(width=[17] * 12), ["12 problems", "the first 10", "row 9 of"]),
+    # the job
+    "missing job file": (words("--job", "/nowhere/job.toml"), ["/nowhere/job.toml: no such job file"]),
+    "job that is not TOML": (job("[engine\n"), ["job.toml: not TOML", "line 1"]),
+    "unknown job key": (job("[engine]\nbatchsize = 4\n"), ["job.toml", "engine.batchsize: unknown key; accepted here: ", "batch_size"]),
+    "unknown section": (job("[motor]\nx = 4\n"), ["job.toml", "motor: unknown key; accepted here: ", "engine"]),
+    "wrong value": (job("[output]\nformat = 'gif'\n"), ["job.toml", "output.format = 'gif'", "'jpg', 'png' or 'webp'"]),
+    "unknown --set": (words(*settings(sampling__step=4)), ["sampling.step: unknown key; accepted here: ", "steps"]),
+    "--set without =": (words("--set", "sampling.steps"), ["--set sampling.steps: expected section.key=value"]),
+    "NaN in --set": (words(*settings(sampling__guidance="nan")), ["sampling.guidance = nan", "finite number"]),
+    "unknown model path": (words(*settings(model__path="/nowhere/model")), ["/nowhere/model", "no such folder", "model_index.json"]),
+    "unknown hub model": (words(*settings(model__path="nobody/nothing")), ["nobody/nothing"]),
+    "missing LoRA": (job("[model]\nlora = [{path = '/nowhere/lora.safetensors'}]\n"), ["/nowhere/lora.safetensors"]),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_bad_input_is_told_by_plan_and_submit_and_blocks_nothing(name: str, tmp_path: Path) -> None:
+    make, told = ROWS[name]
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    given, run = make(inputs), tmp_path / "run"
+    for verb in (["plan"], ["submit", "--out", run]):
+        answer = ask(*verb, *given)
+        assert answer.code == 2, answer
+        assert answer.err.startswith("batchgen: ")
+        assert [part for part in told if part not in answer.err] == [], answer.err
+        assert len(answer.err) < 3000
+    assert not (run / ".batchgen" / "plan.json").exists()
+    assert not (run / ".batchgen" / "jobs").exists()
+    _, new = create(run, [write_prompts(tmp_path / "good.parquet", ["a cat"])], load_job(None))
+    assert new, "the corrected submit must find nothing in its way"
+
+
+GOOD = {
+    "dictionary": pa.array(["a cat", "a dog", "a cat"]).dictionary_encode(),
+    "large_string": pa.array(["a cat", "a dog", "a fox"], pa.large_string()),
+    "string_view": pa.array(["a cat", "a dog", "a fox"], pa.string_view()),
+    "emoji and right-to-left": ["🐈 👩‍👩‍👧", "קנגורו عربي", "\u202eevil\u202c \\ \" ' [/b] %s {x}"],
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_odd_but_good_prompts_are_planned(name: str, tmp_path: Path) -> None:
+    answer = ask("plan", *prompts(GOOD[name])(tmp_path))
+    assert (answer.code, answer.err) == (0, "")
+    assert "3 rows, 3 pictures" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    {
+        "below a file": ("file/run", "file/run: cannot hold a run: Not a directory"),
+        "a file": ("file", "file: cannot hold a run: Not a directory"),
+        "a kernel folder": ("/proc/run", "/proc/run: cannot hold a run"),
+        "a name too long": ("x" * 300, "cannot hold a run: File name too long"),
+        "someone's folder": ("full", "full: not empty (diary.txt, …) and not a run of batchgen. Name another folder with --out."),
+    }.values(),
+)
+def test_a_folder_that_cannot_hold_a_run_is_refused(out: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "diary.txt").write_text("")
+    answer = ask("submit", write_prompts(tmp_path / "p.parquet", ["a cat"]), "--out", tmp_path / out)
+    assert answer.code == 2
+    assert told in answer.err
+
+
+def test_the_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    create(run, [write_prompts(tmp_path / "a.parquet", ["a cat"])], load_job(None))
+    answer = ask("submit", write_prompts(tmp_path / "b.parquet", ["a dog"]), "--out", run, *settings(sampling__steps=3))
+    assert answer.code == 2
+    assert "run was planned from other inputs" in answer.err
+    assert "manifest: [" in answer.err
+    assert "sampling.steps: 28 → 3" in answer.err
+    assert "--out ANOTHER_FOLDER" in answer.err
+
+
+@pytest.mark.parametrize("verb", ["resume", "status", "logs", "verify", "cancel"])
+def test_a_folder_that_is_no_run_is_told_by_every_verb(verb: str, tmp_path: Path) -> None:
+    answer = ask(verb, tmp_path)
+    assert answer.code == 2
+    assert f"{tmp_path}: not a run directory" in answer.err
+
+
+def test_numbers_of_the_status_are_json_where_asked(tmp_path: Path) -> None:
+    """A run that was planned and never started is stalled, and says what to type."""
+    create(tmp_path / "run", [write_prompts(tmp_path / "a.parquet", ["a cat"])], load_job(None))
+    answer = ask("status", tmp_path / "run", "--json")
+    told = json.loads(answer.out)
+    assert answer.code == 5
+    assert (told["state"], told["rows"], told["pending"]) == ("stalled", 1, 1)
+    assert told["next"] == f"batchgen resume {tmp_path / 'run'}"

@@ -1,0 +1,35 @@
+"""What all tests stand on. Nothing here asks the network."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from rehearsal import Answer, ask, faulty, settings, write_prompts
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of datasets or huggingface_hub
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
+    """A complete run of 40 pictures in 5 shards, and what `submit` said: two failures in the first shard, the second shard failed wholly.
+
+    Its name and its manifest's columns are such that a loader could take them for splits or disagree on types.
+    """
+    folder = tmp_path_factory.mktemp("shared")
+    words = ["RAISE", "NAN", *[""] * 6, *["RAISE"] * 8]
+    prompts = [f"a cat on mat {n} {word}".strip() for n, word in enumerate([*words, *[""] * 22])]
+    file = write_prompts(
+        folder / "prompts.parquet",
+        prompts,
+        id=[f"cat.{n}/../x" for n in range(38)],
+        guidance=pa.array([None, *[3] * 37], pa.int64()),
+        images=[1] * 37 + [3],
+        width=[128] * 30 + [192] * 8,
+        score=[None] + [n / 2 for n in range(37)],
+        tags=[["a"] * (n % 3) for n in range(38)],
+    )
+    run = folder / "test-train-dev"
+    with faulty():
+        words = settings(run__workers=2, engine__batch_size=4, shards__pictures=8, output__license="cc0-1.0")
+        return run, ask("submit", file, "--rehearse", "--out", run, *words)

@@ -1,0 +1,115 @@
+"""Faults for the pattern engine, without hooks in batchgen: Python runs this file where its folder is on PYTHONPATH.
+
+A word in a prompt is a fault of that picture:
+
+    SEGV, KILL, HANG    its worker dies while denoising it: invalid address, as the kernel ends who takes too much memory, never ready
+    KILLDECODE          its worker is killed while another group is being denoised
+    RAISE, MEMORY       denoising it throws
+    NAN, BLACK          it turns out bad
+
+An environment variable is a fault of the machine:
+
+    FITS=2              groups of more than two pictures do not fit the device
+    BLACK_WORKER=0      worker 0 turns out only black pictures
+    SLOW_WORKER=0       worker 0 takes a second more for every group
+"""
+
+import ctypes
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+
+def _words(group: Any) -> set[str]:
+    return {word for picture in group for word in picture.prompt.split()}
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _raise() -> None:
+    raise RuntimeError("the picture does not want to be made")
+
+
+def _take_all_memory() -> None:
+    import numpy as np
+
+    np.zeros(1 << 60, np.uint8)
+
+
+WHILE_DENOISING: dict[str, Callable[[], object]] = {
+    "SEGV": lambda: ctypes.string_at(0),
+    "KILL": _kill,
+    "HANG": lambda: time.sleep(3600),
+    "RAISE": _raise,
+    "MEMORY": _take_all_memory,
+}
+WORKER = {"index": ""}
+
+
+def break_engine(module: ModuleType) -> None:
+    engine, denoise, decode = module.PatternEngine, module.PatternEngine.denoise, module.PatternEngine.decode
+
+    def faulty_denoise(self: Any, group: Any) -> Any:
+        from batchgen.errors import OutOfMemory
+
+        if len(group) > int(os.environ.get("FITS", "1000")):
+            raise OutOfMemory(f"{len(group)} pictures do not fit")
+        for word in WHILE_DENOISING.keys() & _words(group):
+            WHILE_DENOISING[word]()
+        if os.environ.get("SLOW_WORKER") == WORKER["index"]:
+            time.sleep(1)
+        return replace(denoise(self, group), finite=tuple("NAN" not in _words([picture]) for picture in group))
+
+    def faulty_decode(self: Any, denoised: Any) -> Any:
+        if "KILLDECODE" in _words(denoised.latents):
+            time.sleep(0.2)
+            _kill()
+        pixels, seconds = decode(self, denoised)
+        for picture, card in zip(denoised.latents, pixels, strict=True):
+            if "BLACK" in _words([picture]) or os.environ.get("BLACK_WORKER") == WORKER["index"]:
+                card[:] = 0
+        return pixels, seconds
+
+    engine.denoise, engine.decode = faulty_denoise, faulty_decode
+
+
+def remember_worker(module: ModuleType) -> None:
+    name = module.device_name
+
+    def device_name(worker: int) -> Any:
+        WORKER["index"] = str(worker)
+        return name(worker)
+
+    module.device_name = device_name
+
+
+AFTER_IMPORT = {"batchgen.engine.pattern": break_engine, "batchgen.device": remember_worker}
+
+
+class Injector:
+    """Finds a module as always, and changes it once it is executed."""
+
+    def find_spec(self, name: str, _path: object, _target: object = None) -> ModuleSpec | None:
+        change = AFTER_IMPORT.pop(name, None)
+        spec = importlib.util.find_spec(name) if change else None
+        if spec and spec.loader and change:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                change(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, Injector())  # type: ignore[arg-type]

@@ -1,0 +1,150 @@
+"""Sees every disk operation of a worker, writes it down, and can end or halt the process at one of them.
+
+Lives inside the worker's process and knows nothing of batchgen: it stands in for `open`, `os.fsync`, `os.link`, `os.replace` and
+`os.unlink`, so no way to the disk is missed, and the product carries no test hooks.
+
+An operation's *point* is (what, path inside the run, how many of that before): the same in every run, whatever the threads do. At a
+point the process dies (or is stopped) right after the operation; a write may also be torn in the middle. To die before an
+operation is to die after the one before it.
+
+`fsync` is written down but not done: SIGKILL leaves the page cache alone, and what a power cut would take away
+is computed from the log (power_cut.py). That makes an enumeration of hundreds of deaths cheap.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_UUID = re.compile(r"\.[0-9a-f]{32}\.")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One disk operation of a worker."""
+
+    op: str  # create, write, fsync, link, replace, unlink
+    path: str  # inside the run directory; random parts of temporary names left out
+    ordinal: int  # such operations of this process before it
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.path} #{self.ordinal}"
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What happens at a point."""
+
+    point: Point
+    torn: bool = False  # in the middle of the write
+    signal: int = signal.SIGKILL
+
+
+class Watch:
+    """Stands between this process and the files below `root`."""
+
+    def __init__(self, root: Path, log: Path, strike: Strike | None) -> None:
+        self._root, self._strike = os.path.realpath(root), strike
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._lock = threading.Lock()
+        self._seen: Counter[tuple[str, str]] = Counter()
+        self._open, self._fsync, self._link, self._replace, self._unlink = builtins.open, os.fsync, os.link, os.replace, os.unlink
+
+    def install(self) -> None:
+        builtins.open = io.open = self.open  # type: ignore[assignment]
+        os.fsync, os.link, os.replace, os.unlink = self.fsync, self.link, self.replace, self.unlink  # type: ignore[assignment]
+        os.rename = _never  # type: ignore[assignment]
+
+    def note(self, **event: Any) -> None:
+        """One line in the log, which all processes of a test share."""
+        os.write(self._log, json.dumps({"pid": os.getpid(), **event}).encode() + b"\n")
+
+    def open(self, file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
+        if not any(letter in mode for letter in "wxa+") or self._inside(file) is None:
+            return self._open(file, mode, buffering, *args, **kwargs)
+        assert buffering == 0, f"{file} is written through a buffer: a kill would lose what the worker believes written"
+        opened = _File(os.fspath(file), mode, self)
+        self._happened("create", file, inode=os.fstat(opened.fileno()).st_ino)
+        return opened
+
+    def write(self, file: _File, data: bytes) -> int:
+        point = self._point("write", file.name)
+        if self._strike == Strike(point, torn=True, signal=signal.SIGKILL):
+            super(_File, file).write(data[: len(data) // 2])
+            self._hit()
+        written = super(_File, file).write(data)
+        self._note_and_strike(point, {"inode": os.fstat(file.fileno()).st_ino, "bytes": written})
+        return written
+
+    def fsync(self, descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}").removesuffix(" (deleted)")
+        if self._inside(path) is None:
+            return self._fsync(descriptor)
+        status = os.fstat(descriptor)
+        return self._happened("fsync", path, inode=status.st_ino, size=status.st_size)
+
+    def link(self, source: Any, target: Any) -> None:
+        self._link(source, target)
+        self._happened("link", target, inode=os.stat(target).st_ino)
+
+    def replace(self, source: Any, target: Any) -> None:
+        self._replace(source, target)
+        self._happened("replace", target, inode=os.stat(target).st_ino)
+
+    def unlink(self, path: Any) -> None:
+        self._unlink(path)
+        if self._inside(path) is not None:
+            self._happened("unlink", path)
+
+    def _inside(self, path: Any) -> str | None:
+        """The path below the root, "" for the root itself; None for all others."""
+        if isinstance(path, int):
+            return None
+        folder, name = os.path.split(os.fspath(path))
+        full = os.path.join(os.path.realpath(folder), name)
+        return "" if full == self._root else full.removeprefix(self._root + "/") if full.startswith(self._root + "/") else None
+
+    def _point(self, op: str, path: Any) -> Point:
+        name = _UUID.sub(".", self._inside(path) or ".")
+        with self._lock:
+            self._seen[op, name] += 1
+            return Point(op, name, self._seen[op, name] - 1)
+
+    def _happened(self, op: str, path: Any, **facts: Any) -> None:
+        self._note_and_strike(self._point(op, path), {**facts, "file": self._inside(path) or ""})
+
+    def _note_and_strike(self, point: Point, facts: dict[str, Any]) -> None:
+        self.note(op=point.op, path=point.path, ordinal=point.ordinal, **facts)
+        if self._strike and self._strike.point == point and not self._strike.torn:
+            self._hit()
+
+    def _hit(self) -> None:
+        assert self._strike
+        self.note(op="strike")
+        os.kill(os.getpid(), self._strike.signal)
+        time.sleep(0.05)  # a stop reaches the other threads first
+
+
+class _File(io.FileIO):
+    """An unbuffered file whose writes are seen."""
+
+    def __init__(self, path: str, mode: str, watch: Watch) -> None:
+        super().__init__(path, mode.replace("b", ""))
+        self._watch = watch
+
+    def write(self, data: Any) -> int:
+        return self._watch.write(self, bytes(data))
+
+
+def _never(*_: Any) -> None:
+    raise AssertionError("os.rename replaces: batchgen has durable.replace for that")

@@ -1,0 +1,91 @@
+"""The protocol with one of its rules broken, each by replacing a few lines of it in the worker's process.
+
+A test that passes on these proves nothing; test_mutants.py shows that each is caught, and at which point.
+"""
+
+from __future__ import annotations
+
+import os
+
+from batchgen import durable, partial, store
+
+
+def no_fsync() -> None:
+    """Tar files are not synced before the commit vouches for them."""
+    sync = durable.sync
+    durable.sync = lambda file: None if str(file.name).endswith(".tar") else sync(file)
+
+
+def no_checksum() -> None:
+    """A line of the journal is believed however it ends."""
+    read = partial.Path.read_bytes
+
+    def repaired(path):
+        data = read(path)
+        if path.suffix != ".journal":
+            return data
+        lines = [line.split(b"}")[0] + b"}" for line in data.splitlines()]
+        return b"".join(b"%s %08x\n" % (line, partial.zlib.crc32(line)) for line in lines)
+
+    partial.Path.read_bytes = repaired
+    partial._digest = lambda samples, lines: ""
+
+
+def metadata_first() -> None:
+    """The metadata gets its published name before the tar."""
+
+    def roll_forward(self, shard):
+        done = self.read_done(shard)
+        self._give_name(self.partial(shard, done.attempt, "parquet"), self.metadata(shard))
+        if done.tar is not None:
+            self._give_name(self.partial(shard, done.attempt, "tar"), self.data(shard))
+        self.sweep(shard)
+
+    store.Store.roll_forward = roll_forward
+
+
+def no_journal() -> None:
+    """Nothing vouches for what was written: every attempt begins at the shard's first picture."""
+    partial.Partial._say = lambda self, *entries: None
+
+
+def rename_for_link() -> None:
+    """A name is given by rename, which replaces: the last attempt wins, not the first."""
+
+    def link(source, target):
+        os.replace(source, target)
+        durable.sync_folder(target.parent)
+        return True
+
+    durable.link = link
+
+
+def sweep_early() -> None:
+    """Attempts' files are removed when the commit is there, before the published names are."""
+    roll_forward = store.Store.roll_forward
+
+    def early(self, shard):
+        done = self.read_done(shard)
+        for path in self._bucket("partial", shard).glob(f"{shard:06d}.*"):
+            if f".{done.attempt:04d}." not in path.name or path.suffix == ".parquet":
+                durable.remove(path)
+        roll_forward(self, shard)
+
+    store.Store.roll_forward = early
+
+
+def commit_unsynced() -> None:
+    """The roll-forward trusts a commit whose name may not be on the disk yet."""
+    sync_folder = durable.sync_folder
+    durable.sync_folder = lambda folder: None if "done" in folder.parts else sync_folder(folder)
+
+
+MUTANTS = {
+    "no-fsync": no_fsync,
+    "no-checksum": no_checksum,
+    "metadata-first": metadata_first,
+    "no-journal": no_journal,
+    "rename-for-link": rename_for_link,
+    "sweep-early": sweep_early,
+    "commit-unsynced": commit_unsynced,
+}

@@ -1,0 +1,131 @@
+"""What the protocol's tests share: a planned run, copies of it, and workers forked from one warm process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from disk_watch import Point
+from driver import Spec
+
+from batchgen.job import load_job
+from batchgen.run import create
+
+HERE = Path(__file__).parent
+PATIENCE_S = 300.0
+_QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class Drivers:
+    """Workers forked from one process that has imported everything (driver.py)."""
+
+    def __init__(self, *words: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "driver.py"), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **_QUIET},
+        )
+
+    def start(self, spec: Spec) -> int:
+        """A worker's process id."""
+        return self._ask(asdict(spec))
+
+    def wait(self, pid: int) -> int:
+        """The exit code of a worker that ends by itself; negative: the signal that killed it."""
+        return self._ask({"wait": pid})
+
+    def run(self, spec: Spec) -> int:
+        """Start and wait."""
+        return self.wait(self.start(spec))
+
+    def close(self) -> None:
+        """End the process; its workers have ended."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _ask(self, request: dict[str, Any]) -> int:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+class Scene:
+    """A copy of a planned run, and the log of all that its workers did to it."""
+
+    def __init__(self, template: Path, folder: Path, drivers: Drivers) -> None:
+        self.root, self.log, self.drivers = folder / "run", folder / "log", drivers
+        shutil.copytree(template, self.root)
+
+    def spec(self, **settings: Any) -> Spec:
+        return Spec(str(self.root), str(self.log), **settings)
+
+    def work(self, **settings: Any) -> int:
+        """One worker to its end; its exit code."""
+        return self.drivers.run(self.spec(**settings))
+
+    def start(self, **settings: Any) -> int:
+        return self.drivers.start(self.spec(**settings))
+
+    def events(self) -> list[dict[str, Any]]:
+        """The log; a line that a kill tore is the last of its process and is left out."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def points(self) -> list[Point]:
+        """Every disk operation so far."""
+        return [Point(e["op"], e["path"], e["ordinal"]) for e in self.events() if "ordinal" in e]
+
+    def begins(self) -> list[dict[str, int]]:
+        """Every group begun so far, by whichever attempt."""
+        return [event for event in self.events() if event["op"] == "begin"]
+
+    def output(self) -> str:
+        """What the workers printed: to be shown when a test fails."""
+        path = Path(f"{self.log}.out")
+        return path.read_text()[-4000:] if path.exists() else ""
+
+
+def plan(folder: Path, prompts: list[str], settings: list[str]) -> Path:
+    """A planned run directory of one picture a prompt."""
+    folder.mkdir(parents=True)
+    manifest = folder / "manifest.parquet"
+    pq.write_table(pa.table({"prompt": prompts, "rank": range(len(prompts))}), manifest)
+    create(folder / "run", [str(manifest)], load_job(None, settings))
+    return folder / "run"
+
+
+def wait_stopped(pid: int) -> bool:
+    """Whether a worker reached the point where it halts; False if it ended without."""
+    until = time.time() + PATIENCE_S
+    while time.time() < until:
+        try:
+            state = psutil.Process(pid).status()
+        except psutil.NoSuchProcess:
+            return False
+        if state == psutil.STATUS_STOPPED:
+            return True
+        if state == psutil.STATUS_ZOMBIE:
+            return False
+        time.sleep(0.002)
+    raise TimeoutError(f"worker {pid} neither halts nor ends")
+
+
+def go_on(pid: int) -> None:
+    """Let a halted worker continue."""
+    os.kill(pid, signal.SIGCONT)
