@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchgen.errors import BatchgenError, StillRunning
+from batchgen.durable import is_full
+from batchgen.errors import BatchgenError, InputError, RunStopped, StillRunning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +62,7 @@ def submit(
         from batchgen.run import create
 
         read = _job(job, settings, rehearse=rehearse)
-        root = out or Path("runs") / (Path(manifest[0]).name.split(".")[0].replace("*", "") + ("-rehearsal" if rehearse else ""))
+        root = out or Path("runs") / (_stem(manifest[0]) + ("-rehearsal" if rehearse else ""))
         console = _console()
         run, new = create(root, manifest, read)
         if not new:
@@ -155,11 +158,12 @@ def cancel(run: RunFolder, now: Annotated[bool, typer.Option("--now", help="End 
         if store.complete():
             _console().print("The run is complete: there is nothing to cancel.")
         else:
-            stop(store, _console(), at_once=now)
+            stop(store, _console(), at_once=now, again=f"batchgen cancel {run} --now")
 
 
 def _go(run: Run, console: Console, *, detach: bool, add: bool, steal: bool) -> None:
     """Launch workers for what is missing, watch them, and exit with the status's code."""
+    from batchgen.device import forgive
     from batchgen.finalize import finalize
     from batchgen.show import show_software, show_status
     from batchgen.status import look
@@ -176,6 +180,7 @@ def _go(run: Run, console: Console, *, detach: bool, add: bool, steal: bool) -> 
             )
         show_software(console, run.plan)
         run.store.clear_stop()
+        forgive(run.store)
         submission = launch(run, sys.argv, steal=steal)
         console.print(f"{submission.workers} workers started.")
         if detach:
@@ -192,10 +197,17 @@ def _job(path: Path | None, settings: list[str] | None, *, rehearse: bool) -> Jo
     return load_job(path, [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])])
 
 
+def _stem(manifest: str) -> str:
+    """A run's name: the manifest's without extension and wildcards; its folder's where nothing is left of it."""
+    path = Path(os.path.abspath(manifest))  # noqa: PTH100 - `..` is resolved, a symlink keeps its name
+    names = [path.name] if path.is_dir() else [re.sub(r"[*?\[\]]", "", path.stem).strip("-_."), path.parent.name]
+    return next((name for name in names if name), "run")
+
+
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False)  # names and messages are shown as they are, [brackets] too
 
 
 @contextmanager
@@ -206,6 +218,13 @@ def _errors() -> Iterator[None]:
     except BatchgenError as error:
         sys.stderr.write(f"batchgen: {error}\n")
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if error.filename is None and not is_full(error):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = ". Nothing is lost: free space, then type the command again" if is_full(error) else ""
+        sys.stderr.write(f"batchgen: {where}{error.strerror}{remedy}\n")
+        raise typer.Exit(RunStopped.exit_code if is_full(error) else InputError.exit_code) from None
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 After some wholly failed groups in a row the worker repeats a picture that is known to be good. If that fails too, the device
 is listed as sick, what it wrote in this shard since does not count, and the worker quits. Without any picture known
-to be good the failures stand, and the failure budget decides.
+to be good, of this worker or of any other, the failures stand, and the failure budget decides.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import socket
 import time
 from collections.abc import Iterable
 from dataclasses import fields
+from itertools import chain
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from batchgen import durable
 from batchgen.manifest import Picture
+from batchgen.partial import written
 from batchgen.records import Record
 from batchgen.store import Store
 
@@ -39,9 +41,15 @@ def is_sick(store: Store, device: str) -> bool:
     return (store.sick / f"{device}.json").exists()
 
 
+def forgive(store: Store) -> None:
+    """Empty the list: a person resumes, so a device may have been repaired."""
+    for path in store.sick.iterdir():
+        durable.remove(path)
+
+
 def known_good(store: Store, records: Iterable[Record]) -> Picture | None:
-    """A picture of this run that was made well: from these records, else from any published shard."""
-    for record in records:
+    """A picture of this run that was made well: from these records, else from what any worker wrote."""
+    for record in chain(records, written(store)):
         if record.outcome == "ok":
             return _picture({name: getattr(record, name) for name in _SHARED})
     for shard in sorted(store.published()):

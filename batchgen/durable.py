@@ -72,6 +72,24 @@ def create(path: Path, data: bytes) -> bool:
         temporary.unlink(missing_ok=True)
 
 
+def create_from(reserve: Path, path: Path, data: bytes) -> None:
+    """`create` on a full disk, in the bytes of a larger file of ours; of several who try, the first one's data counts.
+
+    Removing the reserve to write anew would be a race: whoever filled the disk may still be writing, and take the room.
+    """
+    mine = _temporary(reserve)
+    try:
+        reserve.rename(mine)
+    except FileNotFoundError:  # another has taken it
+        return
+    with mine.open("r+b", buffering=0) as file:
+        append(file, data)
+        file.truncate()
+        sync(file)
+    link(mine, path)
+    mine.unlink()
+
+
 def replace(path: Path, data: bytes) -> None:
     """Put `data` under a name that may exist: for files recomputable from others (card, index, summary)."""
     temporary = _temporary(path)

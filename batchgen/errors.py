@@ -14,7 +14,8 @@ Every error a user can cause or must act on is a `BatchgenError`. Its message sa
     ├── DamagedRun           1   a file of the run directory is not what the protocol wrote
     ├── OutOfMemory          1   the device could not hold the group: the worker halves it
     ├── DeviceFault          1   the device is in an undefined state: the worker process must end
-    └── SickDevice           1   this worker's device turns out only bad pictures; others go on
+    ├── SickDevice           1   this worker's device turns out only bad pictures; others go on
+    └── RunStopped           3   the disk is full: free space, then resume
 """
 
 from __future__ import annotations
@@ -74,3 +75,9 @@ class DeviceFault(BatchgenError):
 
 class SickDevice(BatchgenError):
     """The device of this worker fails pictures it, or another, has made before."""
+
+
+class RunStopped(BatchgenError):
+    """Nothing can be written any more; what was written is safe."""
+
+    exit_code = 3

@@ -25,6 +25,7 @@ def finalize(run: Run) -> bool:
     for shard in sorted(committed - store.published()):
         store.roll_forward(shard)
     if len(committed) < len(run.plan.shards):
+        durable.remove(store.index)  # a damaged shard was taken away from a complete run: it is incomplete again
         return False
     if store.complete():
         return True

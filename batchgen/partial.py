@@ -66,6 +66,34 @@ def in_flight(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.do == "begin" and entry.at >= ended]
 
 
+def ends_that_count(entries: Sequence[Entry]) -> list[Entry]:
+    """A journal's `end` entries that are not void."""
+    limit = min((entry.at for entry in entries if entry.do == "void"), default=None)
+    return [entry for entry in entries if entry.do == "end" and (limit is None or entry.at <= limit)]
+
+
+def furthest(store: Store, published: set[int]) -> dict[int, tuple[int, Entry]]:
+    """For every shard that is begun and not published: the attempt that came furthest, and its last end."""
+    found: dict[int, tuple[int, Entry]] = {}
+    for path in (store.inner / "partial").glob("*/*.journal"):
+        shard, attempt = (int(number) for number in path.name.split(".")[:2])
+        ends = [] if shard in published else ends_that_count(read_journal(path))
+        if ends and (shard not in found or ends[-1].at > found[shard][1].at):
+            found[shard] = attempt, ends[-1]
+    return found
+
+
+def written(store: Store) -> Iterator[Record]:
+    """Records of pictures that are written and not published yet, shard by shard."""
+    for shard, (attempt, end) in sorted(furthest(store, store.committed()).items()):
+        path = store.partial(shard, attempt, "records")
+        try:
+            lines = path.read_bytes()[: end.records]
+        except FileNotFoundError:  # published a moment ago
+            continue
+        yield from parse(lines, str(path))
+
+
 class Partial:
     """The files of one attempt, open for appending; created by copying a prefix of earlier attempts.
 
@@ -173,9 +201,7 @@ def _longest_prefix(store: Store, shard: int, attempts: Sequence[int]) -> tuple[
 
 def _good_ends(store: Store, shard: int, attempt: int) -> list[Entry]:
     """An attempt's `end` entries as far as every checksum holds and nothing is void."""
-    entries = read_journal(store.partial(shard, attempt, "journal"))
-    limit = min((entry.at for entry in entries if entry.do == "void"), default=None)
-    ends = [entry for entry in entries if entry.do == "end" and (limit is None or entry.at <= limit)]
+    ends = ends_that_count(read_journal(store.partial(shard, attempt, "journal")))
     good = []
     try:
         for end, samples, lines in _chunks(store, shard, attempt, ends):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from batchgen.job import Job
+from batchgen.partial import written
 from batchgen.plan import Plan, software
 from batchgen.status import Status
 from batchgen.store import Store
@@ -83,17 +86,23 @@ def show_logs(console: Console, store: Store, worker: int | None, lines: int) ->
 
 
 def show_failures(console: Console, store: Store) -> None:
-    """Published failures, each with its reason."""
+    """All failures so far, each with its reason."""
     shown = 0
-    for shard in sorted(store.published()):
-        columns = ["key", "row", "id", "cause", "error", "prompt", "host", "worker"]
-        for row in pq.read_table(store.metadata(shard), columns=columns, filters=[("outcome", "=", "failed")]).to_pylist():
-            name = f" id {row['id']!r}" if row["id"] else ""
-            console.print(f"{row['key']:09d} row {row['row']}{name}: {row['cause']}: {row['error']}", soft_wrap=True, markup=False)
-            console.print(f"    {row['prompt'][:200]!r} on {row['host']}, worker {row['worker']}", soft_wrap=True, markup=False)
-            shown += 1
+    for row in _failures(store):
+        name = f" id {row['id']!r}" if row["id"] else ""
+        console.print(f"{row['key']:09d} row {row['row']}{name}: {row['cause']}: {row['error']}", soft_wrap=True)
+        console.print(f"    {row['prompt'][:200]!r} on {row['host']}, worker {row['worker']}", soft_wrap=True)
+        shown += 1
     if not shown:
-        console.print("No published shard holds a failure.")
+        console.print("No picture has failed.")
+
+
+def _failures(store: Store) -> Iterator[dict[str, Any]]:
+    """Records of failed pictures: the published ones, then those of shards in progress."""
+    columns = ["key", "row", "id", "cause", "error", "prompt", "host", "worker"]
+    for shard in sorted(store.published()):
+        yield from pq.read_table(store.metadata(shard), columns=columns, filters=[("outcome", "=", "failed")]).to_pylist()
+    yield from (asdict(record) for record in written(store) if record.outcome == "failed")
 
 
 def show_verdict(console: Console, store: Store, plan: Plan, verdicts: Iterable[tuple[int, list[str]]]) -> bool:
@@ -107,7 +116,11 @@ def show_verdict(console: Console, store: Store, plan: Plan, verdicts: Iterable[
     missing = len(plan.shards) - checked
     console.print(f"{checked - bad:,} shards are sound, {bad:,} are not, {missing:,} are not done yet")
     if bad:
-        console.print(f"Move the named files and their .batchgen/done entries away, then: batchgen resume {store.root}", soft_wrap=True)
+        console.print(
+            "To make a shard again, move its data/NUMBER.tar, metadata/NUMBER.parquet and .batchgen/done/…/NUMBER.json away, then: "
+            f"batchgen resume {store.root}",
+            soft_wrap=True,
+        )
     return bad == 0
 
 

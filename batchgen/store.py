@@ -139,6 +139,10 @@ class Store:
         """Shards whose metadata, the last name of the roll-forward, is there."""
         return set(_shards(self.root / "metadata"))
 
+    def visible(self) -> set[int]:
+        """Shards of which readers can see the tar or the metadata."""
+        return set(_shards(self.root / "data")) | self.published()
+
     def read_done(self, shard: int) -> Done:
         """The commit of a shard.
 
@@ -165,6 +169,7 @@ class Store:
 
     def roll_forward(self, shard: int) -> None:
         """Give the committed attempt's files their published names, then remove every attempt's own."""
+        durable.sync_folder(self.done(shard).parent)  # whoever committed may have died before its link was on the disk
         done = self.read_done(shard)
         if done.tar is not None:
             self._give_name(self.partial(shard, done.attempt, "tar"), self.data(shard))
@@ -177,17 +182,26 @@ class Store:
         except FileNotFoundError:  # somebody finished the roll-forward before us
             mine = target.exists()
         if not mine:
-            raise DamagedRun(f"{target} is not the file that was committed ({source}). Move it away, then: batchgen resume {self.root}")
+            wrong = "is not the file that was committed" if target.exists() else "was committed and is missing"
+            raise DamagedRun(f"{target} {wrong}. To be told what to do about it: batchgen verify {self.root}")
 
     def sweep(self, shard: int) -> None:
         """Remove what the attempts of a published shard left behind."""
-        for path in self._bucket("partial", shard).glob(f"{shard:06d}.*"):
+        left = list(self._bucket("partial", shard).glob(f"{shard:06d}.*"))
+        for folder in (self.root / "data", self.root / "metadata") if left else ():
+            durable.sync_folder(folder)  # as above: nothing is removed before the published names are on the disk
+        for path in left:
             durable.remove(path)
 
     def ask_to_stop(self, cause: StopCause, text: str) -> None:
         """Set the stop flag; the first cause stays."""
-        durable.remove(self.reserve)  # on a full disk the flag needs a little room
-        durable.create(self.stop, json.dumps({"cause": cause, "text": text, "at": time.time()}).encode())
+        flag = json.dumps({"cause": cause, "text": text, "at": time.time()}).encode()
+        try:
+            durable.create(self.stop, flag)
+        except OSError as error:
+            if not durable.is_full(error):
+                raise
+            durable.create_from(self.reserve, self.stop, flag)
 
     def stopped(self) -> Stop | None:
         """The stop flag, if it is set."""

@@ -24,6 +24,9 @@ from batchgen.plan import software
 from batchgen.store import Store
 
 Role = Literal["supervisor", "worker"]
+NOTHING_FREE = "nothing free: others work on the rest"  # why workers leave, where others act on it
+SICK = "SickDevice"
+DEADLINE = "deadline"
 _MEMBER = re.compile(r"^(supervisor|worker-(\d+)\.(\d+))\.json$")
 
 

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from batchgen import submissions
+from batchgen.durable import is_full
 from batchgen.errors import BatchgenError, JobError
 from batchgen.job import Job
 from batchgen.run import Run
@@ -110,6 +111,7 @@ class Supervisor:
     progress: int = 0
     slots: list[Slot] = field(default_factory=list)
     stopping: bool = False
+    recalled: bool = False
 
     def run(self) -> None:
         """Until every worker has left in good order, or nothing helps."""
@@ -119,11 +121,11 @@ class Supervisor:
         self.slots = [Slot(index, self._submit(index)) for index in range(self.submission.workers)]
         while self.slots:
             time.sleep(POLL_S)
-            self.slots = [slot for slot in self.slots if self._keep(slot)]
+            self.slots = [slot for slot in self.slots if self._keep(slot)] or self._recall()
             if self.stopping:
                 self._end_workers()
                 return
-        if self.submission.deadline and time.time() > self.submission.deadline - 1 and not self.store.complete():
+        if not self.store.complete() and any(member.ended == submissions.DEADLINE for member in self._members()):
             self.store.ask_to_stop("time limit", "the submission's run.time_limit_s is over")
 
     def _submit(self, index: int) -> Any:
@@ -151,6 +153,14 @@ class Supervisor:
         if time.time() >= slot.restart_at:
             slot.job = self._submit(slot.index)
         return True
+
+    def _recall(self) -> list[Slot]:
+        """Where a sick device left work behind, the workers that had gone because nothing was free; once."""
+        ended = {member.index: member.ended for member in self._members() if member.role == "worker"}
+        if self.recalled or self.store.stopped() or self.stopping or not any(why.startswith(submissions.SICK) for why in ended.values()):
+            return []
+        self.recalled = True
+        return [Slot(index, self._submit(index)) for index, why in ended.items() if why == submissions.NOTHING_FREE]
 
     def _give_up(self, slot: Slot) -> None:
         log = submissions.log_file(self.store, self.submission.number, slot.index)
@@ -187,12 +197,16 @@ class Supervisor:
 def main() -> None:
     """`python -m batchgen.submit RUN NUMBER`: be the supervisor of a submission."""
     store, number = Store.open(Path(sys.argv[1])), int(sys.argv[2])
-    member = submissions.join(store, number, "supervisor")
     try:
+        member = submissions.join(store, number, "supervisor")
         Supervisor(store, submissions.read(store, number)).run()
         submissions.leave(member, "every worker has left")
     except BatchgenError as error:
         sys.exit(f"batchgen: {error}")
+    except OSError as error:
+        if not is_full(error):
+            raise
+        store.ask_to_stop("disk full", f"{error.strerror}; free space below {store.root}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from batchgen import durable
-from batchgen.partial import read_journal
+from batchgen.partial import furthest
 from batchgen.store import Store
 
 SAVE_AFTER = 100  # newly opened commits that make a new summary worth writing
@@ -60,6 +60,8 @@ class Tally:
 def tally(store: Store) -> Tally:
     """Count now; renew the summary when much was new."""
     counts = Tally.load(store)
+    if counts.shards - store.committed():  # a person took a damaged shard away: the summary counts what is gone
+        counts = Tally()
     if counts.refresh(store) >= SAVE_AFTER:
         counts.save(store)
     return counts
@@ -67,14 +69,9 @@ def tally(store: Store) -> Tally:
 
 def unpublished(store: Store, committed: set[int]) -> tuple[int, int]:
     """Pictures written into partials but not yet published: (ok, failed); the furthest attempt of a shard counts."""
-    furthest: dict[int, tuple[int, int]] = {}
-    for path in (store.inner / "partial").glob("*/*.journal"):
-        shard = int(path.name.split(".")[0])
-        if shard not in committed:
-            ends = [(entry.at, entry.failed) for entry in read_journal(path) if entry.do == "end"]
-            furthest[shard] = max(furthest.get(shard, (0, 0)), *ends, (0, 0))
-    failed = sum(failed for _, failed in furthest.values())
-    return sum(at for at, _ in furthest.values()) - failed, failed
+    ends = [end for _, end in furthest(store, committed).values()]
+    failed = sum(end.failed for end in ends)
+    return sum(end.at for end in ends) - failed, failed
 
 
 def _ranges(numbers: set[int]) -> list[tuple[int, int]]:

@@ -12,30 +12,45 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from batchgen.errors import DamagedRun
 from batchgen.plan import Plan, Shard
 from batchgen.store import Done, Store
 
 
 def verify(store: Store, plan: Plan, *, deep: bool) -> Iterator[tuple[int, list[str]]]:
-    """For every committed shard, its number and what is wrong with it: nothing, in a sound run."""
-    for shard in sorted(store.committed()):
+    """For every committed shard, and every other that readers can see, its number and what is wrong with it: nothing, in a sound run."""
+    committed = store.committed()
+    promised = range(len(plan.shards) if store.complete() else 0)
+    for shard in sorted(committed | store.visible() | set(promised)):
         if shard >= len(plan.shards):
             yield shard, ["is not in the plan"]
+        elif shard not in committed:
+            yield shard, [f"{store.done(shard)} is missing"]
         else:
-            yield shard, list(_problems(store, plan.shards[shard], store.read_done(shard), deep=deep))
+            yield shard, list(_problems(store, plan.shards[shard], shard, deep=deep))
 
 
-def _problems(store: Store, shard: Shard, done: Done, *, deep: bool) -> Iterator[str]:
-    metadata, tar = store.metadata(done.shard), store.data(done.shard)
+def _problems(store: Store, shard: Shard, number: int, *, deep: bool) -> Iterator[str]:
+    metadata, tar = store.metadata(number), store.data(number)
+    try:
+        done = store.read_done(number)
+    except DamagedRun as error:
+        yield str(error)
+        return
     if not metadata.exists() or (done.tar is not None and not tar.exists()):
         yield f"{metadata if not metadata.exists() else tar} is missing"
         return
     if deep and hashlib.sha256(metadata.read_bytes()).hexdigest() != done.metadata_sha256:
         yield f"{metadata}: its hash is not the committed one"
-    table = pq.read_table(metadata, columns=["key", "outcome"])
+    try:
+        table = pq.read_table(metadata, columns=["key", "outcome"])
+    except (pa.ArrowException, OSError) as error:
+        yield f"{metadata}: cannot be read: {error}"
+        return
     keys, outcomes = table["key"].to_pylist(), table["outcome"].to_pylist()
     planned = range(shard.first_key, shard.first_key + shard.pictures)
     if sorted(keys) != list(planned):

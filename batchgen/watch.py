@@ -51,14 +51,14 @@ def follow(store: Store, console: Console, plan: Plan | None = None) -> Status:
         return _until_still(store, plan, show)
 
 
-def stop(store: Store, console: Console, *, at_once: bool) -> None:
-    """Ask a run to stop: after the groups in flight, or at once."""
+def stop(store: Store, console: Console, *, at_once: bool, again: str = "Ctrl-C again") -> None:
+    """Ask a run to stop: after the groups in flight, or at once. `again` is how to insist."""
     store.ask_to_stop("user", "asked to stop")
     if at_once:
         terminate(store)
         console.print("Ending the workers now.")
     else:
-        console.print("Stopping after the groups in flight; Ctrl-C again ends the workers at once.")
+        console.print(f"Stopping after the groups in flight; {again} ends the workers at once.", soft_wrap=True)
 
 
 class Pace:

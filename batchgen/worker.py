@@ -95,7 +95,7 @@ class Worker:
         if reason := self._must_leave():
             return reason
         if self.claims.unfinished():
-            return "nothing free: others work on the rest"
+            return submissions.NOTHING_FREE
         finalize(self.run)
         return "all shards are done"
 
@@ -121,7 +121,9 @@ class Worker:
                 log.info("shard %06d published%s", claim.shard, "" if won else " by another attempt")
         except DeviceFault:  # a death in the groups in flight, although this process still speaks
             raise
-        except BaseException:  # an order, a full disk, a sick device: not the pictures' fault
+        except BaseException as error:  # an order, a full disk, a sick device: not the pictures' fault
+            if durable.is_full(error):
+                _stop_full(self.run.store, error)  # first: it makes a little room for the release
             claim.release()
             raise
         finally:
@@ -150,7 +152,7 @@ class Worker:
             return False
         expected_s = SAFETY * self.slowest_s.get(_size(task.pictures), 0.0)
         if time.time() + expected_s > self.deadline:
-            self.orders.leave = "deadline"
+            self.orders.leave = submissions.DEADLINE
             return False
         faulthandler.dump_traceback_later(self.run.job.run.group_timeout_s, exit=True)
         return True
@@ -163,15 +165,18 @@ class Worker:
         if good:
             self.good, self.doubtful = good[0], 0
         if len(good) < len(made):
-            if not good:
-                self.doubtful += 1
+            self.doubtful += not good
+            over = self._over_budget()
+            if self.doubtful >= GROUPS_TO_DOUBT or (over and not good):
                 self._doubt(partial)
-            self._check_budget()
+            if over:
+                self.run.store.ask_to_stop("failure budget", over)
 
     def _doubt(self, partial: Partial) -> None:
-        """Three wholly failed groups in a row: repeat a good picture; if that fails too, the device is sick."""
-        if self.doubtful < GROUPS_TO_DOUBT:
-            return
+        """Whole groups failed, one after another: repeat a good picture; if that fails too, the device is sick.
+
+        :raises SickDevice: it is; what this worker wrote since does not count.
+        """
         good = self.good or known_good(self.run.store, partial.records())
         if good is None:
             return
@@ -181,17 +186,20 @@ class Worker:
             return
         failed = [record.outcome == "failed" for record in partial.records()]
         partial.void(len(failed) - next((n for n, bad in enumerate(reversed(failed)) if not bad), len(failed)))
-        reason = f"{GROUPS_TO_DOUBT} groups in a row failed, and picture {good.key:09d}, made well before, failed too"
+        reason = f"{self.doubtful} groups in a row failed, and picture {good.key:09d}, made well before, failed too"
         mark_sick(self.run.store, self.device, reason)
         raise SickDevice(f"{self.device}: {reason}")
 
-    def _check_budget(self) -> None:
+    def _over_budget(self) -> str:
+        """How far the run is over its failure budget; "" if it is not."""
         budget = max(LEAST_BUDGET, math.ceil(self.run.job.run.failure_budget * self.run.plan.pictures))
         counts = tally(self.run.store)
         failed = counts.failed + unpublished(self.run.store, counts.shards)[1]
-        if failed > budget:
-            text = f"{failed} of {self.run.plan.pictures} pictures failed; the budget is {budget}"
-            self.run.store.ask_to_stop("failure budget", text)
+        return f"{failed} of {self.run.plan.pictures} pictures failed; the budget is {budget}" if failed > budget else ""
+
+
+def _stop_full(store: Store, error: BaseException) -> None:
+    store.ask_to_stop("disk full", f"{getattr(error, 'strerror', error)}; free space below {store.root}")
 
 
 def _size(pictures: Sequence[Picture]) -> tuple[int, int, int]:
@@ -220,7 +228,7 @@ def main(root: Path, number: int, index: int) -> None:
     except OSError as error:
         if not durable.is_full(error):
             raise
-        store.ask_to_stop("disk full", f"{error.strerror}; free space below {store.root}")
+        _stop_full(store, error)
         reason = "disk full"
     log.info("leaving: %s", reason)
     submissions.leave(member, reason)

@@ -159,7 +159,7 @@ def test_odd_but_good_prompts_are_planned(name: str, tmp_path: Path) -> None:
         "below a file": ("file/run", "file/run: cannot hold a run: Not a directory"),
         "a file": ("file", "file: cannot hold a run: Not a directory"),
         "a kernel folder": ("/proc/run", "/proc/run: cannot hold a run"),
-        "a name too long": ("x" * 300, "cannot hold a run: File name too long"),
+        "a name too long": ("x" * 300, "File name too long"),
         "someone's folder": ("full", "full: not empty (diary.txt, …) and not a run of batchgen. Name another folder with --out."),
     }.values(),
 )

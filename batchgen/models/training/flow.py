@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
 # ruff: noqa: S311 - nothing here is secret
 """Stage two: the rectified flow, transformer and both text encoders together.
 
@@ -98,7 +99,8 @@ def halve_linears(module: nn.Module) -> None:
 
 def optimizers(painter: Painter) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, modulations, norms and text."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in painter.named_parameters():
         block = "transformer_blocks" in name and "norm" not in name and parameter.ndim == 2
         (matrices if block else others).append(parameter)
@@ -136,8 +138,8 @@ def draw_batch(corpus: Corpus, shared: random.Random) -> Batch:
 def follow(average: Painter, painter: Painter, step: int) -> None:
     """Moves the averaged weights towards the trained ones."""
     decay = min(EMA, (1 + step) / (10 + step))
-    targets, sources = list(average.parameters()), list(painter.parameters())
-    torch._foreach_lerp_(targets, sources, 1 - decay)
+    for target, source in zip(average.parameters(), painter.parameters(), strict=True):
+        target.lerp_(source, 1 - decay)
 
 
 def train(

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
 """The parts of the embedded model and the folder they are saved as.
 
 Everything is FLUX.1-dev's architecture made small: the same classes, the same 2×2 packing of

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
 """Data parallelism over processes of one thread each: on a CPU far faster than threads."""
 
 import os

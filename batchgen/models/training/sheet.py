@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
 """Paints held-out prompts and lays them out on one contact sheet.
 
 python -m batchgen.models.training.sheet [--model DIR] [--out docs/contact-sheet.jpg]

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
 """Trains the embedded model from nothing, on pictures drawn by `world`, without a GPU.
 
 python -m batchgen.models.training.train --out DIR [--vae-minutes 9] [--minutes 50]

@@ -213,7 +213,7 @@ def mask(shape: str, x: float, y: float, diameter: float, width: int, height: in
         points = [((x + diameter * u) * scale, (y + diameter * v) * scale) for u, v in outline]
         pen.polygon(points, fill=ink)
     small = canvas.resize((width, height), Image.Resampling.BOX)
-    return (np.asarray(small, np.float32) / 255)[..., None]
+    return (np.asarray(small, np.float32) / np.float32(255))[..., None]
 
 
 def outlines(shape: str) -> list[tuple[list[tuple[float, float]], int]]:
