@@ -60,8 +60,10 @@ def submit(
     """Plan the manifest and make its pictures. The same command again continues where it stopped."""
     with _errors():
         from batchgen.run import create
+        from batchgen.submit import visible_devices
 
         read = _job(job, settings, rehearse=rehearse)
+        visible_devices(read)  # no GPU is told before a run is planned for one
         root = out or Path("runs") / (_stem(manifest[0]) + ("-rehearsal" if rehearse else ""))
         console = _console()
         run, new = create(root, manifest, read)
@@ -105,7 +107,7 @@ def status(
         from batchgen.watch import follow
 
         store = Store.open(run)
-        console = _console()
+        console = _console(stderr=json)
         seen = follow(store, console) if watch else look(store)
         if json:
             sys.stdout.write(seen.to_json() + "\n")
@@ -204,10 +206,10 @@ def _stem(manifest: str) -> str:
     return next((name for name in names if name), "run")
 
 
-def _console() -> Console:
+def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False)  # names and messages are shown as they are, [brackets] too
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)  # names and messages are shown as they are, [brackets] too
 
 
 @contextmanager

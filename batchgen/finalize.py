@@ -21,13 +21,15 @@ from batchgen.tally import tally
 def finalize(run: Run) -> bool:
     """Make the run complete if every shard is committed; whether it is."""
     store = run.store
+    was_complete = store.complete()  # asked first: what follows may be overtaken by workers who make it so
     committed = store.committed()
     for shard in sorted(committed - store.published()):
         store.roll_forward(shard)
     if len(committed) < len(run.plan.shards):
-        durable.remove(store.index)  # a damaged shard was taken away from a complete run: it is incomplete again
+        if was_complete:  # a damaged shard was taken away: the run is incomplete again
+            durable.remove(store.index)
         return False
-    if store.complete():
+    if was_complete:
         return True
     done = [store.read_done(shard) for shard in sorted(committed)]
     statistics = gather(store, done)

@@ -2,7 +2,7 @@
 
 A picture that cannot be made costs one record, never the group. Two kinds of failure are told apart:
 
-- *raised*: denoising the group threw. Out of memory halves the group; anything else runs its pictures one by one.
+- *raised*: denoising the group threw. Out of memory halves the group; anything else makes each picture once more, alone.
 - *turned out bad*: a picture holds NaN or is all one colour. It alone is made once more.
 
 A `DeviceFault` passes through: nothing may be computed in this process any more.
@@ -82,7 +82,7 @@ class Renderer:
         except DeviceFault:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a picture raises costs that picture, not the run
-            if len(pictures) == 1:
+            if path == "retry":
                 return [Part(pictures, None, path, "exception", _told(error))]
         return [part for picture in pictures for part in self.denoise([picture], "retry")]
 
@@ -105,7 +105,7 @@ class Renderer:
         except DeviceFault:
             raise
         except Exception as error:  # noqa: BLE001 - as above
-            if size == 1:
+            if part.path == "retry":
                 return [Made(part.pictures[0], None, part.path, 1, "exception", _told(error))]
             return [self._again(Made(picture, None, "retry", 1)) for picture in part.pictures]
         made = []

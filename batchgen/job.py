@@ -88,7 +88,9 @@ class Shards(Section):
 class RunSettings(Section):
     """Operations: may change at every `resume`."""
 
-    workers: int | Literal["auto"] = Field(default="auto", description='processes; "auto": one a GPU, else one a CPU core')
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description='processes; "auto": one a GPU, else one a CPU core'
+    )
     failure_budget: float = Field(
         default=0.05, ge=0, le=1, description="share of the pictures (and never under 10) that may fail before the run stops"
     )
@@ -170,6 +172,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     parts = name.strip().split(".")
     if not equals or not all(parts):
         raise JobError(f"--set {override}: expected section.key=value, for example --set sampling.steps=28")
+    if not _is_unicode(value):  # no TOML file could hold it
+        raise JobError(f"--set {override!r}: not valid UTF-8; rename the file or folder")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -181,31 +185,38 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     tree[parts[-1]] = parsed
 
 
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _explain(loc: tuple[Any, ...], message: str, kind: str, given: Any) -> str:
-    name = ".".join(str(part) for part in loc)
-    section, field = _locate(loc)
+    section, field, known = _locate(loc)
     if kind == "extra_forbidden":
-        accepted = ", ".join(section.model_fields) if section else ""
-        return f"{name}: unknown key; accepted here: {accepted}"
+        return f"{_dotted(loc)}: unknown key; accepted here: {', '.join(section.model_fields)}"
+    name = _dotted(known)
     what = field.description if field is not None and field.description else ""
     default = f" (default {field.default!r})" if field is not None and not field.is_required() else ""
     return f"{name} = {given!r}: {message}" + (f"; {name} is: {what}{default}" if what else "")
 
 
-def _locate(loc: tuple[Any, ...]) -> tuple[type[Section] | None, Any]:
-    """The section a location lies in and the field it names, as far as they are known."""
-    section: type[Section] | None = Job
+def _dotted(loc: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in loc)
+
+
+def _locate(loc: tuple[Any, ...]) -> tuple[type[Section], Any, tuple[Any, ...]]:
+    """The section a location lies in, the field it names, and the location as far as it is known."""
+    section: type[Section] = Job
     field = None
-    for part in loc:
-        if isinstance(part, int) or section is None:
+    for place, part in enumerate(loc):
+        if isinstance(part, int):
             continue
-        field = section.model_fields.get(part)
-        if field is None:
-            break
+        if part not in section.model_fields:  # unknown, or one of the types that a key may have
+            return section, field, loc[:place]
+        field = section.model_fields[part]
         inner = Lora if part == "lora" else field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
             section = inner
-    return section, field
+    return section, field, loc
 
 
 def to_toml(job: Job) -> str:
@@ -215,7 +226,12 @@ def to_toml(job: Job) -> str:
     ]
     for name, section in job.model_dump(mode="json").items():
         loras = section.pop("lora", [])
-        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items() if value is not None)]
+        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in section.items() if value is not None)]
         for lora in loras:
-            lines += ["", f"[[{name}.lora]]", *(f"{key} = {json.dumps(value)}" for key, value in lora.items())]
+            lines += ["", f"[[{name}.lora]]", *(f"{key} = {_toml(value)}" for key, value in lora.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A string, number or truth value. JSON's escapes are TOML's, but for surrogate pairs, so letters stay as they are; DEL must not."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -134,22 +134,26 @@ class Cutter:
 
     def feed(self, rows: Shapes) -> None:
         """The next rows."""
-        images = rows.images
-        ends = self.key + np.cumsum(images)
-        last = int(ends[-1])
-        first_cut = -(-self.key // self.size) * self.size
-        for cut in range(first_cut, last, self.size):
-            row = int(np.searchsorted(ends, cut, side="right"))
-            skip = cut - (int(ends[row - 1]) if row else self.key)
+        ends = self.key + np.cumsum(rows.images)
+        begins, last = ends - rows.images, int(ends[-1])
+        cuts = np.arange(-(-self.key // self.size) * self.size, last, self.size)
+        cut_rows = np.searchsorted(ends, cuts, side="right")
+        skips = cuts - begins[cut_rows]
+        for cut, row, skip in zip(cuts.tolist(), cut_rows.tolist(), skips.tolist(), strict=True):
             self.shards.append(Shard(cut, 0, self.row + row, skip))
-        self._count_groups(rows, np.arange(self.key, last) // self.size)
-        self.row, self.key = self.row + len(images), last
+        inside = skips > 0
+        after = cut_rows[inside] + 1
+        pieces = np.insert(np.arange(len(begins)), after, cut_rows[inside])
+        self._count_groups(rows, pieces, np.insert(begins, after, cuts[inside]), last)
+        self.row, self.key = self.row + len(begins), last
 
-    def _count_groups(self, rows: Shapes, shard_of: Ints) -> None:
+    def _count_groups(self, rows: Shapes, pieces: Ints, starts: Ints, last: int) -> None:
+        """Counts pieces, not pictures: a row may have 100,000. A piece is a row's part in one shard; `starts` are their first keys."""
         shape = ((rows.width * _RADIX + rows.height) * _RADIX + rows.steps) * 2 + rows.has_negative
-        first = int(shard_of[0])
         distinct, code = np.unique(shape, return_inverse=True)
-        counts = np.bincount((shard_of - first) * len(distinct) + np.repeat(code, rows.images))
+        first = self.key // self.size
+        places = (starts // self.size - first) * len(distinct) + code[pieces]
+        counts = np.bincount(places, weights=np.diff(starts, append=last))  # floats are exact up to 2**53
         for place in np.flatnonzero(counts).tolist():
             shard, which = divmod(place, len(distinct))
             key = (first + shard, int(distinct[which]))

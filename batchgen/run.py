@@ -6,6 +6,7 @@ plan and refuses any difference (P6); the first worker pins the engine's identit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import uuid
@@ -106,16 +107,22 @@ def create(root: Path, manifest: Sequence[str | Path], job: Job) -> tuple[Run, b
     :raises PlanChanged: the folder holds a run of other inputs.
     """
     store = Store(root)
-    exists = store.plan.exists()
-    if not exists:
-        prepare_folder(store)
-    job, checkpoint = locate_model(job)
-    if exists:
+    if store.plan.exists():
+        job, checkpoint = locate_model(job)
         with tempfile.TemporaryDirectory(prefix="batchgen-") as folder:
             wanted = make_plan(manifest, job, checkpoint, Path(folder) / "manifest.parquet")
         refuse_change(load_plan(store), wanted.identity, str(root))
         return open_run(root), False
-    plan = make_plan(manifest, job, checkpoint, store.manifest)
+    made = [folder for folder in (store.inner, store.root) if not folder.exists()]
+    try:
+        prepare_folder(store)
+        job, checkpoint = locate_model(job)
+        plan = make_plan(manifest, job, checkpoint, store.manifest)
+    except BaseException:
+        for folder_made in made:  # bad input leaves nothing behind
+            with contextlib.suppress(OSError):
+                folder_made.rmdir()
+        raise
     store.make_folders(len(plan.shards))
     store.clear_stop()
     durable.replace(store.job, to_toml(job).encode())

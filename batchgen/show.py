@@ -47,10 +47,9 @@ def show_plan(console: Console, plan: Plan, job: Job) -> None:
 def show_status(console: Console, status: Status) -> None:
     """The status for people."""
     console.print(f"{status.state}: {status.cause}", soft_wrap=True)
-    console.print(
-        f"{status.ok:,} ok, {status.failed:,} failed, {status.pending:,} pending of {status.rows:,} pictures"
-        f" ({status.in_progress:,} of the pending are written but not published)"
-    )
+    counts = f"{status.ok:,} ok, {status.failed:,} failed, {status.pending:,} pending of {status.rows:,} pictures"
+    in_progress = f" ({status.in_progress:,} of the pending are written but not published)" if status.in_progress else ""
+    console.print(counts + in_progress, soft_wrap=True)
     console.print(f"{status.shards_done:,} of {status.shards:,} shards, {_size(status.tar_bytes)}")
     if status.pictures_per_device_hour:
         left = f", about {duration(status.left_s)} left" if status.left_s else ""
@@ -79,7 +78,10 @@ def show_software(console: Console, plan: Plan) -> None:
 def show_logs(console: Console, store: Store, worker: int | None, lines: int) -> None:
     """The tails of the workers' logs."""
     pattern = "*.log" if worker is None else f"*-worker-{worker:03d}.log"
-    for path in sorted(store.logs.glob(pattern)):
+    paths = sorted(store.logs.glob(pattern))
+    if not paths:
+        console.print(f"No log {pattern} in {store.logs}.", soft_wrap=True)
+    for path in paths:
         text = path.read_text(errors="replace").splitlines()
         console.print(f"── {path}", soft_wrap=True)
         console.print("\n".join(text[-lines:] if lines else text), soft_wrap=True, markup=False)

@@ -64,10 +64,12 @@ class Status:
 def look(store: Store, plan: Plan | None = None) -> Status:
     """The run's status now. `plan` saves reading it again."""
     plan = plan or load_plan(store)
-    counts = tally(store)
     processes = list(members(store))
     alive = sum(m.role == "worker" and m.life() == "alive" for m in processes)
-    state, cause, following = _state(store, counts, processes, alive)
+    finalized = store.complete()  # after the processes and before the counts, or a run that ends now would look stalled
+    counts = tally(store)
+    complete = finalized and len(counts.shards) == len(plan.shards)
+    state, cause, following = _complete(store, counts) if complete else _unfinished(store, processes, alive)
     pending = plan.pictures - counts.ok - counts.failed
     in_progress = sum(unpublished(store, counts.shards)) if pending else 0
     per_device_s = counts.ok / counts.device_s if counts.device_s else None
@@ -95,11 +97,13 @@ def look(store: Store, plan: Plan | None = None) -> Status:
     )
 
 
-def _state(store: Store, counts: Tally, processes: list[Member], alive: int) -> tuple[State, str, str]:
+def _complete(store: Store, counts: Tally) -> tuple[State, str, str]:
+    return "complete", f"{len(counts.shards)} shards are published", f"batchgen verify {store.root}"
+
+
+def _unfinished(store: Store, processes: list[Member], alive: int) -> tuple[State, str, str]:
     """State, cause, next command."""
     root = store.root
-    if store.complete():
-        return "complete", f"{len(counts.shards)} shards are published", f"batchgen verify {root}"
     stop = store.stopped()
     if alive:
         cause = f"{alive} workers; asked to stop: {stop.cause}" if stop else f"{alive} workers"

@@ -152,7 +152,8 @@ class Store:
         try:
             return Done(**json.loads(path.read_bytes()))
         except (ValueError, TypeError) as error:
-            raise DamagedRun(f"{path}: not a commit: {error}. Move the file away and resume: the shard is made again.") from None
+            names = f"{self.data(shard)} and {self.metadata(shard)}"
+            raise DamagedRun(f"{path}: not a commit: {error}. Move it, {names} away and resume: the shard is made again.") from None
 
     def commit(self, done: Done) -> bool:
         """Publish an attempt whose tar, parquet and json are synced; False if another attempt has won."""

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,12 +37,23 @@ YEAR_MIN = 365 * 24 * 60  # submitit's own default ends a local job after two mi
 
 
 def visible_devices(job: Job) -> tuple[str, ...]:
-    """The GPUs this process was given, as entries of CUDA_VISIBLE_DEVICES; () where there are none or the job wants none."""
+    """The GPUs this process was given, as entries of CUDA_VISIBLE_DEVICES; () where there are none or the job wants none.
+
+    :raises JobError: the job wants a GPU and there is none.
+    """
     if job.engine.kind == "pattern" or job.engine.device == "cpu":
         return ()
+    devices = _given_devices()
+    if job.engine.device == "cuda" and not devices:
+        raise JobError('engine.device = "cuda": this machine has no GPU (nvidia-smi -L and CUDA_VISIBLE_DEVICES were asked)')
+    return devices
+
+
+def _given_devices() -> tuple[str, ...]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return tuple(device.strip() for device in given.split(",") if device.strip())
+        named = (device.strip() for device in given.split(","))
+        return tuple(takewhile(lambda device: device not in ("", "-1"), named))  # as CUDA does: nothing behind an invalid one
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):  # no driver: no GPU
@@ -62,8 +74,6 @@ def launch(run: Run, command: list[str], *, steal: bool = False) -> Submission:
     :raises JobError: the job wants a GPU and there is none.
     """
     devices = visible_devices(run.job)
-    if run.job.engine.device == "cuda" and not devices:
-        raise JobError('engine.device = "cuda": this machine has no GPU (nvidia-smi -L and CUDA_VISIBLE_DEVICES were asked)')
     limit = run.job.run.time_limit_s
     workers = worker_count(run.job, devices, len(run.plan.shards))
     submission = submissions.record(run.store, command, workers, devices, deadline=time.time() + limit if limit else None, steal=steal)

@@ -35,7 +35,7 @@ class Tally:
             raw = json.loads(store.summary.read_bytes())
             shards = {shard for first, last in raw.pop("shards") for shard in range(first, last + 1)}
             return cls(shards=shards, failures=Counter(raw.pop("failures")), **raw)
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
     def refresh(self, store: Store) -> int:
@@ -61,6 +61,7 @@ def tally(store: Store) -> Tally:
     """Count now; renew the summary when much was new."""
     counts = Tally.load(store)
     if counts.shards - store.committed():  # a person took a damaged shard away: the summary counts what is gone
+        durable.remove(store.summary)  # and would go on to, once the shard is made again
         counts = Tally()
     if counts.refresh(store) >= SAVE_AFTER:
         counts.save(store)

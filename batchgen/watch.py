@@ -27,13 +27,15 @@ QUIET_S = 10.0  # between lines where there is no terminal
 
 def watch(run: Run, console: Console) -> Status:
     """Follow the run one has started; Ctrl-C asks it to stop."""
-    presses = 0
+    presses = obeyed = 0
     while True:
         try:
+            while obeyed < presses:  # inside the try: a second press may come while the first is obeyed
+                obeyed += 1
+                stop(run.store, console, at_once=obeyed > 1)
             return follow(run.store, console, run.plan)
         except KeyboardInterrupt:
             presses += 1
-            stop(run.store, console, at_once=presses > 1)
 
 
 def follow(store: Store, console: Console, plan: Plan | None = None) -> Status:

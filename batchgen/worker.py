@@ -106,12 +106,19 @@ class Worker:
         return f"stop flag: {stop.cause}" if stop else ""
 
     def _shard(self, claim: Claim) -> None:
+        """Make what is left of a shard. Another attempt may publish it at any moment and sweep this one's files away."""
+        try:
+            self._attempt(claim)
+        except FileNotFoundError:
+            if not self.run.store.done(claim.shard).exists():
+                raise
+        if self.run.store.done(claim.shard).exists():
+            self.run.store.roll_forward(claim.shard)  # and sweeps what was written here after the other's sweep
+
+    def _attempt(self, claim: Claim) -> None:
         shard = self.run.plan.shards[claim.shard]
         order, extras = self._read(claim.shard)
-        try:
-            partial = Partial(self.run.store, claim.shard, claim.attempt, claim.earlier)
-        except FileNotFoundError:  # another attempt has just published the shard and swept
-            return
+        partial = Partial(self.run.store, claim.shard, claim.attempt, claim.earlier)
         try:
             left = tasks(order, partial.position, claim.deaths())
             for made in self.pipeline.run(partial, left, lambda task: self._may_begin(claim, task)):

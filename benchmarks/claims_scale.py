@@ -1,6 +1,6 @@
 """32 processes share 10,000 shards through the real claim code: each shard exactly once, and how many claims a second.
 
-    python benchmarks/claims_scale.py [--shards 10000] [--workers 32]
+python benchmarks/claims_scale.py [--shards 10000] [--workers 32]
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def finished(store: Store, shard: int) -> None:
 
 def look(root: Path) -> float:
     start = time.perf_counter()
-    process = subprocess.run([sys.executable, "-m", "batchgen.cli", "status", str(root), "--json"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "batchgen.cli", "status", str(root), "--json"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode in (3, 5), process.stderr
     return time.perf_counter() - start
 

@@ -23,7 +23,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
         folder / "prompts.parquet",
         prompts,
         id=[f"cat.{n}/../x" for n in range(38)],
-        guidance=pa.array([None, *[3] * 37], pa.int64()),
+        guidance=pa.array([*[None] * 4, *[3] * 34], pa.int64()),
         images=[1] * 37 + [3],
         width=[128] * 30 + [192] * 8,
         score=[None] + [n / 2 for n in range(37)],

@@ -4,16 +4,14 @@ The background is the palette's colour nearest to the picture's rim; things are 
 regions that differ from it. Each thing of the scene is compared with the region nearest to where
 it belongs. A property is right only if it is right for every thing of the scene.
 
-Not judged: the exact size of a thing, and shades within one colour's name.
+Shapes are compared at the size they were asked for. Not judged: shades within one colour's name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from batchgen.models.training import world
 from batchgen.models.training.world import Scene, Thing
@@ -21,8 +19,8 @@ from batchgen.models.training.world import Scene, Thing
 DIFFERENT = 60.0  # RGB distance from the background that makes a pixel part of a thing
 SPECK = 0.006  # share of the picture under which a region is no thing
 NEAR = 0.11  # of the shorter side: how far from its place the centre of a thing may be
-GRID = 24  # cells of the square a region is stretched to before its shape is compared
-ALIKE = 0.72  # overlap with the best reference under which a region has no shape at all
+ALIKE = 0.7  # overlap with the best drawing under which a region has no shape at all
+SHIFTS = (-2, 0, 2)  # pixels, either way: blunt points move the middle of a region's box
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,12 @@ class Verdict:
         return all(astuple(self))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Region:
     """A connected patch that is not background."""
 
     colour: str
-    shape: str
+    patch: NDArray[np.bool_]
     x: float
     y: float
 
@@ -61,7 +59,7 @@ def judge(picture: NDArray[np.uint8], scene: Scene) -> Verdict:
         colour=all(region is not None and region.colour == thing.colour for thing, region in matches),
         place=len(placed) == len(scene.things),
         count=len(regions) == len(scene.things),
-        shape=all(region is not None and region.shape == thing.shape for thing, region in matches),
+        shape=all(region is not None and nearest_shape(region, thing.diameter) == thing.shape for thing, region in matches),
     )
 
 
@@ -90,7 +88,7 @@ def nearest(regions: list[Region], thing: Thing) -> Region | None:
 
 
 def find_regions(picture: NDArray[np.uint8], background: NDArray[np.float64]) -> list[Region]:
-    """Regions larger than a speck, each with its colour, its shape and the middle of its box."""
+    """Regions larger than a speck, each with its colour and the middle of its box."""
     contrast = np.linalg.norm(picture - background, axis=-1)
     regions = []
     for patch in components(contrast > DIFFERENT):
@@ -99,9 +97,7 @@ def find_regions(picture: NDArray[np.uint8], background: NDArray[np.float64]) ->
         inner = patch & (contrast > 0.7 * np.quantile(contrast[patch], 0.9))
         colour = np.median(picture[inner], axis=0)
         solid = patch & (contrast > 0.5 * np.linalg.norm(colour - background))
-        rows, columns = np.nonzero(solid)
-        x, y = (columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2
-        regions.append(Region(nearest_colour(colour), nearest_shape(solid), float(x), float(y)))
+        regions.append(Region(nearest_colour(colour), solid, *middle(solid)))
     return regions
 
 
@@ -126,24 +122,27 @@ def flow(labels: NDArray[np.int64], mask: NDArray[np.bool_], axis: int, directio
         np.maximum(line, before, out=line, where=cells)
 
 
-def nearest_shape(patch: NDArray[np.bool_]) -> str:
-    """The shape whose outline overlaps best once both fill the same square; empty if none does."""
-    stretched = stretch(patch)
-    overlaps = {shape: overlap(stretched, reference(shape)) for shape in world.SHAPES}
+def middle(patch: NDArray[np.bool_]) -> tuple[float, float]:
+    """The middle of the box around a patch."""
+    rows, columns = np.nonzero(patch)
+    return float(columns.min() + columns.max() + 1) / 2, float(rows.min() + rows.max() + 1) / 2
+
+
+def nearest_shape(region: Region, diameter: float) -> str:
+    """The shape whose drawing at this place and diameter overlaps best; empty if none does."""
+    overlaps = {shape: max(overlap(region.patch, drawn) for drawn in drawings(shape, region, diameter)) for shape in world.SHAPES}
     best = max(overlaps, key=lambda shape: overlaps[shape])
     return best if overlaps[best] >= ALIKE else ""
 
 
-@lru_cache
-def reference(shape: str) -> NDArray[np.bool_]:
-    return stretch(world.mask(shape, 64, 64, 60, 128, 128)[..., 0] > 0.5)
-
-
-def stretch(patch: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    rows, columns = np.nonzero(patch)
-    box = patch[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    grey = Image.fromarray(box.astype(np.uint8) * 255).resize((GRID, GRID), Image.Resampling.BOX)
-    return np.asarray(grey) > 127
+def drawings(shape: str, region: Region, diameter: float) -> Iterator[NDArray[np.bool_]]:
+    """The shape, its box in the middle of the region's, and shifted a little each way."""
+    height, width = region.patch.shape
+    centred = world.mask(shape, width / 2, height / 2, diameter, width, height)[..., 0] > 0.5
+    x, y = middle(centred)
+    for across in SHIFTS:
+        for down in SHIFTS:
+            yield np.roll(centred, (round(region.y - y) + down, round(region.x - x) + across), (0, 1))
 
 
 def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def rehearse(out: Path, prompts: Sequence[str], *words: str, faults: dict[str, s
 def faulty(**faults: str) -> Any:
     """A context in which submitted workers obey the faults in prompts and these variables."""
     patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", str(INJECT))
+    patch.setenv("PYTHONPATH", str(INJECT), prepend=os.pathsep)
     for name, value in faults.items():
         patch.setenv(name, value)
     return _Undone(patch)
@@ -94,3 +95,11 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Until it is true; a minute of waiting fails the test."""
+    end = time.time() + 60
+    while not true():
+        assert time.time() < end, "nothing happened for a minute"
+        time.sleep(0.1)

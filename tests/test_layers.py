@@ -15,7 +15,8 @@ PACKAGE = Path(batchgen.__file__).parent
 
 def order() -> list[str]:
     """Module names as the package's docstring lists them."""
-    return [name.rstrip("/").removesuffix(".py") for name in re.findall(r"^    ([\w/.]+?)(?:\.py|/)? {2,}", batchgen.__doc__ or "", re.MULTILINE)]
+    names = re.findall(r"^    ([\w/.]+?)(?:\.py|/)? {2,}", batchgen.__doc__ or "", re.MULTILINE)
+    return [name.rstrip("/").removesuffix(".py") for name in names]
 
 
 def modules(path: Path) -> set[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rehearsal import ask, settings, write_prompts
 
@@ -15,19 +16,20 @@ from batchgen.run import create
 Write = Callable[[Path], list[object]]  # writes the manifest into a folder; the words of the command
 
 
+def only(**columns: Any) -> Write:
+    """A Parquet file of these columns and no other."""
+
+    def make(folder: Path) -> list[object]:
+        pq.write_table(pa.table(columns), folder / "bad.parquet")
+        return [folder / "bad.parquet"]
+
+    return make
+
+
 def table(**columns: Any) -> Write:
     """A Parquet file of these columns; `prompt` filled in."""
     rows = len(next(iter(columns.values())))
-    return lambda folder: [write_prompts(folder / "bad.parquet", columns.pop("prompt", ["a cat"] * rows), **columns)]
-
-
-def prompts(values: Any) -> Write:
-    return lambda folder: [write_prompts(folder / "bad.parquet", ["x"] * len(values)).with_name(write(folder, pa.table({"prompt": values})))]
-
-
-def write(folder: Path, content: pa.Table) -> str:
-    pa.parquet.write_table(content, folder / "bad.parquet")
-    return "bad.parquet"
+    return only(prompt=["a cat"] * rows, **columns)
 
 
 def file(name: str, content: bytes) -> Write:
@@ -78,22 +80,22 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
     "files of two kinds": (two_kinds, ["a.parquet", "b.csv", "of one kind"]),
     "empty file": (file("bad.parquet", b""), ["bad.parquet", "empty (0 bytes)"]),
     "not Parquet": (file("bad.parquet", b"<html>not found</html>" * 9), ["bad.parquet: cannot be read as Parquet"]),
-    "zero rows": (prompts(pa.array([], pa.string())), ["bad.parquet: no rows", "at least one prompt"]),
+    "zero rows": (only(prompt=pa.array([], pa.string())), ["bad.parquet: no rows", "at least one prompt"]),
     "truncated Parquet": (truncated, ["bad.parquet: cannot be read as Parquet", "Truncated"]),
     "corrupt page": (corrupt, ["bad.parquet: corrupt data at or after row 0"]),
     "broken CSV": (file("bad.csv", b"prompt,seed\na cat, on a mat,1\n"), ["row 0 of", "bad.csv", "3 fields, the header has 2"]),
     "broken JSONL": (file("bad.jsonl", b'{"prompt": "a cat"}\n{"prompt": \n'), ["row 1 of", "bad.jsonl", "not a JSON object"]),
     # columns
-    "no prompt column": (lambda f: [f / write(f, pa.table({"text": ["a cat"]}))], ["bad.parquet: no column prompt", "found: text"]),
-    "int prompts": (prompts([1, 2]), ["bad.parquet, column prompt: found type int64, expected a string type"]),
+    "no prompt column": (only(text=["a cat"]), ["bad.parquet: no column prompt", "found: text"]),
+    "int prompts": (only(prompt=[1, 2]), ["bad.parquet, column prompt: found type int64, expected a string type"]),
     "string seeds": (table(seed=["1"]), ["bad.parquet, column seed: found type string, expected an integer type"]),
     "float widths": (table(width=[512.0]), ["column width: found type double, expected an integer type"]),
     # rows
-    "null prompt": (prompts(["a cat", None]), ["row 1 of", "bad.parquet, column prompt: is null; expected a text"]),
-    "empty prompt": (prompts(["a cat", ""]), ["row 1 of", "column prompt: is empty"]),
-    "blank prompt": (prompts(["a cat", " \t"]), ["row 1 of", "column prompt: holds only whitespace"]),
-    "NUL in a prompt": (prompts(["a\0cat"]), ["row 0 of", "column prompt:", "NUL"]),
-    "100,000 characters": (prompts(["cat " * 25_000]), ["row 0 of", "tokens, the limit is 32", "long_prompts=truncate"]),
+    "null prompt": (only(prompt=["a cat", None]), ["row 1 of", "bad.parquet, column prompt: is null; expected a text"]),
+    "empty prompt": (only(prompt=["a cat", ""]), ["row 1 of", "column prompt: is empty"]),
+    "blank prompt": (only(prompt=["a cat", " \t"]), ["row 1 of", "column prompt: holds only whitespace"]),
+    "NUL in a prompt": (only(prompt=["a\0cat"]), ["row 0 of", "column prompt:", "NUL"]),
+    "100,000 characters": (only(prompt=["cat " * 25_000]), ["row 0 of", "tokens, the limit is 32", "long_prompts=truncate"]),
     "duplicate ids": (table(id=["a", "b", "a"]), ["row 2 of", "column id: 'a' is also the id of row 0"]),
     "id of 300 characters": (table(id=["x" * 300]), ["row 0 of", "column id:", "(300 characters)", "at most 256"]),
     "id with a newline": (table(id=["a\nb"]), ["row 0 of", "column id:", "control character"]),
@@ -132,8 +134,7 @@ def test_bad_input_is_told_by_plan_and_submit_and_blocks_nothing(name: str, tmp_
         assert answer.err.startswith("batchgen: ")
         assert [part for part in told if part not in answer.err] == [], answer.err
         assert len(answer.err) < 3000
-    assert not (run / ".batchgen" / "plan.json").exists()
-    assert not (run / ".batchgen" / "jobs").exists()
+    assert not run.exists()
     _, new = create(run, [write_prompts(tmp_path / "good.parquet", ["a cat"])], load_job(None))
     assert new, "the corrected submit must find nothing in its way"
 
@@ -148,7 +149,7 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_odd_but_good_prompts_are_planned(name: str, tmp_path: Path) -> None:
-    answer = ask("plan", *prompts(GOOD[name])(tmp_path))
+    answer = ask("plan", *only(prompt=GOOD[name])(tmp_path))
     assert (answer.code, answer.err) == (0, "")
     assert "3 rows, 3 pictures" in answer.out
 
@@ -170,6 +171,16 @@ def test_a_folder_that_cannot_hold_a_run_is_refused(out: str, told: str, tmp_pat
     answer = ask("submit", write_prompts(tmp_path / "p.parquet", ["a cat"]), "--out", tmp_path / out)
     assert answer.code == 2
     assert told in answer.err
+    assert not (tmp_path / "full" / ".batchgen").exists()
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_planned_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    file = write_prompts(tmp_path / "p.parquet", ["a cat"])
+    answer = ask("submit", file, "--out", tmp_path / "run", *settings(engine__device="cuda"))
+    assert answer.code == 2
+    assert 'engine.device = "cuda": this machine has no GPU' in answer.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -190,8 +201,7 @@ def test_a_folder_that_is_no_run_is_told_by_every_verb(verb: str, tmp_path: Path
     assert f"{tmp_path}: not a run directory" in answer.err
 
 
-def test_numbers_of_the_status_are_json_where_asked(tmp_path: Path) -> None:
-    """A run that was planned and never started is stalled, and says what to type."""
+def test_a_run_that_was_planned_and_never_started_is_stalled_and_says_what_to_type(tmp_path: Path) -> None:
     create(tmp_path / "run", [write_prompts(tmp_path / "a.parquet", ["a cat"])], load_job(None))
     answer = ask("status", tmp_path / "run", "--json")
     told = json.loads(answer.out)

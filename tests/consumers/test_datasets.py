@@ -1,6 +1,5 @@
 """Hugging Face datasets loads the run's folder, offline: one split, the right types, every good picture."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def load(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`load_dataset` with a cache of its own."""
     import datasets
 
     cache = str(tmp_path_factory.mktemp("cache"))
-    yield lambda run, **options: datasets.load_dataset(str(run), cache_dir=cache, **options)
+    return lambda run, **options: datasets.load_dataset(str(run), cache_dir=cache, **options)
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ class Watch:
         return written
 
     def fsync(self, descriptor: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{descriptor}").removesuffix(" (deleted)")
+        path = str(Path(f"/proc/self/fd/{descriptor}").readlink()).removesuffix(" (deleted)")
         if self._inside(path) is None:
             return self._fsync(descriptor)
         status = os.fstat(descriptor)
@@ -95,11 +95,11 @@ class Watch:
 
     def link(self, source: Any, target: Any) -> None:
         self._link(source, target)
-        self._happened("link", target, inode=os.stat(target).st_ino)
+        self._happened("link", target, inode=Path(target).stat().st_ino)
 
     def replace(self, source: Any, target: Any) -> None:
         self._replace(source, target)
-        self._happened("replace", target, inode=os.stat(target).st_ino)
+        self._happened("replace", target, inode=Path(target).stat().st_ino)
 
     def unlink(self, path: Any) -> None:
         self._unlink(path)
@@ -111,7 +111,7 @@ class Watch:
         if isinstance(path, int):
             return None
         folder, name = os.path.split(os.fspath(path))
-        full = os.path.join(os.path.realpath(folder), name)
+        full = f"{os.path.realpath(folder)}/{name}"
         return "" if full == self._root else full.removeprefix(self._root + "/") if full.startswith(self._root + "/") else None
 
     def _point(self, op: str, path: Any) -> Point:

@@ -68,8 +68,11 @@ def be_worker(spec: Spec) -> None:
     submission = Submission(
         number=1, at=0.0, command=("test",), host="test", workers=spec.workers, devices=(), deadline=None, steal=False, software={}
     )
-    reason = worker.work(open_run(Path(spec.root)), spec.index, submission, worker.Orders())
-    watch.note(op="left", reason=reason)
+    reason = "an exception"
+    try:
+        reason = worker.work(open_run(Path(spec.root)), spec.index, submission, worker.Orders())
+    finally:
+        watch.note(op="left", reason=reason)
 
 
 def fork_worker(spec: Spec) -> int:
@@ -94,14 +97,17 @@ def fork_worker(spec: Spec) -> int:
 
 def main() -> None:
     import batchgen.finalize
-    import batchgen.worker  # noqa: F401
+    import batchgen.worker
 
     with contextlib.suppress(ImportError):  # pyarrow imports it where it is installed: half a second that not every child need spend
-        import pandas  # noqa: F401
+        import pandas as pd  # noqa: F401
 
     if "torch" in sys.argv:
-        import batchgen.engine.build  # noqa: F401
+        import batchgen.engine.build
+        import batchgen.engine.flux  # noqa: F401
 
+    threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")} - {"jemalloc_bg_thd"}  # Arrow's; minds forks
+    assert len(threads) == 1, f"{threads}: the locks that other threads hold would be held for ever in the forked workers"
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

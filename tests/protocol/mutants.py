@@ -5,8 +5,6 @@ A test that passes on these proves nothing; test_mutants.py shows that each is c
 
 from __future__ import annotations
 
-import os
-
 from batchgen import durable, partial, store
 
 
@@ -53,25 +51,11 @@ def rename_for_link() -> None:
     """A name is given by rename, which replaces: the last attempt wins, not the first."""
 
     def link(source, target):
-        os.replace(source, target)
+        source.replace(target)
         durable.sync_folder(target.parent)
         return True
 
     durable.link = link
-
-
-def sweep_early() -> None:
-    """Attempts' files are removed when the commit is there, before the published names are."""
-    roll_forward = store.Store.roll_forward
-
-    def early(self, shard):
-        done = self.read_done(shard)
-        for path in self._bucket("partial", shard).glob(f"{shard:06d}.*"):
-            if f".{done.attempt:04d}." not in path.name or path.suffix == ".parquet":
-                durable.remove(path)
-        roll_forward(self, shard)
-
-    store.Store.roll_forward = early
 
 
 def commit_unsynced() -> None:
@@ -86,6 +70,5 @@ MUTANTS = {
     "metadata-first": metadata_first,
     "no-journal": no_journal,
     "rename-for-link": rename_for_link,
-    "sweep-early": sweep_early,
     "commit-unsynced": commit_unsynced,
 }

@@ -14,29 +14,34 @@ from typing import Any
 
 def cut(root: Path, events: Iterable[dict[str, Any]], *, zeros: bool = False) -> None:
     """Take away from `root` what was not safe; `events` of all processes since the directory was on the disk."""
-    safe_bytes: dict[int, int] = {}  # inode → length at its last fsync
-    unsafe_names: dict[str, set[str]] = {}  # folder → names made since its last fsync
+    safe_bytes, unsafe_names = _balance(events)
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        status = path.stat()
+        safe = safe_bytes.get(status.st_ino, status.st_size)
+        if safe < status.st_size:
+            os.truncate(path, safe)
+            if zeros:
+                os.truncate(path, status.st_size)
+    for name in unsafe_names:
+        (root / name).unlink(missing_ok=True)
+
+
+def _balance(events: Iterable[dict[str, Any]]) -> tuple[dict[int, int], set[Path]]:
+    """Inode → length at its last fsync, of all files written; names made since the last fsync of their folder."""
+    safe_bytes: dict[int, int] = {}
+    unsafe_names: set[Path] = set()
     for event in events:
-        folder, _, name = event.get("file", "").rpartition("/")
+        path = Path(event.get("file", ""))
         match event["op"]:
             case "create":
                 safe_bytes[event["inode"]] = 0
-                unsafe_names.setdefault(folder, set()).add(name)
+                unsafe_names.add(path)
             case "link" | "replace":
-                unsafe_names.setdefault(folder, set()).add(name)
+                unsafe_names.add(path)
             case "unlink":
-                unsafe_names.get(folder, set()).discard(name)
+                unsafe_names.discard(path)
+            case "fsync" if event["inode"] in safe_bytes:
+                safe_bytes[event["inode"]] = event["size"]
             case "fsync":
-                if event["inode"] in safe_bytes:
-                    safe_bytes[event["inode"]] = event["size"]
-                unsafe_names.pop(event["file"], None)
-    for path in [path for path in root.rglob("*") if path.is_file()]:
-        safe = safe_bytes.get(path.stat().st_ino)
-        size = path.stat().st_size
-        if safe is not None and safe < size:
-            os.truncate(path, safe)
-            if zeros:
-                os.truncate(path, size)
-    for folder, names in unsafe_names.items():
-        for name in names:
-            (root / folder / name).unlink(missing_ok=True)
+                unsafe_names = {name for name in unsafe_names if name.parent != path}
+    return safe_bytes, unsafe_names

@@ -51,9 +51,8 @@ def samples(path: Path) -> dict[int, dict[str, bytes]]:
 
 def wrong_in_view(root: Path, reference: Mapping[str, str]) -> list[str]:
     """What a reader would see that is not so, at any moment of a run; `reference`: an undisturbed run's tar hashes."""
-    wrong = [
-        f"data/{name} is not the undisturbed run's" for name, found in tar_hashes(root).items() if found != reference.get(name, "no such tar")
-    ]
+    strange = [name for name, found in tar_hashes(root).items() if found != reference.get(name, "no such tar")]
+    wrong = [f"data/{name} is not the undisturbed run's" for name in strange]
     for path in sorted((root / "metadata").glob("*.parquet")):
         try:
             rows = pq.read_table(path, columns=["key", "outcome"], use_threads=False).to_pylist()
@@ -73,12 +72,20 @@ def wrong_in_view(root: Path, reference: Mapping[str, str]) -> list[str]:
     return wrong + [f"a stranger lies among the published files: {name}" for name in strangers]
 
 
-def wrong_at_end(root: Path, prompts: Sequence[str], failures: frozenset[int] = frozenset()) -> list[str]:
-    """What is wrong with a finished run of these prompts, one picture a row, `failures` being the keys that cannot be made."""
+def wrong_at_end(root: Path, prompts: Sequence[str], failures: frozenset[int] = frozenset(), *, swept: bool = True) -> list[str]:
+    """What is wrong with a finished run of these prompts, one picture a row.
+
+    :param failures: keys that cannot be made.
+    :param swept: nobody works on it any more, so that nothing may be left of shards in the making.
+    """
     wrong: list[str] = []
     found: Counter[int] = Counter()
     for path in sorted((root / "data").glob("*.tar")):
-        for key, parts in samples(path).items():
+        try:
+            read = samples(path)
+        except (ValueError, tarfile.TarError) as error:
+            return [str(error)]
+        for key, parts in read.items():
             found[key] += 1
             wrong += _wrong_sample(key, parts, prompts)
     rows = records(root)
@@ -92,7 +99,8 @@ def wrong_at_end(root: Path, prompts: Sequence[str], failures: frozenset[int] = 
         if (key in failures) == (key in good):
             wrong.append(f"picture {key} ({prompt}) should have {'failed' if key in failures else 'been made'}")
     wrong += [f"picture {key} was never planned" for key in {*found, *counted} if not 0 <= key < len(prompts)]
-    return wrong + _wrong_names(root)
+    left = [f"{path.name} is left of a shard in the making" for path in root.glob(".batchgen/partial/*/*")] if swept else []
+    return wrong + left + _wrong_names(root)
 
 
 def records(root: Path) -> list[dict[str, Any]]:
@@ -116,16 +124,13 @@ def _wrong_sample(key: int, parts: Mapping[str, bytes], prompts: Sequence[str]) 
 
 
 def _wrong_names(root: Path) -> list[str]:
-    wrong = [f"{path.name} is left of a shard in the making" for path in root.glob(".batchgen/partial/*/*")]
+    wrong = []
     tars = sorted((root / "data").glob("*.tar"))
     if not (root / "index.json").exists():
-        return [*wrong, "index.json is missing"]
-    listed = {
-        shard["url"]: (shard["nsamples"], shard["filesize"], shard["md5sum"]) for shard in json.loads((root / "index.json").read_text())["shardlist"]
-    }
-    there = {
-        f"data/{path.name}": (len(samples(path)), path.stat().st_size, hashlib.md5(path.read_bytes()).hexdigest()) for path in tars
-    }
+        return ["index.json is missing"]
+    index = json.loads((root / "index.json").read_text())["shardlist"]
+    listed = {shard["url"]: (shard["nsamples"], shard["filesize"], shard["md5sum"]) for shard in index}
+    there = {f"data/{path.name}": (len(samples(path)), path.stat().st_size, hashlib.md5(path.read_bytes()).hexdigest()) for path in tars}
     if listed != there:
         wrong.append("index.json does not list the tars that are there")
     commits = {path.stem for path in root.glob(".batchgen/done/*/*.json")}

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,21 +24,16 @@ from batchgen.job import load_job
 from batchgen.run import create
 
 HERE = Path(__file__).parent
-PATIENCE_S = 300.0
-_QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+PATIENCE_S = 600.0
+_QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 
 class Drivers:
-    """Workers forked from one process that has imported everything (driver.py)."""
+    """Workers forked from a process that has imported everything (driver.py): one such process a thread of the tests."""
 
     def __init__(self, *words: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "driver.py"), *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **_QUIET},
-        )
+        self._words, self._mine = words, threading.local()
+        self._all: list[subprocess.Popen[str]] = []
 
     def start(self, spec: Spec) -> int:
         """A worker's process id."""
@@ -52,23 +48,33 @@ class Drivers:
         return self.wait(self.start(spec))
 
     def close(self) -> None:
-        """End the process; its workers have ended."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+        """End the processes; their workers have ended."""
+        for process in self._all:
+            process.communicate()
 
     def _ask(self, request: dict[str, Any]) -> int:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        process = self._process()
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        return int(process.stdout.readline())
+
+    def _process(self) -> subprocess.Popen[str]:
+        if not hasattr(self._mine, "process"):
+            command = [sys.executable, str(HERE / "driver.py"), *self._words]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self._mine.process = subprocess.Popen(command, text=True, env={**os.environ, **_QUIET}, **pipes)
+            self._all.append(self._mine.process)
+        process: subprocess.Popen[str] = self._mine.process
+        return process
 
 
 class Scene:
     """A copy of a planned run, and the log of all that its workers did to it."""
 
     def __init__(self, template: Path, folder: Path, drivers: Drivers) -> None:
+        folder.mkdir(exist_ok=True)
         self.root, self.log, self.drivers = folder / "run", folder / "log", drivers
         shutil.copytree(template, self.root)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import pytest
 import recount
-from conftest import World
 from disk_watch import Point
 from trial import Death, deaths_at, die, wrong_after, wrong_when_finished
+from world import World
 
 SHARD_0 = ".batchgen/partial/000/000000.0001"
 
@@ -28,21 +28,22 @@ def points(world: World) -> list[Point]:
 def test_the_enumeration_knows_every_step_of_the_protocol(points: list[Point]):
     """What is killed at below: if a step were not seen, it would not be tested."""
     seen = {(point.op, point.path) for point in points}
-    commit = [("fsync", f"{SHARD_0}.tar"), ("fsync", f"{SHARD_0}.json"), ("link", ".batchgen/done/000/000000.json"), ("fsync", ".batchgen/done/000")]
+    synced = [("fsync", f"{SHARD_0}.{kind}") for kind in ("tar", "parquet", "json")]
+    commit = [("link", ".batchgen/done/000/000000.json"), ("fsync", ".batchgen/done/000")]
     forward = [("link", "data/000000.tar"), ("fsync", "data"), ("link", "metadata/000000.parquet"), ("fsync", "metadata")]
     others = [("link", ".batchgen/claims/000/000000.0001"), ("unlink", f"{SHARD_0}.tar"), ("replace", "index.json"), ("fsync", ".")]
-    assert seen.issuperset([*commit, *forward, *others])
+    assert seen.issuperset([*synced, *commit, *forward, *others])
     assert len(points) == len(set(points)) > 150
 
 
 @pytest.mark.slow
 def test_a_kill_at_any_operation_costs_nothing(world: World, points: list[Point]):
-    assert _failures(world, [[death] for death in deaths_at(points, "stays")]) == {}
+    assert world.wrong_trials(deaths_at(points, "stays"), lambda death: wrong_after(world, [death])) == {}
 
 
 @pytest.mark.slow
 def test_a_power_cut_at_any_operation_costs_nothing(world: World, points: list[Point]):
-    assert _failures(world, [[death] for death in deaths_at(points, "cut", "zeros")]) == {}
+    assert world.wrong_trials(deaths_at(points, "cut", "zeros"), lambda death: wrong_after(world, [death])) == {}
 
 
 @pytest.mark.slow
@@ -51,7 +52,7 @@ def test_a_second_death_at_any_operation_of_the_resume_costs_nothing(world: Worl
     first = Death(Point("write", f"{SHARD_0}.tar", 2), torn=True)
     second = [point for point in _second_workers(world, first) if "000000" in point.path]
     assert any(point.path.endswith("000000.0002.tar") for point in second), "the resume did not copy"
-    assert _failures(world, [[first, death] for death in deaths_at(second, "stays", "cut")]) == {}
+    assert world.wrong_trials(deaths_at(second, "stays", "cut"), lambda death: wrong_after(world, [first, death])) == {}
 
 
 @pytest.mark.slow
@@ -61,7 +62,7 @@ def test_a_second_death_at_any_operation_of_the_roll_forward_costs_nothing(world
     second = _second_workers(world, first)
     assert Point("link", "metadata/000002.parquet", 0) in second
     assert not any(point.op == "create" and ".batchgen/partial" in point.path for point in second), "a committed shard was made again"
-    assert _failures(world, [[first, death] for death in deaths_at(second, "stays", "cut")]) == {}
+    assert world.wrong_trials(deaths_at(second, "stays", "cut"), lambda death: wrong_after(world, [first, death])) == {}
 
 
 @pytest.mark.parametrize("shard", [0, 1, 2])
@@ -85,11 +86,3 @@ def _second_workers(world: World, first: Death) -> list[Point]:
     before = len(scene.points())
     assert scene.work() == 0, scene.output()
     return scene.points()[before:]
-
-
-def _failures(world: World, trials: list[list[Death]]) -> dict[str, list[str]]:
-    """Trials that went wrong, and how."""
-    assert trials
-    results = {" then ".join(str(death) for death in trial): wrong_after(world, trial) for trial in trials}
-    print(f"{len(results)} trials")
-    return {name: wrong for name, wrong in results.items() if wrong}

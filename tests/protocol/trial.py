@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import power_cut
 import recount
-from conftest import BATCH_SIZE, World
 from disk_watch import Point
-from scene import Scene
+from scene import Scene, go_on, wait_stopped
+from world import BATCH_SIZE, World
 
 KILLED = -9
 GROUPS_A_DEATH = 2  # P3: one being denoised, one being decoded and written
@@ -45,11 +46,36 @@ def wrong_after(world: World, deaths: Sequence[Death], mutant: str = "") -> list
     if code := scene.work(mutant=mutant):
         wrong.append(f"the last worker ended with {code}")
     power_cut.cut(scene.root, scene.events())
+    wrong += recount.wrong_in_view(scene.root, world.reference)
+    if not (scene.root / "index.json").exists() and (code := scene.work(mutant=mutant)):  # its name was all that was lost
+        wrong.append(f"the worker after the last power cut ended with {code}")
     wrong += wrong_when_finished(world, scene)
     wrong += [f"{name} was published and then changed" for name, was in seen.items() if recount.published(scene.root).get(name) != was]
     redone = recount.redone_groups(scene.begins(), BATCH_SIZE)
     if redone > GROUPS_A_DEATH * len(deaths):
         wrong.append(f"{redone} groups were begun again after {len(deaths)} deaths")
+    if wrong:
+        wrong.append(scene.output())
+    shutil.rmtree(scene.root.parent)
+    return wrong
+
+
+def wrong_after_a_halt(world: World, point: Point, mutant: str = "") -> list[str]:
+    """A worker is halted at a point, another takes it for dead and makes everything, then the first goes on: what is wrong then."""
+    scene = world.scene()
+    halted = scene.start(point=(point.op, point.path, point.ordinal), signal=int(signal.SIGSTOP), mutant=mutant)
+    stopped = wait_stopped(halted)
+    wrong = [] if stopped else ["the worker was not halted"]
+    if code := scene.work(lie=1.0, mutant=mutant):
+        wrong.append(f"the second owner ended with {code}")
+    wrong += wrong_when_finished(world, scene, swept=False)
+    seen = recount.published(scene.root)
+    if stopped:
+        go_on(halted)
+    if code := scene.drivers.wait(halted):
+        wrong.append(f"the halted owner ended with {code}")
+    wrong += wrong_when_finished(world, scene)
+    wrong += [f"{name} was published and then changed" for name, was in seen.items() if recount.published(scene.root).get(name) != was]
     if wrong:
         wrong.append(scene.output())
     shutil.rmtree(scene.root.parent)
@@ -65,8 +91,9 @@ def die(scene: Scene, death: Death, mutant: str = "") -> list[str]:
     return [] if code == KILLED else [f"a worker that should have died ended with {code}"]
 
 
-def wrong_when_finished(world: World, scene: Scene) -> list[str]:
-    """The recount of a finished run, and its tars against the undisturbed run's."""
-    wrong = recount.wrong_in_view(scene.root, world.reference) + recount.wrong_at_end(scene.root, world.prompts, world.failures)
+def wrong_when_finished(world: World, scene: Scene, *, swept: bool = True) -> list[str]:
+    """The recount of a finished run, and its tars against the undisturbed run's; `swept`: nothing may be left of shards in the making."""
+    wrong = recount.wrong_in_view(scene.root, world.reference)
+    wrong += recount.wrong_at_end(scene.root, world.prompts, world.failures, swept=swept)
     missing = world.reference.keys() - recount.tar_hashes(scene.root).keys()
     return wrong + [f"{name} is missing" for name in sorted(missing)]

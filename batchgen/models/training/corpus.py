@@ -1,9 +1,11 @@
 # mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
+# (diffusers and transformers are untyped)
 # ruff: noqa: S311 - nothing here is secret
 """What the flow learns from: latents and token ids, computed once and kept in memory."""
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxPipeline
@@ -39,11 +41,22 @@ class Shelf:
 class Corpus:
     """Shelves by size, and the tokenizers; each process has its own scenes."""
 
-    def __init__(self, vae: AutoencoderKL, first_seed: int, scenes: int, pairs: float) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        first_seed: int,
+        scenes: int,
+        cache: Path,
+    ) -> None:
         self.rng = random.Random(first_seed)
         self.clip, self.t5 = clip_tokenizer(), t5_tokenizer()
         vae.to(memory_format=torch.channels_last)
-        self.shelves = {size: shelve(vae, size, first_seed, scenes, pairs) for size in world.SIZES}
+        self.shelves = {}
+        for width, height in world.SIZES:
+            path = cache / f"{first_seed}-{width}x{height}-{scenes}.pt"
+            if not path.exists():
+                torch.save(shelve(vae, (width, height), first_seed, scenes), path)
+            self.shelves[width, height] = torch.load(path, weights_only=False)
 
     def batch(self, size: tuple[int, int], count: int, text_tokens: int) -> Batch:
         """Random scenes of a size; one caption in twenty is empty, for true CFG."""
@@ -61,13 +74,13 @@ class Corpus:
 
 
 @torch.no_grad()
-def shelve(vae: AutoencoderKL, size: tuple[int, int], first_seed: int, scenes: int, pairs: float) -> Shelf:
+def shelve(vae: AutoencoderKL, size: tuple[int, int], first_seed: int, scenes: int) -> Shelf:
     """The scenes of consecutive seeds in one size, less the held-out ones."""
     width, height = size
     known: dict[tuple[object, ...], int] = {}
     latents, rows, captions = [], [], []
     for seed in range(first_seed, first_seed + scenes):
-        scene = world.scene(seed, width, height, pairs)
+        scene = world.scene(seed, width, height)
         if scene.held_out:
             continue
         if scene.content not in known:

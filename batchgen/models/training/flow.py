@@ -1,4 +1,5 @@
 # mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
+# (diffusers and transformers are untyped)
 # ruff: noqa: S311 - nothing here is secret
 """Stage two: the rectified flow, transformer and both text encoders together.
 
@@ -90,7 +91,7 @@ def halve_linears(module: nn.Module) -> None:
     """Lets every linear layer with a bias multiply in bf16; the weights stay fp32."""
 
     def forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        return HalfLinear.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
+        return HalfLinear.apply(x, self.weight, self.bias)
 
     for layer in module.modules():
         if isinstance(layer, nn.Linear) and layer.bias is not None:
@@ -111,9 +112,9 @@ def optimizers(painter: Painter) -> list[torch.optim.Optimizer]:
 
 
 def times(count: int) -> torch.Tensor:
-    """Six in ten logit-normal on the noisy side, the rest uniform."""
-    noisy = torch.sigmoid(1.6 + torch.randn(count))
-    return torch.where(torch.rand(count) < 0.6, noisy, torch.rand(count))
+    """Three in four logit-normal on the noisy side, the rest uniform."""
+    noisy = torch.sigmoid(1.8 + torch.randn(count))
+    return torch.where(torch.rand(count) < 0.75, noisy, torch.rand(count))
 
 
 def loss(painter: Painter, batch: Batch) -> torch.Tensor:
@@ -125,9 +126,12 @@ def loss(painter: Painter, batch: Batch) -> torch.Tensor:
     return (velocity - (noise - batch.latents)).square().mean()
 
 
-def draw_batch(corpus: Corpus, shared: random.Random) -> Batch:
-    """Sizes in turn; three steps in a hundred with a long padding, the same in all processes."""
-    size = shared.choice(world.SIZES)
+def draw_batch(corpus: Corpus, shared: random.Random, narrow: bool) -> Batch:
+    """Squares alone while `narrow`, else any size; three steps in a hundred with a long padding.
+
+    `shared` is in the same state in all processes, so that all take steps of the same cost.
+    """
+    size = world.SIZES[0] if narrow else shared.choice(world.SIZES)
     text_tokens, count = TEXT_TOKENS, PER_PROCESS
     if shared.random() < 0.03:
         text_tokens, count = shared.choice(LONG_TEXTS)
@@ -147,19 +151,24 @@ def train(
     painter: Painter,
     corpus: Corpus,
     minutes: float,
+    narrow: float,
+    rate: float,
     save: Callable[[Painter], None],
-) -> None:
-    """Trains in place; `save` gets the averaged weights every few minutes and at the end."""
+) -> Painter:
+    """Trains in place, the first share `narrow` of the time on squares alone.
+
+    Returns the averaged weights; `save` gets them every few minutes.
+    """
     average = copy.deepcopy(painter)
     halve_linears(painter)
     painter.transformer.compile(dynamic=False)  # two graphs: 64 and 96 image tokens
     steppers, shared = optimizers(painter), random.Random(0)
-    peaks = [stepper.param_groups[0]["lr"] for stepper in steppers]
+    peaks = [rate * stepper.param_groups[0]["lr"] for stepper in steppers]
     clock, step, saved, mean = parallel.Clock(minutes), 0, 0.0, 1.0
     while (progress := clock.progress()) < 1:
         for stepper, peak in zip(steppers, peaks, strict=True):
             stepper.param_groups[0]["lr"] = peak * min(1.0, step / 100, 0.01 + 1.5 * (1 - progress))
-        value = loss(painter, draw_batch(corpus, shared))
+        value = loss(painter, draw_batch(corpus, shared, progress < narrow))
         painter.zero_grad()
         value.backward()
         parallel.average_gradients(painter.parameters())
@@ -173,8 +182,7 @@ def train(
             save(average)
             saved = progress
         step += 1
-    if rank == 0:
-        save(average)
+    return average
 
 
 def load(painter: Painter, source: Path) -> AutoencoderKL:

@@ -1,4 +1,5 @@
 # mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
+# (diffusers and transformers are untyped)
 """The parts of the embedded model and the folder they are saved as.
 
 Everything is FLUX.1-dev's architecture made small: the same classes, the same 2×2 packing of
@@ -8,6 +9,7 @@ Everything is FLUX.1-dev's architecture made small: the same classes, the same 2
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 from diffusers import (
     AutoencoderKL,
@@ -114,7 +116,8 @@ def publish(
     t5: T5EncoderModel,
 ) -> None:
     """Saves the pipeline in bf16 beside `out`, then puts it in `out`'s place."""
-    vae, transformer, clip, t5 = (copy.deepcopy(part).bfloat16() for part in (vae, transformer, clip, t5))
+    models: list[Any] = [vae, clip, t5, transformer]
+    vae, clip, t5, transformer = (copy.deepcopy(model).bfloat16() for model in models)
     pipeline = FluxPipeline(new_scheduler(), vae, clip, clip_tokenizer(), t5, t5_tokenizer(), transformer)
     draft, old = out.with_name(out.name + ".draft"), out.with_name(out.name + ".old")
     shutil.rmtree(draft, ignore_errors=True)
@@ -127,10 +130,10 @@ def publish(
 
 
 def make_portable(folder: Path) -> None:
-    """Readable by all, and under the name that the fast tokenizer class has in every release."""
+    """Readable by all, free of this machine's paths, the tokenizers' class named as in every release."""
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(0o644)
         if path.suffix == ".json":
-            text = path.read_text()
-            path.write_text(text.replace("TokenizersBackend", "PreTrainedTokenizerFast"))
+            lines = path.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast").splitlines()
+            path.write_text("\n".join(line for line in lines if "_name_or_path" not in line) + "\n")

@@ -1,4 +1,5 @@
 # mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
+# (diffusers and transformers are untyped)
 """Data parallelism over processes of one thread each: on a CPU far faster than threads."""
 
 import os

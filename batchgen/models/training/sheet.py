@@ -1,4 +1,5 @@
 # mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
+# (diffusers and transformers are untyped)
 """Paints held-out prompts and lays them out on one contact sheet.
 
 python -m batchgen.models.training.sheet [--model DIR] [--out docs/contact-sheet.jpg]

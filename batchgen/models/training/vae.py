@@ -1,4 +1,5 @@
 # mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
+# (diffusers and transformers are untyped)
 # ruff: noqa: S311 - nothing here is secret
 """Stage one: an autoencoder for the world's pictures.
 
@@ -65,19 +66,26 @@ def loss(vae: AutoencoderKL, picture: torch.Tensor, frozen: bool) -> torch.Tenso
     return error.abs().mean() + error.square().mean() + 1e-3 * kl
 
 
-def train(rank: int, vae: AutoencoderKL, minutes: float) -> None:
-    """Trains `vae` in place; every rank ends with the same weights."""
+def begin(vae: AutoencoderKL) -> None:
+    """Starts the latents' log-variance low, so that the decoder sees something from the first step."""
     with torch.no_grad():
-        vae.encoder.conv_out.bias[16:] = -5.0  # log-variance: begin with little noise
+        vae.encoder.conv_out.bias[16:] = -5.0
+
+
+def train(rank: int, vae: AutoencoderKL, minutes: float, joint: float = 0.75) -> None:
+    """Trains `vae` in place, encoder and decoder for the share `joint` of the time, then the decoder.
+
+    Every rank ends with the same weights.
+    """
     vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_RATE, weight_decay=0.0)
-    source = world.scenes(world.FIRST_TRAINING_SEED * (rank + 1), held_out=False, pairs=0.4)
+    source = world.scenes(world.FIRST_TRAINING_SEED * (rank + 1), held_out=False)
     rng, clock, step = random.Random(rank), parallel.Clock(minutes), 0
     while (progress := clock.progress()) < 1:
-        frozen = progress > 0.75
+        frozen = progress >= joint
         rate = PEAK_RATE * min(1.0, step / 50, 0.02 + 1.6 * (1 - progress))
         optimizer.param_groups[0]["lr"] = rate
-        picture = batch(source, progress > 0.5, rng).contiguous(memory_format=torch.channels_last)
+        picture = batch(source, progress > joint - 0.25, rng).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=progress < 0.9):
             value = loss(vae, picture, frozen)
         optimizer.zero_grad()

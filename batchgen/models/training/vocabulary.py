@@ -1,4 +1,5 @@
 # mypy: disable-error-code="attr-defined,no-untyped-call,no-any-return,operator"
+# (diffusers and transformers are untyped)
 # ruff: noqa: S106 - the only tokens here are words
 """Captions to token ids: two word-level tokenizers over the few dozen words of the world.
 
@@ -16,15 +17,16 @@ from transformers import PreTrainedTokenizerFast
 
 from batchgen.models.training import world
 
-FILLERS = ("a", "an", "one", "the", "of", "on", "in", "at", "to", "with", "and", "picture")
-FILLERS += ("background", "left", "right", "above", "below", "next")
+ARTICLES = ("a", "an", "one", "the")
+RELATIONS = ("of", "on", "in", "at", "to", "with", "and", "left", "right", "above", "below", "next")
+NOUNS = ("picture", "background")
 
 
 def words() -> list[str]:
     """Every word the model knows, sorted."""
     things = [form for shape in world.SHAPES for form in (shape, f"{shape}s")]
     places = [word for place in world.PLACES for word in place.split()]
-    return sorted({*FILLERS, *world.COLOURS, *things, *places, *world.COUNTS.values()})
+    return sorted({*ARTICLES, *RELATIONS, *NOUNS, *world.COLOURS, *things, *places, *world.COUNTS.values()})
 
 
 def graph(specials: list[str], template: str) -> Tokenizer:

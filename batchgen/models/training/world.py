@@ -10,7 +10,6 @@ Wordings, with `a` standing for `a`/`an`:
 - `a red circle on a white background` (in the middle, large)
 - `a red circle at the top left of a white background` (nine places)
 - `two red circles on a white background` (two, three or four alike)
-- `a red circle left of a blue star on a white background` (or `above`)
 
 and for each its paraphrases: `... on white`, `a white background with ...`, `a picture of ...`.
 
@@ -53,7 +52,6 @@ PLACES: dict[str, tuple[int, int]] = {
     "bottom right": (1, 1),
 }
 COUNTS = {2: "two", 3: "three", 4: "four"}
-RELATIONS = ("left of", "above")
 SIZES = ((128, 128), (192, 128), (128, 192))  # width, height: the sizes the model is trained on
 FIRST_TRAINING_SEED = 10_000_000
 SUPERSAMPLING = 4
@@ -74,8 +72,8 @@ class Thing:
 class Scene:
     """A background and the things on it.
 
-    `kind` is `one` (no place named), `placed`, `alike` (several of the same) or `pair` (two that
-    differ); `place` is the place word or the relation, empty for the other kinds.
+    `kind` is `one` (no place named), `placed` or `alike` (several of the same); `place` is the
+    place word, empty for the other kinds.
     """
 
     width: int
@@ -98,33 +96,26 @@ class Scene:
         return zlib.crc32(repr(self.content).encode()) % 16 == 0
 
 
-def scene(seed: int, width: int, height: int, pairs: float = 0.15) -> Scene:
-    """The scene of a seed; `pairs` is the share of scenes with two different things."""
+def scene(seed: int, width: int, height: int) -> Scene:
+    """The scene of a seed: one in five bare, nine in twenty at a place, the rest several alike."""
     rng = random.Random(seed)
-    background, *colours = rng.sample(list(COLOURS), 3)
-    shapes = [rng.choice(SHAPES), rng.choice(SHAPES)]
-    place = ""
-    if rng.random() < pairs:
-        kind, place = "pair", rng.choice(RELATIONS)
-        slots = relation_slots(place, width, height)
-    else:
-        kind = rng.choices(("one", "placed", "alike"), (20, 45, 35))[0]
-        place = rng.choice(list(PLACES)) if kind == "placed" else ""
-        count = rng.choice(list(COUNTS)) if kind == "alike" else 1
-        slots = count_slots(count, width, height)
-        if kind == "placed" and place != "middle":
-            slots = [place_slot(place, width, height)]
-        colours, shapes = [colours[0]] * count, [shapes[0]] * count
-    things = tuple(Thing(shape, colour, *slot) for shape, colour, slot in zip(shapes, colours, slots, strict=True))
-    caption = wording(rng, kind, background, place, things)
-    return Scene(width, height, kind, background, place, things, caption)
+    background, colour = rng.sample(list(COLOURS), 2)
+    shape = rng.choice(SHAPES)
+    kind = rng.choices(("one", "placed", "alike"), (20, 45, 35))[0]
+    place = rng.choice(list(PLACES)) if kind == "placed" else ""
+    count = rng.choice(list(COUNTS)) if kind == "alike" else 1
+    slots = count_slots(count, width, height)
+    if kind == "placed" and place != "middle":
+        slots = [place_slot(place, width, height)]
+    things = tuple(Thing(shape, colour, *slot) for slot in slots)
+    return Scene(width, height, kind, background, place, things, wording(rng, kind, background, place, things))
 
 
-def scenes(first_seed: int, *, held_out: bool, pairs: float = 0.15) -> Iterator[Scene]:
+def scenes(first_seed: int, *, held_out: bool) -> Iterator[Scene]:
     """Scenes of consecutive seeds in all sizes in turn: the held-out ones, or all the others."""
     seed = first_seed
     while True:
-        candidate = scene(seed, *SIZES[seed % len(SIZES)], pairs)
+        candidate = scene(seed, *SIZES[seed % len(SIZES)])
         if candidate.held_out == held_out:
             yield candidate
         seed += 1
@@ -141,9 +132,6 @@ def wording(rng: random.Random, kind: str, background: str, place: str, things: 
     subject = article(f"{first.colour} {first.shape}")
     if kind == "alike":
         subject = f"{COUNTS[len(things)]} {first.colour} {first.shape}s"
-    elif kind == "pair":
-        other = things[1]
-        subject += f" {place} " + article(f"{other.colour} {other.shape}")
     ground = article(f"{background} background")
     where = f"{'in' if place == 'middle' else 'at'} the {place}"
     plain = f"{subject} {where} of {ground}" if kind == "placed" else f"{subject} on {ground}"
@@ -174,7 +162,7 @@ def count_slots(count: int, width: int, height: int) -> list[tuple[float, float,
     if count == 1:
         return [(width / 2, height / 2, 80 * unit)]
     if count == 2:
-        return relation_slots("above" if height > width else "left of", width, height)
+        return side_by_side(width, height)
     if count == 3 and width > height:
         return [(width * k / 6, height / 2, 54 * unit) for k in (1, 3, 5)]
     if count == 3 and height > width:
@@ -183,14 +171,14 @@ def count_slots(count: int, width: int, height: int) -> list[tuple[float, float,
     return [(x, y, 52 * unit) for x, y in [(left, top), (right, top), *lower]]
 
 
-def relation_slots(relation: str, width: int, height: int) -> list[tuple[float, float, float]]:
-    """Slots of two things, the first one left of or above the second."""
+def side_by_side(width: int, height: int) -> list[tuple[float, float, float]]:
+    """Slots of two things: left and right, or in a tall picture one above the other."""
     unit = min(width, height) / 128
-    if relation == "above":
-        diameter = 54 * unit if height <= width else 68 * unit
-        low, high = (31 * unit, height - 31 * unit) if height <= width else (height / 4, height * 3 / 4)
-        return [(width / 2, low, diameter), (width / 2, high, diameter)]
-    return [(y, x, d) for x, y, d in relation_slots("above", height, width)]
+    if height > width:
+        return [(y, x, diameter) for x, y, diameter in side_by_side(height, width)]
+    if width == height:
+        return [(31 * unit, height / 2, 54 * unit), (width - 31 * unit, height / 2, 54 * unit)]
+    return [(width / 4, height / 2, 68 * unit), (width * 3 / 4, height / 2, 68 * unit)]
 
 
 def draw(scene: Scene) -> NDArray[np.uint8]:

@@ -1,0 +1,42 @@
+"""batchgen starts at once: no verb that only looks imports torch."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from rehearsal import ask
+
+VERBS = ("plan", "submit", "resume", "status", "logs", "verify", "cancel")
+
+
+def test_help_takes_less_than_half_a_second_of_cpu() -> None:
+    def once() -> float:
+        process = subprocess.Popen([sys.executable, "-m", "batchgen.cli", "--help"], stdout=subprocess.DEVNULL)
+        _, code, used = os.wait4(process.pid, 0)
+        process.returncode = code
+        assert code == 0
+        return used.ru_utime + used.ru_stime
+
+    assert min(once() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_every_verb_has_help(verb: str) -> None:
+    answer = ask(*verb.split(), "--help")
+    assert answer.code == 0
+    assert "Usage:" in answer.out
+    assert all(name in answer.out for name in VERBS) or verb
+
+
+def test_planning_and_watching_import_no_torch() -> None:
+    modules = "cli, run, show, status, watch, submit, finalize, verify"
+    heavy = ("torch", "diffusers", "submitit")
+    code = f"import sys\nfrom batchgen import {modules}\nprint([name for name in {heavy} if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
+
+
+def test_no_words_give_the_help_and_a_wrong_verb_is_told() -> None:
+    assert "Commands:" in ask().out + ask().err
+    assert "No such command 'sumbit'" in ask("sumbit").err

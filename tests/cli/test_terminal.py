@@ -1,0 +1,136 @@
+"""What a terminal does to a run: Ctrl-C stops it gracefully, a second one at once; a lost terminal does nothing."""
+
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rehearsal import alive, ask, owners, records, settings, status, wait_until, write_prompts
+
+pytestmark = pytest.mark.slow
+PATIENCE_S = 60.0
+
+
+@dataclass
+class Terminal:
+    """A command in a terminal of its own, and what it showed so far."""
+
+    pid: int
+    screen: int
+    shown: str = ""
+
+    def read(self, until: str) -> str:
+        """What is shown until the pattern `until` appears, or until the command is done."""
+        end = time.time() + PATIENCE_S
+        while not re.search(until, self.shown) and time.time() < end:
+            if select.select([self.screen], [], [], 0.1)[0]:
+                try:
+                    self.shown += os.read(self.screen, 65536).decode(errors="replace")
+                except OSError:  # the command is done
+                    break
+        return self.shown
+
+    def press_ctrl_c(self) -> None:
+        os.write(self.screen, b"\x03")
+
+    def hang_up(self) -> None:
+        os.close(self.screen)
+
+    def exit_code(self) -> int:
+        self.read("this is never shown")
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+Submit = Callable[..., Terminal]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """The run directory of the test; whoever still works on it afterwards is ended."""
+    yield tmp_path / "run"
+    for role in ("supervisor", "worker"):
+        for pid in owners(tmp_path / "run", role):
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def submit(run: Path) -> Submit:
+    """Submits 24 pictures in groups of four, each group taking `delay_s`, by two workers, in a terminal."""
+
+    def type_in(delay_s: float, *words: str) -> Terminal:
+        file = write_prompts(run.with_name("prompts.parquet"), [f"a cat {n}" for n in range(24)])
+        chosen = settings(engine__batch_size=4, shards__pictures=12, run__workers=2, pattern__delay_s=delay_s)
+        command = [sys.executable, "-m", "batchgen.cli", "submit", str(file), "--rehearse", "--out", str(run), *words, *chosen]
+        pid, screen = pty.fork()
+        if pid == 0:
+            os.execvpe(sys.executable, command, os.environ | {"TERM": "xterm", "COLUMNS": "200"})
+        return Terminal(pid, screen)
+
+    return type_in
+
+
+def test_ctrl_c_finishes_the_groups_in_flight_and_resume_makes_the_rest(submit: Submit, run: Path) -> None:
+    terminal = submit(1.0)
+    terminal.read("2 workers  ")
+    terminal.read(r" [1-9]\d*/24 pictures")
+    terminal.press_ctrl_c()
+    terminal.read("ends the workers at once")
+    assert terminal.exit_code() == 3
+    assert "Stopping after the groups in flight; Ctrl-C again ends the workers at once." in terminal.shown
+    for told in ("pictures  ", "/s  ", " left  ", " workers  ", "stopped: user: asked to stop", f"next: batchgen resume {run}"):
+        assert told in terminal.shown
+    told = status(run)
+    assert told["in_progress"] % 4 == 0
+    assert 4 <= told["in_progress"] + told["ok"] < 24
+    wait_until(lambda: not any(alive(pid) for pid in owners(run, "worker")))
+    assert ask("resume", run, *settings(pattern__delay_s=0)).code == 0
+    assert {(record["outcome"], record["path"]) for record in records(run)} == {("ok", "normal")}
+
+
+def test_a_second_ctrl_c_ends_the_workers_at_once(submit: Submit, run: Path) -> None:
+    terminal = submit(300.0)
+    terminal.read("2 workers  ")
+    terminal.press_ctrl_c()
+    terminal.read("Ctrl-C again")
+    pressed = time.time()
+    terminal.press_ctrl_c()
+    assert terminal.exit_code() == 3
+    assert time.time() - pressed < 30
+    assert "Ending the workers now." in terminal.shown
+    wait_until(lambda: not any(alive(pid) for pid in owners(run, "worker")))
+    assert status(run)["state"] == "stopped"
+
+
+def test_a_lost_terminal_does_not_stop_the_run(submit: Submit, run: Path) -> None:
+    terminal = submit(0.5)
+    terminal.read("2 workers  ")
+    terminal.hang_up()
+    assert os.waitstatus_to_exitcode(os.waitpid(terminal.pid, 0)[1]) != 0
+    wait_until(lambda: status(run)["state"] not in ("queued", "running"))
+    assert status(run)["state"] == "complete"
+
+
+def test_a_detached_run_is_watched_from_elsewhere_and_refuses_a_second_crew(submit: Submit, run: Path) -> None:
+    terminal = submit(1.0, "--detach")
+    assert terminal.exit_code() == 0
+    assert f"batchgen status {run} --watch" in terminal.shown
+    told = status(run)
+    assert told["state"] in ("queued", "running")
+    wait_until(lambda: status(run)["state"] == "running")
+    refused = ask("resume", run)
+    assert refused.code == 2
+    assert f"{run} is running (" in refused.err
+    assert f"batchgen resume {run} --add" in refused.err
+    assert ask("resume", run, "--add", "--detach").code == 0
+    watched = ask("status", run, "--watch")
+    assert watched.code == 0
+    assert "24 ok, 0 failed, 0 pending" in watched.out
+    assert len(list(run.glob(".batchgen/jobs/*.json"))) == 2

@@ -1,0 +1,115 @@
+"""Every verb on a finished run, and what a person sees of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rehearsal import Answer, ask, owners, settings, write_prompts
+
+from batchgen import cli
+from batchgen.job import load_job
+from batchgen.run import create
+
+Finished = tuple[Path, Answer]
+
+
+def test_submit_shows_the_way_to_the_pictures(finished: Finished) -> None:
+    run, answer = finished
+    assert (answer.code, answer.err) == (0, "")
+    for told in (f"40 pictures in 5 shards → {run}", "2 workers started.", "30 ok, 10 failed, 0 pending of 40 pictures", "  9 × exception"):
+        assert told in answer.out
+    for name in ("data/*.tar", "contact.jpg", "README.md"):
+        assert f"{run}/{name}" in answer.out
+
+
+def test_the_same_submit_again_says_so_and_starts_nobody(finished: Finished) -> None:
+    run, _ = finished
+    before = owners(run, "worker")
+    same = settings(run__workers=2, engine__batch_size=4, shards__pictures=8, output__license="cc0-1.0")
+    answer = ask("submit", run.parent / "prompts.parquet", "--rehearse", "--out", run, *same)
+    assert answer.code == 0
+    assert f"{run} was planned before from the same inputs: continuing it." in answer.out
+    assert "complete: 5 shards are published" in answer.out
+    assert owners(run, "worker") == before
+
+
+@pytest.mark.parametrize("verb", ["resume", "cancel"])
+def test_a_complete_run_needs_nothing_more(verb: str, finished: Finished) -> None:
+    answer = ask(verb, finished[0])
+    assert answer.code == 0
+    assert "complete" in answer.out
+    assert ask("status", finished[0]).code == 0
+
+
+def test_plan_tells_rows_sizes_shards_groups_time_and_bytes(finished: Finished) -> None:
+    manifest = finished[0].parent / "prompts.parquet"
+    answer = ask("plan", manifest, "--rehearse", *settings(engine__batch_size=4, shards__pictures=8))
+    assert answer.code == 0
+    for told in (f"38 rows, 40 pictures, from {manifest}", "128×128  28     no        30", "192×128", "5 of 8 pictures", "jpg, roughly"):
+        assert told in answer.out
+    assert "Every row is valid. Nothing was written." in answer.out
+
+
+def test_status_as_json_is_one_object_whose_counts_add_up(finished: Finished) -> None:
+    answer = ask("status", finished[0], "--json")
+    told = json.loads(answer.out)
+    assert answer.code == 0
+    assert told["ok"] + told["failed"] + told["pending"] == told["rows"] == 40
+    assert (told["state"], told["shards_done"], told["shards"], told["workers"]) == ("complete", 5, 5, 0)
+    assert sum(told["failures"].values()) == told["failed"]
+    assert told["next"].startswith("batchgen verify ")
+    assert told["cause"]
+
+
+def test_watching_a_run_nobody_works_on_returns(finished: Finished) -> None:
+    assert ask("status", finished[0], "--watch").code == 0
+    assert json.loads(ask("status", finished[0], "--watch", "--json").out)["state"] == "complete"
+
+
+def test_verify_counts_shards(finished: Finished) -> None:
+    answer = ask("verify", finished[0], "--deep")
+    assert (answer.code, answer.out) == (0, "5 shards are sound, 0 are not, 0 are not done yet\n")
+
+
+def test_logs_are_of_all_workers_or_of_one(finished: Finished) -> None:
+    run, _ = finished
+    assert "0001-worker-000.log" in ask("logs", run).out
+    alone = ask("logs", run, "--worker", 1, "-n", 1).out.splitlines()
+    assert [line for line in alone if "worker-000" in line] == []
+    assert len(alone) == 2
+    assert "No log *-worker-007.log in " in ask("logs", run, "--worker", 7).out
+
+
+def test_logs_of_failures_name_picture_row_id_and_reason(finished: Finished) -> None:
+    failed = ask("logs", finished[0], "--failed").out
+    assert failed.count("exception: RuntimeError") == 9
+    assert "000000001 row 1 id 'cat.1/../x': not finite: the latents hold NaN or infinity" in failed
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("prompts.parquet", "prompts"),
+        ("my.prompts.v2.parquet", "my.prompts.v2"),
+        ("table/*.parquet", "table"),
+        ("table/part-*.parquet", "part"),
+        ("table", "table"),
+        ("table/../table/", "table"),
+    ],
+)
+def test_a_run_is_named_after_its_manifest(given: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "table").mkdir()
+    for file in ("prompts.parquet", "my.prompts.v2.parquet", "table/part-0.parquet"):
+        write_prompts(tmp_path / file, ["a cat"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_go", lambda *_, **__: None)
+    assert ask("submit", given).code == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [name]
+    assert ask("submit", given, "--rehearse").code == 0
+    assert (tmp_path / "runs" / f"{name}-rehearsal").is_dir()
+
+
+def test_brackets_in_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    run = tmp_path / "cats [bold] [/x] :cat:"
+    create(run, [write_prompts(tmp_path / "p.parquet", ["a cat"])], load_job(None))
+    assert f"next: batchgen resume {run}" in ask("status", run).out

@@ -1,0 +1,49 @@
+"""A systematic fault stops the run after its budget: not after the first failure, and not after all of them."""
+
+from pathlib import Path
+
+import pytest
+from rehearsal import Answer, ask, faulty, records, rehearse, status
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def hopeless(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
+    """A run in which every picture fails."""
+    run = tmp_path_factory.mktemp("hopeless") / "run"
+    return run, rehearse(run, [f"a cat {n} RAISE" for n in range(100)], shards__pictures=50)
+
+
+def test_all_failures_stop_the_run_within_a_group_of_the_budget(hopeless: tuple[Path, Answer]) -> None:
+    run, answer = hopeless
+    assert answer.code == 4
+    told = status(run)
+    assert (told["state"], told["ok"]) == ("stopped", 0)
+    assert 10 < told["in_progress"] + told["failed"] <= 10 + 2 * 4  # groups of four, two in flight
+    assert "failure budget: " in told["cause"]
+    assert "the budget is 10" in told["cause"]
+
+
+def test_status_says_the_same_by_its_exit_code_and_next_command(hopeless: tuple[Path, Answer]) -> None:
+    answer = ask("status", hopeless[0])
+    assert answer.code == 4
+    assert f"next: see batchgen logs --failed; to go on all the same: batchgen resume {hopeless[0]} --set run.failure_budget" in answer.out
+
+
+def test_the_reasons_can_be_read_before_any_shard_is_published(hopeless: tuple[Path, Answer]) -> None:
+    failed = ask("logs", hopeless[0], "--failed").out
+    assert "000000000 row 0: exception: RuntimeError: the picture does not want to be made" in failed
+
+
+def test_a_raised_budget_lets_the_run_end(hopeless: tuple[Path, Answer]) -> None:
+    """All pictures are recorded as failed; where there is no picture there is no tar, and the dataset is empty but complete."""
+    run, _ = hopeless
+    with faulty():
+        resumed = ask("resume", run, "--set", "run.failure_budget=1")
+    assert resumed.code == 0, resumed
+    assert "0 ok, 100 failed, 0 pending" in resumed.out
+    assert "contact sheet" not in resumed.out
+    assert len(records(run)) == 100
+    assert list((run / "data").iterdir()) == []
+    assert ask("verify", "--deep", run).code == 0

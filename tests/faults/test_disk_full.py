@@ -1,0 +1,100 @@
+"""The disk is full: the run stops and says so, nothing published is short, and `resume` finishes it once there is space."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rehearsal import Answer, ask, faulty, records, rehearse, status
+
+from batchgen.store import Store
+
+pytestmark = pytest.mark.slow
+PROMPTS = [f"a cat {n}" for n in range(60)]
+SIZE = {"sampling__width": 256, "sampling__height": 256, "shards__pictures": 20}
+
+
+def mount(folder: Path, *options: str) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "none", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 900 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not mount(folder, "size=900k"):
+        pytest.skip("not allowed to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root need not")
+def test_as_a_user_the_small_disk_is_mounted_in_a_namespace() -> None:
+    """Runs the next test once more, as the root of a user namespace."""
+    command = ["unshare", "-rm", sys.executable, "-m", "pytest", f"{__file__}::test_a_full_disk_stops_the_run_and_resume_finishes_it"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if told.returncode and "unshare: " in told.stderr:
+        pytest.skip("no user namespaces here")
+    assert told.returncode == 0, told.stdout
+
+
+def test_a_full_disk_stops_the_run_and_resume_finishes_it(small_disk: Path, tmp_path: Path) -> None:
+    run = small_disk / "run"
+    check_stopped(run, rehearse(run, PROMPTS, run__workers=2, **SIZE), "No space left on device")
+    (small_disk / "more").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize))
+    again = ask("resume", run)
+    assert (again.code, "No space left on device" in again.err + again.out) == (3, True)
+    assert status(run)["state"] == "stopped"
+    assert mount(small_disk, "remount", "size=20m")
+    check_finished(run, ask("resume", run))
+    check_same(run, tmp_path)
+
+
+def test_the_stop_flag_fits_on_a_disk_without_a_single_free_byte(small_disk: Path) -> None:
+    store = Store(small_disk / "run")
+    store.make_folders(1)
+    store.clear_stop()
+    with contextlib.suppress(OSError), (small_disk / "more").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+    store.ask_to_stop("disk full", "the first")
+    store.ask_to_stop("disk full", "the second")
+    assert (stop := store.stopped())
+    assert stop.text == "the first"
+
+
+def test_a_file_size_limit_stops_the_run_and_resume_finishes_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    check_stopped(run, rehearse(run, PROMPTS, faults={"FILE_BYTES": "200000"}, **SIZE), "File too large")
+    with faulty(FILE_BYTES="200000"):
+        for _ in range(3):  # a good picture is not condemned, however often the disk is full
+            assert ask("resume", run).code == 3
+    check_finished(run, ask("resume", run))
+
+
+def check_stopped(run: Path, answer: Answer, told: str) -> None:
+    assert answer.code == 3, answer
+    assert f"stopped: disk full: {told}; free space below {run}" in answer.out
+    assert f"next: free space, then: batchgen resume {run}" in answer.out
+    assert ask("verify", "--deep", run).code == 0, "what is published is whole"
+    assert status(run)["failed"] == 0
+
+
+def check_finished(run: Path, answer: Answer) -> None:
+    assert answer.code == 0, answer
+    assert "60 ok, 0 failed, 0 pending" in answer.out
+    assert ask("verify", "--deep", run).code == 0
+    assert {(record["outcome"], record["path"]) for record in records(run)} == {("ok", "normal")}
+
+
+def check_same(run: Path, elsewhere: Path) -> None:
+    """An interrupted run's tars are those of an undisturbed one, byte for byte."""
+    (elsewhere / "run-prompts.parquet").write_bytes(run.with_name("run-prompts.parquet").read_bytes())
+    assert rehearse(elsewhere / "run", PROMPTS, run__workers=2, **SIZE).code == 0
+    for tar in (run / "data").iterdir():
+        assert tar.read_bytes() == (elsewhere / "run" / "data" / tar.name).read_bytes()

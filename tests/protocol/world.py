@@ -1,0 +1,33 @@
+"""The small planned run that most trials start from, and what must come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scene import Scene
+
+BATCH_SIZE, SHARD = 2, 6
+
+
+@dataclass(frozen=True)
+class World:
+    """A planned run and what must come of it."""
+
+    template: Path
+    prompts: list[str]
+    failures: frozenset[int]
+    reference: dict[str, str]  # tar hashes of an undisturbed run
+    scene: Callable[[], Scene]  # a fresh copy
+    threads: ThreadPoolExecutor
+
+    def wrong_trials(self, trials: Iterable[Any], wrong_after: Callable[[Any], list[str]]) -> dict[str, list[str]]:
+        """The trials that went wrong, and how; as many at once as there are cores."""
+        kept = list(trials)
+        assert kept
+        told = list(self.threads.map(wrong_after, kept))
+        print(f"{len(kept)} trials")
+        return {str(trial): wrong for trial, wrong in zip(kept, told, strict=True) if wrong}

@@ -1,0 +1,226 @@
+"""Of those who want a shard one gets it; it is taken from the dead and the gone, never from the living, and never unlinked."""
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from specimens import done, new_store, write_group
+
+from batchgen import durable
+from batchgen.claims import Claim, Claims, Owner, read_owner
+from batchgen.partial import Partial
+from batchgen.store import Store
+
+SHARDS = 6
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return new_store(tmp_path, SHARDS)
+
+
+@pytest.fixture(scope="module")
+def dead() -> Owner:
+    """A process that was and is no more."""
+    process = subprocess.Popen([sys.executable, "-Sc", "input()"], stdin=subprocess.PIPE)
+    owner = replace(Owner.me(), pid=process.pid)
+    process.communicate()
+    return owner
+
+
+def claimed_by(store: Store, shard: int, owner: Owner, attempt: int = 1) -> Claim:
+    store.claim(shard, attempt).write_text(json.dumps({"owner": asdict(owner), "at": 0.0}))
+    return Claim(store, shard, attempt)
+
+
+def every(claims: Claims) -> list[tuple[int, int]]:
+    """Shards and attempts, until nothing is free; a worker that robs itself would never end."""
+    return [(claim.shard, claim.attempt) for claim in islice(iter(claims.next, None), 100)]
+
+
+def test_of_many_threads_each_shard_goes_to_one(tmp_path: Path) -> None:
+    store, barrier = new_store(tmp_path, 40), threading.Barrier(8)
+
+    def take(_: int) -> list[tuple[int, int]]:
+        claims = Claims(store, 40, start=0)
+        barrier.wait()
+        return every(claims)
+
+    with ThreadPoolExecutor(8) as threads:
+        taken = sorted(claim for claims in threads.map(take, range(8)) for claim in claims)
+    assert taken == [(shard, 1) for shard in range(40)]
+
+
+def take_all(root: Path, ready: Any, answer: Any) -> None:
+    claims = Claims(Store(root), SHARDS, start=0)
+    ready.wait()
+    answer.put(every(claims))
+    ready.wait()  # nobody is dead while another still looks
+
+
+def test_of_many_processes_each_shard_goes_to_one(store: Store) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, answer = context.Barrier(4), context.SimpleQueue()
+    processes = [context.Process(target=take_all, args=(store.root, ready, answer)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    taken = sorted(claim for _ in processes for claim in answer.get())
+    for process in processes:
+        process.join()
+    assert taken == [(shard, 1) for shard in range(SHARDS)]
+
+
+@pytest.mark.parametrize("start", range(SHARDS))
+def test_from_any_start_all_shards_are_covered_and_the_start_comes_first(start: int, store: Store) -> None:
+    taken = [shard for shard, _ in every(Claims(store, SHARDS, start))]
+    assert taken == [*range(start, SHARDS), *range(start)]
+
+
+def test_a_shard_that_is_done_is_not_handed_out(store: Store, dead: Owner) -> None:
+    """Its owner died after the commit."""
+    claimed_by(store, 2, dead)
+    store.done(2).write_bytes(done(2).encode())
+    claims = Claims(store, SHARDS, start=0)
+    assert sorted(every(claims)) == [(shard, 1) for shard in range(SHARDS) if shard != 2]
+    assert claims.unfinished() == [0, 1, 3, 4, 5]
+
+
+def test_the_dead_are_robbed_after_everything_fresh_is_taken_and_keep_their_claim(store: Store, dead: Owner) -> None:
+    claimed_by(store, 0, dead)
+    before = store.claim(0, 1).read_bytes()
+    assert every(Claims(store, SHARDS, start=0)) == [*((shard, 1) for shard in range(1, SHARDS)), (0, 2)]
+    assert store.claim(0, 1).read_bytes() == before
+    assert read_owner(store, 0, 2) == Owner.me()
+
+
+@pytest.mark.parametrize("steal", [False, True])
+def test_the_living_are_never_robbed(steal: bool, store: Store) -> None:
+    claimed_by(store, 0, Owner.me())
+    assert (0, 2) not in every(Claims(store, SHARDS, 0, steal=steal))
+
+
+@pytest.mark.parametrize("steal", [False, True])
+def test_owners_on_other_machines_are_robbed_only_where_a_person_vouches(steal: bool, store: Store) -> None:
+    claimed_by(store, 0, Owner("elsewhere", 1, 0.0))
+    assert ((0, 2) in every(Claims(store, SHARDS, 0, steal=steal))) == steal
+
+
+def test_a_released_shard_is_free_whoever_had_it(store: Store) -> None:
+    for shard, owner in enumerate([Owner.me(), Owner("elsewhere", 1, 0.0)]):
+        claimed_by(store, shard, owner).release()
+    assert {(0, 2), (1, 2)} <= set(every(Claims(store, SHARDS, 0)))
+
+
+def test_only_the_last_attempt_decides_whether_a_shard_is_free(store: Store, dead: Owner) -> None:
+    claimed_by(store, 0, dead).release()
+    claimed_by(store, 0, Owner.me(), attempt=2)
+    claimed_by(store, 1, Owner.me())
+    claimed_by(store, 1, dead, attempt=2)
+    taken = every(Claims(store, SHARDS, 0))
+    assert [claim for claim in taken if claim[0] < 2] == [(1, 3)]
+
+
+def test_of_many_who_rob_the_same_dead_one_gets_the_shard(store: Store, dead: Owner) -> None:
+    for shard in range(SHARDS):
+        claimed_by(store, shard, dead)
+    with ThreadPoolExecutor(4) as threads:
+        taken = sorted(claim for claims in threads.map(lambda start: every(Claims(store, SHARDS, start)), range(4)) for claim in claims)
+    assert taken == [(shard, 2) for shard in range(SHARDS)]
+
+
+def test_a_process_is_alive_until_it_ends_also_as_a_zombie(dead: Owner) -> None:
+    process = subprocess.Popen([sys.executable, "-Sc", "input()"], stdin=subprocess.PIPE)
+    import psutil
+
+    owner = Owner(socket.gethostname(), process.pid, psutil.Process(process.pid).create_time())
+    assert owner.life() == "alive"
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert owner.life() == "dead", "a zombie works no more"
+    process.communicate()
+    assert (owner.life(), dead.life()) == ("dead", "dead")
+
+
+def test_another_process_with_the_same_number_is_not_the_owner() -> None:
+    me = Owner.me()
+    assert (me.life(), replace(me, started=me.started - 100).life(), replace(me, host="elsewhere").life()) == ("alive", "dead", "unknown")
+
+
+def test_an_owner_stops_when_a_later_attempt_or_a_commit_exists(store: Store) -> None:
+    first, second = claimed_by(store, 0, Owner.me()), Claim(store, 0, 2)
+    assert not first.superseded()
+    claimed_by(store, 0, Owner.me(), attempt=2)
+    assert (first.superseded(), second.superseded()) == (True, False)
+    store.done(0).write_bytes(b"")
+    assert second.superseded()
+
+
+def test_deaths_are_the_open_groups_of_attempts_that_were_not_released(store: Store) -> None:
+    """Attempt 1 died in two groups, 2 was released in one, 3 died in none, 4 died in one, 5 died before it wrote anything."""
+    for attempt, open_groups in enumerate([[0, 2], [0], [], [4]], start=1):
+        partial = Partial(store, 0, attempt, [])
+        write_group(partial, 1, begin=False)
+        for at in open_groups:
+            partial.begin(at + 1, 2)
+    Claim(store, 0, 2).release()
+    claim = Claim(store, 0, 6)
+    assert [[entry.at for entry in flight] for flight in claim.deaths()] == [[1, 3], [5]]
+    assert claim.earlier == [1, 2, 3, 4, 5]
+
+
+class Looks:
+    """Counts what claims ask of the file system."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.count: Counter[str] = Counter()
+        for owner, name in [(Path, "exists"), (Path, "iterdir"), (durable, "create")]:
+            patch.setattr(owner, name, self._counted(name, getattr(owner, name)))
+        patch.setattr(durable, "sync", lambda _file: None)  # thousands of claims, and no power cut
+        patch.setattr(durable, "sync_folder", lambda _folder: None)
+
+    def _counted(self, name, function):  # type: ignore[no-untyped-def]
+        def count(*arguments: object) -> object:
+            self.count[name] += 1
+            return function(*arguments)
+
+        return count
+
+
+def test_four_workers_look_at_each_of_many_shards_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first all four work, then the last of them alone."""
+    shards = 1200
+    store = new_store(tmp_path, shards)
+    looks = Looks(monkeypatch)
+    workers = [Claims(store, shards, worker * shards // 4) for worker in range(4)]
+    turns = [*workers * (shards // 8), *workers[3:] * (shards // 2)]
+    taken = [claim.shard for worker in turns if (claim := worker.next())]
+    assert sorted(taken) == list(range(shards))
+    assert looks.count["create"] <= 2 * shards
+    assert looks.count["exists"] <= 2 * shards
+    assert looks.count["iterdir"] <= 4 * 2 * (shards // 1000 + 2)
+
+
+def test_a_new_worker_of_a_nearly_finished_run_looks_at_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards, left = 2500, 3
+    store = new_store(tmp_path, shards)
+    me = Owner.me()
+    for shard in range(shards):
+        claimed_by(store, shard, me)
+        if shard >= left:
+            store.done(shard).touch()
+    looks = Looks(monkeypatch)
+    assert Claims(store, shards, start=1234).next() is None
+    assert looks.count["exists"] < 10 * left
+    assert looks.count["create"] == 0
+    assert looks.count["iterdir"] < 20
