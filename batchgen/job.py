@@ -1,8 +1,8 @@
 """TOML job file → frozen, strict `Job`.
 
-A job says how pictures are made; the manifest says which. `jobs/*.toml` are ready examples. Keys that
-decide what a picture looks like (`model`, `sampling`, `engine`, `output`, `shards`) are part of the run's
-fingerprint and frozen with it; `[run]` and `[pattern]` are operations and may change from one `resume` to the next.
+A job says how pictures are made; the manifest says which. `jobs/*.toml` are ready examples. Keys that decide what a picture
+looks like are part of the run's fingerprint and frozen with it; `[run]` and `[pattern]` are operations and may change from one `resume`
+to the next.
 """
 
 from __future__ import annotations
@@ -63,9 +63,58 @@ class EngineSettings(Section):
 
     kind: Literal["torch", "pattern"] = Field(default="torch", description='"pattern" draws test cards without a model: rehearsals')
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description='"auto": cuda where there is one')
-    precision: Literal["auto", "bf16", "fp32"] = Field(default="auto", description='"auto": bf16 on cuda, fp32 on cpu')
+    attention: Literal["auto", "cudnn", "flash", "fa3", "math"] = Field(
+        default="auto", description='attention kernel; "auto": cudnn on Hopper and newer, flash on older cards, PyTorch\'s choice on CPU'
+    )
     batch_size: int = Field(default=8, ge=1, le=1024, description="pictures of a group: the unit of computing and of resuming")
+    offload: Literal["none", "text", "model", "layers"] = Field(
+        default="none", description="what leaves the device while it is not needed: text encoders, every model, or single layers"
+    )
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads a worker; they change rounding, so they are frozen")
+
+
+class Precision(Section):
+    """In which numbers the transformer and the text encoders compute."""
+
+    linear: Literal["auto", "bf16", "fp32", "fp8", "int8"] = Field(
+        default="auto", description='"auto": bf16 on cuda, fp32 on cpu; "fp8", "int8": the blocks\' linears so, the rest as with "auto"'
+    )
+    granularity: Literal["row", "tensor"] = Field(default="row", description="fp8 scales: one a row, or one a tensor")
+    text: Literal["none", "fp8", "int8"] = Field(default="none", description="T5's weights, stored so and computed in the model's type")
+    force: bool = Field(default=False, description="allow what makes a picture depend on its neighbours")
+
+
+class Cache(Section):
+    """Which denoising steps are skipped, decided for each picture."""
+
+    policy: Literal["none", "first_block", "teacache", "adacache", "schedule", "replay"] = Field(
+        default="none", description="how it is decided"
+    )
+    threshold: float = Field(default=0.08, ge=0, description="a step is skipped below this relative change; 0 skips none")
+    blocks: int = Field(default=1, ge=1, description="first_block: blocks computed before it is decided")
+    warmup: int = Field(default=0, ge=0, description="steps at the start that are always computed")
+    max_consecutive: int | None = Field(default=None, ge=1, description="steps skipped in a row at most; absent: any number")
+    taylor_order: int = Field(default=0, ge=0, le=2, description="first_block: order in which reused residuals are extrapolated")
+    skip: tuple[int, ...] = Field(default=(), description="schedule: the steps to skip, from 0", strict=False)
+    trace: str = Field(default="", description="replay: metadata folder or file of another run, whose skipped steps are repeated")
+
+
+class Parallel(Section):
+    """How many devices make one picture together."""
+
+    cp: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description='devices a replica; "auto": as few as the model fits on, for that makes most pictures a GPU-hour'
+    )
+    ulysses: int = Field(default=0, ge=0, description="of those, how many exchange heads; 0: as many as the heads allow")
+    ring: int = Field(default=0, ge=0, description="and how many pass keys and values around; 0: the rest. ulysses · ring = cp")
+
+
+class Compile(Section):
+    """torch.compile of the transformer's blocks."""
+
+    mode: Literal["auto", "none", "default", "max-autotune-no-cudagraphs"] = Field(
+        default="auto", description='"auto": "default" on cuda, "none" on cpu'
+    )
 
 
 class Output(Section):
@@ -97,6 +146,7 @@ class RunSettings(Section):
     group_timeout_s: float = Field(
         default=1800.0, gt=0, description="a group that takes longer is taken for a hang: the worker ends itself"
     )
+    compile_cache: str = Field(default="", description="folder for compiled kernels; empty: ~/.cache/batchgen/compile")
     time_limit_s: float | None = Field(
         default=None, gt=0, description="wall time of a submission; no group begins that cannot finish in it"
     )
@@ -114,6 +164,10 @@ class Job(Section):
     model: Model = Model()
     sampling: Sampling = Sampling()
     engine: EngineSettings = EngineSettings()
+    precision: Precision = Precision()
+    cache: Cache = Cache()
+    parallel: Parallel = Parallel()
+    compile: Compile = Compile()
     output: Output = Output()
     shards: Shards = Shards()
     run: RunSettings = RunSettings()

@@ -4,7 +4,7 @@ A picture's seed, guidance and classifier-free scale are its own; the number of 
 are the group's. No arithmetic mixes two pictures, so that a picture depends on its neighbours only through the rounding of larger or
 smaller matrix products.
 
-Legend: B pictures, G of them with classifier-free guidance, N steps; latents [B, …].
+Legend: B pictures, R rows, N steps, T image tokens of C channels.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ import torch
 from torch import Tensor
 
 from batchgen.engine.device import Device
-from batchgen.engine.family import Family, Text
+from batchgen.engine.family import Family, Schedule, Text
+from batchgen.engine.forward import Forward
 from batchgen.manifest import Picture
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
-    """The classifier-free branch: which pictures have one, how strong, against what."""
+class Rows:
+    """The rows of a transformer call: every picture, then the classifier-free branch of those that have one."""
 
-    rows: Tensor  # [G] int64, which of the B
-    scales: Tensor  # [G] fp32
-    text: Text  # G rows: their negative prompts
+    owner: Tensor  # [R] int64: which picture a row belongs to; 0, 1, … B-1, then the contrasted ones
+    scales: Tensor  # [R - B] fp32: guidance scale of each contrasted picture
+    text: Text  # [R]: prompts, then negative prompts
 
 
 def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tensor:
-    """Latents [B, …] of pure noise, each picture's from its seed.
+    """Latents [B, T, C] of pure noise, each picture's from its seed.
 
     Drawn on the CPU in fp32: the same on every device. Rounded to bf16 it is what diffusers draws in bf16 from the same seed.
     """
@@ -39,33 +40,27 @@ def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tens
     return family.pack(torch.stack(noise).to(device.kind, device.dtype))
 
 
-def denoise(family: Family, group: Sequence[Picture], text: Text, contrast: Contrast | None, device: Device) -> Tensor:
-    """Latents [B, …] of finished pictures: Euler steps along the predicted velocity.
+def denoise(forward: Forward, noise: Tensor, rows: Rows, schedule: Schedule) -> Tensor:
+    """Latents [B, T, C] of finished pictures: Euler steps along the predicted velocity.
 
     Rectified flow: https://arxiv.org/abs/2209.03003; as in diffusers' `FlowMatchEulerDiscreteScheduler.step`, the sum is fp32.
     """
-    first = group[0]
-    schedule = family.schedule(first.steps, first.width, first.height)
-    guidance = torch.tensor([picture.guidance for picture in group], device=device.kind, dtype=torch.float32)
-    latents = draw_noise(family, group, device)
-    for step in range(first.steps):
-        timestep = schedule.timesteps[step].to(device.dtype).expand(len(group))
-        velocity = family.predict(latents, timestep, guidance, text, (first.width, first.height))
-        if contrast is not None:
-            velocity = _contrasted(family, velocity, latents, timestep, guidance, contrast, (first.width, first.height))
-        latents = (latents.float() + (schedule.sigmas[step + 1] - schedule.sigmas[step]) * velocity).to(device.dtype)
+    latents = noise
+    for step in range(len(schedule.timesteps)):
+        velocity = forward.velocity(latents if len(rows.owner) == len(latents) else latents[rows.owner], step)
+        velocity = contrast(velocity, rows)
+        latents = (latents.float() + (schedule.sigmas[step + 1] - schedule.sigmas[step]) * velocity).to(noise.dtype)
     return latents
 
 
-def _contrasted(
-    family: Family, velocity: Tensor, latents: Tensor, timestep: Tensor, guidance: Tensor, contrast: Contrast, size: tuple[int, int]
-) -> Tensor:
-    """Velocity with classifier-free guidance where it is asked for; the other pictures' is returned untouched, bit for bit.
+def contrast(velocity: Tensor, rows: Rows) -> Tensor:
+    """Velocity [B, …] of rows [R, …]: with classifier-free guidance where it is asked for, the other pictures' untouched, bit for bit.
 
     negative + scale · (velocity - negative); https://arxiv.org/abs/2207.12598
     """
-    rows = contrast.rows
-    negative = family.predict(latents[rows], timestep[rows], guidance[rows], contrast.text, size)
-    scales = contrast.scales.view(-1, *[1] * (negative.ndim - 1))
-    difference = scales * (velocity[rows] - negative)
-    return velocity.index_copy(0, rows, negative + difference.to(velocity.dtype))
+    pictures = len(velocity) - len(rows.scales)
+    if pictures == len(velocity):
+        return velocity
+    which, negative = rows.owner[pictures:], velocity[pictures:]
+    difference = rows.scales.view(-1, *[1] * (negative.ndim - 1)) * (velocity[which] - negative)
+    return velocity[:pictures].index_copy(0, which, negative + difference.to(velocity.dtype))

@@ -17,7 +17,7 @@ from batchgen.job import EngineSettings
 Result = TypeVar("Result")
 
 _LIBRARY_ERRORS = ("CUDA error", "cuDNN error")  # as cuBLAS and cuDNN report through PyTorch
-_PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,10 @@ class Clock:
         return [begin.elapsed_time(end) / 1000 for begin, end in laps]
 
 
-def choose_device(settings: EngineSettings) -> Device:
+def choose_device(settings: EngineSettings, linear: str = "auto") -> Device:
     """The device the job asks for; sets the process's CPU threads, which change rounding.
 
+    :param linear: `precision.linear`; where it names no type of the whole model, that is bf16 on CUDA and fp32 on CPU.
     :raises JobError: a device was asked for that is not there: never another one in its place.
     """
     torch.set_num_threads(settings.threads)
@@ -103,10 +104,10 @@ def choose_device(settings: EngineSettings) -> Device:
             "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or --set engine.device=cpu"
         )
     name = "cuda" if cuda and settings.device != "cpu" else "cpu"
-    precision = settings.precision if settings.precision != "auto" else {"cuda": "bf16", "cpu": "fp32"}[name]
+    precision = linear if linear in _DTYPES else {"cuda": "bf16", "cpu": "fp32"}[name]
     kind = torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
     if name == "cuda":
         what = f"cuda {torch.cuda.get_device_name(kind)} {precision}"
     else:
         what = f"cpu {torch.backends.cpu.get_cpu_capability()} {precision} threads={settings.threads}"
-    return Device(kind, _PRECISIONS[precision], f"{what} torch={torch.__version__}")
+    return Device(kind, _DTYPES[precision], f"{what} torch={torch.__version__}")

@@ -2,7 +2,8 @@
 
 Adding a family: one file here that fulfils `Family`, its line in `load_family`, its facts for planning in `checkpoint.FAMILIES`.
 
-Legend: B pictures, S text tokens, D text width, P pooled width, C latent channels, h×w latent pixels, N steps.
+Legend: B pictures; R rows of a transformer call: the pictures, then one more for each that has classifier-free guidance; S text tokens,
+T image tokens, D the transformer's width, C channels of a token (C' of a latent pixel), h×w latent pixels, N steps.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from batchgen.manifest import Picture
 class Text:
     """Encoded prompts."""
 
-    tokens: Tensor  # [B, S, D]
-    pooled: Tensor  # [B, P]
+    tokens: Tensor  # [R, S, the text encoder's width]
+    pooled: Tensor  # [R, its pooled width]
 
     def rows(self, index: Sequence[int]) -> Text:
         """The text of these pictures, in this order; a row may appear several times."""
@@ -41,14 +42,25 @@ class Schedule:
     timesteps: Tensor  # [N], as the model is told them
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What all steps of a group share."""
+
+    text: Tensor  # [R, S, D], as the blocks take it
+    temb: Tensor  # [N, R, D], each step's embedding of time, guidance and pooled text
+    rotary: tuple[Tensor, Tensor] | None  # cosines and sines, [S + T, ·], text first; None where the family has none
+
+
 class Family(Protocol):
     """A loaded model of one family, on its device.
 
-    `transformer` may be changed in place by techniques (LoRA, quantization, compilation); `predict` calls whatever it has become.
+    `transformer` and its `blocks` are changed in place by techniques (LoRA, modulation, quantization, attention), or the list's entries
+    replaced (compilation); `block` calls whatever they have become.
     """
 
     transformer: nn.Module
-    vae: Any  # diffusers' AutoencoderKL: decode(latents [B, C, h, w]) → pixels in [-1, 1]
+    blocks: list[Any]  # the transformer's, in the order of the data
+    vae: Any  # diffusers' AutoencoderKL: decode(latents [B, C', h, w]) → pixels in [-1, 1]
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """Text of the prompts, one row each, padded to the job's `max_sequence_length`."""
@@ -57,24 +69,38 @@ class Family(Protocol):
         """Scale of the picture's classifier-free guidance; at 1 or below it has none and needs no second branch."""
 
     def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, h, w) of a picture of width × height px."""
+        """(C', h, w) of a picture of width × height px."""
 
     def pack(self, noise: Tensor) -> Tensor:
-        """[B, C, h, w] → latents as the transformer takes them, the B first."""
+        """[B, C', h, w] → latents as the transformer takes them, [B, T, C]."""
 
     def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
-        """Latents → what the VAE decodes, [B, C, h, w], scaled and shifted."""
+        """Latents → what the VAE decodes, [B, C', h, w], scaled and shifted."""
 
     def schedule(self, steps: int, width: int, height: int) -> Schedule:
         """The noise levels of a picture of this size in so many steps."""
 
-    def predict(self, latents: Tensor, timestep: Tensor, guidance: Tensor, text: Text, size: tuple[int, int]) -> Tensor:
-        """The velocity of the latents, in their shape. One call of the transformer.
+    def conditions(self, text: Text, timesteps: Tensor, guidance: Tensor, size: tuple[int, int]) -> Conditions:
+        """All that does not depend on the latents.
 
-        :param timestep: [B], in the latents' dtype.
-        :param guidance: [B], fp32; families without embedded guidance ignore it.
+        :param timesteps: [N], in the latents' dtype.
+        :param guidance: [R], fp32; families without embedded guidance ignore it.
         :param size: (width, height) in px.
         """
+
+    def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+        """Latents [R, T, C] → image tokens [R, T, D]."""
+
+    def block(
+        self, index: int, image: Tensor, text: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Image and text tokens after the block `index`.
+
+        :param modulation: [R, M]; see `modulation.py`.
+        """
+
+    def head(self, image: Tensor, temb: Tensor) -> Tensor:
+        """Image tokens [R, T, D] after the last block, and the step's embedding [R, D] → velocity [R, T, C]."""
 
     def lora_targets(self) -> Mapping[str, tuple[nn.Linear, ...]]:
         """Names under which LoRA files know the linears; see `lora.py`."""

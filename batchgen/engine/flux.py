@@ -4,7 +4,8 @@ They differ in two configuration values: dev and Krea embed a guidance scale and
 size, schnell does neither. Semantics are those of diffusers' `FluxPipeline`; tests/engine/test_parity.py compares the two.
 Not covered: Fill, Canny, Depth, Redux and Kontext (other pipeline classes), IP adapters, ControlNets.
 
-Legend: B pictures, S text tokens, C latent channels (16), h×w latent pixels, T = h/2 · w/2 image tokens, each a 2×2 patch.
+Legend: B pictures, R rows, S text tokens, C' latent channels (16), h×w latent pixels, T = h/2 · w/2 image tokens, each a 2×2 patch
+of C = 4·C' values.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
 from batchgen.engine.device import Device
-from batchgen.engine.family import Schedule, Text
+from batchgen.engine.family import Conditions, Schedule, Text
 from batchgen.engine.lora import named_linears
 from batchgen.errors import ModelError
 from batchgen.manifest import Picture
@@ -35,6 +36,7 @@ class Flux:
         self._device, self._max_sequence_length = device, max_sequence_length
         load = functools.partial(_load, folder, device)
         self.transformer = load(diffusers.FluxTransformer2DModel, "transformer")
+        self.blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
         self.vae = load(diffusers.AutoencoderKL, "vae")
         self.clip = load(transformers.CLIPTextModel, "text_encoder")
         self.t5 = load(transformers.T5EncoderModel, "text_encoder_2")
@@ -69,13 +71,13 @@ class Flux:
         return self.transformer.config.in_channels // 4, height // self._shrink, width // self._shrink
 
     def pack(self, noise: Tensor) -> Tensor:
-        """[B, C, h, w] → [B, T, 4·C]: a token is a 2×2 patch of all channels."""
+        """[B, C', h, w] → [B, T, C]: a token is a 2×2 patch of all channels."""
         batch, channels, high, wide = noise.shape
         patches = noise.view(batch, channels, high // 2, 2, wide // 2, 2)
         return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (high // 2) * (wide // 2), channels * 4)
 
     def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
-        """[B, T, 4·C] → [B, C, h, w], in the VAE's own scale."""
+        """[B, T, C] → [B, C', h, w], in the VAE's own scale."""
         channels, high, wide = self.noise_shape(width, height)
         patches = latents.view(-1, high // 2, wide // 2, channels, 2, 2)
         pixels = patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, high, wide)
@@ -96,19 +98,41 @@ class Flux:
         self._scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=self._device.kind)
         return Schedule(self._scheduler.sigmas, self._scheduler.timesteps)
 
-    def predict(self, latents: Tensor, timestep: Tensor, guidance: Tensor, text: Text, size: tuple[int, int]) -> Tensor:
-        """One call of the transformer; schnell has no guidance to embed."""
+    def conditions(self, text: Text, timesteps: Tensor, guidance: Tensor, size: tuple[int, int]) -> Conditions:
+        """Time, guidance (schnell has none to embed) and pooled text of every step; rotary positions of text and image."""
+        model = self.transformer
         _, high, wide = self.noise_shape(*size)
-        velocity: Tensor = self.transformer(
-            hidden_states=latents,
-            timestep=timestep / 1000,
-            guidance=guidance if self.transformer.config.guidance_embeds else None,
-            encoder_hidden_states=text.tokens,
-            pooled_projections=text.pooled,
-            txt_ids=torch.zeros(text.tokens.shape[1], 3, device=latents.device, dtype=latents.dtype),
-            img_ids=_image_ids(high // 2, wide // 2, latents.device, latents.dtype),
-            return_dict=False,
-        )[0]
+        count, rows = len(timesteps), len(guidance)
+        scaled = [(timesteps / 1000 * 1000).repeat_interleave(rows)]  # as the pipeline and the model between them do, rounding included
+        if model.config.guidance_embeds:
+            scaled.append((guidance.to(timesteps.dtype) * 1000).repeat(count))
+        temb = model.time_text_embed(*scaled, text.pooled.repeat(count, 1)).unflatten(0, (count, rows))
+        return Conditions(model.context_embedder(text.tokens), temb, self._rotary(text.tokens.shape[1], high // 2, wide // 2))
+
+    def _rotary(self, text_tokens: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Positions are (nothing, row, column) of each token; those of text are 0."""
+        ids = torch.zeros(rows, columns, 3)
+        ids[..., 1] = torch.arange(rows)[:, None]
+        ids[..., 2] = torch.arange(columns)[None, :]
+        ids = torch.cat([torch.zeros(text_tokens, 3), ids.reshape(rows * columns, 3)])
+        cosines, sines = self.transformer.pos_embed(ids.to(device=self._device.kind, dtype=self._device.dtype))
+        return cosines, sines
+
+    def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - a token is embedded alike wherever it stands
+        """A linear."""
+        tokens: Tensor = self.transformer.x_embedder(latents)
+        return tokens
+
+    def block(
+        self, index: int, image: Tensor, text: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """A double or a single block: they have one signature."""
+        text, image = self.blocks[index](hidden_states=image, encoder_hidden_states=text, temb=modulation, image_rotary_emb=rotary)
+        return image, text
+
+    def head(self, image: Tensor, temb: Tensor) -> Tensor:
+        """A modulated norm and a linear."""
+        velocity: Tensor = self.transformer.proj_out(self.transformer.norm_out(image, temb))
         return velocity
 
     def lora_targets(self) -> dict[str, tuple[nn.Linear, ...]]:
@@ -119,15 +143,6 @@ class Flux:
         for theirs, ours in _bfl_names(len(self.transformer.transformer_blocks), len(self.transformer.single_transformer_blocks)).items():
             targets[f"bfl_{theirs}"] = tuple(own[name] for name in ours)
         return targets
-
-
-@functools.lru_cache(maxsize=16)
-def _image_ids(rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Rotary positions [T, 3]: nothing, row, column of each token."""
-    ids = torch.zeros(rows, columns, 3)
-    ids[..., 1] = torch.arange(rows)[:, None]
-    ids[..., 2] = torch.arange(columns)[None, :]
-    return ids.reshape(rows * columns, 3).to(device=device, dtype=dtype)
 
 
 def _bfl_names(double: int, single: int) -> dict[str, tuple[str, ...]]:

@@ -18,11 +18,11 @@ def cpu():
 
 def test_the_identity_names_everything_that_changes_rounding(cpu):
     assert re.fullmatch(r"cpu \S+ fp32 threads=1 torch=\S+", cpu.identity)
-    assert choose_device(EngineSettings(device="cpu", precision="bf16")).identity.split()[2] == "bf16"
+    assert choose_device(EngineSettings(device="cpu"), "bf16").identity.split()[2] == "bf16"
 
 
-def test_the_engine_carries_the_identity_of_its_device(dev, cpu):
-    assert dev[1].identity == cpu.identity
+def test_the_engine_carries_the_identity_of_its_device_and_its_attention_kernel(dev, cpu):
+    assert dev[1].identity == f"{cpu.identity} attention=sdpa"
 
 
 def test_the_jobs_threads_are_set():
@@ -75,6 +75,6 @@ def test_the_engine_reports_out_of_memory_of_a_group(dev, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(engine._family, "predict", full)
+    monkeypatch.setattr(engine._family, "head", full)
     with pytest.raises(OutOfMemory, match="CUDA out of memory"):
         engine.denoise([make_picture()])

@@ -9,6 +9,8 @@ from stock import make_job, make_picture
 
 from batchgen.checkpoint import resolve
 from batchgen.engine.build import build_engine
+from batchgen.engine.device import choose_device
+from batchgen.engine.family import load_family
 from batchgen.engine.lora import fuse_lora
 from batchgen.errors import ModelError
 
@@ -24,9 +26,9 @@ def matrices(out_features, in_features, rank=RANK, seed=0):
 
 @pytest.fixture
 def flux(model_folder):
-    """A fresh model: fusing changes it."""
+    """A fresh model as loaded, before any technique: fusing changes it."""
     job = make_job(model_folder)
-    return build_engine(job, resolve(job.model))._family
+    return load_family(resolve(job.model), choose_device(job.engine), job.model.max_sequence_length)
 
 
 def weight(flux, module):

@@ -60,7 +60,7 @@ def test_equal_prompts_are_encoded_once(dev, monkeypatch):
 def test_pictures_of_one_prompt_differ_by_their_seeds(dev):
     _, engine = dev
     one, other = engine.denoise([make_picture(seed=1), make_picture(seed=2)]).latents
-    assert (one - other).abs().max() > 0.1
+    assert (one - other).abs().max() > 0.01  # a caption fixes the layout; equal seeds agree to 1e-6
 
 
 def test_a_group_can_be_decoded_in_another_thread_while_the_next_is_denoised(dev):

@@ -1,0 +1,82 @@
+"""adaLN modulations, taken out of the blocks and computed once a group.
+
+Every block scales, shifts and gates by vectors that are a linear function of one embedding: timestep, guidance, pooled text. They depend
+on nothing else, and the noise levels are known before the loop begins. In FLUX.1-dev these linears are 27% of the weights (76 linears,
+3.2 of 11.9 billion parameters), which a step of a small group spends its time reading. Here a window of steps goes through each at once.
+
+Exact up to the rounding of a larger matrix product. What it costs is memory: the vectors of a window, 2.1 MB a picture and step for FLUX.1
+in bf16.
+
+Legend: R rows, N steps, D width, M modulation values of a block (FLUX.1: 12·D in a double block, 3·D in a single one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+WINDOW = 32  # steps computed at once
+
+
+class Slice(nn.Module):
+    """Stands where a block's modulation linear stood: takes its part of what was computed before."""
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward(self, modulation: Tensor) -> Tensor:
+        """[R, M] → [R, last - first]."""
+        return modulation[:, self.first : self.last]
+
+
+class Modulator(nn.Module):
+    """The modulation linears of all blocks."""
+
+    def __init__(self, linears: Sequence[Sequence[nn.Linear]]) -> None:
+        super().__init__()
+        self.blocks = linears
+        self.linears = nn.ModuleList(linear for block in linears for linear in block)
+
+    def forward(self, temb: Tensor) -> list[Tensor]:
+        """[n, R, D] → for each block [n, R, M]."""
+        active = nn.functional.silu(temb)
+        return [torch.cat([linear(active) for linear in block], dim=-1) for block in self.blocks]
+
+
+class Modulations:
+    """The modulations of one group, a window of steps at a time."""
+
+    def __init__(self, modulator: Modulator, temb: Tensor) -> None:
+        """:param temb: [N, R, D]."""
+        self._modulator, self._temb = modulator, temb
+        self._window: list[Tensor] = []
+        self._first = -WINDOW
+
+    def at(self, step: int) -> list[Tensor]:
+        """For each block [R, M]."""
+        if not self._first <= step < self._first + WINDOW:
+            self._first = step - step % WINDOW
+            self._window = self._modulator(self._temb[self._first : self._first + WINDOW])
+        return [block[step - self._first] for block in self._window]
+
+
+def hoist_modulations(blocks: Sequence[nn.Module]) -> Modulator:
+    """Take the modulation linears out of the blocks; from now on a block is handed its modulation [R, M] in place of the embedding.
+
+    Blocks are diffusers' MMDiT blocks: each of their norms that holds a `silu` and a `linear` is one part of the modulation.
+    """
+    return Modulator([_hoist(block) for block in blocks])
+
+
+def _hoist(block: nn.Module) -> list[nn.Linear]:
+    taken, at = [], 0
+    for norm in block.children():
+        linear = getattr(norm, "linear", None)
+        if isinstance(linear, nn.Linear) and hasattr(norm, "silu"):
+            norm.silu, norm.linear = nn.Identity(), Slice(at, at + linear.out_features)
+            at += linear.out_features
+            taken.append(linear)
+    return taken
