@@ -125,7 +125,11 @@ def create(root: Path, manifest: Sequence[str | Path], job: Job) -> tuple[Run, b
         raise
     store.make_folders(len(plan.shards))
     store.clear_stop()
-    durable.replace(store.job, to_toml(job).encode())
+    if not durable.create(store.job, to_toml(job).encode()) and load_job(store.job) != job:
+        raise OutputError(
+            f"{root}: another submit is making a run of another job here, or was killed while it did. "
+            f"Name another folder with --out, or remove {store.job} and type the command again."
+        )
     if not durable.create(store.plan, plan.model_dump_json().encode()):
         raise OutputError(f"{root}: another submit has just made this run. Continue it with: batchgen resume {root}")
     return Run(store, plan, job, checkpoint), True
@@ -152,10 +156,14 @@ def open_run(root: Path, overrides: Sequence[str] = ()) -> Run:
 def load_plan(store: Store) -> Plan:
     """A run's plan.
 
-    :raises DamagedRun: another version of batchgen wrote it.
+    :raises DamagedRun: it is none, or another version of batchgen wrote it.
     """
     text = store.plan.read_bytes()
-    if json.loads(text).get("version") != PLAN_VERSION:
+    try:
+        version = json.loads(text)["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedRun(f"{store.plan}: not a plan: {error}; put it back from a copy, or start another run with --out") from None
+    if version != PLAN_VERSION:
         raise DamagedRun(f"{store.plan}: written by another version of batchgen; resume with the one that planned it")
     return Plan.model_validate_json(text)
 
