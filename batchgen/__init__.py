@@ -3,7 +3,11 @@
 The modules in the order of the data; each imports only what stands before it (tests/test_layers.py):
 
     errors.py       the one tree of exceptions
+    process.py      a process, and whether it lives
     job.py          TOML job file → frozen, strict Job
+    site.py         TOML site profile → frozen, strict Site: how work is asked for on a SLURM cluster
+    slurm.py        what SLURM says, and the job this process is in
+    orders.py       what a worker was asked to do from outside: signals, the last moment
     models/         the embedded tiny model, and the script that trained it
     weights.py      weight files: whole, safetensors, and a digest
     checkpoint.py   a model folder and what identifies it
@@ -18,7 +22,9 @@ The modules in the order of the data; each imports only what stands before it (t
     tally.py        what is done, counted from the files
     run.py          store, plan and job together; created once, checked at every opening
     submissions.py  what was submitted, and the processes that belong to it
+    requeue.py      whether an element of a SLURM array goes on in a new allocation
     engine/         pixels; knows nothing of shards, tar or SLURM
+    feasible.py     what a job asks for and cannot have, said before anything starts
     group.py        one group through the engine: together, halved, one by one
     writer.py       pictures → encoded images → tar members
     pipeline.py     a shard's tasks through renderer and writer, two groups in flight
@@ -29,9 +35,11 @@ The modules in the order of the data; each imports only what stands before it (t
     contact.py      the contact sheet
     finalize.py     the finished run: statistics, contact sheet, card, wids index
     worker.py       one process: build the engine once, work through shards
+    crew.py         who works on a run, here and in SLURM
     status.py       what is done, who lives, what to do next
     verify.py       counts, hashes and keys, recounted from the files
-    submit.py       starts workers through submitit and keeps them going
+    submit.py       starts workers through submitit: on this machine, or as a SLURM array
+    supervisor.py   keeps the workers of this machine going
     watch.py        live progress, and what Ctrl-C does to it
     show.py         what the verbs print
     cli.py          the verbs

@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from batchgen.errors import ModelError
+from batchgen.errors import JobError, ModelError
 from batchgen.job import Lora, Model
 from batchgen.models import TINY
 from batchgen.weights import digest, read_header
@@ -32,7 +32,9 @@ class FamilyFacts:
     name: str
     t5_tokenizer: str  # component folder of the tokenizer whose length limits a prompt
     patch: int  # latent pixels a token is wide
-    step_flops: Callable[[dict[str, Any], int, int], float]  # transformer config, image tokens, text tokens → FLOP of one picture's step
+    step_flops: Callable[[dict[str, Any], int, int], float]  # transformer config, image tokens, T5 tokens → FLOP of one picture's step
+    contrasts: bool = False  # every picture has classifier-free guidance; else only those with a negative prompt
+    most_positions: str = ""  # key of the transformer's config: the most tokens along a side; "": any number
 
 
 def _flux_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
@@ -43,8 +45,21 @@ def _flux_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int
     return float(layers * (2 * 12 * width**2 * tokens + 4 * tokens**2 * width))
 
 
+def _sd3_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
+    """As FLUX.1's double blocks, with CLIP's 77 tokens beside T5's; the last block has no text output, dual ones a second attention."""
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    layers, dual = config["num_layers"], len(config.get("dual_attention_layers") or ())
+    text = text_tokens + 77
+    tokens = image_tokens + text
+    weights = 12 * layers * tokens - 9 * text + 4 * dual * image_tokens  # the text output: out and MLP; the second attention: q, k, v, out
+    return float(2 * weights * width**2 + 4 * (layers * tokens**2 + dual * image_tokens**2) * width)
+
+
 FAMILIES = {
     "FluxPipeline": FamilyFacts("flux", t5_tokenizer="tokenizer_2", patch=2, step_flops=_flux_step_flops),
+    "StableDiffusion3Pipeline": FamilyFacts(
+        "sd3", t5_tokenizer="tokenizer_3", patch=2, step_flops=_sd3_step_flops, contrasts=True, most_positions="pos_embed_max_size"
+    ),
 }
 
 
@@ -63,6 +78,22 @@ class Checkpoint:
         shrink = 2 ** (len(self._config("vae")["block_out_channels"]) - 1)
         return int(shrink * self._facts().patch)
 
+    @property
+    def heads(self) -> int:
+        """Attention heads of the transformer."""
+        return int(self._config("transformer")["num_attention_heads"])
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether guidance is classifier-free by nature: two rows a picture."""
+        return self._facts().contrasts
+
+    @property
+    def blocks(self) -> int:
+        """Transformer blocks."""
+        config = self._config("transformer")
+        return int(config["num_layers"] + config.get("num_single_layers", 0))
+
     def token_counter(self) -> Callable[[str], int]:
         """A function from prompt to its T5 tokens, the end token included: what `model.max_sequence_length` limits."""
         tokenizer = Tokenizer.from_file(str(self.folder / self._facts().t5_tokenizer / "tokenizer.json"))
@@ -71,14 +102,18 @@ class Checkpoint:
         return lambda prompt: len(tokenizer.encode(prompt).ids)
 
     def flops(self, width: int, height: int, steps: int, text_tokens: int, cfg: bool) -> float:
-        """FLOP of one picture's denoising, text padded to `text_tokens`; twice that with true classifier-free guidance.
+        """FLOP of one picture's denoising, text padded to `text_tokens`; twice that with classifier-free guidance.
 
         Matrix products of the blocks only, a multiply and an add counted as two: FLUX.1 at 1024×1024 px and 512 tokens takes
         74.4e12 a step. Text encoders and VAE (15e12 a picture there) are left out.
+
+        :raises JobError: the model cannot paint so large a picture.
         """
-        image_tokens = (width // self.pixel_multiple) * (height // self.pixel_multiple)
-        step = self._facts().step_flops(self._config("transformer"), image_tokens, text_tokens)
-        return step * steps * (2 if cfg else 1)
+        facts, config, multiple = self._facts(), self._config("transformer"), self.pixel_multiple
+        if facts.most_positions and max(width, height) > (most_px := config[facts.most_positions] * multiple):
+            raise JobError(f"{width}×{height} px: this model knows positions for at most {most_px} px a side; ask for smaller pictures")
+        step = facts.step_flops(config, (width // multiple) * (height // multiple), text_tokens)
+        return step * steps * (2 if cfg or facts.contrasts else 1)
 
     def _facts(self) -> FamilyFacts:
         return next(facts for facts in FAMILIES.values() if facts.name == self.family)

@@ -4,8 +4,9 @@ A claim is an attempt-numbered file, made whole and linked: of two workers who w
 is ever unlinked: stealing from a dead owner makes attempt k+1. Claims save time and decide nothing: two owners of
 one shard write two partials, and the commit's one link chooses (P4).
 
-Death is asked only when nothing is free. On one machine the owner is a process: host, pid and start time. An owner
-on another machine is *unknown* and is never stolen from, unless the person who types `resume --steal` vouches for its death.
+Death is asked only when nothing is free. On one machine the owner is a process: host, pid and start time. In SLURM it is
+a job's incarnation too, and squeue is asked (slurm.py). Any other owner on another machine is *unknown* and is never stolen
+from, unless the person who types `resume --steal` vouches for its death.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
-from batchgen import durable
+from batchgen import durable, slurm
 from batchgen.partial import Entry, in_flight, read_journal
+from batchgen.process import Life, life_here
+from batchgen.slurm import Queue
 from batchgen.store import BUCKET, Store
 
-Life = Literal["alive", "dead", "unknown"]
 _CLAIM = re.compile(r"^(\d{6,})\.(\d{4,})$")
 
 
@@ -37,22 +37,24 @@ class Owner:
     host: str
     pid: int
     started: float  # seconds since the epoch, as the operating system says
+    job: str = ""  # the SLURM job it runs in, and how often that was requeued before
+    restarts: int = 0
 
     @classmethod
     def me(cls) -> Owner:
         """This process."""
-        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+        return cls(slurm.node(), os.getpid(), psutil.Process().create_time(), slurm.job_id(), slurm.restarts())
 
-    def life(self) -> Life:
-        """Whether the process lives; unknown on another host."""
-        if self.host != socket.gethostname():
-            return "unknown"
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
-            return "alive" if same and process.status() != psutil.STATUS_ZOMBIE else "dead"
-        except psutil.NoSuchProcess:
-            return "dead"
+    def life(self, queue: Queue | None = None) -> Life:
+        """Whether the process lives. On another host SLURM is asked, if the process is SLURM's and `queue` is given.
+
+        SLURM's word also counts for a process that still runs here although its incarnation is over: another has taken its place.
+        """
+        here = life_here(self.pid, self.started) if self.host == slurm.node() else "unknown"
+        if here == "dead" or not self.job or queue is None:
+            return here
+        said = queue.life(self.job, self.restarts)
+        return here if said == "unknown" else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,18 @@ class Claim:
         return list(range(1, self.attempt))
 
     def deaths(self) -> list[list[Entry]]:
-        """For each earlier attempt that died: the groups it had in flight."""
-        ungraceful = [attempt for attempt in self.earlier if not _free_marker(self.store, self.shard, attempt).exists()]
-        flights = [in_flight(read_journal(self.store.partial(self.shard, attempt, "journal"))) for attempt in ungraceful]
+        """For each earlier attempt that died by itself: the groups it had in flight."""
+        flights = [
+            in_flight(read_journal(self.store.partial(self.shard, attempt, "journal"))) for attempt in self.earlier if self._died(attempt)
+        ]
         return [flight for flight in flights if flight]
+
+    def _died(self, attempt: int) -> bool:
+        """Whether an attempt's worker died by itself. In SLURM the batch script says so: nodes fail and jobs are preempted all the time."""
+        if _free_marker(self.store, self.shard, attempt).exists():
+            return False
+        owner = read_owner(self.store, self.shard, attempt)
+        return not owner.job or self.store.death(owner.job, owner.restarts).exists()
 
 
 class Claims:
@@ -89,8 +99,9 @@ class Claims:
     Workers start at different places and keep a cursor, so that n workers over s shards look at each shard about once.
     """
 
-    def __init__(self, store: Store, shards: int, start: int, *, steal: bool = False) -> None:
+    def __init__(self, store: Store, shards: int, start: int, *, steal: bool = False, queue: Queue | None = None) -> None:
         self._store, self._shards, self._steal = store, shards, steal
+        self._queue = queue or Queue()
         self._fresh = self._unclaimed(start % shards if shards else 0)
         self._owner = Owner.me()
 
@@ -104,6 +115,10 @@ class Claims:
             if self._abandoned(shard, attempt) and self._take(shard, attempt + 1):
                 return Claim(self._store, shard, attempt + 1)
         return None
+
+    def wait_s(self) -> float | None:
+        """After `next` found nothing: seconds until SLURM can be asked again whether an owner is dead; None where that will not help."""
+        return self._queue.wait_s()
 
     def unfinished(self) -> list[int]:
         """Shards without a commit."""
@@ -130,7 +145,7 @@ class Claims:
     def _abandoned(self, shard: int, attempt: int) -> bool:
         if attempt == 0 or _free_marker(self._store, shard, attempt).exists():
             return True
-        life = read_owner(self._store, shard, attempt).life()
+        life = read_owner(self._store, shard, attempt).life(self._queue)
         return life == "dead" or (life == "unknown" and self._steal)
 
 

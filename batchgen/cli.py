@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from batchgen.job import Job
     from batchgen.run import Run
+    from batchgen.site import Site
 
 app = typer.Typer(
     help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: nothing is lost or made twice.",
@@ -34,43 +35,56 @@ RunFolder = Annotated[Path, typer.Argument(help="The run directory, for example 
 JobFile = Annotated[Path | None, typer.Option("--job", help="TOML job file; without it, the embedded tiny model.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the job file.")]
 Rehearse = Annotated[bool, typer.Option("--rehearse", help="Draw test cards in the model's place: try a run in seconds.")]
+SiteFile = Annotated[Path | None, typer.Option("--site", help="SLURM site profile, as slurm/example.toml; without it, this machine.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")]
 
 
 @app.command()
-def plan(manifest: Manifest, job: JobFile = None, settings: Settings = None, rehearse: Rehearse = False) -> None:
-    """Say what would happen: rows, sizes, shards, groups, time and bytes. Checks every row; writes nothing."""
+def plan(manifest: Manifest, job: JobFile = None, site: SiteFile = None, settings: Settings = None, rehearse: Rehearse = False) -> None:
+    """Say what would happen: rows, sizes, shards, groups, time, bytes; with --site the batch script. Checks every row, writes nothing."""
     with _errors():
         from batchgen.run import dry_run
-        from batchgen.show import show_plan
+        from batchgen.show import show_plan, show_script
+        from batchgen.site import load_site
 
+        profile = load_site(site) if site else None
         read = _job(job, settings, rehearse=rehearse)
-        show_plan(_console(), dry_run(manifest, read), read)
+        planned = dry_run(manifest, read)
+        show_plan(_console(), planned, read)
+        if profile:
+            show_script(_console(), planned, profile, _root(manifest, rehearse=rehearse))
 
 
 @app.command()
 def submit(
     manifest: Manifest,
     job: JobFile = None,
+    site: SiteFile = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run directory; default runs/NAME of the manifest.")] = None,
     settings: Settings = None,
     rehearse: Rehearse = False,
     detach: Detach = False,
 ) -> None:
-    """Plan the manifest and make its pictures. The same command again continues where it stopped."""
+    """Plan the manifest and make its pictures, here or on a cluster. The same command again continues where it stopped."""
     with _errors():
         from batchgen.run import create
-        from batchgen.submit import visible_devices
+        from batchgen.site import load_site
+        from batchgen.submit import refuse_misfit
+        from batchgen.supervisor import visible_devices
 
+        profile = load_site(site) if site else None
         read = _job(job, settings, rehearse=rehearse)
-        visible_devices(read)  # no GPU is told before a run is planned for one
-        root = out or Path("runs") / (_stem(manifest[0]) + ("-rehearsal" if rehearse else ""))
+        if profile:  # what is missing is told before a run is planned
+            refuse_misfit(profile, read)
+        else:
+            visible_devices(read)
+        root = out or _root(manifest, rehearse=rehearse)
         console = _console()
         run, new = create(root, manifest, read)
         if not new:
             console.print(f"{root} was planned before from the same inputs: continuing it.", soft_wrap=True)
         console.print(f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}", soft_wrap=True)
-        _go(run, console, detach=detach, add=False, steal=False)
+        _go(run, console, profile, detach=detach)
 
 
 @app.command()
@@ -79,18 +93,28 @@ def resume(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key of [run] or [pattern].")
     ] = None,
-    add: Annotated[bool, typer.Option("--add", help="Bring more workers to a run that is running.")] = False,
+    site: SiteFile = None,
+    local: Annotated[bool, typer.Option("--local", help="Go on with this machine, although the run was on a cluster.")] = False,
+    add: Annotated[
+        int | None, typer.Option("--add", min=1, metavar="N", help="Bring N more workers (on a cluster: nodes) to a run that is running.")
+    ] = None,
     steal: Annotated[
         bool, typer.Option("--steal", help="Take shards from workers on other machines: you vouch that they are dead.")
     ] = False,
     detach: Detach = False,
 ) -> None:
-    """Make what is missing of a run that was stopped, killed or ran out of space."""
+    """Make what is missing of a run that was stopped, killed or ran out of space: where it was last, or where --site or --local say."""
     with _errors():
         from batchgen.run import open_run
+        from batchgen.site import load_site
+        from batchgen.submissions import submissions
 
+        profile = load_site(site) if site else None
         opened = open_run(run, settings or [])
-        _go(opened, _console(), detach=detach, add=add, steal=steal)
+        last = submissions(opened.store)[-1:]
+        if last and not local:
+            profile = profile or last[0].site
+        _go(opened, _console(), profile, detach=detach, add=add, steal=steal)
 
 
 @app.command()
@@ -154,22 +178,22 @@ def cancel(run: RunFolder, now: Annotated[bool, typer.Option("--now", help="End 
     """Ask a run to stop after the groups in flight. `resume` continues it."""
     with _errors():
         from batchgen.store import Store
-        from batchgen.watch import stop
+        from batchgen.watch import cancel_jobs, stop
 
         store = Store.open(run)
         if store.complete():
+            cancel_jobs(store, at_once=now)  # nodes that still wait in SLURM
             _console().print("The run is complete: there is nothing to cancel.")
         else:
             stop(store, _console(), at_once=now, again=f"batchgen cancel {run} --now")
 
 
-def _go(run: Run, console: Console, *, detach: bool, add: bool, steal: bool) -> None:
-    """Launch workers for what is missing, watch them, and exit with the status's code."""
+def _go(run: Run, console: Console, site: Site | None, *, detach: bool, add: int | None = None, steal: bool = False) -> None:
+    """Launch workers for what is missing; on this machine also watch them, and exit with the status's code."""
     from batchgen.device import forgive
     from batchgen.finalize import finalize
     from batchgen.show import show_software, show_status
     from batchgen.status import look
-    from batchgen.submit import launch
     from batchgen.watch import watch
 
     finalize(run)
@@ -178,14 +202,13 @@ def _go(run: Run, console: Console, *, detach: bool, add: bool, steal: bool) -> 
         if seen.state in ("running", "queued") and not add:
             raise StillRunning(
                 f"{run.store.root} is {seen.state} ({seen.cause}). Watch it with: batchgen status {run.store.root} --watch; "
-                f"bring more workers with: batchgen resume {run.store.root} --add"
+                f"bring more workers with: batchgen resume {run.store.root} --add 1"
             )
         show_software(console, run.plan)
         run.store.clear_stop()
         forgive(run.store)
-        submission = launch(run, sys.argv, steal=steal)
-        console.print(f"{submission.workers} workers started.")
-        if detach:
+        _launch(run, console, site, add, steal=steal)
+        if detach or site:
             console.print(f"batchgen status {run.store.root} --watch", soft_wrap=True)
             return
         seen = watch(run, console)
@@ -193,10 +216,35 @@ def _go(run: Run, console: Console, *, detach: bool, add: bool, steal: bool) -> 
     raise typer.Exit(seen.exit_code)
 
 
-def _job(path: Path | None, settings: list[str] | None, *, rehearse: bool) -> Job:
-    from batchgen.job import load_job
+def _launch(run: Run, console: Console, site: Site | None, add: int | None, *, steal: bool) -> None:
+    from batchgen.submissions import arrays_of
+    from batchgen.submit import launch_on
+    from batchgen.supervisor import launch
 
-    return load_job(path, [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])])
+    if site is None:
+        submission = launch(run, sys.argv, workers=add, steal=steal)
+        console.print(f"{submission.workers} workers started.")
+    else:
+        submission = launch_on(site, run, sys.argv, nodes=add, steal=steal)
+        arrays = ", ".join(arrays_of(run.store, submission.number))
+        console.print(
+            f"{submission.workers} workers on {submission.workers // site.tasks} nodes submitted to SLURM as {arrays}.", soft_wrap=True
+        )
+
+
+def _job(path: Path | None, settings: list[str] | None, *, rehearse: bool) -> Job:
+    """The job as asked for, of which all can be had that can be judged now."""
+    from batchgen.feasible import refuse_impossible
+    from batchgen.job import load_job
+    from batchgen.run import locate_model
+
+    job = load_job(path, [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])])
+    refuse_impossible(*locate_model(job))
+    return job
+
+
+def _root(manifest: list[str], *, rehearse: bool) -> Path:
+    return Path("runs") / (_stem(manifest[0]) + ("-rehearsal" if rehearse else ""))
 
 
 def _stem(manifest: str) -> str:

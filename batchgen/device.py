@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterable
 from dataclasses import fields
@@ -18,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from batchgen import durable
+from batchgen import durable, slurm
 from batchgen.manifest import Picture
 from batchgen.partial import written
 from batchgen.records import Record
@@ -28,7 +27,7 @@ from batchgen.store import Store
 def device_name(worker: int) -> str:
     """This worker's device, as one name over all hosts."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return f"{socket.gethostname()}.cuda{visible.replace(',', '-')}" if visible else f"{socket.gethostname()}.slot{worker}"
+    return f"{slurm.node()}.cuda{visible.replace(',', '-')}" if visible else f"{slurm.node()}.slot{worker}"
 
 
 def mark_sick(store: Store, device: str, reason: str) -> None:

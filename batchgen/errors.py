@@ -8,9 +8,11 @@ Every error a user can cause or must act on is a `BatchgenError`. Its message sa
     │   ├── ManifestError    2   a row, a column or a file of the manifest
     │   ├── JobError         2   a key or a value of the job file or of --set
     │   ├── ModelError       2   a model folder, a hub id or a LoRA file
-    │   └── OutputError      2   the run directory: not writable, no hard links, another run's
+    │   ├── OutputError      2   the run directory: not writable, no hard links, another run's
+    │   └── SiteError        2   a key or a value of the site profile, or what SLURM refuses
     ├── PlanChanged          2   the run directory was planned from other inputs; shows the difference
     ├── StillRunning         2   `resume` while workers of the run live
+    ├── SchedulerSilent      1   SLURM cannot be asked: no such command, no answer, or nonsense
     ├── DamagedRun           1   a file of the run directory is not what the protocol wrote
     ├── OutOfMemory          1   the device could not hold the group: the worker halves it
     ├── DeviceFault          1   the device is in an undefined state: the worker process must end
@@ -49,6 +51,10 @@ class OutputError(InputError):
     """The run directory cannot be used."""
 
 
+class SiteError(InputError):
+    """The site profile breaks its contract, or SLURM refuses what it asks for."""
+
+
 class PlanChanged(BatchgenError):
     """The run was planned from other inputs (P6)."""
 
@@ -59,6 +65,10 @@ class StillRunning(BatchgenError):
     """Workers of this run live or wait already."""
 
     exit_code = 2
+
+
+class SchedulerSilent(BatchgenError):
+    """SLURM cannot be asked; nothing follows from its silence."""
 
 
 class DamagedRun(BatchgenError):

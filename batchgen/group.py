@@ -14,11 +14,12 @@ import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from batchgen.engine import Denoised, Engine
+from batchgen.engine import Denoised, Engine, Trace
 from batchgen.errors import DeviceFault, OutOfMemory
 from batchgen.manifest import Picture
 from batchgen.records import Path
@@ -49,6 +50,7 @@ class Made:
     denoise_s: float = 0.0
     decode_s: float = 0.0
     peak_bytes: int = 0
+    trace: Trace | None = None
 
 
 @dataclass
@@ -109,13 +111,16 @@ class Renderer:
                 return [Made(part.pictures[0], None, part.path, 1, "exception", _told(error))]
             return [self._again(Made(picture, None, "retry", 1)) for picture in part.pictures]
         made = []
-        for picture, picture_pixels, finite in zip(part.pictures, pixels, denoised.finite, strict=True):
-            cause = _judge(picture_pixels, finite=finite)
-            times = {"text_s": denoised.text_s, "denoise_s": denoised.denoise_s, "decode_s": decode_s}
-            kept = None if cause else picture_pixels
-            made.append(
-                Made(picture, kept, part.path, size, cause, _TURNED_OUT_BAD.get(cause, ""), **times, peak_bytes=denoised.peak_bytes)
-            )
+        shared: dict[str, Any] = {
+            "text_s": denoised.text_s,
+            "denoise_s": denoised.denoise_s,
+            "decode_s": decode_s,
+            "peak_bytes": denoised.peak_bytes,
+        }
+        for picture, image, finite, trace in zip(part.pictures, pixels, denoised.finite, denoised.traces or [None] * size, strict=True):
+            cause = _judge(image, finite=finite)
+            kept = None if cause else image
+            made.append(Made(picture, kept, part.path, size, cause, _TURNED_OUT_BAD.get(cause, ""), **shared, trace=trace))
         return made
 
 

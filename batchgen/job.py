@@ -51,7 +51,9 @@ class Sampling(Section):
     width: Side = Field(default=1024, description="px, a multiple of 16")
     height: Side = Field(default=1024, description="px, a multiple of 16")
     steps: int = Field(default=28, ge=1, le=1000, description="denoising steps")
-    guidance: float = Field(default=3.5, ge=0, le=100, description="FLUX's embedded guidance")
+    guidance: float = Field(
+        default=3.5, ge=0, le=100, description="guidance scale: FLUX's embedded one, Stable Diffusion 3's classifier-free one"
+    )
     true_cfg: float = Field(default=1.0, ge=0, le=100, description="classifier-free guidance scale, used with a negative prompt")
     negative_prompt: str = Field(default="", description='"" for none')
     images: int = Field(default=1, ge=1, le=100_000, description="pictures of a row")
@@ -94,7 +96,9 @@ class Cache(Section):
     blocks: int = Field(default=1, ge=1, description="first_block: blocks computed before it is decided")
     warmup: int = Field(default=0, ge=0, description="steps at the start that are always computed")
     max_consecutive: int | None = Field(default=None, ge=1, description="steps skipped in a row at most; absent: any number")
-    taylor_order: int = Field(default=0, ge=0, le=2, description="first_block: order in which reused residuals are extrapolated")
+    taylor_order: int = Field(
+        default=1, ge=0, le=2, description="order in which what is reused is extrapolated over the noise level; 0: not"
+    )
     skip: tuple[int, ...] = Field(default=(), description="schedule: the steps to skip, from 0", strict=False)
     trace: str = Field(default="", description="replay: metadata folder or file of another run, whose skipped steps are repeated")
 
@@ -103,17 +107,22 @@ class Parallel(Section):
     """How many devices make one picture together."""
 
     cp: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description='devices a replica; "auto": as few as the model fits on, for that makes most pictures a GPU-hour'
+        default="auto", description='devices a replica; "auto": one, for that makes most pictures a GPU-hour. More paint one picture sooner'
     )
     ulysses: int = Field(default=0, ge=0, description="of those, how many exchange heads; 0: as many as the heads allow")
     ring: int = Field(default=0, ge=0, description="and how many pass keys and values around; 0: the rest. ulysses · ring = cp")
+
+    @property
+    def degree(self) -> int:
+        """Devices a replica. Splitting tokens does not split weights, so "auto" is 1: two replicas make more pictures than a pair."""
+        return 1 if self.cp == "auto" else self.cp
 
 
 class Compile(Section):
     """torch.compile of the transformer's blocks."""
 
     mode: Literal["auto", "none", "default", "max-autotune-no-cudagraphs"] = Field(
-        default="auto", description='"auto": "default" on cuda, "none" on cpu'
+        default="auto", description='"auto": "default" on cuda, "none" on cpu and where layers are offloaded'
     )
 
 

@@ -118,6 +118,8 @@ class Pipeline:
             image_encode_s=image_encode_s,
             total_s=total_s,
             peak_bytes=made.peak_bytes,
+            skipped=made.trace.skipped if made.trace else "",
+            distances=list(made.trace.distances) if made.trace else [],
             host=self.origin.host,
             worker=self.origin.worker,
             attempt=partial.attempt,

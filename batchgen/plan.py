@@ -190,7 +190,7 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 def identify(job: Job, manifest: Sequence[str], model: Mapping[str, str]) -> dict[str, Any]:
     """What the fingerprint covers: the job without operations, and the content (not the place) of manifest, weights and LoRAs."""
     settings = job.identity()
-    del settings["model"]["path"], settings["model"]["revision"]
+    del settings["model"]["path"], settings["model"]["revision"], settings["cache"]["trace"]
     settings["model"]["lora"] = [lora["scale"] for lora in settings["model"]["lora"]]
     return {**settings, "weights": dict(model), "manifest": list(manifest)}
 

@@ -54,6 +54,8 @@ class Record:
     image_encode_s: float  # this picture's own
     total_s: float  # from the group's begin until it was handed to the disk
     peak_bytes: int
+    skipped: str  # a letter a step: 1 skipped by the cache, 0 computed; "" without a cache
+    distances: list[float | None]  # what the cache measured at each step; null where it did not
     host: str
     worker: int
     attempt: int
@@ -72,7 +74,14 @@ def identity_of(picture: Picture) -> dict[str, Any]:
     return fields
 
 
-_ARROW = {"int": pa.int64(), "str": pa.string(), "float": pa.float64(), "Outcome": pa.string(), "Path": pa.string()}
+_ARROW = {
+    "int": pa.int64(),
+    "str": pa.string(),
+    "float": pa.float64(),
+    "Outcome": pa.string(),
+    "Path": pa.string(),
+    "list[float | None]": pa.list_(pa.float64()),
+}
 SCHEMA = pa.schema([pa.field(field.name, _ARROW[str(field.type)], nullable=False) for field in dataclasses.fields(Record)])
 
 

@@ -7,6 +7,7 @@ plan and refuses any difference (P6); the first worker pins the engine's identit
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import tempfile
 import uuid
@@ -16,11 +17,12 @@ from pathlib import Path
 
 from batchgen import durable
 from batchgen.checkpoint import Checkpoint, resolve
-from batchgen.errors import DamagedRun, OutputError, PlanChanged
+from batchgen.errors import DamagedRun, JobError, OutputError, PlanChanged
 from batchgen.job import Job, load_job, to_toml
 from batchgen.manifest import check_unchanged, find_files, image_shapes, kind_of, survey, to_parquet
 from batchgen.plan import PLAN_VERSION, Cutter, Plan, Shape, estimate, fingerprint, identify, now, refuse_change, shard_size, software
 from batchgen.store import Store
+from batchgen.weights import digest
 
 OPERATIONS = ("run", "pattern")  # sections of the job that may change at a resume
 
@@ -43,7 +45,19 @@ def locate_model(job: Job) -> tuple[Job, Checkpoint | None]:
     path = job.model.path if job.model.path == "tiny" else str(checkpoint.folder)
     loras = tuple(lora.model_copy(update={"path": str(Path(lora.path).expanduser().absolute())}) for lora in job.model.lora)
     model = job.model.model_copy(update={"path": path, "revision": "", "lora": loras})
-    return job.model_copy(update={"model": model}), checkpoint
+    job = job.model_copy(update={"model": model})
+    return (job, checkpoint) if not job.cache.trace else _locate_trace(job, checkpoint)
+
+
+def _locate_trace(job: Job, checkpoint: Checkpoint) -> tuple[Job, Checkpoint]:
+    """A replayed trace decides pictures as weights do: its content is what identifies it."""
+    path = Path(job.cache.trace).expanduser().absolute()
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise JobError(f'cache.trace = "{job.cache.trace}": no such file; give a metadata folder of another run, or one file of it')
+    identity = checkpoint.identity | {f"trace/{file.name}": digest(file) for file in files}
+    cache = job.cache.model_copy(update={"trace": str(path)})
+    return job.model_copy(update={"cache": cache}), dataclasses.replace(checkpoint, identity=identity)
 
 
 def make_plan(manifest: Sequence[str | Path], job: Job, checkpoint: Checkpoint | None, parquet: Path) -> Plan:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from batchgen.errors import SchedulerSilent
 from batchgen.job import Job
 from batchgen.partial import written
 from batchgen.plan import Plan, software
+from batchgen.site import Site
+from batchgen.slurm import test_only
 from batchgen.status import Status
 from batchgen.store import Store
+from batchgen.submit import script
 from batchgen.watch import duration
 
 MANY = 20  # problems or failures shown in full
@@ -44,6 +49,20 @@ def show_plan(console: Console, plan: Plan, job: Job) -> None:
     console.print("\nEvery row is valid. Nothing was written.")
 
 
+def show_script(console: Console, plan: Plan, site: Site, root: Path) -> None:
+    """The batch script that `submit` would send, and what SLURM thinks of it.
+
+    :raises SiteError: SLURM would refuse it.
+    """
+    nodes = min(site.nodes, -(-len(plan.shards) // site.tasks))
+    text = script(site, root.resolve(), plan.run, nodes)
+    console.print(f"\n{nodes} nodes × {site.tasks} workers, {site.time} at a time. The batch script:\n\n{text}\n", soft_wrap=True)
+    try:
+        console.print(f"SLURM would take it: {test_only(text)}", soft_wrap=True)
+    except SchedulerSilent as silent:
+        console.print(f"SLURM did not check it: {silent}", soft_wrap=True)
+
+
 def show_status(console: Console, status: Status) -> None:
     """The status for people."""
     console.print(f"{status.state}: {status.cause}", soft_wrap=True)
@@ -54,6 +73,10 @@ def show_status(console: Console, status: Status) -> None:
     if status.pictures_per_device_hour:
         left = f", about {duration(status.left_s)} left" if status.left_s else ""
         console.print(f"{status.pictures_per_device_hour:,.0f} pictures per device-hour{left}")
+    if status.worker_s:
+        console.print(_device_hours(status), soft_wrap=True)
+    if status.dead and status.state != "complete":
+        console.print(f"{status.dead} workers died and were not replaced: batchgen logs {status.run}", soft_wrap=True)
     for cause, count in sorted(status.failures.items()):
         console.print(f"  {count:,} × {cause}")
     if status.state == "complete":
@@ -63,6 +86,14 @@ def show_status(console: Console, status: Status) -> None:
         console.print(f"dataset card   {status.run}/README.md", soft_wrap=True)
     else:
         console.print(f"next: {status.next}", soft_wrap=True)
+
+
+def _device_hours(status: Status) -> str:
+    """What the run has cost, what of it became pictures, and what is still to come."""
+    rest = status.worker_s - status.device_s
+    per_hour = status.pictures_per_device_hour
+    left = f", about {duration(status.pending / per_hour * 3600)} to go" if per_hour and status.pending else ""
+    return f"{duration(status.worker_s)} of devices used, {duration(max(rest, 0.0))} of it not on published pictures{left}"
 
 
 def show_software(console: Console, plan: Plan) -> None:
@@ -82,9 +113,16 @@ def show_logs(console: Console, store: Store, worker: int | None, lines: int) ->
     if not paths:
         console.print(f"No log {pattern} in {store.logs}.", soft_wrap=True)
     for path in paths:
-        text = path.read_text(errors="replace").splitlines()
-        console.print(f"── {path}", soft_wrap=True)
-        console.print("\n".join(text[-lines:] if lines else text), soft_wrap=True, markup=False)
+        _show_tail(console, path, path.read_text(errors="replace").splitlines(), lines)
+    for path in sorted(store.jobs.glob("*/submitit/*_log.out")) if worker is None else ():
+        words = [line for line in path.read_text(errors="replace").splitlines() if "submitit INFO" not in line]
+        if words:  # of a batch script, or of a task before it was a worker
+            _show_tail(console, path, words, lines)
+
+
+def _show_tail(console: Console, path: Path, text: list[str], lines: int) -> None:
+    console.print(f"── {path}", soft_wrap=True)
+    console.print("\n".join(text[-lines:] if lines else text), soft_wrap=True, markup=False)
 
 
 def show_failures(console: Console, store: Store) -> None:

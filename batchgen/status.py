@@ -2,7 +2,7 @@
 
 complete   every shard is published and the dataset is finalized
 running    a worker lives
-queued     workers were asked for, and none has started yet
+queued     workers were asked for, and none has started yet; or SLURM starts or requeues them
 stopped    the run was asked to stop: by a person, a full disk, the failure budget, its time limit
 stalled    shards are left, and nobody lives to make them
 """
@@ -14,10 +14,12 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from batchgen.crew import Crew, muster
 from batchgen.plan import Plan
 from batchgen.run import load_plan
+from batchgen.slurm import Queue
 from batchgen.store import Store
-from batchgen.submissions import Member, members, submissions
+from batchgen.submissions import given_up, log_file, submissions
 from batchgen.tally import Tally, tally, unpublished
 
 State = Literal["complete", "running", "queued", "stopped", "stalled"]
@@ -41,9 +43,12 @@ class Status:
     shards_done: int
     shards: int
     workers: int  # alive
+    dead: int  # workers of the last submission that died and were not replaced
+    waiting: dict[str, int]  # SLURM's reason → nodes that wait
     failures: dict[str, int]  # cause → pictures
     tar_bytes: int
     device_s: float  # seconds devices worked on published pictures
+    worker_s: float  # seconds that workers lived, each with a device
     pictures_per_device_hour: float | None
     pictures_per_second: float | None  # at the present number of workers
     left_s: float | None
@@ -61,15 +66,15 @@ class Status:
         return {"complete": EXIT_COMPLETE, "stalled": EXIT_STALLED}.get(self.state, EXIT_INCOMPLETE)
 
 
-def look(store: Store, plan: Plan | None = None) -> Status:
-    """The run's status now. `plan` saves reading it again."""
+def look(store: Store, plan: Plan | None = None, queue: Queue | None = None) -> Status:
+    """The run's status now. `plan` saves reading it again; `queue` saves asking SLURM again."""
     plan = plan or load_plan(store)
-    processes = list(members(store))
-    alive = sum(m.role == "worker" and m.life() == "alive" for m in processes)
+    crew = muster(store, plan.run, queue or Queue(enough=1))
+    alive = len(crew.alive)
     finalized = store.complete()  # after the processes and before the counts, or a run that ends now would look stalled
     counts = tally(store)
     complete = finalized and len(counts.shards) == len(plan.shards)
-    state, cause, following = _complete(store, counts) if complete else _unfinished(store, processes, alive)
+    state, cause, following = _complete(store, counts) if complete else _unfinished(store, crew)
     pending = plan.pictures - counts.ok - counts.failed
     in_progress = sum(unpublished(store, counts.shards)) if pending else 0
     per_device_s = counts.ok / counts.device_s if counts.device_s else None
@@ -87,9 +92,12 @@ def look(store: Store, plan: Plan | None = None) -> Status:
         shards_done=len(counts.shards),
         shards=len(plan.shards),
         workers=alive,
+        dead=len(crew.dead),
+        waiting=crew.waiting,
         failures=dict(counts.failures),
         tar_bytes=counts.bytes,
         device_s=counts.device_s,
+        worker_s=crew.worker_s,
         pictures_per_device_hour=per_device_s * 3600 if per_device_s else None,
         pictures_per_second=rate,
         left_s=(pending - in_progress) / rate if rate else None,
@@ -101,17 +109,20 @@ def _complete(store: Store, counts: Tally) -> tuple[State, str, str]:
     return "complete", f"{len(counts.shards)} shards are published", f"batchgen verify {store.root}"
 
 
-def _unfinished(store: Store, processes: list[Member], alive: int) -> tuple[State, str, str]:
+def _unfinished(store: Store, crew: Crew) -> tuple[State, str, str]:
     """State, cause, next command."""
     root = store.root
     stop = store.stopped()
-    if alive:
-        cause = f"{alive} workers; asked to stop: {stop.cause}" if stop else f"{alive} workers"
-        return "running", cause, f"batchgen status {root} --watch"
-    elsewhere = sorted({m.owner.host for m in processes if m.life() == "unknown"})
-    if elsewhere:
-        return "running", f"on {', '.join(elsewhere)}, which cannot be asked from here", f"batchgen status {root}  (on {elsewhere[0]})"
-    if not stop and (any(m.role == "supervisor" and m.life() == "alive" for m in processes) or _just_submitted(store, processes)):
+    told = f"; asked to stop: {stop.cause}" if stop else ""
+    if crew.alive:
+        return "running", f"{len(crew.alive)} workers{_waiting(crew)}{told}", f"batchgen status {root} --watch"
+    if elsewhere := sorted({m.owner.host for m in crew.unknown}):
+        why = crew.trouble or "which cannot be asked from here"
+        return "running", f"on {', '.join(elsewhere)}, {why}", f"batchgen status {root}  (on {elsewhere[0]})"
+    if crew.waiting or crew.starting or _may_wait_unseen(store, crew):
+        starting = f"workers start or leave on {crew.starting} nodes" if crew.starting else crew.trouble
+        return "queued", f"{starting}{_waiting(crew)}{told}".removeprefix("; "), f"batchgen status {root} --watch"
+    if not stop and (crew.supervised or _just_submitted(store, crew)):
         return "queued", "workers are being started", f"batchgen status {root} --watch"
     if stop:
         remedy = {"disk full": "free space, then: ", "failure budget": "see batchgen logs --failed; to go on all the same: "}
@@ -119,19 +130,43 @@ def _unfinished(store: Store, processes: list[Member], alive: int) -> tuple[Stat
         return "stopped", f"{stop.cause}: {stop.text}", f"{remedy.get(stop.cause, '')}batchgen resume {root}{raised}"
     if not submissions(store):
         return "stalled", "nothing was submitted yet", f"batchgen resume {root}"
-    return "stalled", f"shards are left, and no worker is alive{_last_words(processes)}", f"batchgen resume {root}"
+    return "stalled", f"shards are left, and no worker is alive{_last_words(store, crew)}", f"batchgen resume {root}"
 
 
-def _last_words(processes: list[Member]) -> str:
+def _waiting(crew: Crew) -> str:
+    """Nodes that wait in SLURM, and why."""
+    nodes = sum(crew.waiting.values())
+    return f"; {nodes} nodes wait in SLURM ({', '.join(sorted(crew.waiting))})" if nodes else ""
+
+
+def _may_wait_unseen(store: Store, crew: Crew) -> bool:
+    """Whether workers of the last submission to SLURM have not come yet, and squeue cannot be asked about them."""
+    last = submissions(store)[-1:]
+    here = {m.index for m in crew.members if last and m.path.parent.name == f"{last[0].number:04d}"}
+    return bool(last and last[0].site and crew.trouble and len(here) < last[0].workers)
+
+
+def _last_words(store: Store, crew: Crew) -> str:
     """Why the workers of the last submission left, where that was not for want of work."""
-    last = max((m.path.parent for m in processes), default=None)
-    reasons = {m.ended for m in processes if m.path.parent == last and m.role == "worker" and m.ended and "nothing free" not in m.ended}
-    return "".join(f"\n  a worker left: {reason}" for reason in sorted(reasons))
+    last = submissions(store)[-1]
+    mine = [m for m in crew.members if m.path.parent.name == f"{last.number:04d}" and m.role == "worker"]
+    words = {f"a worker left: {m.ended}" for m in mine if m.ended and "nothing free" not in m.ended}
+    words |= {f"worker {m.index} died on {m.owner.host}: {_tail(store, last.number, m.index)}" for m in crew.dead if m in mine}
+    words |= set(given_up(store, last.number))
+    if last.site and not mine:
+        words.add(f"no worker ever came: do all nodes see {store.root}? See batchgen logs {store.root}")
+    return "".join(f"\n  {line}" for line in sorted(words))
 
 
-def _just_submitted(store: Store, processes: list[Member]) -> bool:
+def _tail(store: Store, number: int, index: int) -> str:
+    log = log_file(store, number, index)
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+
+
+def _just_submitted(store: Store, crew: Crew) -> bool:
     """Whether the last submission is so young that its supervisor may not have registered yet."""
     last = max(submissions(store), key=lambda submission: submission.number, default=None)
-    if last is None or time.time() - last.at > START_S:
+    if last is None or last.site or time.time() - last.at > START_S:
         return False
-    return not any(m.path.parent.name == f"{last.number:04d}" for m in processes)
+    return not any(m.path.parent.name == f"{last.number:04d}" for m in crew.members)

@@ -10,6 +10,7 @@
         partial/000/000123.0002.*             the shard being written by that attempt (partial.py)
         done/000/000123.json                  the commit: names the attempt that won, its hashes and counts
         jobs/  logs/  sick/                   submissions and their workers; what they print; devices that failed
+        jobs/4711.0.died                      a worker of this SLURM job, not requeued before, died by itself
         stop.json                             the run was asked to stop; cause and time
 
 **Commit is one link.** An attempt syncs its tar, Parquet and JSON under attempt-named names and links the JSON to
@@ -119,6 +120,10 @@ class Store:
     def partial(self, shard: int, attempt: int, kind: str) -> Path:
         """A file of an attempt: kind is tar, records, journal, parquet or json."""
         return self._bucket("partial", shard) / f"{shard:06d}.{attempt:04d}.{kind}"
+
+    def death(self, job: str, restarts: int) -> Path:
+        """Where the batch script of a SLURM job says that a worker of this incarnation died by itself."""
+        return self.jobs / f"{job}.{restarts}.died"
 
     def _bucket(self, name: str, shard: int) -> Path:
         return self.inner / name / f"{shard // BUCKET:03d}"

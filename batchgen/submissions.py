@@ -2,8 +2,11 @@
 
 jobs/0001.json               what was submitted: when, by which command, workers, settings, software
 jobs/0001/supervisor.json    the local supervisor
-jobs/0001/worker-003.00.json worker 3, first incarnation; after a death 003.01
+jobs/0001/worker-003.00.json worker 3, first incarnation; after a death or in the next allocation 003.01
+jobs/0001/worker-003.00.made it wrote a group; renewed with every group
 jobs/0001/worker-003.00.end  it left in good order, and why; a dead process leaves none
+jobs/0001/slurm.json         ids of the submission's job arrays
+jobs/0001/element-003.over   element 3 of the arrays does not go on, and why
 """
 
 from __future__ import annotations
@@ -18,15 +21,18 @@ from pathlib import Path
 from typing import Literal
 
 from batchgen import durable
-from batchgen.claims import Life, Owner
+from batchgen.claims import Owner
 from batchgen.job import Section
+from batchgen.orders import DEADLINE as DEADLINE
 from batchgen.plan import software
+from batchgen.process import Life
+from batchgen.site import Site
+from batchgen.slurm import Queue
 from batchgen.store import Store
 
 Role = Literal["supervisor", "worker"]
 NOTHING_FREE = "nothing free: others work on the rest"  # why workers leave, where others act on it
 SICK = "SickDevice"
-DEADLINE = "deadline"
 _MEMBER = re.compile(r"^(supervisor|worker-(\d+)\.(\d+))\.json$")
 
 
@@ -42,6 +48,12 @@ class Submission(Section):
     deadline: float | None  # seconds since the epoch
     steal: bool
     software: dict[str, str]
+    site: Site | None = None  # where it went, if not to this machine
+
+    def of_element(self, element: int) -> range:
+        """The workers of an element of its job arrays."""
+        tasks = self.site.tasks if self.site else 1
+        return range(element * tasks, (element + 1) * tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +66,25 @@ class Member:
     owner: Owner
     ended: str  # why it left in good order; "" while it lives or if it died
 
-    def life(self) -> Life:
+    def life(self, queue: Queue | None = None) -> Life:
         """Whether it lives."""
-        return "dead" if self.ended else self.owner.life()
+        return "dead" if self.ended else self.owner.life(queue)
+
+    @property
+    def made(self) -> bool:
+        """Whether it wrote a group."""
+        return self.path.with_suffix(".made").exists()
 
 
 def record(
-    store: Store, command: list[str], workers: int, devices: tuple[str, ...], *, deadline: float | None = None, steal: bool = False
+    store: Store,
+    command: list[str],
+    workers: int,
+    devices: tuple[str, ...] = (),
+    *,
+    deadline: float | None = None,
+    steal: bool = False,
+    site: Site | None = None,
 ) -> Submission:
     """Record a new submission under the next free number; two at once get two numbers."""
     number = max((submission.number for submission in submissions(store)), default=0)
@@ -76,6 +100,7 @@ def record(
             deadline=deadline,
             steal=steal,
             software=software(),
+            site=site,
         )
         if durable.create(store.jobs / f"{number:04d}.json", submission.model_dump_json(indent=1).encode()):
             folder(store, number).mkdir(exist_ok=True)
@@ -90,6 +115,11 @@ def submissions(store: Store) -> list[Submission]:
 def read(store: Store, number: int) -> Submission:
     """One submission."""
     return Submission.model_validate_json((store.jobs / f"{number:04d}.json").read_bytes())
+
+
+def queue_of(store: Store) -> Queue:
+    """For asking SLURM about the workers of a run, as often as its last site profile allows."""
+    return next((Queue(submission.site.poll_s) for submission in reversed(submissions(store)) if submission.site), Queue())
 
 
 def folder(store: Store, number: int) -> Path:
@@ -118,12 +148,38 @@ def leave(path: Path, reason: str) -> None:
 def members(store: Store) -> Iterator[Member]:
     """All processes of all submissions, the latest submission first."""
     for jobs in sorted((path for path in store.jobs.iterdir() if path.is_dir()), reverse=True):
-        for path in sorted(jobs.iterdir()):
-            if match := _MEMBER.match(path.name):
-                end = path.with_suffix(".end")
-                ended = end.read_text() if end.exists() else ""
-                role: Role = "worker" if match[2] else "supervisor"
-                yield Member(path, role, int(match[2] or 0), Owner(**json.loads(path.read_bytes())), ended)
+        yield from members_of(store, int(jobs.name))
+
+
+def members_of(store: Store, number: int) -> Iterator[Member]:
+    """All processes of a submission; the incarnations of a worker in their order."""
+    for path in sorted(folder(store, number).iterdir()):
+        if match := _MEMBER.match(path.name):
+            end = path.with_suffix(".end")
+            ended = end.read_text() if end.exists() else ""
+            role: Role = "worker" if match[2] else "supervisor"
+            yield Member(path, role, int(match[2] or 0), Owner(**json.loads(path.read_bytes())), ended)
+
+
+def record_arrays(store: Store, number: int, arrays: list[str]) -> None:
+    """Note under which ids SLURM has taken a submission."""
+    durable.create(folder(store, number) / "slurm.json", json.dumps(arrays).encode())
+
+
+def arrays_of(store: Store, number: int) -> list[str]:
+    """The ids under which SLURM has taken a submission."""
+    path = folder(store, number) / "slurm.json"
+    return [str(array) for array in json.loads(path.read_bytes())] if path.exists() else []
+
+
+def give_up(store: Store, number: int, element: int, reason: str) -> None:
+    """Say that an element does not go on although there is work; `given_up` tells why."""
+    durable.replace(folder(store, number) / f"element-{element:03d}.over", reason.encode())
+
+
+def given_up(store: Store, number: int) -> list[str]:
+    """Why elements of a submission did not go on."""
+    return [path.read_text() for path in sorted(folder(store, number).glob("element-*.over"))]
 
 
 def log_file(store: Store, number: int, index: int) -> Path:

@@ -1,223 +1,216 @@
-"""Starts workers through submitit, and keeps them going. The only file that imports it.
+"""Starts workers through submitit, on this machine or as a SLURM array. The only file that imports it.
 
-On this machine a *supervisor*, in a session of its own, submits one submitit job a worker and starts another for one
-that dies: a closed terminal or Ctrl-C in the foreground never reaches the workers. It stops trying when several deaths in a
-row brought nothing new to the disk.
+The payload is one tiny callable with a path: pickles refer to code by name, and the truth is on disk. What submitit knows of a job
+(its state, its result) is never asked.
 
-The payload is one tiny function with a path: pickles refer to code by name, and the truth is on disk.
+On SLURM an *element* of the array is one node with one task a GPU; worker i of a submission is task i mod n of element i div n. The
+batch script ends by asking requeue.py whether the element goes on.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
-import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
-from itertools import takewhile
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
-from batchgen import submissions
-from batchgen.durable import is_full
-from batchgen.errors import BatchgenError, JobError
+from batchgen import durable, slurm, submissions
+from batchgen.errors import SiteError
 from batchgen.job import Job
 from batchgen.run import Run
+from batchgen.site import OURS, Site, seconds
 from batchgen.store import Store
 from batchgen.submissions import Submission
-from batchgen.tally import tally, unpublished
 
-POLL_S = 0.1
-FRUITLESS_DEATHS = 6  # the ladder in tasks.py needs five deaths to name one poison picture
-PAUSE_S = 0.5  # before a restart, and as much again for every death before it
-PATIENCE_S = 10.0  # how long workers may take to obey SIGTERM
 YEAR_MIN = 365 * 24 * 60  # submitit's own default ends a local job after two minutes
+TIMES = (  # the job's own times, for the worker's deadline: older SLURMs do not put them into the environment
+    'export $(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" '
+    '--format="SLURM_JOB_START_TIME=%S SLURM_JOB_END_TIME=%e") > /dev/null'
+)
 
 
-def visible_devices(job: Job) -> tuple[str, ...]:
-    """The GPUs this process was given, as entries of CUDA_VISIBLE_DEVICES; () where there are none or the job wants none.
+class LocalJob(Protocol):
+    """What the supervisor asks of a worker it has started."""
 
-    :raises JobError: the job wants a GPU and there is none.
-    """
-    if job.engine.kind == "pattern" or job.engine.device == "cpu":
-        return ()
-    devices = _given_devices()
-    if job.engine.device == "cuda" and not devices:
-        raise JobError('engine.device = "cuda": this machine has no GPU (nvidia-smi -L and CUDA_VISIBLE_DEVICES were asked)')
-    return devices
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    def cancel(self) -> None:
+        """End it: SIGINT, then SIGKILL a second later."""
 
 
-def _given_devices() -> tuple[str, ...]:
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        named = (device.strip() for device in given.split(","))
-        return tuple(takewhile(lambda device: device not in ("", "-1"), named))  # as CUDA does: nothing behind an invalid one
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):  # no driver: no GPU
-        return ()
-    return tuple(str(number) for number, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU ")))
+def start_here(store: Store, submission: Submission, index: int) -> LocalJob:
+    """Start worker `index` of a submission on this machine."""
+    import submitit
 
-
-def worker_count(job: Job, devices: tuple[str, ...], shards: int) -> int:
-    """Workers of a submission: as the job says, else one a GPU or one a CPU core; never more than shards."""
-    cores = len(os.sched_getaffinity(0))
-    wanted = (len(devices) or cores // job.engine.threads) if job.run.workers == "auto" else job.run.workers
-    return max(1, min(wanted, shards))
-
-
-def launch(run: Run, command: list[str], *, steal: bool = False) -> Submission:
-    """Record a submission and start its supervisor in a session of its own.
-
-    :raises JobError: the job wants a GPU and there is none.
-    """
-    devices = visible_devices(run.job)
-    limit = run.job.run.time_limit_s
-    workers = worker_count(run.job, devices, len(run.plan.shards))
-    submission = submissions.record(run.store, command, workers, devices, deadline=time.time() + limit if limit else None, steal=steal)
-    with (run.store.logs / f"{submission.number:04d}-supervisor.log").open("ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "batchgen.submit", str(run.store.root), str(submission.number)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    return submission
-
-
-def terminate(store: Store) -> None:
-    """Ask the supervisors of a run on this machine to end their workers at once."""
-    for member in submissions.members(store):
-        if member.role == "supervisor" and member.life() == "alive":
-            os.kill(member.owner.pid, signal.SIGTERM)
+    executor = submitit.LocalExecutor(folder=_folder(store, submission.number))
+    executor.update_parameters(timeout_min=YEAR_MIN, stderr_to_stdout=True)
+    job: LocalJob = executor.submit(start, str(store.root), submission.number, index)
+    return job
 
 
 def start(root: str, number: int, index: int) -> None:
-    """What a submitit job runs: be one worker of a submission."""
+    """What a local job runs: be one worker of a submission."""
     from batchgen.worker import main
 
     main(Path(root), number, index)
 
 
-@dataclass
-class Slot:
-    """A place for a worker: its job, and how often it died for nothing."""
+@dataclass(frozen=True)
+class Element:
+    """What every task of an element of the array runs: be one of its workers."""
 
-    index: int
-    job: Any
-    fruitless: int = 0
-    restart_at: float = 0.0
+    root: str
+    number: int
+    tasks: int
 
+    def __call__(self, element: int) -> None:
+        """Work, and end the process without handing submitit a result: an incarnation before may have left half of one."""
+        from batchgen.orders import Orders
 
-@dataclass
-class Supervisor:
-    """Keeps the workers of one submission going."""
+        orders = Orders()
+        orders.install()  # in the place of submitit's, which would requeue from here
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # comes before every other signal of SLURM's; submitit's handler only warns
+        from batchgen.worker import main
 
-    store: Store
-    submission: Submission
-    progress: int = 0
-    slots: list[Slot] = field(default_factory=list)
-    stopping: bool = False
-    recalled: bool = False
+        if given := slurm.devices():
+            os.environ["CUDA_VISIBLE_DEVICES"] = given[int(os.environ["SLURM_LOCALID"]) % len(given)]
+        main(Path(self.root), self.number, element * self.tasks + int(os.environ["SLURM_PROCID"]), orders)
+        sys.exit(0)
 
-    def run(self) -> None:
-        """Until every worker has left in good order, or nothing helps."""
-        signal.signal(signal.SIGTERM, self._terminate)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self.progress = self._written()
-        self.slots = [Slot(index, self._submit(index)) for index in range(self.submission.workers)]
-        while self.slots:
-            time.sleep(POLL_S)
-            self.slots = [slot for slot in self.slots if self._keep(slot)] or self._recall()
-            if self.stopping:
-                self._end_workers()
-                return
-        if not self.store.complete() and any(member.ended == submissions.DEADLINE for member in self._members()):
-            self.store.ask_to_stop("time limit", "the submission's run.time_limit_s is over")
-
-    def _submit(self, index: int) -> Any:
-        import submitit
-
-        executor = submitit.LocalExecutor(folder=submissions.folder(self.store, self.submission.number) / "submitit")
-        executor.update_parameters(timeout_min=YEAR_MIN, stderr_to_stdout=True)
-        return executor.submit(start, str(self.store.root), self.submission.number, index)
-
-    def _keep(self, slot: Slot) -> bool:
-        """Whether the slot still has or will have a worker."""
-        if slot.job is not None and not slot.job.done():
-            return True
-        if slot.job is not None:
-            slot.job = None
-            if self._left_in_order(slot.index) or self.store.stopped() or self.stopping:
-                return False
-            written = self._written()
-            slot.fruitless = 1 if written > self.progress else slot.fruitless + 1
-            self.progress = max(self.progress, written)
-            if slot.fruitless >= FRUITLESS_DEATHS:
-                self._give_up(slot)
-                return False
-            slot.restart_at = time.time() + PAUSE_S * slot.fruitless
-        if time.time() >= slot.restart_at:
-            slot.job = self._submit(slot.index)
-        return True
-
-    def _recall(self) -> list[Slot]:
-        """Where a sick device left work behind, the workers that had gone because nothing was free; once."""
-        ended = {member.index: member.ended for member in self._members() if member.role == "worker"}
-        if self.recalled or self.store.stopped() or self.stopping or not any(why.startswith(submissions.SICK) for why in ended.values()):
-            return []
-        self.recalled = True
-        return [Slot(index, self._submit(index)) for index, why in ended.items() if why == submissions.NOTHING_FREE]
-
-    def _give_up(self, slot: Slot) -> None:
-        log = submissions.log_file(self.store, self.submission.number, slot.index)
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
-        self.store.ask_to_stop("restarts", f"worker {slot.index} died {slot.fruitless} times without a new picture; its last words: {last}")
-
-    def _left_in_order(self, index: int) -> bool:
-        mine = [m for m in self._members() if m.role == "worker" and m.index == index]
-        return bool(mine) and mine[-1].ended != ""
-
-    def _members(self) -> list[submissions.Member]:
-        return [m for m in submissions.members(self.store) if m.path.parent.name == f"{self.submission.number:04d}"]
-
-    def _written(self) -> int:
-        counts = tally(self.store)
-        return counts.ok + counts.failed + sum(unpublished(self.store, counts.shards))
-
-    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
-        self.stopping = True
-
-    def _end_workers(self) -> None:
-        for member in self._members():
-            if member.role == "worker" and member.life() == "alive":
-                os.kill(member.owner.pid, signal.SIGTERM)
-        patience = time.time() + PATIENCE_S
-        while time.time() < patience and any(slot.job is not None and not slot.job.done() for slot in self.slots):
-            time.sleep(POLL_S)
-        for slot in self.slots:
-            if slot.job is not None and not slot.job.done():
-                slot.job.cancel()  # submitit's controller: SIGINT, then SIGKILL a second later
+    def checkpoint(self, _element: int) -> None:
+        """Nothing: in the moment before our handlers are there, submitit's finds nothing to requeue."""
 
 
-def main() -> None:
-    """`python -m batchgen.submit RUN NUMBER`: be the supervisor of a submission."""
-    store, number = Store.open(Path(sys.argv[1])), int(sys.argv[2])
+def launch_on(site: Site, run: Run, command: list[str], *, nodes: int | None = None, steal: bool = False) -> Submission:
+    """Submit the workers of a run to SLURM, as one array or as many as its size needs.
+
+    :param nodes: elements, where not as many as the profile says.
+    :raises SiteError: the profile does not fit the job, or SLURM refuses it.
+    :raises SchedulerSilent: SLURM does not answer.
+    """
+    refuse_misfit(site, run.job)
+    most = slurm.max_array_size()
+    elements = min(nodes or site.nodes, -(-len(run.plan.shards) // site.tasks))
+    submission = submissions.record(run.store, command, elements * site.tasks, steal=steal, site=site)
+    arrays: list[str] = []
     try:
-        member = submissions.join(store, number, "supervisor")
-        Supervisor(store, submissions.read(store, number)).run()
-        submissions.leave(member, "every worker has left")
-    except BatchgenError as error:
-        sys.exit(f"batchgen: {error}")
-    except OSError as error:
-        if not is_full(error):
-            raise
-        store.ask_to_stop("disk full", f"{error.strerror}; free space below {store.root}")
+        for first, count in _portions(elements, most):
+            running = (site.max_running or elements) * count // elements
+            arrays.append(_submit_array(run, submission, first, count, max(1, running)))
+    except SiteError:
+        if not arrays:  # nothing was started: as if it had not been tried
+            durable.remove(run.store.jobs / f"{submission.number:04d}.json")
+        raise
+    finally:
+        submissions.record_arrays(run.store, submission.number, arrays)
+    return submission
 
 
-if __name__ == "__main__":
-    main()
+def refuse_misfit(site: Site, job: Job) -> None:
+    """Refuse what the job asks for and this site cannot give, and a machine that cannot submit.
+
+    :raises SiteError: with the remedy.
+    """
+    if not shutil.which("sbatch"):
+        raise SiteError(
+            "sbatch: not found. Submit on a machine of the cluster's; without --site (resume: with --local) the run works here."
+        )
+    if job.engine.device == "cuda" and not site.gpus_per_node:
+        raise SiteError('engine.device = "cuda", and the site profile says gpus_per_node = 0')
+    if job.run.time_limit_s:
+        raise SiteError("run.time_limit_s is for runs on this machine: take it out of the job file and set time in the site profile")
+
+
+def script(site: Site, root: Path, run: str, elements: int) -> str:
+    """The batch script of the first submission of a run; nothing is sent."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    folder = root / ".batchgen" / "jobs" / "0001" / "submitit"
+    command = f"{_python(site)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    parameters = _parameters(site, root, run, 1, 0, site.max_running or elements)
+    text: str = _make_sbatch_string(command=command, folder=folder, map_count=elements if elements > 1 else None, **parameters)
+    return text
+
+
+def _portions(elements: int, most: int) -> Iterator[tuple[int, int]]:
+    """First element and length of each array, none of more than `most`."""
+    arrays = -(-elements // most)
+    for number in range(arrays):
+        first, end = number * elements // arrays, (number + 1) * elements // arrays
+        yield first, end - first
+
+
+def _submit_array(run: Run, submission: Submission, first: int, count: int, running: int) -> str:
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    site = submission.site
+    assert site is not None
+    root, number = run.store.root, submission.number
+    with slurm.outside_of_a_job([name for name, key in OURS.items() if getattr(site, key, None)]), redirect_stderr(StringIO()):
+        try:
+            executor = submitit.SlurmExecutor(folder=_folder(run.store, number), python=_python(site))
+            executor.update_parameters(**_parameters(site, root, run.plan.run, number, first, running))
+            jobs = executor.map_array(Element(str(root), number, site.tasks), range(first, first + count))
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise SiteError(f"SLURM refuses the job: {'; '.join(str(error).splitlines())}") from None
+    return str(jobs[0].job_id).partition("_")[0]
+
+
+def _parameters(site: Site, root: Path, run: str, number: int, first: int, running: int) -> dict[str, Any]:
+    """What submitit is to write into the batch script, and how srun is to start the tasks."""
+    options = dict(option.removeprefix("--").partition("=")[::2] for option in site.sbatch)
+    cpus = f"--cpus-per-task={site.cpus_per_gpu}"  # srun does not inherit it
+    return {
+        "job_name": f"batchgen-{root.name}",
+        "comment": f"{slurm.label(run)}:{number} {site.comment}".strip(),
+        "partition": site.partition,
+        "account": site.account,
+        "qos": site.qos,
+        "constraint": site.constraint,
+        "nodes": 1,
+        "ntasks_per_node": site.tasks,
+        "gpus_per_node": None if site.gres else site.gpus_per_node or None,
+        "gres": site.gres,
+        "cpus_per_task": site.cpus_per_gpu,
+        "mem": site.mem,
+        "time": -(-seconds(site.time) // 60),
+        "wckey": None,  # submitit's own would be refused where such keys are registered
+        "array_parallelism": running,
+        "stderr_to_stdout": True,
+        "setup": [TIMES, *site.setup],
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", cpus, *site.srun],
+        "teardown": _last_lines(site, root, number, first),
+        "additional_parameters": {
+            "signal": f"USR2@{site.signal_s}",
+            "requeue" if site.requeue else "no-requeue": True,
+            **{name: value or True for name, value in options.items()},
+        },
+    }
+
+
+def _last_lines(site: Site, root: Path, number: int, first: int) -> list[str]:
+    """Requeue, or not. A cancelled job does not come here: scancel ends the script as well.
+
+    One element of the array has the array's own id for its SLURM_JOB_ID: by that name all elements would be requeued.
+    """
+    element = f"$(({first} + ${{SLURM_ARRAY_TASK_ID:-0}}))"
+    decide = f"{_python(site)} -m batchgen.requeue {shlex.quote(str(root))} {number} {element} $code"
+    name = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+    return ["code=$?", f"{decide} && scontrol requeue {name}", "exit $code"]
+
+
+def _python(site: Site) -> str:
+    return site.python or shlex.quote(sys.executable)
+
+
+def _folder(store: Store, number: int) -> Path:
+    return submissions.folder(store, number) / "submitit"

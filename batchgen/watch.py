@@ -14,15 +14,21 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from batchgen import slurm
+from batchgen.crew import jobs_of
+from batchgen.errors import SchedulerSilent
 from batchgen.plan import Plan
 from batchgen.run import Run, load_plan
+from batchgen.slurm import Queue
 from batchgen.status import Status, look
 from batchgen.store import Store
-from batchgen.submit import terminate
+from batchgen.submissions import submissions
+from batchgen.supervisor import terminate
 
 POLL_S = 0.5
 WINDOW_S = 30.0  # of the rate shown
 QUIET_S = 10.0  # between lines where there is no terminal
+SLURM_S = 10.0  # least seconds between two questions to squeue
 
 
 def watch(run: Run, console: Console) -> Status:
@@ -56,11 +62,26 @@ def follow(store: Store, console: Console, plan: Plan | None = None) -> Status:
 def stop(store: Store, console: Console, *, at_once: bool, again: str = "Ctrl-C again") -> None:
     """Ask a run to stop: after the groups in flight, or at once. `again` is how to insist."""
     store.ask_to_stop("user", "asked to stop")
+    cancel_jobs(store, at_once=at_once)
     if at_once:
         terminate(store)
         console.print("Ending the workers now.")
     else:
         console.print(f"Stopping after the groups in flight; {again} ends the workers at once.", soft_wrap=True)
+
+
+def cancel_jobs(store: Store, *, at_once: bool) -> None:
+    """Cancel the run's jobs in SLURM, or only those that wait for a node: the others see the stop flag.
+
+    :raises SchedulerSilent: they could not be found or cancelled; the stop flag is set all the same.
+    """
+    if not any(submission.site for submission in submissions(store)):
+        return
+    queue = Queue()
+    jobs = jobs_of(load_plan(store).run, queue)
+    if queue.trouble:
+        raise SchedulerSilent(f"the run was asked to stop, and its workers will; but its jobs could not be cancelled: {queue.trouble}")
+    slurm.cancel(jobs, waiting_only=not at_once)
 
 
 class Pace:
@@ -118,8 +139,9 @@ class _Lines:
 
 
 def _until_still(store: Store, plan: Plan, show: Callable[[Status], None]) -> Status:
+    queue = Queue(SLURM_S, enough=1)
     while True:
-        status = look(store, plan)
+        status = look(store, plan, queue)
         show(status)
         if status.state not in ("running", "queued"):
             return status

@@ -1,8 +1,7 @@
 """One process: build the engine once, work through shards until nothing is free.
 
-SIGTERM            the group being denoised is dropped, the one being written is finished; exit
-SIGUSR2, SIGINT    the groups in flight are finished; exit
-stop flag          as SIGUSR2; looked at before every group
+orders             signals, and SLURM's last moment (orders.py)
+stop flag          the groups in flight are finished; exit. Looked at before every group
 deadline           no group begins that cannot finish before it
 a hang             after `run.group_timeout_s` a watchdog prints all stacks and ends the process
 """
@@ -13,28 +12,27 @@ import faulthandler
 import logging
 import math
 import os
-import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import pyarrow as pa
 
-from batchgen import durable, manifest, submissions
+from batchgen import durable, manifest, slurm, submissions
 from batchgen.claims import Claim, Claims
 from batchgen.device import device_name, is_sick, known_good, mark_sick
+from batchgen.engine import Workload
 from batchgen.engine.open import open_engine
 from batchgen.errors import BatchgenError, DeviceFault, SickDevice
 from batchgen.finalize import finalize
 from batchgen.group import Made, Renderer
 from batchgen.manifest import Picture
+from batchgen.orders import Orders, Terminated
 from batchgen.partial import Partial
 from batchgen.pipeline import Origin, Pipeline
-from batchgen.plan import groups
+from batchgen.plan import groups, software
 from batchgen.publish import publish
 from batchgen.run import Run, open_run, pin_identity
 from batchgen.store import Store
@@ -43,33 +41,13 @@ from batchgen.tally import tally, unpublished
 from batchgen.tasks import Task, tasks
 
 log = logging.getLogger(__name__)
+ALL_DONE = "all shards are done"
+WAIT_S = 1.0  # between two looks at the stop flag
 LEAST_BUDGET = 10  # failures that a run of any size may have
 GROUPS_TO_DOUBT = 3  # wholly failed groups in a row, before the device is doubted
 SAFETY = 1.25  # a group is assumed to take so much longer than the slowest of its size before
-
-
-class Terminated(SystemExit):
-    """SIGTERM arrived."""
-
-
-@dataclass
-class Orders:
-    """What this process was asked to do from outside. Installed before torch is imported, which takes seconds."""
-
-    leave: str = ""  # why, once it was asked to leave at the group's border
-
-    def install(self) -> None:
-        """Take over the signals of this process."""
-        signal.signal(signal.SIGTERM, self._terminate)
-        for number in (signal.SIGUSR2, signal.SIGINT):
-            signal.signal(number, self._leave)
-
-    def _leave(self, number: int, _frame: FrameType | None) -> None:
-        self.leave = signal.Signals(number).name
-
-    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
-        self.leave = "SIGTERM"
-        raise Terminated(0)
+LAST_S = 30.0  # before SLURM ends the job the worker does: its batch script must still have time to requeue
+HANG_S = 10.0  # after its last moment a worker that still works hangs
 
 
 @dataclass
@@ -82,22 +60,38 @@ class Worker:
     claims: Claims
     orders: Orders
     device: str
-    deadline: float = math.inf  # seconds since the epoch
+    deadline: float = math.inf  # seconds since the epoch: no group begins that cannot finish before it
+    end: float = math.inf  # when a worker that still works is ended
+    member: Path | None = None  # as what it joined the submission
     slowest_s: dict[tuple[int, int, int], float] = field(default_factory=dict)
     doubtful: int = 0  # wholly failed groups in a row
     good: Picture | None = None  # a picture this worker made well
 
     def work(self) -> str:
         """Work until nothing is free or it must leave; why it ended."""
-        while not self._must_leave() and (claim := self.claims.next()):
-            log.info("shard %06d, attempt %d", claim.shard, claim.attempt)
-            self._shard(claim)
+        while not self._must_leave():
+            if claim := self.claims.next():
+                log.info("shard %06d, attempt %d", claim.shard, claim.attempt)
+                self._shard(claim)
+            elif not self._wait():
+                break
         if reason := self._must_leave():
             return reason
         if self.claims.unfinished():
             return submissions.NOTHING_FREE
         finalize(self.run)
-        return "all shards are done"
+        return ALL_DONE
+
+    def _wait(self) -> bool:
+        """Nothing is free: until SLURM can be asked again whether an owner is dead. False where there is nothing to wait for."""
+        seconds = self.claims.wait_s() if self.claims.unfinished() else None
+        if seconds is None:
+            return False
+        log.info("nothing is free; asking SLURM in %.0f s whether all who work on the rest are alive", seconds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._must_leave():
+            time.sleep(min(WAIT_S, max(end - time.monotonic(), 0.0)))
+        return True
 
     def _must_leave(self) -> str:
         if self.orders.leave:
@@ -161,11 +155,14 @@ class Worker:
         if time.time() + expected_s > self.deadline:
             self.orders.leave = submissions.DEADLINE
             return False
-        faulthandler.dump_traceback_later(self.run.job.run.group_timeout_s, exit=True)
+        left_s = max(self.end + HANG_S - time.time(), 1.0)
+        faulthandler.dump_traceback_later(min(self.run.job.run.group_timeout_s, left_s), exit=True)
         return True
 
     def _learn(self, partial: Partial, made: Sequence[Made]) -> None:
         """After a group is written: its pace, the failure budget, whether the device is to be doubted."""
+        if self.member:
+            self.member.with_suffix(".made").touch()
         size = _size([one.picture for one in made])
         self.slowest_s[size] = max(self.slowest_s.get(size, 0.0), sum({one.denoise_s + one.text_s + one.decode_s for one in made}))
         good = [one.picture for one in made if not one.cause]
@@ -213,20 +210,25 @@ def _size(pictures: Sequence[Picture]) -> tuple[int, int, int]:
     return (pictures[0].width, pictures[0].height, pictures[0].steps)
 
 
-def main(root: Path, number: int, index: int) -> None:
-    """Be worker `index` of a submission; called in a process of its own, whose output becomes the worker's log."""
-    orders = Orders()
-    orders.install()
+def main(root: Path, number: int, index: int, orders: Orders | None = None) -> None:
+    """Be worker `index` of a submission; called in a process of its own, whose output becomes the worker's log.
+
+    :param orders: where they are installed already.
+    """
+    if orders is None:
+        orders = Orders()
+        orders.install()
     store = Store.open(root)
     _print_to(submissions.log_file(store, number, index))
     member = submissions.join(store, number, "worker", index)
     submission = submissions.read(store, number)
+    _tell_software(submission)
     if submission.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = submission.devices[index % len(submission.devices)]
     try:
-        reason = work(open_run(root), index, submission, orders)
+        reason = work(open_run(root), index, submission, orders, member)
     except Terminated:
-        reason = "SIGTERM"
+        reason = orders.leave
     except DeviceFault:
         raise
     except BatchgenError as error:  # another try would end the same way
@@ -241,20 +243,53 @@ def main(root: Path, number: int, index: int) -> None:
     submissions.leave(member, reason)
 
 
-def work(run: Run, index: int, submission: Submission, orders: Orders) -> str:
-    """Build the engine and work until there is nothing to do; why it ended."""
+def work(run: Run, index: int, submission: Submission, orders: Orders, member: Path | None = None) -> str:
+    """Build the engine and work until there is nothing to do; why it ended.
+
+    :param member: as what the worker joined the submission.
+    """
+    shards = len(run.plan.shards)
+    queue = submissions.queue_of(run.store)
+    claims = Claims(run.store, shards, start=index * shards // submission.workers, steal=submission.steal, queue=queue)
+    if not claims.unfinished():  # before the engine is built: another has made the last shard
+        finalize(run)
+        return ALL_DONE
     device = device_name(index)
     if is_sick(run.store, device):
         return f"{device} is listed as sick"
-    engine = open_engine(run.job, run.checkpoint)
+    deadline = end = slurm_end(submission, orders)
+    if submission.deadline:
+        deadline = min(end, submission.deadline)
+    engine = open_engine(run.job, run.checkpoint, workload(run))
     pin_identity(run.store, engine.identity)
-    pipeline = Pipeline(Renderer(engine), run.job.output, Origin(socket.gethostname(), index, run.plan.generation))
-    shards = len(run.plan.shards)
-    claims = Claims(run.store, shards, start=index * shards // submission.workers, steal=submission.steal)
+    pipeline = Pipeline(Renderer(engine), run.job.output, Origin(slurm.node(), index, run.plan.generation))
     try:
-        return Worker(run, index, pipeline, claims, orders, device, submission.deadline or math.inf).work()
+        return Worker(run, index, pipeline, claims, orders, device, deadline, end, member).work()
     finally:
         pipeline.close()
+
+
+def slurm_end(submission: Submission, orders: Orders) -> float:
+    """When this worker must have left because SLURM then ends the job; it is terminated at that time. Never, outside of SLURM."""
+    end = slurm.end_time(time.time()) if submission.site else None
+    if submission.site is None or end is None:
+        return math.inf
+    end -= min(LAST_S, submission.site.signal_s / 2)
+    orders.set_last_moment(end - time.time())
+    return end
+
+
+def _tell_software(submission: Submission) -> None:
+    """Into the log: packages of this node that are not those of the machine which submitted."""
+    for package, version in software().items():
+        if submission.software.get(package) != version:
+            log.warning("%s is %s here and was %s where the run was submitted", package, version, submission.software.get(package))
+
+
+def workload(run: Run) -> Workload:
+    """What the run asks of an engine."""
+    sizes = sorted({(shape.width, shape.height) for shape in run.plan.shapes})
+    return Workload(tuple(sizes), run.job.engine.batch_size, any(shape.negative for shape in run.plan.shapes))
 
 
 def _print_to(path: Path) -> None:

@@ -39,7 +39,17 @@ def pictures(count: int, **given: Any) -> list[Picture]:
 def record(key: int = 0, *, of: Picture | None = None, **given: Any) -> Record:
     usual: dict[str, Any] = {"generation": 0, "shard": 0, "outcome": "ok", "cause": "", "error": "", "path": "normal", "group_size": 1}
     usual |= dict.fromkeys(("text_s", "denoise_s", "decode_s", "queue_s", "image_encode_s", "total_s"), 0.25)
-    usual |= {"image_bytes": 9, "peak_bytes": 0, "host": "here", "worker": 0, "attempt": 1, "finished_at": 1.5, "identity": "stub"}
+    usual |= {
+        "image_bytes": 9,
+        "peak_bytes": 0,
+        "skipped": "",
+        "distances": [],
+        "host": "here",
+        "worker": 0,
+        "attempt": 1,
+        "finished_at": 1.5,
+        "identity": "stub",
+    }
     return Record(**identity_of(of or picture(key)) | usual | given)
 
 

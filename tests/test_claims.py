@@ -169,14 +169,25 @@ def test_an_owner_stops_when_a_later_attempt_or_a_commit_exists(store: Store) ->
 def test_deaths_are_the_open_groups_of_attempts_that_were_not_released(store: Store) -> None:
     """Attempt 1 died in two groups, 2 was released in one, 3 died in none, 4 died in one, 5 died before it wrote anything."""
     for attempt, open_groups in enumerate([[0, 2], [0], [], [4]], start=1):
+        claimed_by(store, 0, Owner.me(), attempt)
         partial = Partial(store, 0, attempt, [])
         write_group(partial, 1, begin=False)
         for at in open_groups:
             partial.begin(at + 1, 2)
     Claim(store, 0, 2).release()
+    claimed_by(store, 0, Owner.me(), attempt=5)
     claim = Claim(store, 0, 6)
     assert [[entry.at for entry in flight] for flight in claim.deaths()] == [[1, 3], [5]]
     assert claim.earlier == [1, 2, 3, 4, 5]
+
+
+def test_a_slurm_jobs_death_is_one_where_its_batch_script_said_so(store: Store) -> None:
+    """Nodes fail and jobs are preempted: that says nothing of the pictures in flight."""
+    for attempt in (1, 2):
+        claimed_by(store, 0, Owner("node1", 1, 0.0, "4711", attempt), attempt)
+        Partial(store, 0, attempt, []).begin(attempt, 2)
+    store.death("4711", 2).touch()
+    assert [[entry.at for entry in flight] for flight in Claim(store, 0, 3).deaths()] == [[2]]
 
 
 class Looks:

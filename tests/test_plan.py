@@ -138,7 +138,7 @@ def print_of(manifest: tuple[str, ...] = ("m",), weights: str = "w", **sections:
     return fingerprint(identify(parse_job(sections, ""), manifest, {"transformer": weights}))
 
 
-PLACES = {("model", "path"), ("model", "revision"), ("model", "lora")}
+PLACES = {("model", "path"), ("model", "revision"), ("model", "lora"), ("cache", "trace")}
 OPERATIONS = ("run", "pattern")
 
 

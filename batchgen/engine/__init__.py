@@ -2,12 +2,13 @@
 
     encode → denoise → decode
 
-`open.py` is the door: `build.py` makes an `Engine`; the torch-free `pattern.py` makes another with the same face, for rehearsals.
+`open.py` is the door. `build.py` composes the engine of `stages.py`; the torch-free `pattern.py` is another with the same face, for
+rehearsals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from batchgen.manifest import Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What became of one picture's steps."""
+
+    skipped: str  # a letter a step: 1 skipped, 0 computed
+    distances: tuple[float | None, ...]  # a number a step; None where none was measured, or it was not finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,26 @@ class Denoised:
     text_s: float  # seconds encoding the group's prompts
     denoise_s: float  # seconds in the denoising loop
     peak_bytes: int  # peak device memory so far; 0 where the device does not say
+    traces: tuple[Trace, ...] = ()  # B: which steps were skipped; () where no cache was asked
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where this process stands in its replica: the ranks, a device each, that paint one group together."""
+
+    rank: int = 0
+    degree: int = 1
+    publish: Callable[[str], None] = lambda _: None  # rank 0: tell the others an address
+    find: Callable[[], str] = lambda: ""  # the others: wait for it
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a run will ask of its engine: known from the plan, so that it can be made ready for it."""
+
+    sizes: tuple[tuple[int, int], ...]  # (width, height), px
+    batch: int  # pictures of a group
+    negative: bool  # whether some of them have a negative prompt
 
 
 class Engine(Protocol):
@@ -45,3 +74,6 @@ class Engine(Protocol):
 
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
         """Pixels, uint8 [B, height, width, 3], RGB, and the seconds it took. May run in another thread while the next group is denoised."""
+
+    def close(self) -> None:
+        """No more groups will come."""

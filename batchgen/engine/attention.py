@@ -121,22 +121,25 @@ def _project(qkv: Callable[[Tensor], Tensor], heads: int, x: Tensor, norm_q: Any
     return q if norm_q is None else norm_q(q), k if norm_k is None else norm_k(k), v
 
 
-def install_attention(blocks: Sequence[nn.Module], attend: Attend) -> None:
-    """Put `attend` into every attention of the blocks, which must have been fused."""
-    for attn in _attentions(blocks):
-        attn.processor = JointAttention(attend)
+def install_attention(blocks: Sequence[nn.Module], joint: Attend, image: Attend) -> None:
+    """Put them into every attention of the blocks, which must have been fused.
+
+    :param image: for the second attention that some blocks have, among image tokens alone (SD3.5 medium).
+    """
+    for name, attn in _attentions(blocks):
+        attn.processor = JointAttention(image if name == "attn2" else joint)
 
 
 def fuse_projections(blocks: Sequence[nn.Module]) -> None:
     """Stack the q, k and v linears of every attention into `to_qkv`, those of the text into `to_added_qkv`, and drop the old ones."""
-    for attn in _attentions(blocks):
+    for _, attn in _attentions(blocks):
         _stack(attn, "to_qkv", ("to_q", "to_k", "to_v"))
         if getattr(attn, "add_q_proj", None) is not None:
             _stack(attn, "to_added_qkv", ("add_q_proj", "add_k_proj", "add_v_proj"))
 
 
-def _attentions(blocks: Sequence[nn.Module]) -> list[Any]:
-    return [child for block in blocks for name, child in block.named_children() if name in ("attn", "attn2") and child is not None]
+def _attentions(blocks: Sequence[nn.Module]) -> list[tuple[str, Any]]:
+    return [(name, child) for block in blocks for name, child in block.named_children() if name in ("attn", "attn2")]
 
 
 @torch.no_grad()

@@ -58,8 +58,10 @@ class Family(Protocol):
     replaced (compilation); `block` calls whatever they have become.
     """
 
-    transformer: nn.Module
+    transformer: Any  # a diffusers model
     blocks: list[Any]  # the transformer's, in the order of the data
+    t5: nn.Module  # the large text encoder
+    encoders: tuple[nn.Module, ...]  # all of them
     vae: Any  # diffusers' AutoencoderKL: decode(latents [B, C', h, w]) → pixels in [-1, 1]
 
     def encode(self, prompts: Sequence[str]) -> Text:
@@ -83,7 +85,7 @@ class Family(Protocol):
     def conditions(self, text: Text, timesteps: Tensor, guidance: Tensor, size: tuple[int, int]) -> Conditions:
         """All that does not depend on the latents.
 
-        :param timesteps: [N], in the latents' dtype.
+        :param timesteps: [N], fp32, as scheduled; families differ in when they round them.
         :param guidance: [R], fp32; families without embedded guidance ignore it.
         :param size: (width, height) in px.
         """
@@ -98,6 +100,9 @@ class Family(Protocol):
 
         :param modulation: [R, M]; see `modulation.py`.
         """
+
+    def modulated(self, image: Tensor, modulation: Tensor) -> Tensor:
+        """Image tokens as the first block's attention sees them, [R, T, D]: what TeaCache measures."""
 
     def head(self, image: Tensor, temb: Tensor) -> Tensor:
         """Image tokens [R, T, D] after the last block, and the step's embedding [R, D] → velocity [R, T, C]."""
@@ -115,4 +120,8 @@ def load_family(checkpoint: Checkpoint, device: Device, max_sequence_length: int
         from batchgen.engine.flux import Flux  # here: importing one family costs seconds; the others are not needed
 
         return Flux(checkpoint.folder, device, max_sequence_length)
-    raise ModelError(f"{checkpoint.folder}: planned as family {checkpoint.family!r}, which this engine does not have; known: flux")
+    if checkpoint.family == "sd3":
+        from batchgen.engine.sd3 import StableDiffusion3
+
+        return StableDiffusion3(checkpoint.folder, device, max_sequence_length)
+    raise ModelError(f"{checkpoint.folder}: planned as family {checkpoint.family!r}, which this engine does not have; known: flux, sd3")

@@ -10,8 +10,7 @@ of C = 4·C' values.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +18,36 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
+from batchgen.engine.components import dynamic_shift, load_module, load_scheduler, load_tokenizer, token_ids
 from batchgen.engine.device import Device
 from batchgen.engine.family import Conditions, Schedule, Text
 from batchgen.engine.lora import named_linears
-from batchgen.errors import ModelError
 from batchgen.manifest import Picture
 
 
 class Flux:
     """FLUX.1 on a device; fulfils `Family`."""
 
-    def __init__(self, folder: Path, device: Device, max_sequence_length: int) -> None:
+    def __init__(self, folder: Path, device: Device, max_sequence_length: int, load: Callable[..., Any] = load_module) -> None:
+        """:param load: how its modules come, as `load_module` does: benchmarks of full size make them up instead."""
         self._device, self._max_sequence_length = device, max_sequence_length
-        load = functools.partial(_load, folder, device)
-        self.transformer = load(diffusers.FluxTransformer2DModel, "transformer")
+        self.transformer = load(folder, "transformer", diffusers.FluxTransformer2DModel, device)
         self.blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
-        self.vae = load(diffusers.AutoencoderKL, "vae")
-        self.clip = load(transformers.CLIPTextModel, "text_encoder")
-        self.t5 = load(transformers.T5EncoderModel, "text_encoder_2")
-        self._clip_tokenizer, self._t5_tokenizer = (
-            transformers.AutoTokenizer.from_pretrained(folder / component, local_files_only=True, trust_remote_code=False)
-            for component in ("tokenizer", "tokenizer_2")
-        )
-        scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler
-        self._scheduler = scheduler.from_pretrained(folder, subfolder="scheduler")
-        if self._scheduler.config.stochastic_sampling or self._scheduler.config.invert_sigmas:
-            raise ModelError(f"{folder}/scheduler: stochastic_sampling and invert_sigmas are not FLUX.1's; set both to false")
+        self.vae = load(folder, "vae", diffusers.AutoencoderKL, device)
+        self.clip = load(folder, "text_encoder", transformers.CLIPTextModel, device)
+        self.t5 = load(folder, "text_encoder_2", transformers.T5EncoderModel, device)
+        self.encoders: tuple[nn.Module, ...] = (self.clip, self.t5)
+        self._clip_tokenizer, self._t5_tokenizer = load_tokenizer(folder, "tokenizer"), load_tokenizer(folder, "tokenizer_2")
+        self._scheduler = load_scheduler(folder)
         self._shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """CLIP's pooled vector of at most 77 tokens (it sees the beginning only), T5's tokens without an attention mask: as trained."""
-        short = self._tokens(self._clip_tokenizer, prompts, self._clip_tokenizer.model_max_length)
-        long = self._tokens(self._t5_tokenizer, prompts, self._max_sequence_length)
+        short = token_ids(self._clip_tokenizer, prompts, self._clip_tokenizer.model_max_length, self._device)
+        long = token_ids(self._t5_tokenizer, prompts, self._max_sequence_length, self._device)
         return Text(tokens=self.t5(long).last_hidden_state, pooled=self.clip(short).pooler_output)
-
-    def _tokens(self, tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
-        """Token ids [B, length]."""
-        batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        ids: Tensor = batch.input_ids
-        return ids.to(self._device.kind)
 
     def cfg_scale(self, picture: Picture) -> float:
         """`true_cfg` where there is a negative prompt; FLUX's own guidance is embedded and needs no second branch."""
@@ -86,15 +73,8 @@ class Flux:
 
     def schedule(self, steps: int, width: int, height: int) -> Schedule:
         """N evenly spaced levels from 1 to 1/N, shifted as the checkpoint's scheduler says: larger pictures stay noisy for longer."""
-        config = self._scheduler.config
         _, high, wide = self.noise_shape(width, height)
-        mu = calculate_shift(
-            (high // 2) * (wide // 2),
-            config.get("base_image_seq_len", 256),
-            config.get("max_image_seq_len", 4096),
-            config.get("base_shift", 0.5),
-            config.get("max_shift", 1.15),
-        )
+        mu = dynamic_shift(self._scheduler, (high // 2) * (wide // 2))
         self._scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=self._device.kind)
         return Schedule(self._scheduler.sigmas, self._scheduler.timesteps)
 
@@ -103,6 +83,7 @@ class Flux:
         model = self.transformer
         _, high, wide = self.noise_shape(*size)
         count, rows = len(timesteps), len(guidance)
+        timesteps = timesteps.to(self._device.dtype)
         scaled = [(timesteps / 1000 * 1000).repeat_interleave(rows)]  # as the pipeline and the model between them do, rounding included
         if model.config.guidance_embeds:
             scaled.append((guidance.to(timesteps.dtype) * 1000).repeat(count))
@@ -129,6 +110,11 @@ class Flux:
         """A double or a single block: they have one signature."""
         text, image = self.blocks[index](hidden_states=image, encoder_hidden_states=text, temb=modulation, image_rotary_emb=rotary)
         return image, text
+
+    def modulated(self, image: Tensor, modulation: Tensor) -> Tensor:
+        """See `Family.modulated`."""
+        shifted: Tensor = self.transformer.transformer_blocks[0].norm1(image, emb=modulation)[0]
+        return shifted
 
     def head(self, image: Tensor, temb: Tensor) -> Tensor:
         """A modulated norm and a linear."""
@@ -170,17 +156,3 @@ def _bfl_names(double: int, single: int) -> dict[str, tuple[str, ...]]:
             f"{theirs}_modulation_lin": (f"{ours}_norm_linear",),
         }
     return names
-
-
-def _load(folder: Path, device: Device, kind: Any, component: str) -> Any:  # a module of that kind; its library is untyped
-    """A component in evaluation mode on the device. Safetensors only, nothing but local files, no code from the folder."""
-    path = folder / component
-    try:
-        module, found = kind.from_pretrained(
-            path, dtype=device.dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path}: does not load as {kind.__name__}: {error}") from error
-    if missing := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):  # the library fills them with random numbers
-        raise ModelError(f"{path}: {len(missing)} weights of {kind.__name__} are missing or of another shape: {', '.join(missing[:3])}")
-    return module.eval().to(device.kind)

@@ -52,6 +52,9 @@ class PatternEngine:
         cards = np.stack([draw_card(picture) for picture in denoised.latents])
         return cards, time.perf_counter() - begin
 
+    def close(self) -> None:
+        """See `Engine.close`."""
+
 
 def draw_card(picture: Picture) -> npt.NDArray[np.uint8]:
     """One test card, uint8 [height, width, 3], RGB; the same on every machine."""

@@ -129,7 +129,7 @@ def test_a_detached_run_is_watched_from_elsewhere_and_refuses_a_second_crew(subm
     assert refused.code == 2
     assert f"{run} is running (" in refused.err
     assert f"batchgen resume {run} --add" in refused.err
-    assert ask("resume", run, "--add", "--detach").code == 0
+    assert ask("resume", run, "--add", "1", "--detach").code == 0
     watched = ask("status", run, "--watch")
     assert watched.code == 0
     assert "24 ok, 0 failed, 0 pending" in watched.out

@@ -10,7 +10,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransfo
 from stock import make_job
 
 from batchgen.checkpoint import resolve
-from batchgen.engine.build import TorchEngine, build_engine
+from batchgen.engine.build import build_engine
+from batchgen.engine.stages import TorchEngine
 from batchgen.models import TINY
 
 

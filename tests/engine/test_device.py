@@ -75,6 +75,6 @@ def test_the_engine_reports_out_of_memory_of_a_group(dev, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(engine._family, "head", full)
+    monkeypatch.setattr(engine.family, "head", full)
     with pytest.raises(OutOfMemory, match="CUDA out of memory"):
         engine.denoise([make_picture()])

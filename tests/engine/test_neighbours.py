@@ -50,7 +50,7 @@ def test_the_same_group_gives_the_same_bits(dev):
 
 def test_equal_prompts_are_encoded_once(dev, monkeypatch):
     _, engine = dev
-    family, seen = engine._family, []
+    family, seen = engine.family, []
     encode = family.encode
     monkeypatch.setattr(family, "encode", lambda prompts: seen.append(list(prompts)) or encode(prompts))
     engine.denoise([make_picture(key, prompt="a red circle", negative_prompt="a star", true_cfg=2.0, steps=1) for key in range(4)])

@@ -70,7 +70,7 @@ def test_the_supervisor_replaces_what_is_killed_until_all_is_made(slow_run: tupl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [(), ("--add",)])
+@pytest.mark.parametrize("flags", [(), ("--add", "1")])
 def test_two_resumes_at_once(slow_run: tuple[Path, list[str], dict[str, str]], flags: tuple[str, ...]):
     """Two supervisors, four workers; without --add the later may be told that the run is running already."""
     root, prompts, reference = slow_run

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from specimens import done, new_store
 
-from batchgen import submissions, submit
+from batchgen import submissions, supervisor
 from batchgen.claims import Owner
 from batchgen.errors import JobError
 from batchgen.job import Job, parse_job
 from batchgen.store import Store
-from batchgen.submit import Supervisor, launch, visible_devices, worker_count
+from batchgen.supervisor import Supervisor, launch, visible_devices, worker_count
 
 
 def job(**sections: Any) -> Job:
@@ -108,9 +108,9 @@ class Scene:
 
     def __init__(self, store: Store, patch: pytest.MonkeyPatch, workers: int = 1) -> None:
         self.store, self.lives, self.started = store, [lambda _: None], [0] * workers
-        patch.setattr(submit, "POLL_S", 0)
-        patch.setattr(submit, "PAUSE_S", 0)
-        patch.setattr(submit.signal, "signal", lambda *_: None)
+        patch.setattr(supervisor, "POLL_S", 0)
+        patch.setattr(supervisor, "PAUSE_S", 0)
+        patch.setattr(supervisor.signal, "signal", lambda *_: None)
         self.supervisor = Supervisor(store, submissions.record(store, [], workers, ()))
         patch.setattr(self.supervisor, "_submit", self._submit)
 
@@ -149,7 +149,7 @@ def test_a_worker_that_only_dies_is_given_up_with_its_last_words(store: Store, m
     submissions.log_file(store, 1, 0).write_text("loading\nCUDA driver version is insufficient\n\n")
     scene.supervisor.run()
     stop = store.stopped()
-    assert scene.started == [submit.FRUITLESS_DEATHS]
+    assert scene.started == [supervisor.FRUITLESS_DEATHS]
     assert stop is not None
     assert (stop.cause, stop.text) == (
         "restarts",

@@ -1,0 +1,69 @@
+"""Who works on a run: processes of this machine, workers in SLURM, and what waits there for a node.
+
+Truth is asked in one place each: a process of this machine of its operating system, a job of squeue, all else of nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from batchgen import slurm
+from batchgen.slurm import Job, Queue
+from batchgen.store import Store
+from batchgen.submissions import Member, members, submissions
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """One look at everybody who was ever submitted."""
+
+    members: list[Member]
+    alive: list[Member]  # workers
+    dead: list[Member]  # workers of the last submission who died and have no successor
+    unknown: list[Member]  # workers of other machines, of whom nobody can be asked
+    supervised: bool  # the local supervisor lives
+    waiting: dict[str, int]  # SLURM's reason → nodes that wait for an allocation
+    starting: int  # nodes of ours on which no worker lives: they start, or end
+    trouble: str  # why squeue could not be asked; "" also where it need not be
+    worker_s: float  # seconds that all workers lived, as far as their files tell
+
+
+def muster(store: Store, run: str, queue: Queue) -> Crew:
+    """Look at everybody.
+
+    :param run: the run's id, by which its jobs are known.
+    """
+    everybody = list(members(store))
+    lives = [(member, member.life(queue)) for member in everybody]
+    workers = [(member, life) for member, life in lives if member.role == "worker"]
+    alive = [member for member, life in workers if life == "alive"]
+    last = {member.index: (member, life) for member, life in workers if member.path.parent == workers[0][0].path.parent}
+    dead = [member for member, life in last.values() if life == "dead" and not member.ended]
+    jobs = jobs_of(run, queue) if any(submission.site for submission in submissions(store)) else []
+    busy = {member.owner.job for member in alive}
+    return Crew(
+        members=everybody,
+        alive=alive,
+        dead=dead,
+        unknown=[member for member, life in workers if life == "unknown"],
+        supervised=any(life == "alive" for member, life in lives if member.role == "supervisor"),
+        waiting=dict(Counter(job.reason for job in jobs if job.waits)),
+        starting=sum(not job.waits and job.id not in busy for job in jobs),
+        trouble=queue.trouble,
+        worker_s=sum(_lived_s(member, alive=life == "alive") for member, life in workers),
+    )
+
+
+def jobs_of(run: str, queue: Queue) -> list[Job]:
+    """The jobs of a run that have not ended, orphans included: they are known by their comment."""
+    return [job for job in queue.jobs() if job.comment.startswith(slurm.label(run))]
+
+
+def _lived_s(member: Member, *, alive: bool) -> float:
+    """From its start to its end; where it died, to the last group it wrote."""
+    if alive:
+        return time.time() - member.owner.started
+    signs = [member.path, *(member.path.with_suffix(suffix) for suffix in (".made", ".end"))]
+    return max(max(sign.stat().st_mtime for sign in signs if sign.exists()) - member.owner.started, 0.0)

@@ -1,0 +1,106 @@
+"""Several ranks as one engine: rank 0 *leads* and is an `Engine` to its worker; the others *follow* and do what it does.
+
+Calls go one after another, so that all ranks enter the same exchanges in the same order: a decoding never overtakes a denoising. Pictures
+travel as JSON; latents do not travel, every rank has them.
+
+An exception while ranks compute together leaves them out of step, so it ends the replica (`bond.py`). Whoever works on after that begins
+at the group that was in flight, and its journal tells which that was.
+
+Run over gloo on CPU; over NCCL written with care and untested.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch.distributed.distributed_c10d import PrefixStore
+
+from batchgen.checkpoint import Checkpoint
+from batchgen.engine import Denoised, Engine, Seat, Workload
+from batchgen.engine.bond import Bond
+from batchgen.engine.build import build_engine
+from batchgen.engine.device import choose_device
+from batchgen.engine.mesh import choose_layout
+from batchgen.engine.ranks import Ranks
+from batchgen.errors import DeviceFault
+from batchgen.job import Job
+from batchgen.manifest import Picture
+
+
+def lead(job: Job, checkpoint: Checkpoint, work: Workload | None, seat: Seat) -> Engine:
+    """Rank 0's engine; of a replica of one rank, the plain one. See `open_engine`."""
+    if seat.degree == 1:
+        return build_engine(job, checkpoint, work=work)
+    bond = Bond(seat)
+    with bond.together():
+        return Leader(_build(job, checkpoint, work, bond), bond)
+
+
+def follow(job: Job, checkpoint: Checkpoint, work: Workload | None, seat: Seat) -> None:
+    """Do what rank 0 does until it leaves. See `follow_engine`."""
+    bond = Bond(seat)
+    with bond.together():
+        _obey(_build(job, checkpoint, work, bond), bond)
+
+
+def _build(job: Job, checkpoint: Checkpoint, work: Workload | None, bond: Bond) -> Engine:
+    """This rank's part of the engine, when all ranks are there."""
+    seat = bond.seat
+    layout = choose_layout(seat.degree, job.parallel.ulysses, job.parallel.ring, checkpoint.heads)
+    device = choose_device(job.engine, job.precision.linear)
+    bond.meet()
+    ranks = Ranks.connect(PrefixStore("ranks", bond.connect()), seat.rank, layout, device.kind, job.run.group_timeout_s)
+    return build_engine(job, checkpoint, ranks, work)
+
+
+class Leader:
+    """Rank 0's engine: has the followers do everything it does."""
+
+    def __init__(self, engine: Engine, bond: Bond) -> None:
+        self.identity = engine.identity
+        self._engine, self._bond = engine, bond
+        self._turn = threading.Lock()  # denoising and decoding come from two threads; their exchanges must not mix
+        self._numbers = itertools.count()
+
+    def denoise(self, group: Sequence[Picture]) -> Denoised:
+        """See `Engine.denoise`. The latents are numbered, so that a follower finds its own."""
+        with self._turn, self._bond.together():
+            number = next(self._numbers)
+            self._bond.say("denoise", number, [dataclasses.asdict(picture) for picture in group])
+            denoised = self._engine.denoise(group)
+        return dataclasses.replace(denoised, latents=(number, denoised.latents))
+
+    def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
+        """See `Engine.decode`; once for each group. Waits for a denoising to end: ranks do one thing at a time."""
+        number, latents = denoised.latents
+        with self._turn, self._bond.together():
+            self._bond.say("decode", number)
+            return self._engine.decode(dataclasses.replace(denoised, latents=latents))
+
+    def close(self) -> None:
+        """Let the followers go. A replica that has failed is left as it is."""
+        with self._turn, contextlib.suppress(DeviceFault), self._bond.together():
+            self._bond.say("leave")
+            self._bond.part()
+            self._engine.close()
+
+
+def _obey(engine: Engine, bond: Bond) -> None:
+    """Do what the leader does until it leaves."""
+    waiting: dict[int, Denoised] = {}  # denoised, not yet decoded
+    while True:
+        match bond.hear():
+            case ["denoise", number, group]:
+                waiting[number] = engine.denoise([Picture(**picture) for picture in group])
+            case ["decode", number]:
+                engine.decode(waiting.pop(number))
+            case ["leave"]:
+                bond.part()
+                engine.close()
+                return
