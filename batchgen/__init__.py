@@ -34,6 +34,7 @@ The modules in the order of the data; each imports only what stands before it (t
     card.py         the dataset card
     contact.py      the contact sheet
     finalize.py     the finished run: statistics, contact sheet, card, wids index
+    seat.py         which worker of a submission a process is, and which of its ranks
     worker.py       one process: build the engine once, work through shards
     crew.py         who works on a run, here and in SLURM
     status.py       what is done, who lives, what to do next

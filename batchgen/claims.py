@@ -145,8 +145,19 @@ class Claims:
     def _abandoned(self, shard: int, attempt: int) -> bool:
         if attempt == 0 or _free_marker(self._store, shard, attempt).exists():
             return True
-        life = read_owner(self._store, shard, attempt).life(self._queue)
+        owner = read_owner(self._store, shard, attempt)
+        if owner.job and self._queue.due:
+            self._notice_all()
+        life = owner.life(self._queue)
         return life == "dead" or (life == "unknown" and self._steal)
+
+    def _notice_all(self) -> None:
+        """Before squeue is asked about one owner: note all, so that one listing tells of all."""
+        for shard in self.unfinished():
+            if attempt := self._highest(shard):
+                owner = read_owner(self._store, shard, attempt)
+                if owner.job:
+                    self._queue.notice(owner.job, owner.restarts)
 
 
 def read_owner(store: Store, shard: int, attempt: int) -> Owner:

@@ -228,7 +228,8 @@ def _launch(run: Run, console: Console, site: Site | None, add: int | None, *, s
         submission = launch_on(site, run, sys.argv, nodes=add, steal=steal)
         arrays = ", ".join(arrays_of(run.store, submission.number))
         console.print(
-            f"{submission.workers} workers on {submission.workers // site.tasks} nodes submitted to SLURM as {arrays}.", soft_wrap=True
+            f"{submission.workers} workers on {submission.workers * submission.ranks // site.tasks} nodes submitted to SLURM as {arrays}.",
+            soft_wrap=True,
         )
 
 

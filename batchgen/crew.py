@@ -36,6 +36,9 @@ def muster(store: Store, run: str, queue: Queue) -> Crew:
     :param run: the run's id, by which its jobs are known.
     """
     everybody = list(members(store))
+    for member in everybody:  # before squeue is asked about the first
+        if member.owner.job and not member.ended:
+            queue.notice(member.owner.job, member.owner.restarts)
     lives = [(member, member.life(queue)) for member in everybody]
     workers = [(member, life) for member, life in lives if member.role == "worker"]
     alive = [member for member, life in workers if life == "alive"]

@@ -143,9 +143,18 @@ class Queue:
         self._look()
         return list(self._jobs.values())
 
+    @property
+    def due(self) -> bool:
+        """Whether the next question makes a new listing."""
+        return time.monotonic() >= self._next
+
+    def notice(self, job: str, restarts: int) -> None:
+        """An incarnation of a job exists: listings from now on should have it."""
+        self._missing.setdefault((job, restarts), 0)
+
     def life(self, job: str, restarts: int) -> Life:
         """Whether an incarnation of a job lives."""
-        self._missing.setdefault((job, restarts), 0)  # first: only listings made after the question count
+        self.notice(job, restarts)
         self._look()
         found = self._jobs.get(job)
         if (found and found.restarts > restarts) or self._missing[job, restarts] >= self._enough:
@@ -158,7 +167,7 @@ class Queue:
         return max(self._next - time.monotonic(), 0.0) if unsettled and self._failures < FAILURES else None
 
     def _look(self) -> None:
-        if time.monotonic() < self._next:
+        if not self.due:
             return
         self._next = time.monotonic() + self._poll_s * random.uniform(1.0, 1.5)  # noqa: S311
         try:

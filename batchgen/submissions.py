@@ -44,7 +44,8 @@ class Submission(Section):
     command: tuple[str, ...]
     host: str
     workers: int
-    devices: tuple[str, ...]  # entries of CUDA_VISIBLE_DEVICES, one a worker; empty on CPU
+    ranks: int = 1  # processes of a worker
+    devices: tuple[str, ...]  # entries of CUDA_VISIBLE_DEVICES, one a process; empty on CPU
     deadline: float | None  # seconds since the epoch
     steal: bool
     software: dict[str, str]
@@ -52,8 +53,8 @@ class Submission(Section):
 
     def of_element(self, element: int) -> range:
         """The workers of an element of its job arrays."""
-        tasks = self.site.tasks if self.site else 1
-        return range(element * tasks, (element + 1) * tasks)
+        workers = self.site.tasks // self.ranks if self.site else 1
+        return range(element * workers, (element + 1) * workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def record(
     deadline: float | None = None,
     steal: bool = False,
     site: Site | None = None,
+    ranks: int = 1,
 ) -> Submission:
     """Record a new submission under the next free number; two at once get two numbers."""
     number = max((submission.number for submission in submissions(store)), default=0)
@@ -96,6 +98,7 @@ def record(
             command=tuple(command),
             host=socket.gethostname(),
             workers=workers,
+            ranks=ranks,
             devices=devices,
             deadline=deadline,
             steal=steal,

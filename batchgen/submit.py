@@ -3,8 +3,8 @@
 The payload is one tiny callable with a path: pickles refer to code by name, and the truth is on disk. What submitit knows of a job
 (its state, its result) is never asked.
 
-On SLURM an *element* of the array is one node with one task a GPU; worker i of a submission is task i mod n of element i div n. The
-batch script ends by asking requeue.py whether the element goes on.
+On SLURM an *element* of the array is one node with one task a GPU. Tasks are numbered through, and consecutive ones are the ranks of
+a worker. The batch script ends by asking requeue.py whether the element goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from batchgen import durable, slurm, submissions
 from batchgen.errors import SiteError
 from batchgen.job import Job
 from batchgen.run import Run
+from batchgen.seat import Place
 from batchgen.site import OURS, Site, seconds
 from batchgen.store import Store
 from batchgen.submissions import Submission
@@ -47,20 +48,20 @@ class LocalJob(Protocol):
 
 
 def start_here(store: Store, submission: Submission, index: int) -> LocalJob:
-    """Start worker `index` of a submission on this machine."""
+    """Start worker `index` of a submission on this machine, with all its ranks."""
     import submitit
 
     executor = submitit.LocalExecutor(folder=_folder(store, submission.number))
-    executor.update_parameters(timeout_min=YEAR_MIN, stderr_to_stdout=True)
-    job: LocalJob = executor.submit(start, str(store.root), submission.number, index)
+    executor.update_parameters(timeout_min=YEAR_MIN, stderr_to_stdout=True, tasks_per_node=submission.ranks)
+    job: LocalJob = executor.submit(start, str(store.root), submission.number, index, submission.ranks)
     return job
 
 
-def start(root: str, number: int, index: int) -> None:
-    """What a local job runs: be one worker of a submission."""
+def start(root: str, number: int, index: int, ranks: int) -> None:
+    """What a local job runs: be one worker of a submission, or one of its ranks."""
     from batchgen.worker import main
 
-    main(Path(root), number, index)
+    main(Path(root), Place(number, index, int(os.environ["SUBMITIT_LOCAL_LOCALID"]), ranks))
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Element:
     root: str
     number: int
     tasks: int
+    ranks: int
 
     def __call__(self, element: int) -> None:
         """Work, and end the process without handing submitit a result: an incarnation before may have left half of one."""
@@ -82,7 +84,8 @@ class Element:
 
         if given := slurm.devices():
             os.environ["CUDA_VISIBLE_DEVICES"] = given[int(os.environ["SLURM_LOCALID"]) % len(given)]
-        main(Path(self.root), self.number, element * self.tasks + int(os.environ["SLURM_PROCID"]), orders)
+        task = element * self.tasks + int(os.environ["SLURM_PROCID"])
+        main(Path(self.root), Place.of_task(self.number, task, self.ranks), orders)
         sys.exit(0)
 
     def checkpoint(self, _element: int) -> None:
@@ -98,8 +101,10 @@ def launch_on(site: Site, run: Run, command: list[str], *, nodes: int | None = N
     """
     refuse_misfit(site, run.job)
     most = slurm.max_array_size()
-    elements = min(nodes or site.nodes, -(-len(run.plan.shards) // site.tasks))
-    submission = submissions.record(run.store, command, elements * site.tasks, steal=steal, site=site)
+    ranks = run.job.parallel.degree
+    workers = site.tasks // ranks
+    elements = min(nodes or site.nodes, -(-len(run.plan.shards) // workers))
+    submission = submissions.record(run.store, command, elements * workers, steal=steal, site=site, ranks=ranks)
     arrays: list[str] = []
     try:
         for first, count in _portions(elements, most):
@@ -125,6 +130,11 @@ def refuse_misfit(site: Site, job: Job) -> None:
         )
     if job.engine.device == "cuda" and not site.gpus_per_node:
         raise SiteError('engine.device = "cuda", and the site profile says gpus_per_node = 0')
+    if site.tasks % job.parallel.degree:
+        raise SiteError(
+            f"parallel.cp = {job.parallel.degree}, and the site profile has {site.tasks} tasks a node: "
+            f"{site.tasks} % {job.parallel.degree} = {site.tasks % job.parallel.degree}. A replica's ranks share a node."
+        )
     if job.run.time_limit_s:
         raise SiteError("run.time_limit_s is for runs on this machine: take it out of the job file and set time in the site profile")
 
@@ -159,7 +169,7 @@ def _submit_array(run: Run, submission: Submission, first: int, count: int, runn
         try:
             executor = submitit.SlurmExecutor(folder=_folder(run.store, number), python=_python(site))
             executor.update_parameters(**_parameters(site, root, run.plan.run, number, first, running))
-            jobs = executor.map_array(Element(str(root), number, site.tasks), range(first, first + count))
+            jobs = executor.map_array(Element(str(root), number, site.tasks, submission.ranks), range(first, first + count))
         except (FailedJobError, FailedSubmissionError) as error:
             raise SiteError(f"SLURM refuses the job: {'; '.join(str(error).splitlines())}") from None
     return str(jobs[0].job_id).partition("_")[0]

@@ -41,6 +41,8 @@ def visible_devices(job: Job) -> tuple[str, ...]:
     if job.engine.kind == "pattern" or job.engine.device == "cpu":
         return ()
     devices = _given_devices()
+    if 0 < len(devices) < job.parallel.degree:
+        raise JobError(f"parallel.cp = {job.parallel.degree}: this machine has {len(devices)} GPUs; --set parallel.cp={len(devices)}")
     if job.engine.device == "cuda" and not devices:
         raise JobError('engine.device = "cuda": this machine has no GPU (nvidia-smi -L and CUDA_VISIBLE_DEVICES were asked)')
     return devices
@@ -59,9 +61,9 @@ def _given_devices() -> tuple[str, ...]:
 
 
 def worker_count(job: Job, devices: tuple[str, ...], shards: int) -> int:
-    """Workers of a submission: as the job says, else one a GPU or one a CPU core; never more than shards."""
+    """Workers of a submission: as the job says, else one a GPU or one a CPU core, of each rank; never more than shards."""
     cores = len(os.sched_getaffinity(0))
-    wanted = (len(devices) or cores // job.engine.threads) if job.run.workers == "auto" else job.run.workers
+    wanted = (len(devices) or cores // job.engine.threads) // job.parallel.degree if job.run.workers == "auto" else job.run.workers
     return max(1, min(wanted, shards))
 
 
@@ -74,7 +76,8 @@ def launch(run: Run, command: list[str], *, workers: int | None = None, steal: b
     devices = visible_devices(run.job)
     limit = run.job.run.time_limit_s
     workers = workers or worker_count(run.job, devices, len(run.plan.shards))
-    submission = submissions.record(run.store, command, workers, devices, deadline=time.time() + limit if limit else None, steal=steal)
+    deadline = time.time() + limit if limit else None
+    submission = submissions.record(run.store, command, workers, devices, deadline=deadline, steal=steal, ranks=run.job.parallel.degree)
     with (run.store.logs / f"{submission.number:04d}-supervisor.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "batchgen.supervisor", str(run.store.root), str(submission.number)],

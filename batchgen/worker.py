@@ -24,7 +24,7 @@ from batchgen import durable, manifest, slurm, submissions
 from batchgen.claims import Claim, Claims
 from batchgen.device import device_name, is_sick, known_good, mark_sick
 from batchgen.engine import Workload
-from batchgen.engine.open import open_engine
+from batchgen.engine.open import follow_engine, open_engine
 from batchgen.errors import BatchgenError, DeviceFault, SickDevice
 from batchgen.finalize import finalize
 from batchgen.group import Made, Renderer
@@ -35,6 +35,7 @@ from batchgen.pipeline import Origin, Pipeline
 from batchgen.plan import groups, software
 from batchgen.publish import publish
 from batchgen.run import Run, open_run, pin_identity
+from batchgen.seat import Place
 from batchgen.store import Store
 from batchgen.submissions import Submission
 from batchgen.tally import tally, unpublished
@@ -210,8 +211,8 @@ def _size(pictures: Sequence[Picture]) -> tuple[int, int, int]:
     return (pictures[0].width, pictures[0].height, pictures[0].steps)
 
 
-def main(root: Path, number: int, index: int, orders: Orders | None = None) -> None:
-    """Be worker `index` of a submission; called in a process of its own, whose output becomes the worker's log.
+def main(root: Path, place: Place, orders: Orders | None = None) -> None:
+    """Be a worker of a submission, or one of its ranks; called in a process of its own, whose output becomes a log.
 
     :param orders: where they are installed already.
     """
@@ -219,14 +220,18 @@ def main(root: Path, number: int, index: int, orders: Orders | None = None) -> N
         orders = Orders()
         orders.install()
     store = Store.open(root)
-    _print_to(submissions.log_file(store, number, index))
-    member = submissions.join(store, number, "worker", index)
-    submission = submissions.read(store, number)
+    _print_to(place.log(store))
+    submission = submissions.read(store, place.number)
     _tell_software(submission)
     if submission.devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = submission.devices[index % len(submission.devices)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = submission.devices[(place.index * place.ranks + place.rank) % len(submission.devices)]
+    if place.rank:
+        run = open_run(root)
+        follow_engine(run.job, run.checkpoint, workload(run), place.seat(store))
+        return
+    member = submissions.join(store, place.number, "worker", place.index)
     try:
-        reason = work(open_run(root), index, submission, orders, member)
+        reason = work(open_run(root), place, submission, orders, member)
     except Terminated:
         reason = orders.leave
     except DeviceFault:
@@ -243,30 +248,31 @@ def main(root: Path, number: int, index: int, orders: Orders | None = None) -> N
     submissions.leave(member, reason)
 
 
-def work(run: Run, index: int, submission: Submission, orders: Orders, member: Path | None = None) -> str:
+def work(run: Run, place: Place, submission: Submission, orders: Orders, member: Path | None = None) -> str:
     """Build the engine and work until there is nothing to do; why it ended.
 
     :param member: as what the worker joined the submission.
     """
     shards = len(run.plan.shards)
     queue = submissions.queue_of(run.store)
-    claims = Claims(run.store, shards, start=index * shards // submission.workers, steal=submission.steal, queue=queue)
-    if not claims.unfinished():  # before the engine is built: another has made the last shard
+    claims = Claims(run.store, shards, start=place.index * shards // submission.workers, steal=submission.steal, queue=queue)
+    if place.ranks == 1 and not claims.unfinished():  # before the engine is built: another has made the last shard
         finalize(run)
         return ALL_DONE
-    device = device_name(index)
-    if is_sick(run.store, device):
+    device = device_name(place.index)
+    if place.ranks == 1 and is_sick(run.store, device):
         return f"{device} is listed as sick"
     deadline = end = slurm_end(submission, orders)
     if submission.deadline:
         deadline = min(end, submission.deadline)
-    engine = open_engine(run.job, run.checkpoint, workload(run))
+    engine = open_engine(run.job, run.checkpoint, workload(run), place.seat(run.store))
     pin_identity(run.store, engine.identity)
-    pipeline = Pipeline(Renderer(engine), run.job.output, Origin(slurm.node(), index, run.plan.generation))
+    pipeline = Pipeline(Renderer(engine), run.job.output, Origin(slurm.node(), place.index, run.plan.generation))
     try:
-        return Worker(run, index, pipeline, claims, orders, device, deadline, end, member).work()
+        return Worker(run, place.index, pipeline, claims, orders, device, deadline, end, member).work()
     finally:
         pipeline.close()
+        engine.close()
 
 
 def slurm_end(submission: Submission, orders: Orders) -> float:

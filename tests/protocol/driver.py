@@ -43,6 +43,7 @@ def be_worker(spec: Spec) -> None:
     from batchgen import claims, partial, worker
     from batchgen.engine import pattern
     from batchgen.run import open_run
+    from batchgen.seat import Place
     from batchgen.submissions import Submission
 
     watch = Watch(Path(spec.root), Path(spec.log), Strike(Point(*spec.point), spec.torn, spec.signal) if spec.point else None)
@@ -70,7 +71,7 @@ def be_worker(spec: Spec) -> None:
     )
     reason = "an exception"
     try:
-        reason = worker.work(open_run(Path(spec.root)), spec.index, submission, worker.Orders())
+        reason = worker.work(open_run(Path(spec.root)), Place(submission.number, spec.index), submission, worker.Orders())
     finally:
         watch.note(op="left", reason=reason)
 

@@ -1,0 +1,174 @@
+"""What holds a replica's ranks together: a key-value store that all of them share, and in each a watch over the others.
+
+Whoever fails says so in the store, and all have `GRACE_S` to end by themselves. Over gloo they do so at once: a peer's end is an error in
+their exchanges. A rank that waits for one that will never come is ended by its watch, a thread. Killed and frozen ranks say nothing: rank
+0's watch misses their signs of life. Rank 0 keeps the store, so its own end is seen by all.
+
+Not covered: rank 0's machine freezes or loses power; the others wait until an exchange times out, or the scheduler ends them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime as dt
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined] # the store is public, but in no list of exports
+
+from batchgen.engine import Seat
+from batchgen.errors import DeviceFault, InputError
+
+log = logging.getLogger(__name__)
+JOIN_S = 600.0  # until all ranks have met: slow file systems and nodes do not start them at the same time
+WATCH_S = 1.0  # between two looks of a watch, and two signs of life
+SILENT = 30  # looks without a sign of life, and rank 0 gives a rank up; a library may hold all of a rank's threads for seconds
+GRACE_S = 15.0  # for a rank to end by itself after its replica has failed
+LOST = 75  # exit status of a rank whose replica has failed
+_FAILED = "failed"  # the store's key of the reason
+
+
+class Bond:
+    """This process's hold on its replica."""
+
+    def __init__(self, seat: Seat) -> None:
+        """:raises DeviceFault: rank 0 is not to be found."""
+        self.seat, self.store = seat, _open_store(seat)
+        self._parted = threading.Event()
+        self._status: int | None = None  # with which this process will exit
+        self._followers = range(1, seat.degree)
+        threading.Thread(target=self._watch, args=(self.connect(),), name="watch", daemon=True).start()
+
+    def __str__(self) -> str:
+        return f"rank {self.seat.rank} of {self.seat.degree}"
+
+    def connect(self) -> TCPStore:
+        """The store through another connection: one does one thing at a time, and may be waiting."""
+        return _connect(self.store.host, self.store.port)
+
+    def meet(self) -> None:
+        """Wait for all ranks.
+
+        :raises DeviceFault: they do not come.
+        """
+        here = {rank: f"here/{rank}" for rank in range(self.seat.degree)}
+        self.store.set(here[self.seat.rank], "")
+        try:
+            self.store.wait([*here.values()], dt.timedelta(seconds=JOIN_S))
+        except DistStoreError:
+            missing = [rank for rank, key in here.items() if not self.store.check([key])]
+            raise DeviceFault(f"{self}: ranks {missing} did not come within {JOIN_S:.0f} s") from None
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What all ranks do alike. Whatever is raised in it, the others may be waiting for this rank: they are told.
+
+        :raises DeviceFault: nothing more may be computed in this replica.
+        """
+        try:
+            yield
+        except BaseException as error:
+            why = f"{type(error).__name__}: {_first_line(error)}"
+            with contextlib.suppress(RuntimeError):  # the store may have gone with rank 0
+                self._give_up(self.store, f"{self} on {socket.gethostname()}: {why}")
+            if self._status is None and not isinstance(error, InputError):
+                self._status = 0 if isinstance(error, SystemExit) else LOST
+                atexit.register(_end, self._status)  # before Python destroys communicators, which may wait for the others
+            if isinstance(error, InputError | DeviceFault) or not isinstance(error, Exception):
+                raise
+            raise DeviceFault(f"{self}, while all compute together: {why}") from error
+
+    def say(self, *call: Any) -> None:
+        """Rank 0: call all followers."""
+        self._check()
+        for rank in self._followers:
+            self.store.queue_push(f"calls/{rank}", json.dumps(call))
+
+    def hear(self) -> Any:
+        """A follower: the next call. Silence may last as long as it likes."""
+        while True:
+            with contextlib.suppress(DistStoreError):  # no call in a long time
+                call = json.loads(self.store.queue_pop(f"calls/{self.seat.rank}"))
+                self._check()
+                return call
+
+    def part(self) -> None:
+        """Leave in good order: rank 0, which keeps the store, waits for the others."""
+        self._parted.set()
+        if self.seat.rank:
+            self.store.set(f"left/{self.seat.rank}", "")
+            return
+        try:
+            self.store.wait([f"left/{rank}" for rank in self._followers], dt.timedelta(seconds=GRACE_S))
+        except DistStoreError as error:
+            log.warning("%s: others are still busy, and will be ended: %s", self, _first_line(error))
+
+    def _give_up(self, store: TCPStore, why: str) -> None:
+        """Tell everybody; the first reason stands."""
+        store.compare_set(_FAILED, "", why)
+        for rank in self._followers:  # who waits for a call need not wait any more
+            store.queue_push(f"calls/{rank}", "null")
+
+    def _check(self) -> None:
+        if self.store.check([_FAILED]):
+            raise DeviceFault(f"{self}: the replica has failed. {self.store.get(_FAILED).decode()}")
+
+    def _watch(self, store: TCPStore) -> None:
+        """Until this rank parts: give signs of life, and end the process where it outlives its replica, wherever it hangs."""
+        seen = dict.fromkeys(self._followers if self.seat.rank == 0 else (), (0, 0))  # signs of life, looks since the last
+        while not self._parted.wait(WATCH_S):
+            try:
+                store.add(f"life/{self.seat.rank}", 1)
+                for rank, (signs, looks) in seen.items():
+                    now = store.add(f"life/{rank}", 0)
+                    seen[rank] = now, looks + 1 if now and now == signs else 0
+                    if looks == SILENT:
+                        self._give_up(store, f"rank {rank} gave no sign of life for {SILENT * WATCH_S:.0f} s")
+                why = store.get(_FAILED).decode() if store.check([_FAILED]) else ""
+            except RuntimeError as error:
+                why = f"rank 0 is gone: {_first_line(error)}"
+            if why and not self._parted.wait(GRACE_S):
+                log.error("%s ends with its replica. %s", self, why)
+                _end(LOST)
+
+
+def _open_store(seat: Seat) -> TCPStore:
+    """Rank 0 binds a free port and publishes where; the others wait until it has."""
+    end = time.monotonic() + JOIN_S
+    try:
+        if seat.rank == 0:
+            store = _connect(socket.gethostname(), 0, is_master=True)
+            seat.publish(f"{store.host}:{store.port}")
+            return store
+        while not (address := seat.find()):
+            if time.monotonic() > end:
+                raise DeviceFault(f"rank {seat.rank} of {seat.degree}: rank 0 did not come within {JOIN_S:.0f} s")
+            time.sleep(WATCH_S)
+        host, _, port = address.rpartition(":")
+        return _connect(host, int(port))
+    except RuntimeError as error:
+        raise DeviceFault(f"rank {seat.rank} of {seat.degree}: rank 0 does not answer: {_first_line(error)}") from error
+
+
+def _connect(host: str, port: int, *, is_master: bool = False) -> TCPStore:
+    return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=dt.timedelta(seconds=JOIN_S))
+
+
+def _first_line(error: BaseException) -> str:
+    """Without the stack of C++ code that PyTorch appends."""
+    return str(error).partition("\n")[0]
+
+
+def _end(status: int) -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
