@@ -1,5 +1,6 @@
 # make setup      a virtual environment in .venv with everything (a second call takes no time)
 # make demo       240 pictures of the embedded model, a minute or two; prints where they are
+# make demo-slurm the same on a SLURM cluster of four nodes, started on this machine and stopped afterwards
 # make test       every test            make test-fast   those that take seconds
 # make check      what CI runs: ruff, mypy, every test
 # make bench      the measurements in benchmarks/log.md
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-fast lint check bench clean
+.PHONY: setup demo demo-slurm test test-fast lint check bench clean
 
 setup: $(VENV)/.installed
 
@@ -21,6 +22,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/batchgen submit manifests/prompts.parquet
+
+demo-slurm: setup
+	slurm/testcluster start
+	eval "$$(slurm/testcluster env)" && $(BIN)/batchgen submit manifests/prompts.parquet --site slurm/testcluster.toml --out runs/prompts-slurm && \
+	    $(BIN)/batchgen status runs/prompts-slurm --watch; slurm/testcluster stop
 
 test: setup
 	$(BIN)/python -m pytest

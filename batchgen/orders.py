@@ -9,11 +9,16 @@ Imports nothing that takes time: the handlers must be there before torch is, whi
 
 from __future__ import annotations
 
+import faulthandler
+import math
 import signal
+import time
 from dataclasses import dataclass
 from types import FrameType
 
 DEADLINE = "deadline"  # why a worker left whose time was over
+LAST_S = 30.0  # before SLURM ends the job: its batch script must still have time to requeue
+HANG_S = 10.0  # after its last moment a worker that is still there hangs
 
 
 class Terminated(SystemExit):
@@ -33,9 +38,18 @@ class Orders:
         for number in (signal.SIGUSR2, signal.SIGINT):
             signal.signal(number, self._leave)
 
-    def set_last_moment(self, seconds: float) -> None:
-        """Be terminated after so many seconds from now."""
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    def end_before(self, end: float | None, warning_s: float) -> float:
+        """Be terminated a little before SLURM ends the job, by a watchdog if nothing else helps; when that is.
+
+        :param end: the job's end, in seconds since the epoch; None where it has none.
+        :param warning_s: how long before it SLURM warns.
+        """
+        if end is None:
+            return math.inf
+        last = end - min(LAST_S, warning_s / 2)
+        signal.setitimer(signal.ITIMER_REAL, max(last - time.time(), 0.001))
+        faulthandler.dump_traceback_later(max(last + HANG_S - time.time(), 1.0), exit=True)
+        return last
 
     def _leave(self, number: int, _frame: FrameType | None) -> None:
         self.leave = signal.Signals(number).name

@@ -17,8 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
-from batchgen import submissions
-from batchgen.durable import is_full
+from batchgen import durable, slurm, submissions
 from batchgen.errors import BatchgenError, JobError
 from batchgen.job import Job
 from batchgen.run import Run
@@ -143,6 +142,8 @@ class Supervisor:
             slot.job = None
             if self._left_in_order(slot.index) or self.store.stopped() or self.stopping:
                 return False
+            if slurm.job_id():  # this machine is a node that SLURM lent, and no batch script of ours watches
+                durable.create(self.store.death(slurm.job_id(), slurm.restarts()), b"")
             written = self._written()
             slot.fruitless = 1 if written > self.progress else slot.fruitless + 1
             self.progress = max(self.progress, written)
@@ -204,7 +205,7 @@ def main() -> None:
     except BatchgenError as error:
         sys.exit(f"batchgen: {error}")
     except OSError as error:
-        if not is_full(error):
+        if not durable.is_full(error):
             raise
         store.ask_to_stop("disk full", f"{error.strerror}; free space below {store.root}")
 

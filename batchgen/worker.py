@@ -29,7 +29,7 @@ from batchgen.errors import BatchgenError, DeviceFault, SickDevice
 from batchgen.finalize import finalize
 from batchgen.group import Made, Renderer
 from batchgen.manifest import Picture
-from batchgen.orders import Orders, Terminated
+from batchgen.orders import HANG_S, Orders, Terminated
 from batchgen.partial import Partial
 from batchgen.pipeline import Origin, Pipeline
 from batchgen.plan import groups, software
@@ -47,8 +47,6 @@ WAIT_S = 1.0  # between two looks at the stop flag
 LEAST_BUDGET = 10  # failures that a run of any size may have
 GROUPS_TO_DOUBT = 3  # wholly failed groups in a row, before the device is doubted
 SAFETY = 1.25  # a group is assumed to take so much longer than the slowest of its size before
-LAST_S = 30.0  # before SLURM ends the job the worker does: its batch script must still have time to requeue
-HANG_S = 10.0  # after its last moment a worker that still works hangs
 
 
 @dataclass
@@ -262,9 +260,8 @@ def work(run: Run, place: Place, submission: Submission, orders: Orders, member:
     device = device_name(place.index)
     if place.ranks == 1 and is_sick(run.store, device):
         return f"{device} is listed as sick"
-    deadline = end = slurm_end(submission, orders)
-    if submission.deadline:
-        deadline = min(end, submission.deadline)
+    end = orders.end_before(slurm.end_time(time.time()), submission.site.signal_s) if submission.site else math.inf
+    deadline = min(end, submission.deadline or math.inf)
     engine = open_engine(run.job, run.checkpoint, workload(run), place.seat(run.store))
     pin_identity(run.store, engine.identity)
     pipeline = Pipeline(Renderer(engine), run.job.output, Origin(slurm.node(), place.index, run.plan.generation))
@@ -273,16 +270,6 @@ def work(run: Run, place: Place, submission: Submission, orders: Orders, member:
     finally:
         pipeline.close()
         engine.close()
-
-
-def slurm_end(submission: Submission, orders: Orders) -> float:
-    """When this worker must have left because SLURM then ends the job; it is terminated at that time. Never, outside of SLURM."""
-    end = slurm.end_time(time.time()) if submission.site else None
-    if submission.site is None or end is None:
-        return math.inf
-    end -= min(LAST_S, submission.site.signal_s / 2)
-    orders.set_last_moment(end - time.time())
-    return end
 
 
 def _tell_software(submission: Submission) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_sessions import FULL, SESSIONS, SMALL, Line, Scale, first_picture
+from gpu_sessions import FULL, SESSIONS, SMALL, Line, Scale, first_picture, tell
 
 LEAST_S = 20.0  # with less of the budget left no session is begun
 
@@ -45,7 +45,7 @@ def serve(pipe: Any, name: str, scale: Scale) -> None:
         pipe.send(None)
     except Exception as error:  # noqa: BLE001 - a line says what happened
         traceback.print_exc()
-        pipe.send(f"{type(error).__name__}: {error}".splitlines()[0])
+        pipe.send(tell(error))
 
 
 class Session:
@@ -85,7 +85,7 @@ class Session:
             if self._pipe.poll(max(self._deadline - time.time(), 0)):
                 answer: Line | str | None = self._pipe.recv()
                 return answer
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             return f"its process ended with status {self._process.exitcode}"
         return "the budget was spent before it was measured"

@@ -41,7 +41,8 @@ class Scale:
     small: bool
     side: int  # px of most rows; they have half as many in row 8, twice as many in row 11
     steps: int
-    pictures: int  # measured in a row; in groups, two groups at least
+    pictures: int  # measured in a row; in larger groups, `groups` of them
+    groups: int
     text_tokens: int
     mode: str  # of torch.compile
     folder: Path  # for configurations, compiled code and pictures
@@ -71,8 +72,8 @@ class Scale:
         return [of_prompt(key, PROMPT, (side, side), steps) for key in range(count)]
 
 
-FULL = Scale(small=False, side=1024, steps=28, pictures=3, text_tokens=512, mode="default", folder=Path())
-SMALL = Scale(small=True, side=128, steps=4, pictures=2, text_tokens=32, mode="none", folder=Path())
+FULL = Scale(small=False, side=1024, steps=28, pictures=3, groups=2, text_tokens=512, mode="default", folder=Path())
+SMALL = Scale(small=True, side=128, steps=3, pictures=2, groups=1, text_tokens=32, mode="none", folder=Path())
 
 
 def ceilings(scale: Scale) -> Iterator[Line]:
@@ -141,7 +142,7 @@ def memory(scale: Scale) -> Iterator[Line]:
             yield measure(scale, "12", name, contender, scale.side, 1)
             del contender
         except Exception as error:  # noqa: BLE001 - one way to save memory that fails says nothing of the others
-            yield {"row": "12", "name": name, "cannot": f"{type(error).__name__}: {error}".splitlines()[0]}
+            yield {"row": "12", "name": name, "cannot": tell(error)}
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -200,6 +201,11 @@ def ours(scale: Scale, sides: Sequence[int], group: int = 1, **sections: Any) ->
     return Batchgen(scale.job(group, **sections), scale.checkpoint(), [(side, side) for side in sides], random_family)
 
 
+def tell(error: Exception) -> str:
+    """What went wrong, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
 def halved(key: int, steps: int) -> str:
     """A trace that skips half of the steps, other ones for every key; the first is computed."""
     skipped = random.Random(key).sample(range(1, steps), steps // 2)
@@ -220,7 +226,7 @@ def measure(scale: Scale, row: str, name: str, contender: Batchgen | Diffusers, 
     """
     if isinstance(contender, Batchgen):
         contender.group = group
-    count = max(scale.pictures, 2 * group) // group * group
+    count = scale.pictures if group == 1 else scale.groups * group
     with tempfile.TemporaryDirectory(dir=scale.folder) as folder:
         contender.run(scale.to_paint(group, side, scale.steps if given else 2), Path(folder) / "warm")
         if torch.cuda.is_available():

@@ -33,15 +33,12 @@ from held_out import TEXT_TOKENS, held_out
 from batchgen.checkpoint import resolve
 from batchgen.engine.device import choose_device
 from batchgen.job import parse_job
+from batchgen.manifest import Picture
 from batchgen.models import TINY
 
 SIZE = (128, 128)  # px
 UNCACHED = Skip()
-SETTINGS = {
-    "diffusers": [UNCACHED, *map(Skip, (0.12, 0.2, 0.3))],
-    "cache-dit": [UNCACHED, *map(Skip, (0.2, 0.3, 0.4)), *(Skip(threshold, taylor=1) for threshold in (0.3, 0.4, 0.5, 0.6))],
-    "batchgen": [UNCACHED, *map(Skip, (0.2, 0.3, 0.4)), *(Skip(threshold, taylor=1) for threshold in (0.3, 0.4, 0.5, 0.6))],
-}
+WHO = ("diffusers", "cache-dit", "batchgen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +66,12 @@ class Row:
     def rate(self) -> float:
         """Pictures a second, the median round."""
         return statistics.median(self.rates)
+
+
+def settings(who: str, thresholds: Sequence[float], taylor: Sequence[float]) -> list[Skip]:
+    """No cache, these thresholds, and where it can extrapolate those with a Taylor term of first order."""
+    extrapolated = [Skip(threshold, taylor=1) for threshold in taylor] if who != "diffusers" else []
+    return [UNCACHED, *map(Skip, thresholds), *extrapolated]
 
 
 def make(way: Way, threads: int) -> Contender:
@@ -111,6 +114,7 @@ def processes(ways: Sequence[Way], threads: int) -> Iterator[dict[Way, Any]]:
         pipes[way], theirs = context.Pipe()
         children.append(context.Process(target=serve, args=(theirs, way, threads), daemon=True))
         children[-1].start()
+        theirs.close()  # so that a process that ends without an answer is noticed
     yield pipes
     for pipe, child in zip(pipes.values(), children, strict=True):
         with contextlib.suppress(BrokenPipeError):
@@ -118,14 +122,12 @@ def processes(ways: Sequence[Way], threads: int) -> Iterator[dict[Way, Any]]:
         child.join()
 
 
-def compare(ways: Sequence[Way], pictures: int, rounds: int, threads: int) -> list[Row]:
-    """All contenders in all their settings, `rounds` times and once more before."""
-    rows = {way: [Row(way, skip) for skip in SETTINGS[way.who]] for way in ways}
-    painted = [picture for picture, _ in held_out(pictures, sizes=(SIZE,))]
+def compare(rows: dict[Way, list[Row]], painted: Sequence[Picture], rounds: int, threads: int) -> None:
+    """All contenders in all their settings, `rounds` times and once more before; filled into the rows."""
     uncached: dict[Way, Result] = {}
-    with processes(ways, threads) as pipes:
+    with processes(list(rows), threads) as pipes:
         for number in range(rounds + 1):
-            for way in ways:
+            for way in rows:
                 for row in rows[way]:
                     result = ask(pipes[way], row, painted)
                     if number:
@@ -137,10 +139,9 @@ def compare(ways: Sequence[Way], pictures: int, rounds: int, threads: int) -> li
                         distances = [psnr(uncached[way].pixels[key], image) for key, image in result.pixels.items()]
                         row.mean_db, row.worst_db, row.skipped = float(np.mean(distances)), min(distances), result.skipped
             print(f"round {number} of {rounds}", flush=True)
-    return [row for way in ways for row in rows[way] if (way.who, row.skip) != ("cache-dit", UNCACHED)]  # that is plain diffusers
 
 
-def ask(pipe: Any, row: Row, pictures: Sequence[Any]) -> Result:
+def ask(pipe: Any, row: Row, pictures: Sequence[Picture]) -> Result:
     pipe.send((row.skip, pictures))
     answer = pipe.recv()
     if not isinstance(answer, Result):
@@ -177,7 +178,7 @@ def at_equal_quality(rows: Sequence[Row]) -> str:
 
 
 def interpolate(points: Sequence[tuple[float, float]], quality: float) -> float | None:
-    """Speed at this quality on the line along the best settings: those that no other beats in both. None below the lowest quality."""
+    """Speed at this quality on the line along the best settings: those that no other beats in both. None above the best quality."""
     best = sorted(point for point in points if not any(other[0] > point[0] and other[1] >= point[1] for other in points))
     if not best or quality > best[-1][0]:
         return None
@@ -187,16 +188,22 @@ def interpolate(points: Sequence[tuple[float, float]], quality: float) -> float 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=32, help="a multiple of the largest group")
+    parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, and cores, of each contender")
+    parser.add_argument("--thresholds", type=float, nargs="*", default=[0.12, 0.2, 0.3, 0.4])
+    parser.add_argument("--taylor", type=float, nargs="*", default=[0.3, 0.4, 0.5, 0.6], help="thresholds with extrapolation")
     parser.add_argument("--compile", action="store_true", help="each also compiled: minutes more")
-    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--only", nargs="+", choices=WHO, default=WHO)
     parser.add_argument("--json", type=Path, help="a line a row, appended")
     given = parser.parse_args()
     modes = (False, True) if given.compile else (False,)
     ways = [Way(who, group, compiled) for compiled in modes for who in given.only for group in given.groups]
-    rows = compare(ways, given.pictures, given.rounds, given.threads)
+    pictures = [picture for picture, _ in held_out(given.pictures, sizes=(SIZE,), steps=given.steps)]
+    plan = {way: [Row(way, skip) for skip in settings(way.who, given.thresholds, given.taylor)] for way in ways}
+    compare(plan, pictures, given.rounds, given.threads)
+    rows = [row for way in ways for row in plan[way] if (way.who, row.skip) != ("cache-dit", UNCACHED)]  # which is plain diffusers
     print(table(rows), at_equal_quality(rows), sep="\n\n")
     if given.json:
         with given.json.open("a") as file:

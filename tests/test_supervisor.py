@@ -172,6 +172,13 @@ def test_a_dead_worker_of_a_stopped_run_is_not_started_again(store: Store, monke
     assert scene.started == [1]
 
 
+def test_in_a_job_of_slurms_a_death_is_noted_for_who_goes_on_with_the_shard(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in [("SLURM_JOB_ID", "4711"), ("SLURMD_NODENAME", "node1"), ("SLURM_RESTART_COUNT", "2")]:
+        monkeypatch.setenv(name, value)
+    Scene(store, monkeypatch).supervisor.run()
+    assert store.death("4711", 2).exists()
+
+
 def test_workers_who_left_because_nothing_was_free_come_back_once_for_what_a_sick_device_left(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

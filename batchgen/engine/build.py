@@ -11,7 +11,7 @@ import torch
 
 from batchgen.checkpoint import Checkpoint
 from batchgen.engine import Workload
-from batchgen.engine.artifacts import FOLDER, CompiledCode
+from batchgen.engine.artifacts import FOLDER, WAIT_S, CompiledCode
 from batchgen.engine.attention import choose_attention, fuse_projections, install_attention
 from batchgen.engine.compile import Mode, compile_blocks
 from batchgen.engine.device import Device, choose_device
@@ -114,7 +114,7 @@ def _compile(engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, 
         "identity": engine.identity,
         "device": str(engine.device.kind),
         "mode": mode,
-        "tokens": sorted(tokens.values()),
+        "sizes": sorted(work.sizes),  # the same for all ranks, whose shares follow
         "text": job.model.max_sequence_length,
         "rows": rows,
         "layout": [ranks.layout.ulysses, ranks.layout.ring],
@@ -125,7 +125,8 @@ def _compile(engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, 
         return bool(ranks.agree(torch.tensor([int(found)], device=engine.device.kind)))
 
     folder = Path(job.run.compile_cache or FOLDER)
-    with CompiledCode(folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree) as code:
+    patience_s = WAIT_S if ranks.degree == 1 else min(WAIT_S, job.run.group_timeout_s / 2)  # the other ranks wait in an exchange
+    with CompiledCode(folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree, wait_s=patience_s) as code:
         made = blocks.warm(engine.rehearse, tokens)
     engine.compilation = blocks
     engine.identity += f" compile={mode}"

@@ -18,7 +18,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
     """A run of two workers with four groups each that take a second; whoever is left afterwards is ended."""
     run = tmp_path / "run"
     assert rehearse(run, PROMPTS, "--detach", run__workers=2, shards__pictures=16, pattern__delay_s=1).code == 0
-    wait_until(lambda: status(run)["in_progress"] >= 4)
+    wait_until(lambda: status(run)["in_progress"] >= 4 and status(run)["workers"] == 2)
     yield run
     for pid in (*owners(run, "supervisor"), *owners(run, "worker")):
         if alive(pid):

@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from batchgen.checkpoint import resolve
 from batchgen.engine import Engine, replica
+from batchgen.engine.bond import Bond
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import StepCache
 from batchgen.engine.flux import Flux
@@ -175,7 +176,7 @@ def paint(ranks: Ranks, job: Job, group: list[Picture]) -> Painted:
 
 
 def paint_apart(ranks: Ranks, job: Job, group: list[Picture], rate: float = 1.0) -> tuple[Painted, list[float]]:
-    """As `paint`, with a signal that grows by `rate` a step, by a hundredth of it on rank 0; and the distances this rank would have measured."""
+    """As `paint`, with a signal that grows by `rate` a step, by a hundredth of it on rank 0; and this rank's own distances."""
     steps, own = itertools.count(), []
 
     def signal(cache: StepCache, embedded: Tensor, *_: Any) -> Tensor:
@@ -188,6 +189,10 @@ def paint_apart(ranks: Ranks, job: Job, group: list[Picture], rate: float = 1.0)
     add = Ranks.sum
     with mock.patch.object(StepCache, "_signal", signal), mock.patch.object(Ranks, "sum", total):
         return paint(ranks, job, group), own
+
+
+def identity(engine: Engine) -> str:
+    return engine.identity
 
 
 class Made(NamedTuple):
@@ -213,6 +218,14 @@ def make(engine: Engine, groups: Sequence[Sequence[Picture]]) -> list[Made]:
     ]
 
 
+def decode_late(engine: Engine, first: list[Picture], second: list[Picture]) -> None:
+    """Asked to decode the first group in the middle of denoising the second."""
+    denoised = engine.denoise(first)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: time.sleep(1) or engine.decode(denoised))
+        engine.denoise(second)
+
+
 def spoil(deed: str, call: int, mark: Path) -> None:
     """From now on, in the `call`-th step of this process: raise, be killed, hang, or freeze. `mark` tells when."""
     calls, head = itertools.count(1), Flux.head
@@ -228,6 +241,12 @@ def spoil(deed: str, call: int, mark: Path) -> None:
         return head(family, *words)
 
     Flux.head = spoilt
+
+
+def hard_of_hearing() -> None:
+    """From now on, this process takes seconds to hear a call."""
+    hear = Bond.hear
+    Bond.hear = lambda bond: time.sleep(6) or hear(bond)
 
 
 def no_model() -> None:

@@ -55,8 +55,8 @@ def be_worker(spec: Spec) -> None:
         watch.note(op="begin", shard=self.shard, attempt=self.attempt, at=at, count=count)
         begin(self, at, count)
 
-    def lying_life(self):
-        return "dead" if self.pid != os.getpid() and chance.random() < spec.lie else life(self)
+    def lying_life(self, queue=None):
+        return "dead" if self.pid != os.getpid() and chance.random() < spec.lie else life(self, queue)
 
     def picky_denoise(self, group):
         if any(UNPAINTABLE in picture.prompt for picture in group):

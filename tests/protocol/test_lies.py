@@ -21,7 +21,7 @@ def test_workers_wrongly_declared_dead_three_times_in_ten(tmp_path: Path, driver
     """Four workers over two shards: two at least are idle and steal. Some die for real as well."""
     prompts = [f"a square of {key} colours" for key in range(PICTURES)]
     shape = [f"engine.batch_size={BATCH_SIZE}", f"shards.pictures={PICTURES // SHARDS}", "sampling.width=16", "sampling.height=16"]
-    template = plan(tmp_path / "planned", prompts, ["engine.kind=pattern", "pattern.delay_s=0.03", *shape])
+    template = plan(tmp_path / "planned", prompts, ["engine.kind=pattern", "pattern.delay_s=0.1", *shape])
     undisturbed, scene = (Scene(template, tmp_path / name, drivers) for name in ("undisturbed", "lied-to"))
     assert undisturbed.work() == 0
     storm = Storm(scene, random.Random(seed), WORKERS, kills, groups=(2, 3, 4), jitter_s=0.05, lie=LIE)

@@ -1,0 +1,105 @@
+"""Status tells SLURM's truth about a run: what runs, what waits and why, what died; and says so where it cannot be asked."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from fake_squeue import FAILS, FakeSqueue, line
+from specimens import planned
+
+from batchgen import submissions
+from batchgen.claims import Owner
+from batchgen.run import Run
+from batchgen.site import Site
+from batchgen.status import Status, look
+from batchgen.store import Store
+
+SITE = Site(gpus_per_node=2, time="1:00", nodes=2)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Ten pictures in three shards, submitted to two nodes of two workers."""
+    run = planned(tmp_path, ["a cat"] * 10)
+    submissions.record(run.store, ["batchgen", "submit"], 4, site=SITE)
+    return run
+
+
+def joined(store: Store, worker: int, job: str, ended: str = "", restarts: int = 0) -> None:
+    path = submissions.join(store, 1, "worker", worker)
+    path.write_text(json.dumps(asdict(Owner(f"node{job}", 1, path.stat().st_mtime - 100, job, restarts))))
+    if ended:
+        submissions.leave(path, ended)
+
+
+def of(run: Run, job: str, state: str = "RUNNING", restarts: int = 0, reason: str = "None") -> str:
+    return line(job, state, restarts, reason, f"batchgen:{run.plan.run}:1")
+
+
+def said(run: Run) -> tuple[str, str]:
+    status: Status = look(run.store)
+    return status.state, status.cause
+
+
+def test_nodes_that_wait_are_told_with_slurms_reason(run: Run, squeue: FakeSqueue) -> None:
+    squeue.answer([of(run, "1", "PENDING", 0, "Priority"), of(run, "2", "PENDING", 0, "ReqNodeNotAvail"), line("3", "PENDING")])
+    assert said(run) == ("queued", "2 nodes wait in SLURM (Priority, ReqNodeNotAvail)")
+    assert look(run.store).waiting == {"Priority": 1, "ReqNodeNotAvail": 1}
+
+
+def test_nodes_without_a_worker_yet_are_told(run: Run, squeue: FakeSqueue) -> None:
+    squeue.answer([of(run, "1"), of(run, "2", "CONFIGURING")])
+    assert said(run) == ("queued", "workers start or leave on 2 nodes")
+
+
+def test_workers_that_live_and_nodes_that_wait_for_another_allocation_are_told(run: Run, squeue: FakeSqueue) -> None:
+    """Worker 2 and 3 died with their node, which waits."""
+    for worker in range(4):
+        joined(run.store, worker, "1" if worker < 2 else "2")
+    squeue.answer([of(run, "1"), of(run, "2", "PENDING", 1, "BeginTime")])
+    assert said(run) == ("running", "2 workers; 1 nodes wait in SLURM (BeginTime)")
+    status = look(run.store)
+    assert (status.workers, status.dead) == (2, 2)
+    assert 190 < status.worker_s < 500
+
+
+def test_the_dead_are_told_with_their_last_words(run: Run, squeue: FakeSqueue) -> None:
+    joined(run.store, 0, "1", "nothing free: others work on the rest")
+    joined(run.store, 1, "1")
+    joined(run.store, 1, "1", restarts=1)
+    submissions.log_file(run.store, 1, 1).write_text("painting\nBus error\n")
+    submissions.give_up(
+        run.store, 1, 0, "element 0 on node1: a worker died (exit code 135), and 6 allocations in a row brought no new picture"
+    )
+    squeue.answer([])
+    state, cause = said(run)
+    assert state == "stalled"
+    assert "worker 1 died on node1: Bus error" in cause
+    assert "6 allocations in a row brought no new picture" in cause
+    assert look(run.store).dead == 1
+
+
+def test_where_squeue_is_silent_nobody_is_called_dead(run: Run, squeue: FakeSqueue) -> None:
+    squeue.answer(FAILS)
+    state, cause = said(run)
+    assert state == "queued"
+    assert "squeue failed: slurm_load_jobs error: Unable to contact slurm controller" in cause
+    joined(run.store, 0, "1")
+    state, cause = said(run)
+    assert state == "running"
+    assert cause.startswith("on node1, squeue failed: ")
+
+
+def test_where_squeue_is_silent_and_all_workers_left_the_run_is_stalled(run: Run, squeue: FakeSqueue) -> None:
+    squeue.answer(FAILS)
+    for worker in range(4):
+        joined(run.store, worker, "1", "PlanChanged: the manifest is another")
+    assert said(run) == ("stalled", "shards are left, and no worker is alive\n  a worker left: PlanChanged: the manifest is another")
+
+
+def test_a_run_that_was_never_on_a_cluster_asks_nobody(tmp_path: Path, squeue: FakeSqueue) -> None:
+    run = planned(tmp_path, ["a cat"] * 10)
+    submissions.record(run.store, ["batchgen", "submit"], 1)
+    look(run.store)
+    assert squeue.asked == 0
