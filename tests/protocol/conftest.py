@@ -9,9 +9,9 @@ from itertools import count
 
 import pytest
 import recount
+from arena import BATCH_SIZE, SHARD, World
 from driver import UNPAINTABLE
 from scene import Drivers, Scene, plan
-from world import BATCH_SIZE, SHARD, World
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import recount
+from arena import World
 from disk_watch import Point
 from scene import PATIENCE_S, Drivers, Scene, plan
 from trial import Death, die, wrong_when_finished
-from world import World
 
 BATCHGEN = Path(sys.executable).with_name("batchgen")
 KILLS, PICTURES, SHARDS, BATCH_SIZE = 10, 120, 6, 2

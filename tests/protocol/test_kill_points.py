@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import pytest
 import recount
+from arena import World
 from disk_watch import Point
 from trial import Death, deaths_at, die, wrong_after, wrong_when_finished
-from world import World
 
 SHARD_0 = ".batchgen/partial/000/000000.0001"
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from arena import World
 from disk_watch import Point
 from mutants import MUTANTS
 from trial import Death, deaths_at, wrong_after, wrong_after_a_halt, wrong_when_finished
-from world import World
 
 PARTIAL = ".batchgen/partial/000/000000.0001"
 COMMIT, TAR, METADATA = ".batchgen/done/000/000000.json", "data/000000.tar", "metadata/000000.parquet"

@@ -11,10 +11,10 @@ import signal
 
 import pytest
 import recount
+from arena import World
 from disk_watch import Point
 from scene import Scene, go_on, wait_stopped
 from trial import KILLED, wrong_after_a_halt, wrong_when_finished
-from world import World
 
 from batchgen.finalize import finalize
 from batchgen.run import open_run

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import power_cut
 import recount
+from arena import BATCH_SIZE, World
 from disk_watch import Point
 from scene import Scene, go_on, wait_stopped
-from world import BATCH_SIZE, World
 
 KILLED = -9
 GROUPS_A_DEATH = 2  # P3: one being denoised, one being decoded and written
