@@ -46,6 +46,9 @@ bench: setup
 	$(BIN)/python benchmarks/plan_scale.py
 	$(BIN)/python benchmarks/claims_scale.py
 	$(BIN)/python benchmarks/status_scale.py
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
