@@ -26,7 +26,7 @@ demo: setup
 demo-slurm: setup
 	slurm/testcluster start
 	eval "$$(slurm/testcluster env)" && $(BIN)/batchgen submit manifests/prompts.parquet --site slurm/testcluster.toml --out runs/prompts-slurm && \
-	    $(BIN)/batchgen status runs/prompts-slurm --watch; slurm/testcluster stop
+	    $(BIN)/batchgen status runs/prompts-slurm --watch; code=$$?; slurm/testcluster stop; exit $$code
 
 test: setup
 	$(BIN)/python -m pytest

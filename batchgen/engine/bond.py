@@ -71,20 +71,20 @@ class Bond:
     def together(self) -> Iterator[None]:
         """What all ranks do alike. Whatever is raised in it, the others may be waiting for this rank: they are told.
 
-        :raises DeviceFault: nothing more may be computed in this replica.
+        :raises DeviceFault: nothing more may be computed in this replica; the message tells who failed first, and why.
         """
         try:
             yield
         except BaseException as error:
-            why = f"{type(error).__name__}: {_first_line(error)}"
+            why = f"{self} on {socket.gethostname()}: {type(error).__name__}: {_first_line(error)}"
             with contextlib.suppress(RuntimeError):  # the store may have gone with rank 0
-                self._give_up(self.store, f"{self} on {socket.gethostname()}: {why}")
+                why = self._give_up(self.store, why)
             if self._status is None and not isinstance(error, InputError):
                 self._status = 0 if isinstance(error, SystemExit) else LOST
                 atexit.register(_end, self._status)  # before Python destroys communicators, which may wait for the others
-            if isinstance(error, InputError | DeviceFault) or not isinstance(error, Exception):
+            if isinstance(error, InputError) or not isinstance(error, Exception):
                 raise
-            raise DeviceFault(f"{self}, while all compute together: {why}") from error
+            raise DeviceFault(f"{self}: the replica has failed. {why}") from error
 
     def say(self, *call: Any) -> None:
         """Rank 0: call all followers."""
@@ -111,11 +111,12 @@ class Bond:
         except DistStoreError as error:
             log.warning("%s: others are still busy, and will be ended: %s", self, _first_line(error))
 
-    def _give_up(self, store: TCPStore, why: str) -> None:
-        """Tell everybody; the first reason stands."""
-        store.compare_set(_FAILED, "", why)
+    def _give_up(self, store: TCPStore, why: str) -> str:
+        """Tell everybody; the first reason stands, and is returned."""
+        stands = store.compare_set(_FAILED, "", why).decode()
         for rank in self._followers:  # who waits for a call need not wait any more
             store.queue_push(f"calls/{rank}", "null")
+        return stands
 
     def _check(self) -> None:
         if self.store.check([_FAILED]):

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -88,13 +89,15 @@ def test_a_rank_that_fails_takes_its_replica_along_and_no_other(steady: Crew, tm
         made = crew.answer()
         steady.ask(tasks.make, groups(0, 6, 4))  # from here on both work at the same time
         crew.ask(tasks.make, groups(12, 9, 1))
-        with pytest.raises(EOFError if (deed, rank) == ("kill", 0) else DeviceFault):
+        with pytest.raises(EOFError if (deed, rank) == ("kill", 0) else DeviceFault) as error:
             crew.answer()
         statuses, took = crew.ends(), since(tmp_path)
     assert_equal(steady.answer(), alone(0, 6, 4))
     assert_equal(made, alone(10, 9, 1))
     print(f"{deed} {rank}: {took:.1f} s")
     assert took < 60
+    if deed == "raise":
+        assert re.search(f"rank {rank} of 2 on .*: RuntimeError: spoilt", str(error.value))
     assert statuses[rank] == (-signal.SIGKILL if deed == "kill" else bond.LOST)
     assert statuses[1 - rank] == bond.LOST
 
