@@ -38,6 +38,11 @@ class Orders:
         for number in (signal.SIGUSR2, signal.SIGINT):
             signal.signal(number, self._leave)
 
+    def ignore(self) -> None:
+        """Leave it to another process of the replica to obey; this one is told by it."""
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
     def end_before(self, end: float | None, warning_s: float) -> float:
         """Be terminated a little before SLURM ends the job, by a watchdog if nothing else helps; when that is.
 

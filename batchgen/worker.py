@@ -224,6 +224,7 @@ def main(root: Path, place: Place, orders: Orders | None = None) -> None:
     if submission.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = submission.devices[(place.index * place.ranks + place.rank) % len(submission.devices)]
     if place.rank:
+        orders.ignore()
         run = open_run(root)
         follow_engine(run.job, run.checkpoint, workload(run), place.seat(store))
         return

@@ -65,6 +65,7 @@ def build_engine(
     if ranks.degree > 1:  # text and image tokens are split over them; some blocks have a second attention, among image tokens alone
         joint, image = (RanksAttention(ranks, checkpoint.heads, attend, choose_attend_part(kernel)) for _ in range(2))
         attentions = joint, image
+        kernel += f" ulysses={ranks.layout.ulysses} ring={ranks.layout.ring}"
     install_attention(family.blocks, *(attentions or (attend, attend)))
     # What is not needed all the time may leave the device, once nothing about it will change.
     residence = Residence(job.engine.offload, device.kind, family)
