@@ -19,8 +19,8 @@ from trial import GROUPS_A_DEATH
 
 KILLS, WORKERS, BATCH_SIZE = 100, 2, 2
 GROUPS = (1, 2, 3, 3, 4, 4, 5, 5, 6, 6)  # a worker lives until it has begun so many, chosen at random
-JITTER_S = 0.1  # and so much longer: about a group's time
-PICTURES, SHARD = 480, 24
+JITTER_S = 0.04  # and so much longer: about a group's time
+PICTURES, SHARD = 960, 24  # enough that no machine is through with them before the last kill
 
 
 @pytest.fixture(scope="module")
