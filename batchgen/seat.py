@@ -7,6 +7,7 @@ reports. The others meet it at an address it leaves in the run directory, under 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,16 @@ class Place:
 
     def seat(self, store: Store) -> Seat:
         """Its seat in the replica."""
-        path = submissions.folder(store, self.number) / f"replica-{self.index:03d}.{_incarnation()}"
+        path = self._meeting(store)
         return Seat(self.rank, self.ranks, lambda address: durable.replace(path, address.encode()), lambda: _read(path))
+
+    def dismiss(self, store: Store) -> None:
+        """Tell ranks that still look for rank 0 that it has left."""
+        if self.ranks > 1:
+            durable.create(self._meeting(store), b"")
+
+    def _meeting(self, store: Store) -> Path:
+        return submissions.folder(store, self.number) / f"replica-{self.index:03d}.{_incarnation()}"
 
 
 def _incarnation() -> str:
@@ -53,6 +62,7 @@ def _incarnation() -> str:
 def _read(path: Path) -> str:
     """The file's text, as soon as there is one.
 
+    :raises SystemExit: rank 0 has left without a need for others.
     :raises DeviceFault: rank 0 does not come.
     """
     patience = time.monotonic() + FIND_S
@@ -60,4 +70,4 @@ def _read(path: Path) -> str:
         if time.monotonic() > patience:
             raise DeviceFault(f"{path}: rank 0 has not said within {FIND_S:.0f} s where it is")
         time.sleep(POLL_S)
-    return path.read_text()
+    return path.read_text() or sys.exit(0)

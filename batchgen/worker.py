@@ -243,6 +243,8 @@ def main(root: Path, place: Place, orders: Orders | None = None) -> None:
             raise
         _stop_full(store, error)
         reason = "disk full"
+    finally:
+        place.dismiss(store)
     log.info("leaving: %s", reason)
     submissions.leave(member, reason)
 
@@ -255,11 +257,11 @@ def work(run: Run, place: Place, submission: Submission, orders: Orders, member:
     shards = len(run.plan.shards)
     queue = submissions.queue_of(run.store)
     claims = Claims(run.store, shards, start=place.index * shards // submission.workers, steal=submission.steal, queue=queue)
-    if place.ranks == 1 and not claims.unfinished():  # before the engine is built: another has made the last shard
+    if not claims.unfinished():  # before the engine is built: another has made the last shard
         finalize(run)
         return ALL_DONE
     device = device_name(place.index)
-    if place.ranks == 1 and is_sick(run.store, device):
+    if is_sick(run.store, device):
         return f"{device} is listed as sick"
     end = orders.end_before(slurm.end_time(time.time()), submission.site.signal_s) if submission.site else math.inf
     deadline = min(end, submission.deadline or math.inf)
