@@ -73,11 +73,11 @@ FAULTS = {
     "kill -9 of the batch shell": Fault(batch_shell_killed, comes_back=False),
     "scancel of a node": Fault(cancelled, comes_back=False),
     "kill -9 of slurmd, and back": Fault(node_daemon_killed, most_lost=None),
-    "kill -9 of slurmctld, and back": Fault(controller_restarted, comes_back=False, most_lost=0),
     "kill -9 of the step's slurmstepd": Fault(step_daemon_killed, comes_back=False, most_lost=None),
     "kill -9 of the batch's slurmstepd": Fault(batch_daemon_killed, comes_back=False, most_lost=None),
+    "kill -9 of slurmctld, and back": Fault(controller_restarted, comes_back=False, most_lost=0),
 }
-NAMES = list(FAULTS)
+NAMES = list(FAULTS)  # two together; slurmctld beside none that it must remember, for it saves its state only now and then
 
 
 @pytest.mark.parametrize("names", [NAMES[at : at + 2] for at in range(0, len(NAMES), 2)], ids=" + ".join)
