@@ -79,11 +79,17 @@ class Claim:
         return list(range(1, self.attempt))
 
     def deaths(self) -> list[list[Entry]]:
-        """For each earlier attempt that died by itself: the groups it had in flight."""
-        flights = [
-            in_flight(read_journal(self.store.partial(self.shard, attempt, "journal"))) for attempt in self.earlier if self._died(attempt)
-        ]
+        """For each earlier attempt that died by itself, and could not say why: the groups it had in flight."""
+        journals = [self._journal(attempt) for attempt in self.earlier if self._died(attempt)]
+        flights = [in_flight(journal) for journal in journals if all(entry.do != "verdict" for entry in journal)]
         return [flight for flight in flights if flight]
+
+    def verdicts(self) -> list[Entry]:
+        """What earlier attempts ended with that could say why, in their order."""
+        return [entry for attempt in self.earlier for entry in self._journal(attempt) if entry.do == "verdict"]
+
+    def _journal(self, attempt: int) -> list[Entry]:
+        return read_journal(self.store.partial(self.shard, attempt, "journal"))
 
     def _died(self, attempt: int) -> bool:
         """Whether an attempt's worker died by itself. In SLURM the batch script says so: nodes fail and jobs are preempted all the time."""

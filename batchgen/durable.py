@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def append(file: BinaryIO, data: bytes) -> None:
+def append(file: BinaryIO, data: bytes | memoryview) -> None:
     """All of `data` at the end of an unbuffered file, or OSError (disk full) with some of it there."""
     view = memoryview(data)
     while view:

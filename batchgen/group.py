@@ -5,14 +5,15 @@ A picture that cannot be made costs one record, never the group. Two kinds of fa
 - *raised*: denoising the group threw. Out of memory halves the group; anything else makes each picture once more, alone.
 - *turned out bad*: a picture holds NaN or is all one colour. It alone is made once more.
 
-A `DeviceFault` passes through: nothing may be computed in this process any more.
+A `DeviceFault` passes through: nothing may be computed in this process any more. Of a replica of several ranks every exception is one;
+what follows here at once, the next process does by its verdict (`tasks.py`).
 """
 
 from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +80,7 @@ class Renderer:
         except OutOfMemory as error:
             if len(pictures) == 1:
                 return [Part(pictures, None, path, "out of memory", str(error))]
-            self.fits[size] = (len(pictures) + 1) // 2
+            self.learn([(size, len(pictures))])
             return self.denoise(pictures, "oom_split")
         except DeviceFault:
             raise
@@ -87,6 +88,11 @@ class Renderer:
             if path == "retry":
                 return [Part(pictures, None, path, "exception", _told(error))]
         return [part for picture in pictures for part in self.denoise([picture], "retry")]
+
+    def learn(self, too_many: Iterable[tuple[tuple[int, int], int]]) -> None:
+        """From now on, of each of these sizes (width, height) at most half so many pictures together."""
+        for size, count in too_many:
+            self.fits[size] = min(self.fits.get(size, count), (count + 1) // 2)
 
     def decode(self, part: Part) -> list[Made]:
         """Pixels of a part, in order. A picture that turned out bad has been made once more, alone."""

@@ -66,7 +66,7 @@ class EngineSettings(Section):
     kind: Literal["torch", "pattern"] = Field(default="torch", description='"pattern" draws test cards without a model: rehearsals')
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description='"auto": cuda where there is one')
     attention: Literal["auto", "cudnn", "flash", "fa3", "math"] = Field(
-        default="auto", description='attention kernel; "auto": cudnn on Hopper and newer, flash on older cards, PyTorch\'s choice on CPU'
+        default="auto", description='attention kernel; "auto": cudnn on Hopper and newer, flash on Ampere and Ada, else PyTorch\'s choice'
     )
     batch_size: int = Field(default=8, ge=1, le=1024, description="pictures of a group: the unit of computing and of resuming")
     offload: Literal["none", "text", "model", "layers"] = Field(
@@ -156,6 +156,9 @@ class RunSettings(Section):
         default=1800.0, gt=0, description="a group that takes longer is taken for a hang: the worker ends itself"
     )
     compile_cache: str = Field(default="", description="folder for compiled kernels; empty: ~/.cache/batchgen/compile")
+    quantized_weights: str = Field(
+        default="", description="folder for 8-bit weights: the first worker writes them, later ones read them; empty: each makes its own"
+    )
     time_limit_s: float | None = Field(
         default=None, gt=0, description="wall time of a submission; no group begins that cannot finish in it"
     )
@@ -235,7 +238,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     parts = name.strip().split(".")
     if not equals or not all(parts):
         raise JobError(f"--set {override}: expected section.key=value, for example --set sampling.steps=28")
-    if not _is_unicode(value):  # no TOML file could hold it
+    if any("\ud800" <= letter <= "\udfff" for letter in value):  # no TOML file could hold it
         raise JobError(f"--set {override!r}: not valid UTF-8; rename the file or folder")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
@@ -246,10 +249,6 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise JobError(f"--set {override}: {part} is a value, not a section")
     tree[parts[-1]] = parsed
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _explain(loc: tuple[Any, ...], message: str, kind: str, given: Any) -> str:

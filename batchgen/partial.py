@@ -5,10 +5,12 @@ The three files only grow, and belong to one attempt for ever. The journal's lin
     begin at=8 count=8     pictures 8…15 of the shard, in plan order, are being made
     end at=16 …            pictures before 16 are in tar and records up to these offsets; checksum of what was added
     void at=8              whatever was written at or after picture 8 does not count (a sick device made it)
+    verdict at=8 count=4   this process ends, because these pictures did not fit together, or an exception was raised while they were made
 
 `end` is written after samples and records are synced. Another attempt copies the longest prefix whose checksums
 hold and goes on behind it, so a kill costs the groups in flight and an owner wrongly declared dead harms nobody.
-A begin without its end, in the journal of an attempt that was not released, is a death inside that group.
+A begin without its end, in the journal of an attempt that was not released, is a death inside that group; with a verdict nobody need
+guess which, and why.
 """
 
 from __future__ import annotations
@@ -31,17 +33,21 @@ from batchgen.store import Store
 class Entry:
     """A line of the journal. Offsets are bytes from the start of the file."""
 
-    do: Literal["begin", "end", "void"]
+    do: Literal["begin", "end", "void", "verdict"]
     at: int  # position in the shard: pictures before it, in plan order
-    count: int = 0  # begin: pictures being made
+    count: int = 0  # begin, verdict: pictures being made together
     tar: int = 0  # end: offset in the tar
     records: int = 0  # end: offset in the records
     failed: int = 0  # end: failed pictures so far
     digest: str = ""  # end: of the bytes both files grew by since the last end
+    width: int = 0  # verdict: px of the pictures
+    height: int = 0
+    cause: str = ""  # verdict: "out of memory" or "exception"
+    why: str = ""  # verdict: the message
 
     def line(self) -> bytes:
         """The entry and its checksum as one line."""
-        text = json.dumps(asdict(self)).encode()
+        text = json.dumps({name: value for name, value in asdict(self).items() if value != ""}).encode()
         return b"%s %08x\n" % (text, zlib.crc32(text))
 
 
@@ -81,6 +87,12 @@ def furthest(store: Store, published: set[int]) -> dict[int, tuple[int, Entry]]:
         if ends and (shard not in found or ends[-1].at > found[shard][1].at):
             found[shard] = attempt, ends[-1]
     return found
+
+
+def verdicts(store: Store) -> Iterator[Entry]:
+    """All that were given in shards that are not published yet."""
+    for path in (store.inner / "partial").glob("*/*.journal"):
+        yield from (entry for entry in read_journal(path) if entry.do == "verdict")
 
 
 def written(store: Store) -> Iterator[Record]:
@@ -139,6 +151,13 @@ class Partial:
     def void(self, at: int) -> None:
         """Nothing at or after picture `at` counts any more."""
         self._say(Entry("void", at))
+
+    def judge(self, at: int, count: int, size: tuple[int, int], cause: str, why: str) -> None:
+        """Say why this process ends: these pictures, together, cannot be made by it. Any thread may.
+
+        :param size: their width and height in px.
+        """
+        self._say(Entry("verdict", at, count, width=size[0], height=size[1], cause=cause, why=why))
 
     def records(self) -> list[Record]:
         """All records so far."""

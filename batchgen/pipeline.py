@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from batchgen.engine import Verdict
 from batchgen.group import Made, Part, Renderer
 from batchgen.job import Output
 from batchgen.partial import Partial
@@ -20,6 +22,7 @@ from batchgen.tasks import Task
 from batchgen.writer import encode_image, sample
 
 MAX_ENCODERS = 8
+IN_FLIGHT = 2  # groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Pipeline:
     renderer: Renderer
     output: Output
     origin: Origin
+    _in_flight: deque[tuple[Partial, Task]] = field(default_factory=lambda: deque(maxlen=IN_FLIGHT))
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "write"))
     _encoders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(min(MAX_ENCODERS, os.cpu_count() or 1), "encode"))
 
@@ -56,6 +60,7 @@ class Pipeline:
                     break
                 begun = time.time()
                 partial.begin(task.at, len(task.pictures))
+                self._in_flight.append((partial, task))
                 parts = self._denoise(task)
                 before, pending = pending, self._writer.submit(self._finish, partial, parts, begun, time.perf_counter(), pending)
                 if before:
@@ -67,14 +72,22 @@ class Pipeline:
             if pending:
                 wait([pending])
 
+    def judge(self, verdict: Verdict) -> None:
+        """Before this process ends: write down which pictures in flight are the reason. Any thread may."""
+        for partial, task in list(self._in_flight):
+            keys, first = [picture.key for picture in task.pictures], task.pictures[0]
+            if verdict.pictures[0] in keys:
+                at = task.at + keys.index(verdict.pictures[0])
+                partial.judge(at, len(verdict.pictures), (first.width, first.height), verdict.cause, verdict.why)
+
     def close(self) -> None:
         """Let the threads end."""
         self._writer.shutdown()
         self._encoders.shutdown()
 
     def _denoise(self, task: Task) -> list[Part]:
-        if task.condemned:
-            return [Part(task.pictures, None, task.path, "killed its worker", "it was alone in flight when two workers died")]
+        if task.cause:
+            return [Part(task.pictures, None, task.path, task.cause, task.error)]
         return self.renderer.denoise(task.pictures, task.path)
 
     def _finish(
@@ -101,6 +114,7 @@ class Pipeline:
         return encode_image(made.pixels, self.output), time.perf_counter() - start
 
     def _record(self, made: Made, partial: Partial, queue_s: float, image_encode_s: float, total_s: float, image_bytes: int) -> Record:
+        compilation = self.renderer.engine.compilation
         return Record(
             **identity_of(made.picture),
             generation=self.origin.generation,
@@ -118,6 +132,10 @@ class Pipeline:
             image_encode_s=image_encode_s,
             total_s=total_s,
             peak_bytes=made.peak_bytes,
+            graphs=compilation.graphs,
+            graph_breaks=compilation.breaks,
+            recompilations=compilation.recompilations,
+            code=compilation.code_sha256,
             skipped=made.trace.skipped if made.trace else "",
             distances=list(made.trace.distances) if made.trace else [],
             host=self.origin.host,

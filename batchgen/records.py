@@ -54,6 +54,10 @@ class Record:
     image_encode_s: float  # this picture's own
     total_s: float  # from the group's begin until it was handed to the disk
     peak_bytes: int
+    graphs: int  # compiled graphs of the process; 0: nothing was compiled
+    graph_breaks: int
+    recompilations: int  # asked for after the warm-up, and refused
+    code: str  # SHA-256 of the compiled code's archive; "" if nothing was compiled
     skipped: str  # a letter a step: 1 skipped by the cache, 0 computed; "" without a cache
     distances: list[float | None]  # what the cache measured at each step; null where it did not
     host: str

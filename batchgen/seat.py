@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen import durable, slurm, submissions
-from batchgen.engine import Seat
+from batchgen.engine import Seat, Verdict
 from batchgen.errors import DeviceFault
 from batchgen.store import Store
 
@@ -40,10 +41,13 @@ class Place:
         path = submissions.log_file(store, self.number, self.index)
         return path if self.rank == 0 else path.with_name(f"{path.stem}.rank{self.rank}{path.suffix}")
 
-    def seat(self, store: Store) -> Seat:
-        """Its seat in the replica."""
+    def seat(self, store: Store, report: Callable[[Verdict], None] = lambda _: None) -> Seat:
+        """Its seat in the replica.
+
+        :param report: see `Seat`.
+        """
         path = self._meeting(store)
-        return Seat(self.rank, self.ranks, lambda address: durable.replace(path, address.encode()), lambda: _read(path))
+        return Seat(self.rank, self.ranks, lambda address: durable.replace(path, address.encode()), lambda: _read(path), report)
 
     def dismiss(self, store: Store) -> None:
         """Tell ranks that still look for rank 0 that it has left."""

@@ -30,7 +30,7 @@ from batchgen.finalize import finalize
 from batchgen.group import Made, Renderer
 from batchgen.manifest import Picture
 from batchgen.orders import HANG_S, Orders, Terminated
-from batchgen.partial import Partial
+from batchgen.partial import Partial, verdicts
 from batchgen.pipeline import Origin, Pipeline
 from batchgen.plan import groups, software
 from batchgen.publish import publish
@@ -39,10 +39,9 @@ from batchgen.seat import Place
 from batchgen.store import Store
 from batchgen.submissions import Submission
 from batchgen.tally import tally, unpublished
-from batchgen.tasks import Task, tasks
+from batchgen.tasks import Task, tasks, too_large
 
 log = logging.getLogger(__name__)
-ALL_DONE = "all shards are done"
 WAIT_S = 1.0  # between two looks at the stop flag
 LEAST_BUDGET = 10  # failures that a run of any size may have
 GROUPS_TO_DOUBT = 3  # wholly failed groups in a row, before the device is doubted
@@ -68,6 +67,7 @@ class Worker:
 
     def work(self) -> str:
         """Work until nothing is free or it must leave; why it ended."""
+        self.pipeline.renderer.learn(too_large(verdicts(self.run.store)))  # or each process would learn it by its own death
         while not self._must_leave():
             if claim := self.claims.next():
                 log.info("shard %06d, attempt %d", claim.shard, claim.attempt)
@@ -79,7 +79,7 @@ class Worker:
         if self.claims.unfinished():
             return submissions.NOTHING_FREE
         finalize(self.run)
-        return ALL_DONE
+        return submissions.ALL_DONE
 
     def _wait(self) -> bool:
         """Nothing is free: until SLURM can be asked again whether an owner is dead. False where there is nothing to wait for."""
@@ -113,7 +113,7 @@ class Worker:
         order, extras = self._read(claim.shard)
         partial = Partial(self.run.store, claim.shard, claim.attempt, claim.earlier)
         try:
-            left = tasks(order, partial.position, claim.deaths())
+            left = tasks(order, partial.position, claim.deaths(), claim.verdicts())
             for made in self.pipeline.run(partial, left, lambda task: self._may_begin(claim, task)):
                 self._learn(partial, made)
             if partial.position == shard.pictures:
@@ -259,13 +259,14 @@ def work(run: Run, place: Place, submission: Submission, orders: Orders, member:
     claims = Claims(run.store, shards, start=place.index * shards // submission.workers, steal=submission.steal, queue=queue)
     if not claims.unfinished():  # before the engine is built: another has made the last shard
         finalize(run)
-        return ALL_DONE
+        return submissions.ALL_DONE
     device = device_name(place.index)
     if is_sick(run.store, device):
         return f"{device} is listed as sick"
     end = orders.end_before(slurm.end_time(time.time()), submission.site.signal_s) if submission.site else math.inf
     deadline = min(end, submission.deadline or math.inf)
-    engine = open_engine(run.job, run.checkpoint, workload(run), place.seat(run.store))
+    seat = place.seat(run.store, lambda verdict: pipeline.judge(verdict))  # noqa: PLW0108 - the pipeline comes after its engine
+    engine = open_engine(run.job, run.checkpoint, workload(run), seat)
     pin_identity(run.store, engine.identity)
     pipeline = Pipeline(Renderer(engine), run.job.output, Origin(slurm.node(), place.index, run.plan.generation))
     try:

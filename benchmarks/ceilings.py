@@ -68,7 +68,7 @@ def _fp8(device: Device, m: int, k: int, n: int) -> Callable[[], object]:
 
 
 def _attention(device: Device, name: str, tokens: int, heads: int, wide: int) -> Callable[[], object]:
-    attend, _ = choose_attention(name, device.kind)
+    attend, _ = choose_attention(name, device.kind, device.dtype)
     q, k, v = (_random(device, 1, tokens, heads, wide) for _ in range(3))
     return lambda: attend(q, k, v)
 

@@ -106,12 +106,13 @@ def fp8(scale: Scale) -> Iterator[Line]:
 
 def cache_dit(scale: Scale) -> Iterator[Line]:
     """(6) cache-dit, the same FP8, as many steps skipped."""
-    from batchgen.engine.quantize import quantize_blocks
+    from batchgen.engine.quantize import choose_format, quantize_blocks
 
     device, checkpoint = scale.device(), scale.checkpoint()
     pipeline = random_pipeline(checkpoint.folder, device)
     transformer = pipeline.transformer
-    quantize_blocks([*transformer.transformer_blocks, *transformer.single_transformer_blocks], "fp8", "row", device.kind)
+    how = choose_format("fp8", "row", device.kind)
+    quantize_blocks([*transformer.transformer_blocks, *transformer.single_transformer_blocks], how)
     contender = CacheDit(pipeline, device, scale.text_tokens, 1, scale.mode)
     contender.use(Skip(given=halved(0, scale.steps)))
     yield measure(scale, "6", "cache-dit FP8, given steps", contender, scale.side, 1, given=True)

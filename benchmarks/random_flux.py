@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from batchgen.checkpoint import Checkpoint
-from batchgen.engine.components import load_scheduler, load_tokenizer
+from batchgen.engine.components import load_scheduler, load_tokenizer, without_transformer
 from batchgen.engine.device import Device
 from batchgen.engine.flux import Flux
 from batchgen.models import TINY
@@ -86,9 +86,10 @@ def random_module(folder: Path, component: str, kind: Any, device: Device) -> An
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def random_family(checkpoint: Checkpoint, device: Device, max_sequence_length: int) -> Flux:
+def random_family(checkpoint: Checkpoint, device: Device, max_sequence_length: int, transformer: bool) -> Flux:
     """For `build_engine(…, load=random_family)`."""
-    return Flux(checkpoint.folder, device, max_sequence_length, random_module)
+    load = random_module if transformer else without_transformer(random_module)
+    return Flux(checkpoint.folder, device, max_sequence_length, load)
 
 
 def random_pipeline(folder: Path, device: Device) -> Any:

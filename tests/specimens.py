@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rehearsal import write_prompts
 
 from batchgen.claims import Claims
-from batchgen.engine import Denoised
+from batchgen.engine import Compilation, Denoised
 from batchgen.errors import DeviceFault, OutOfMemory
 from batchgen.group import Renderer
 from batchgen.job import Output, load_job
@@ -42,6 +42,10 @@ def record(key: int = 0, *, of: Picture | None = None, **given: Any) -> Record:
     usual |= {
         "image_bytes": 9,
         "peak_bytes": 0,
+        "graphs": 0,
+        "graph_breaks": 0,
+        "recompilations": 0,
+        "code": "",
         "skipped": "",
         "distances": [],
         "host": "here",
@@ -111,6 +115,7 @@ class StubEngine:
     """
 
     identity = "stub"
+    compilation = Compilation()
 
     def __init__(self, fits: int = 1000) -> None:
         self.fits = fits

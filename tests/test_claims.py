@@ -181,6 +181,33 @@ def test_deaths_are_the_open_groups_of_attempts_that_were_not_released(store: St
     assert claim.earlier == [1, 2, 3, 4, 5]
 
 
+def test_an_attempt_that_said_why_it_ended_is_no_death_and_its_word_counts(store: Store) -> None:
+    """Wherever it ran: in SLURM, nobody need vouch for it."""
+    for attempt, owner in enumerate([Owner.me(), Owner("node1", 1, 0.0, "4711", 1), Owner.me()], start=1):
+        claimed_by(store, 0, owner, attempt)
+        partial = Partial(store, 0, attempt, [])
+        partial.begin(4, 2)
+        if attempt < 3:
+            partial.judge(4, 3 - attempt, (16, 16), "exception", f"attempt {attempt}")
+    claim = Claim(store, 0, 4)
+    assert [(entry.at, entry.count, entry.why) for entry in claim.verdicts()] == [(4, 2, "attempt 1"), (4, 1, "attempt 2")]
+    assert [[entry.at for entry in flight] for flight in claim.deaths()] == [[4]]
+
+
+def test_a_verdict_that_was_not_written_to_its_end_is_a_death_like_any(store: Store) -> None:
+    claimed_by(store, 0, Owner.me(), 1)
+    partial = Partial(store, 0, 1, [])
+    partial.begin(4, 2)
+    begun = partial.path("journal").read_bytes()
+    partial.judge(4, 2, (16, 16), "exception", "why")
+    whole = partial.path("journal").read_bytes()
+    for length in range(len(begun), len(whole)):
+        partial.path("journal").write_bytes(whole[:length])
+        assert (len(Claim(store, 0, 2).deaths()), Claim(store, 0, 2).verdicts()) == (1, [])
+    partial.path("journal").write_bytes(whole)
+    assert (Claim(store, 0, 2).deaths(), len(Claim(store, 0, 2).verdicts())) == ([], 1)
+
+
 def test_a_slurm_jobs_death_is_one_where_its_batch_script_said_so(store: Store) -> None:
     """Nodes fail and jobs are preempted: that says nothing of the pictures in flight."""
     for attempt in (1, 2):

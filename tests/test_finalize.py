@@ -107,7 +107,7 @@ def commit_only(run: Run) -> None:
     from batchgen.tasks import Task
 
     partial, pipeline = Partial(run.store, 0, 1, []), new_pipeline(StubEngine(), format="jpg")
-    list(pipeline.run(partial, [Task(0, [picture()], False, "normal", False)], lambda _: True))
+    list(pipeline.run(partial, [Task(0, [picture()])], lambda _: True))
     pipeline.close()
     table = manifest.read_rows(run.plan.sources, 0, 1)
     assert publish(run.store, partial, run.plan.shards[0], manifest.extras(table), 0)

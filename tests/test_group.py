@@ -50,6 +50,15 @@ def test_what_fits_is_remembered_for_the_size_and_only_for_it() -> None:
     assert told(make(engine, pictures(4, width=32), renderer)) == [(key, "", "normal", 4) for key in range(4)]
 
 
+def test_what_did_not_fit_another_process_is_halved_from_the_start() -> None:
+    engine = StubEngine(fits=2)
+    renderer = Renderer(engine)
+    renderer.learn([((16, 16), 8), ((16, 16), 4), ((16, 16), 6), ((32, 16), 2)])
+    assert told(make(engine, pictures(3), renderer)) == [(0, "", "oom_split", 2), (1, "", "oom_split", 2), (2, "", "oom_split", 1)]
+    assert engine.denoised == [[0, 1], [2]]
+    assert renderer.fits == {(16, 16): 2, (32, 16): 1}
+
+
 def test_a_picture_that_does_not_fit_alone_fails_by_itself() -> None:
     made = make(StubEngine(fits=0), pictures(2))
     assert told(made) == [(key, "out of memory", "oom_split", 1) for key in range(2)]

@@ -3,6 +3,7 @@
 import tarfile
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +12,7 @@ from specimens import failure, new_store, pictures, pixels, record, write_group
 
 from batchgen import durable
 from batchgen.job import Output
-from batchgen.partial import Entry, Partial, ends_that_count, furthest, in_flight, read_journal, written
+from batchgen.partial import Entry, Partial, ends_that_count, furthest, in_flight, read_journal, verdicts, written
 from batchgen.store import Store
 from batchgen.writer import encode_image, sample
 
@@ -60,6 +61,26 @@ def test_a_journal_followed_by_zeros_is_read_up_to_them(store: Store) -> None:
     entries = read_journal(path)
     path.write_bytes(path.read_bytes() + bytes(512))
     assert read_journal(path) == entries
+
+
+def test_a_journal_from_before_there_were_verdicts_is_read(store: Store) -> None:
+    text = b'{"do": "end", "at": 2, "count": 0, "tar": 34, "records": 56, "failed": 1, "digest": "ab"}'
+    store.partial(0, 1, "journal").write_bytes(b"%s %08x\n" % (text, zlib.crc32(text)))
+    assert read_journal(store.partial(0, 1, "journal")) == [Entry("end", 2, tar=34, records=56, failed=1, digest="ab")]
+
+
+def test_a_verdict_is_read_back_and_is_neither_progress_nor_copied(store: Store) -> None:
+    partial = Partial(store, 0, 1, [])
+    write_group(partial, 2)
+    partial.begin(2, 4)
+    partial.judge(2, 4, (16, 32), "out of memory", "rank 1 of 2 on h\u00f6st: OutOfMemory: 8 GB")
+    partial.close()
+    said = read_journal(store.partial(0, 1, "journal"))
+    assert list(verdicts(store)) == said[-1:]
+    assert said[-1] == Entry("verdict", 2, 4, width=16, height=32, cause="out of memory", why="rank 1 of 2 on h\u00f6st: OutOfMemory: 8 GB")
+    assert [entry.at for entry in in_flight(said)] == [2]
+    assert Partial(store, 0, 2, [1]).position == 2
+    assert [entry.do for entry in read_journal(store.partial(0, 2, "journal"))] == ["end"]
 
 
 def test_no_journal_says_nothing(store: Store) -> None:

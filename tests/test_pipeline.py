@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from specimens import StubEngine, new_pipeline, new_store, picture, pictures
 
+from batchgen.engine import Verdict
 from batchgen.errors import DeviceFault
 from batchgen.partial import Partial, read_journal
 from batchgen.pipeline import Pipeline
@@ -35,8 +36,8 @@ def pipeline(engine: StubEngine) -> Iterator[Pipeline]:
 
 def tasks_of(groups: int, *, careful: bool = False, condemned: bool = False) -> list[Task]:
     everything = pictures(2 * groups)
-    path = "solo" if condemned else "normal"
-    return [Task(at, everything[at : at + 2], careful, path, condemned) for at in range(0, 2 * groups, 2)]  # type: ignore[arg-type]
+    tried = {"path": "solo", "cause": "killed its worker", "error": "twice"} if condemned else {}
+    return [Task(at, everything[at : at + 2], careful, **tried) for at in range(0, 2 * groups, 2)]  # type: ignore[arg-type]
 
 
 def always(_task: Task) -> bool:
@@ -162,14 +163,28 @@ def test_a_device_fault_in_the_writing_thread_reaches_the_worker(
 def test_a_condemned_picture_is_recorded_and_never_touches_the_engine(pipeline: Pipeline, engine: StubEngine, partial: Partial) -> None:
     list(pipeline.run(partial, tasks_of(1, condemned=True), always))
     assert engine.denoised == []
-    assert [(one.outcome, one.cause, one.path) for one in partial.records()] == [("failed", "killed its worker", "solo")] * 2
+    told = [(one.outcome, one.cause, one.error, one.path) for one in partial.records()]
+    assert told == [("failed", "killed its worker", "twice", "solo")] * 2
     assert names(partial) == []
+
+
+def test_a_verdict_is_written_about_the_pictures_in_flight_it_names_and_no_others(pipeline: Pipeline, partial: Partial) -> None:
+    for _ in pipeline.run(partial, tasks_of(3), always):
+        pass
+    pipeline.judge(Verdict("out of memory", (4, 5), "rank 1 was full"))
+    pipeline.judge(Verdict("exception", (3,), "rank 1 raised"))
+    pipeline.judge(Verdict("exception", (77,), "of another shard"))
+    said = [entry for entry in read_journal(partial.path("journal")) if entry.do == "verdict"]
+    assert [(one.at, one.count, one.cause, one.why) for one in said] == [
+        (4, 2, "out of memory", "rank 1 was full"),
+        (3, 1, "exception", "rank 1 raised"),
+    ]
 
 
 def test_failures_leave_a_record_and_no_sample(pipeline: Pipeline, partial: Partial) -> None:
     prompts = ["a cat", "NAN", "RAISE", "a cat"]
     group = [picture(key, prompt=prompt) for key, prompt in enumerate(prompts)]
-    list(pipeline.run(partial, [Task(0, group[:2], False, "normal", False), Task(2, group[2:], False, "normal", False)], always))
+    list(pipeline.run(partial, [Task(0, group[:2]), Task(2, group[2:])], always))
     assert [name for name in names(partial) if name.endswith("json")] == ["000000000.json", "000000003.json"]
     told = [(one.key, one.outcome, one.cause, one.path) for one in partial.records()]
     assert told == [

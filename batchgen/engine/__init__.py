@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,17 @@ class Trace:
 
     skipped: str  # a letter a step: 1 skipped, 0 computed
     distances: tuple[float | None, ...]  # a number a step; None where none was measured, or it was not finite
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """What compiling came to so far. All zero: nothing is compiled."""
+
+    graphs: int = 0  # made in this process, from the compiler's cache or anew
+    cached: int = 0  # of them, found in the cache
+    breaks: int = 0  # graph breaks: 0, for a break is an error
+    recompilations: int = 0  # needed after the warm-up, and refused
+    code_sha256: str = ""  # of the archive the code came from or was published as: it names the code that made a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,15 @@ class Denoised:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a replica fails, where its pictures have to do with it: what its next life must do otherwise."""
+
+    cause: Literal["out of memory", "exception"]
+    pictures: tuple[int, ...]  # keys of those that were being made together
+    why: str  # which rank failed, and its error
+
+
+@dataclass(frozen=True, slots=True)
 class Seat:
     """Where this process stands in its replica: the ranks, a device each, that paint one group together."""
 
@@ -48,6 +68,7 @@ class Seat:
     degree: int = 1
     publish: Callable[[str], None] = lambda _: None  # rank 0: tell the others an address
     find: Callable[[], str] = lambda: ""  # the others: wait for it
+    report: Callable[[Verdict], None] = lambda _: None  # rank 0: before it ends with its replica; called by any thread, once
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +85,10 @@ class Engine(Protocol):
 
     identity: str
     """Device kind and numerics, e.g. `cuda NVIDIA H200, bf16`: pictures of one run come from one identity."""
+
+    @property
+    def compilation(self) -> Compilation:
+        """Its compiled code; counts so far."""
 
     def denoise(self, group: Sequence[Picture]) -> Denoised:
         """Text and latents of a group whose pictures share width, height, steps and having a negative prompt.

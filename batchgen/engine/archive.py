@@ -104,7 +104,8 @@ def _open(archive: Path, key: str) -> tuple[IO[bytes], str]:
     except OSError as error:
         raise _refused(archive, f"cannot be opened ({error.strerror})") from None
     try:
-        _check_rights(archive, os.fstat(file.fileno()))
+        if why := foreign(os.fstat(file.fileno())):
+            raise _refused(archive, why)
         sha256 = _promise(archive, key, file.readline(_CHUNK))
         if _hash(file, file.tell()) != sha256:
             raise _refused(archive, "is damaged: its bytes do not hash to the SHA-256 in its first line")
@@ -114,11 +115,15 @@ def _open(archive: Path, key: str) -> tuple[IO[bytes], str]:
     return file, sha256
 
 
-def _check_rights(archive: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        raise _refused(archive, f"belongs to user {status.st_uid}, not to you ({os.geteuid()})")
+def foreign(status: os.stat_result) -> str:
+    """Why somebody else may have written a file; "" if only this user can."""
+    if not stat.S_ISREG(status.st_mode):
+        return "is no plain file"
+    if status.st_uid != os.geteuid():
+        return f"belongs to user {status.st_uid}, not to you ({os.geteuid()})"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _refused(archive, f"can be written by others (mode {stat.S_IMODE(status.st_mode):o})")
+        return f"can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
+    return ""
 
 
 def _promise(archive: Path, key: str, line: bytes) -> str:

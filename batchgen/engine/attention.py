@@ -6,10 +6,10 @@ exchange over a replica's ranks around it.
 
 | `[engine] attention` | where |
 |---|---|
-| `auto` | cuDNN on Hopper and newer, flash on older CUDA cards; PyTorch's own choice on CPU |
+| `auto` | cuDNN on Hopper and newer, flash on older CUDA cards since Ampere; PyTorch's own choice elsewhere and in fp32 |
 | `cudnn` `flash` | PyTorch's kernels of that name |
-| `fa3` | FlashAttention 3, package `flash_attn_interface`; Hopper only; untested |
-| `math` | the formula, written out: slow, for comparisons |
+| `fa3` | FlashAttention 3, from its own repository or the package `fa3-fwd`; Hopper only; untested |
+| `math` | the formula, written out: slow, for comparisons; in compiled blocks the compiler makes a kernel of it again |
 
 The choice is part of the engine's identity, and so of the run: kernels round differently.
 FlashAttention: https://arxiv.org/abs/2205.14135. Not covered: sparse or quantized attention, masks.
@@ -19,6 +19,7 @@ Legend: R rows, S tokens (text first), H heads, E head width, D = H·E.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -41,15 +42,16 @@ class Attend(Protocol):
         """The weighted values, [R, S, H, E]."""
 
 
-def choose_attention(name: str, device: torch.device) -> tuple[Attend, str]:
+def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Attend, str]:
     """The kernel, and its name for the records.
 
     :raises JobError: this device or this installation does not have it. Never another one in its place.
     """
     if name == "auto":
-        if device.type == "cpu":
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+        if capability < (8, 0) or dtype == torch.float32:
             return _sdpa(None), "sdpa"
-        name = "cudnn" if torch.cuda.get_device_capability(device) >= (9, 0) else "flash"
+        name = "cudnn" if capability >= (9, 0) else "flash"
     if name == "fa3":
         return _fa3(device), name
     if name == "cudnn" and device.type != "cuda":
@@ -71,18 +73,35 @@ def _sdpa(backend: SDPBackend | None) -> Attend:
 def _fa3(device: torch.device) -> Attend:
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 9:
         raise JobError('engine.attention = "fa3" needs a Hopper card (H100, H200); --set engine.attention=auto')
-    if importlib.util.find_spec("flash_attn_interface") is None:
-        raise JobError(
-            'engine.attention = "fa3": the package flash_attn_interface is not installed; --set engine.attention=cudnn needs none'
-        )
-    from flash_attn_interface import flash_attn_func
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = flash_attn_func(q, k, v)
-        values: Tensor = out[0] if isinstance(out, tuple) else out  # versions differ in whether they also give the log-sum-exp
-        return values
-
+    flash_attention_3()
+    attend: Attend = _attend_fa3
     return attend
+
+
+@functools.cache
+def flash_attention_3() -> Callable[..., Any]:
+    """Its `flash_attn_func`.
+
+    :raises JobError: it is not installed.
+    """
+    for name in ("flash_attn_interface", "fa3_fwd_interface"):
+        if importlib.util.find_spec(name) is not None:
+            function: Callable[..., Any] = importlib.import_module(name).flash_attn_func
+            return function
+    raise JobError('engine.attention = "fa3" is not installed: pip install fa3-fwd; or --set engine.attention=cudnn, which needs nothing')
+
+
+# One opaque operator in compiled blocks: versions differ in whether the compiler can look inside.
+@torch.library.custom_op("batchgen::flash_attention_3", mutates_args=())
+def _attend_fa3(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    out = flash_attention_3()(q, k, v)
+    values: Tensor = out[0] if isinstance(out, tuple) else out  # and in whether they also give the log-sum-exp
+    return values
+
+
+@_attend_fa3.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001 - the operator's own signature
+    return q.new_empty(q.shape)
 
 
 class JointAttention:

@@ -4,6 +4,9 @@ Whoever fails says so in the store, and all have `GRACE_S` to end by themselves.
 their exchanges. A rank that waits for one that will never come is ended by its watch, a thread. Killed and frozen ranks say nothing: rank
 0's watch misses their signs of life. Rank 0 keeps the store, so its own end is seen by all.
 
+If the pictures at hand may be the reason (they did not fit, or something was raised in a step), the rank that failed first says so and
+which they were, and rank 0 reports that *verdict* before it ends. A device's error and a lost peer say nothing about pictures.
+
 Not covered: rank 0's machine freezes or loses power; the others wait until an exchange times out, or the scheduler ends them.
 """
 
@@ -19,13 +22,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined] # the store is public, but in no list of exports
 
-from batchgen.engine import Seat
-from batchgen.errors import DeviceFault, InputError
+from batchgen.engine import Seat, Verdict
+from batchgen.errors import DeviceFault, InputError, OutOfMemory
 
 log = logging.getLogger(__name__)
 JOIN_S = 600.0  # until all ranks have met: slow file systems and nodes do not start them at the same time
@@ -36,13 +40,31 @@ LOST = 75  # exit status of a rank whose replica has failed
 _FAILED = "failed"  # the store's key of the reason
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What the rank that failed first says."""
+
+    why: str
+    cause: Literal["", "out of memory", "exception"] = ""  # "": nothing to do with the pictures
+    pictures: Sequence[int] = ()
+
+    @classmethod
+    def parse(cls, said: bytes) -> _Failure:
+        return cls(**json.loads(said))
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self))
+
+
 class Bond:
     """This process's hold on its replica."""
 
     def __init__(self, seat: Seat) -> None:
         """:raises DeviceFault: rank 0 is not to be found."""
         self.seat, self.store = seat, _open_store(seat)
+        self.pictures: Sequence[int] = ()  # keys of those that this rank was last told to work on
         self._parted = threading.Event()
+        self._turn, self._reported = threading.Lock(), False
         self._status: int | None = None  # with which this process will exit
         self._followers = range(1, seat.degree)
         threading.Thread(target=self._watch, args=(self.connect(),), name="watch", daemon=True).start()
@@ -76,24 +98,30 @@ class Bond:
         try:
             yield
         except BaseException as error:
-            why = f"{self} on {socket.gethostname()}: {type(error).__name__}: {_first_line(error)}"
+            failure = self._failure(error)
             with contextlib.suppress(RuntimeError):  # the store may have gone with rank 0
-                why = self._give_up(self.store, why)
+                failure = self._give_up(self.store, failure)
             if self._status is None and not isinstance(error, InputError):
                 self._status = 0 if isinstance(error, SystemExit) else LOST
                 atexit.register(_end, self._status)  # before Python destroys communicators, which may wait for the others
+            self._report(failure)
             if isinstance(error, InputError) or not isinstance(error, Exception):
                 raise
-            raise DeviceFault(f"{self}: the replica has failed. {why}") from error
+            raise DeviceFault(f"{self}: the replica has failed. {failure.why}") from error
 
-    def say(self, *call: Any) -> None:
-        """Rank 0: call all followers."""
+    def say(self, *call: Any, pictures: Sequence[int] = ()) -> None:
+        """Rank 0: call all followers.
+
+        :param pictures: keys of those the call is about.
+        """
         self._check()
+        self.pictures = pictures
         for rank in self._followers:
             self.store.queue_push(f"calls/{rank}", json.dumps(call))
 
     def hear(self) -> Any:
         """A follower: the next call. Silence may last as long as it likes."""
+        self.pictures = ()
         while True:
             with contextlib.suppress(DistStoreError):  # no call in a long time
                 call = json.loads(self.store.queue_pop(f"calls/{self.seat.rank}"))
@@ -111,16 +139,30 @@ class Bond:
         except DistStoreError as error:
             log.warning("%s: others are still busy, and will be ended: %s", self, _first_line(error))
 
-    def _give_up(self, store: TCPStore, why: str) -> str:
-        """Tell everybody; the first reason stands, and is returned."""
-        stands = store.compare_set(_FAILED, "", why).decode()
+    def _failure(self, error: BaseException) -> _Failure:
+        """What this rank has to say about its error."""
+        why = f"{self} on {socket.gethostname()}: {type(error).__name__}: {_first_line(error)}"
+        if not self.pictures or isinstance(error, DeviceFault | InputError) or not isinstance(error, Exception):
+            return _Failure(why)
+        return _Failure(why, "out of memory" if isinstance(error, OutOfMemory) else "exception", self.pictures)
+
+    def _give_up(self, store: TCPStore, failure: _Failure) -> _Failure:
+        """Tell everybody; the first one's failure stands, and is returned."""
+        stands = _Failure.parse(store.compare_set(_FAILED, "", failure.encode()))
         for rank in self._followers:  # who waits for a call need not wait any more
             store.queue_push(f"calls/{rank}", "null")
         return stands
 
+    def _report(self, failure: _Failure) -> None:
+        """Rank 0: pass the verdict on, if there is one; the first time."""
+        with self._turn:
+            if self.seat.rank == 0 and failure.cause and not self._reported:
+                self._reported = True
+                self.seat.report(Verdict(failure.cause, tuple(failure.pictures), failure.why))
+
     def _check(self) -> None:
         if self.store.check([_FAILED]):
-            raise DeviceFault(f"{self}: the replica has failed. {self.store.get(_FAILED).decode()}")
+            raise DeviceFault(f"{self}: the replica has failed. {_Failure.parse(self.store.get(_FAILED)).why}")
 
     def _watch(self, store: TCPStore) -> None:
         """Until this rank parts: give signs of life, and end the process where it outlives its replica, wherever it hangs."""
@@ -132,13 +174,20 @@ class Bond:
                     now = store.add(f"life/{rank}", 0)
                     seen[rank] = now, looks + 1 if now and now == signs else 0
                     if looks == SILENT:
-                        self._give_up(store, f"rank {rank} gave no sign of life for {SILENT * WATCH_S:.0f} s")
-                why = store.get(_FAILED).decode() if store.check([_FAILED]) else ""
+                        self._give_up(store, _Failure(f"rank {rank} gave no sign of life for {SILENT * WATCH_S:.0f} s"))
+                failure = _Failure.parse(store.get(_FAILED)) if store.check([_FAILED]) else None
             except RuntimeError as error:
-                why = f"rank 0 is gone: {_first_line(error)}"
-            if why and not self._parted.wait(GRACE_S):
-                log.error("%s ends with its replica. %s", self, why)
-                _end(LOST)
+                failure = _Failure(f"rank 0 is gone: {_first_line(error)}")
+            if failure and not self._parted.wait(GRACE_S):
+                self._end_with_it(failure)
+
+    def _end_with_it(self, failure: _Failure) -> None:
+        """This rank hangs, perhaps in an exchange with the one that failed."""
+        try:
+            self._report(failure)
+        finally:
+            log.error("%s ends with its replica. %s", self, failure.why)
+            _end(LOST)
 
 
 def _open_store(seat: Seat) -> TCPStore:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,25 +14,31 @@ from batchgen.checkpoint import Checkpoint
 from batchgen.engine import Workload
 from batchgen.engine.artifacts import FOLDER, WAIT_S, CompiledCode
 from batchgen.engine.attention import choose_attention, fuse_projections, install_attention
-from batchgen.engine.compile import Mode, compile_blocks
+from batchgen.engine.compile import compile_blocks
 from batchgen.engine.device import Device, choose_device
 from batchgen.engine.family import Family, load_family
 from batchgen.engine.logsumexp import choose_attend_part
 from batchgen.engine.lora import fuse_lora
 from batchgen.engine.mesh import shares
-from batchgen.engine.modulation import hoist_modulations
+from batchgen.engine.modulation import Modulator, hoist_modulations
 from batchgen.engine.offload import Residence
 from batchgen.engine.parallel import RanksAttention
 from batchgen.engine.policies import make_policy
-from batchgen.engine.precision_rules import check_independence
+from batchgen.engine.precision_rules import check_independence, check_tokens
 from batchgen.engine.ranks import Ranks
+from batchgen.engine.regions import Compiler, Mode
 from batchgen.engine.stages import TorchEngine
+from batchgen.engine.vae import CompiledDecode, plain_decode, worth_compiling
 from batchgen.errors import JobError
 from batchgen.job import Job
 
+if TYPE_CHECKING:
+    from batchgen.engine.quantized_weights import QuantizedWeights
+
 log = logging.getLogger(__name__)
 
-LoadFamily = Callable[[Checkpoint, Device, int], Family]
+LoadFamily = Callable[[Checkpoint, Device, int, bool], Family]
+"""As `load_family`."""
 
 
 def build_engine(
@@ -47,7 +54,10 @@ def build_engine(
     """
     ranks = ranks or Ranks()
     device = choose_device(job.engine, job.precision.linear)
-    family = device.attempt(lambda: load(checkpoint, device, job.model.max_sequence_length))
+    weights = _choose_weights(job, checkpoint, ranks, work, device)
+    # Where a file has the quantized transformer, all that comes before quantization happens to its structure alone.
+    trained = weights is None or not weights.stored()
+    family = device.attempt(lambda: load(checkpoint, device, job.model.max_sequence_length, trained))
 
     # LoRAs first: they are stated against the trained weights, under the trained names, in the trained precision. Whatever follows moves
     # linears (modulations), renames them (fused q/k/v), rounds them (quantization) or has read them already (compilation).
@@ -58,9 +68,9 @@ def build_engine(
     # q, k and v become one matrix, so that their input is quantized once and not three times.
     fuse_projections(family.blocks)
     # Weights are rounded once they are final; the compiler must see the kernels they are multiplied with.
-    numbers = _quantize(job, family, ranks, device)
+    numbers = _quantize(job, family, modulator, weights, device)
     # Attention must be final before anything is traced.
-    attend, kernel = choose_attention(job.engine.attention, device.kind)
+    attend, kernel = choose_attention(job.engine.attention, device.kind, device.dtype)
     attentions = None
     if ranks.degree > 1:  # text and image tokens are split over them; some blocks have a second attention, among image tokens alone
         joint, image = (RanksAttention(ranks, checkpoint.heads, attend, choose_attend_part(kernel)) for _ in range(2))
@@ -71,21 +81,34 @@ def build_engine(
     residence = Residence(job.engine.offload, device.kind, family)
     # The cache's branch stays outside the blocks: it is asked at every group's every step, by `forward.py`.
     policy = make_policy(job.cache, checkpoint.family, len(family.blocks))
-    engine = TorchEngine(f"{device.identity}{numbers} attention={kernel}", family, modulator, policy, device, ranks, attentions, residence)
+    identity = f"{device.identity}{numbers} attention={kernel}"
+    vae = plain_decode(family.vae, device.kind)
+    engine = TorchEngine(identity, family, modulator, policy, device, ranks, attentions, residence, vae)
     # Compile and warm last: what is traced stays as it is, and all that a group will need is there before one is timed.
-    if (mode := _mode(job, device)) != "none":
+    if mode := _mode(job, device):
         _compile(engine, mode, job, checkpoint, work)
     return engine
 
 
-def _quantize(job: Job, family: Family, ranks: Ranks, device: Device) -> str:
+def _choose_weights(job: Job, checkpoint: Checkpoint, ranks: Ranks, work: Workload | None, device: Device) -> QuantizedWeights | None:
+    """How the blocks' linears are put into 8 bits, if the job says so, and whether a file has them already."""
+    asked = job.precision
+    if asked.linear != "fp8" and asked.linear != "int8":
+        return None
+    check_independence(asked.linear, asked.granularity, cp=ranks.degree, group=job.engine.batch_size, force=asked.force)
+    if work:
+        lengths = {tokens for size in work.sizes for tokens in checkpoint.tokens(*size, job.model.max_sequence_length)}
+        check_tokens(asked.linear, lengths, ranks.degree, cuda=device.kind.type == "cuda")
+    from batchgen.engine.quantized_weights import choose_weights  # here: torchao takes seconds to import
+
+    return choose_weights(job, asked.linear, checkpoint, device)
+
+
+def _quantize(job: Job, family: Family, modulator: Modulator, weights: QuantizedWeights | None, device: Device) -> str:
     """Put the blocks' linears and the text encoder into 8 bits where the job says so; how, for the engine's identity."""
     asked, identity = job.precision, ""
-    if asked.linear == "fp8" or asked.linear == "int8":
-        check_independence(asked.linear, asked.granularity, cp=ranks.degree, group=job.engine.batch_size, force=asked.force)
-        from batchgen.engine.quantize import quantize_blocks  # here: torchao takes seconds to import, and says things
-
-        count = quantize_blocks(family.blocks, asked.linear, asked.granularity, device.kind)
+    if weights is not None:
+        count = device.attempt(lambda: weights.install(family, modulator, device.kind))
         identity += f" {asked.linear}/{asked.granularity}x{count}"
     if asked.text != "none":
         from batchgen.engine.quantize import quantize_text
@@ -94,23 +117,29 @@ def _quantize(job: Job, family: Family, ranks: Ranks, device: Device) -> str:
     return identity
 
 
-def _mode(job: Job, device: Device) -> Mode:
+def _mode(job: Job, device: Device) -> Mode | None:
+    """Of torch.compile; None: not."""
     if job.compile.mode == "auto":
-        return "default" if device.kind.type == "cuda" and job.engine.offload != "layers" else "none"
-    if job.compile.mode != "none" and job.engine.offload == "layers":
+        return "default" if device.kind.type == "cuda" and job.engine.offload != "layers" else None
+    if job.compile.mode == "none":
+        return None
+    if job.engine.offload == "layers":
         raise JobError(f'compile.mode = "{job.compile.mode}" with engine.offload = "layers": layers that move cannot be compiled; drop one')
     return job.compile.mode
 
 
 def _compile(engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, work: Workload | None) -> None:
-    """Compile the blocks for the sizes and numbers of rows to come, or take them from the cache of an earlier process."""
+    """Compile blocks and VAE for the sizes and numbers of rows to come, or take their code from the cache of an earlier process."""
     if work is None:
         raise JobError("[compile] needs to know the sizes to come")
     family, ranks = engine.family, engine.ranks
     tokens = {size: shares(_tokens(family, size), ranks.degree)[ranks.rank] for size in work.sizes}
     rows = work.batch * (2 if work.negative or checkpoint.contrasts else 1)
-    blocks = compile_blocks(family.blocks, mode, set(tokens.values()), rows)
+    engine.compiler = Compiler(mode)
+    blocks = compile_blocks(family.blocks, engine.compiler, set(tokens.values()), rows)
     family.blocks = blocks.blocks
+    decode = CompiledDecode(family, engine.compiler, work.sizes, ranks) if worth_compiling(engine.device.kind) else None
+    engine.vae = decode or engine.vae
     facts = {
         "identity": engine.identity,
         "device": str(engine.device.kind),
@@ -119,7 +148,8 @@ def _compile(engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, 
         "text": job.model.max_sequence_length,
         "rows": rows,
         "layout": [ranks.layout.ulysses, ranks.layout.ring],
-        "model": json.loads(family.transformer.to_json_string()),
+        "model": _configuration(family.transformer),
+        "vae": _configuration(family.vae),
     }
 
     def agree(found: bool) -> bool:
@@ -128,10 +158,17 @@ def _compile(engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, 
     folder = Path(job.run.compile_cache or FOLDER)
     patience_s = WAIT_S if ranks.degree == 1 else min(WAIT_S, job.run.group_timeout_s / 2)  # the other ranks wait in an exchange
     with CompiledCode(folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree, wait_s=patience_s) as code:
-        made = blocks.warm(engine.rehearse, tokens)
-    engine.compilation = blocks
+        blocks.warm(engine.rehearse, tokens)
+        if decode:
+            decode.warm(work.batch, engine.device.kind, engine.device.dtype)
+    engine.compiler.seal(code.sha256)
     engine.identity += f" compile={mode}"
-    log.info("compiled: %s, %s, %s", made, "from the cache" if code.loaded else "made here", code.sha256)
+    log.info("%s, %s", engine.compilation, "from the archive" if code.loaded else "made here")
+
+
+def _configuration(module: Any) -> dict[str, Any]:
+    """A diffusers model's, without the folder it came from: copies of a model share their code."""
+    return {key: value for key, value in json.loads(module.to_json_string()).items() if key != "_name_or_path"}
 
 
 def _tokens(family: Family, size: tuple[int, int]) -> int:

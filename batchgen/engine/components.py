@@ -5,17 +5,21 @@ Safetensors only, nothing but local files, no code from the folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 from batchgen.engine.device import Device
 from batchgen.errors import ModelError
+
+LoadModule = Callable[[Path, str, Any, Device], Any]
+"""As `load_module`."""
 
 
 def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:  # a module of that kind; its library is untyped
@@ -33,6 +37,19 @@ def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:
     if missing := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         raise ModelError(f"{path}: {len(missing)} weights of {kind.__name__} are missing or of another shape: {', '.join(missing[:3])}")
     return module.eval().to(device.kind)
+
+
+def without_transformer(load: LoadModule) -> LoadModule:
+    """`load`, save that the transformer is its structure alone, on the meta device: its weights are in another file."""
+
+    def load_or_sketch(folder: Path, component: str, kind: Any, device: Device) -> Any:
+        if component != "transformer":
+            return load(folder, component, kind, device)
+        with torch.device("meta"):
+            module = kind.from_config(kind.load_config(folder / component))
+        return torch.nn.Module.to(module.eval(), device.dtype)  # diffusers' own says that no module of these should stay in fp32
+
+    return load_or_sketch
 
 
 def load_tokenizer(folder: Path, component: str) -> Any:

@@ -55,6 +55,10 @@ class Device:
             torch.cuda.empty_cache()
         raise OutOfMemory(f"{self.identity}: {memory}")
 
+    def stream(self) -> Any:
+        """A queue of work beside that of the other threads, before which it goes; None where the device has no queues (a CPU)."""
+        return torch.cuda.Stream(self.kind, priority=-1) if self.kind.type == "cuda" else None  # type: ignore[no-untyped-call]
+
     def clock(self) -> Clock:
         """A clock that has just been started on this device's timeline."""
         return Clock(self.kind)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from batchgen.checkpoint import Checkpoint
 from batchgen.engine.device import Device
+from batchgen.engine.quiet import quiet_imports
 from batchgen.errors import ModelError
 from batchgen.manifest import Picture
 
@@ -111,17 +112,22 @@ class Family(Protocol):
         """Names under which LoRA files know the linears; see `lora.py`."""
 
 
-def load_family(checkpoint: Checkpoint, device: Device, max_sequence_length: int) -> Family:
+def load_family(checkpoint: Checkpoint, device: Device, max_sequence_length: int, transformer: bool = True) -> Family:
     """Load the checkpoint's weights onto the device.
 
+    :param transformer: whether the transformer's too; else it is its structure alone, on the meta device.
     :raises ModelError: components that are not the ones this family is made of, or that cannot be loaded.
     """
+    with quiet_imports():
+        from batchgen.engine.components import load_module, without_transformer  # here: it imports what takes seconds
+
+    load = load_module if transformer else without_transformer(load_module)
     if checkpoint.family == "flux":
         from batchgen.engine.flux import Flux  # here: importing one family costs seconds; the others are not needed
 
-        return Flux(checkpoint.folder, device, max_sequence_length)
+        return Flux(checkpoint.folder, device, max_sequence_length, load)
     if checkpoint.family == "sd3":
         from batchgen.engine.sd3 import StableDiffusion3
 
-        return StableDiffusion3(checkpoint.folder, device, max_sequence_length)
+        return StableDiffusion3(checkpoint.folder, device, max_sequence_length, load)
     raise ModelError(f"{checkpoint.folder}: planned as family {checkpoint.family!r}, which this engine does not have; known: flux, sd3")

@@ -10,9 +10,8 @@ of C = 4·C' values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from batchgen.engine.components import dynamic_shift, load_module, load_scheduler, load_tokenizer, token_ids
+from batchgen.engine.components import LoadModule, dynamic_shift, load_module, load_scheduler, load_tokenizer, token_ids
 from batchgen.engine.device import Device
 from batchgen.engine.family import Conditions, Schedule, Text
 from batchgen.engine.lora import named_linears
@@ -30,8 +29,8 @@ from batchgen.manifest import Picture
 class Flux:
     """FLUX.1 on a device; fulfils `Family`."""
 
-    def __init__(self, folder: Path, device: Device, max_sequence_length: int, load: Callable[..., Any] = load_module) -> None:
-        """:param load: how its modules come, as `load_module` does: benchmarks of full size make them up instead."""
+    def __init__(self, folder: Path, device: Device, max_sequence_length: int, load: LoadModule = load_module) -> None:
+        """:param load: how its modules come: benchmarks of full size make them up."""
         self._device, self._max_sequence_length = device, max_sequence_length
         self.transformer = load(folder, "transformer", diffusers.FluxTransformer2DModel, device)
         self.blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from batchgen.engine.attention import flash_attention_3
 from batchgen.errors import JobError
 
 AttendPart = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -47,11 +48,10 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fa3(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    from flash_attn_interface import flash_attn_func
-
+    function = flash_attention_3()
     # Older versions always return both, newer ones on request.
-    asked = {"return_attn_probs": True} if "return_attn_probs" in inspect.signature(flash_attn_func).parameters else {}
-    out, lse = flash_attn_func(q, k, v, **asked)[:2]
+    asked = {"return_attn_probs": True} if "return_attn_probs" in inspect.signature(function).parameters else {}
+    out, lse = function(q, k, v, **asked)[:2]
     return out, lse
 
 

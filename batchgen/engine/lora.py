@@ -53,6 +53,24 @@ class _Change:
     alpha: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Delta:
+    """strength · B·A, not multiplied yet: of all linears at once the products would take twice the model's memory."""
+
+    up: Tensor
+    down: Tensor
+    strength: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
+        return self.up.shape[0], self.down.shape[1]
+
+    def on(self, device: torch.device) -> Tensor:
+        """fp32 [out, in]. The meta device, where weights are that a file has fused already, multiplies nothing."""
+        return self.strength * (self.up.to(device).float() @ self.down.to(device).float())
+
+
 def named_linears(module: nn.Module) -> dict[str, nn.Linear]:
     """Every linear under its path with `_` for `.`: the spelling that all LoRA formats can be brought to."""
     return {name.replace(".", "_"): linear for name, linear in module.named_modules() if isinstance(linear, nn.Linear)}
@@ -66,20 +84,21 @@ def fuse_lora(targets: Mapping[str, tuple[nn.Linear, ...]], path: Path, scale: f
     :raises ModelError: the file holds something that would stay unapplied, or its shapes do not fit. No weight is touched then.
     """
     changes, metadata = _read(path)
-    fused: list[tuple[nn.Linear, Tensor]] = []
+    fitting: list[tuple[tuple[nn.Linear, ...], _Delta]] = []
     for change in changes:
         linears = targets.get(_normalise(change.module))
         if linears is None:
             raise ModelError(f"{path}: {change.module} names no linear of this model; is the LoRA made for another one?")
-        delta = _delta(path, change, metadata) * scale
-        rows = [linear.out_features for linear in linears]
-        if delta.shape != (sum(rows), linears[0].in_features):
-            raise ModelError(f"{path}: {change.module} is {tuple(delta.shape)}, the model's {(sum(rows), linears[0].in_features)}")
-        fused += zip(linears, torch.split(delta, rows), strict=True)
-    for linear, delta in fused:
-        weight = linear.weight.data
-        linear.weight.data = (weight.float() + delta.to(weight.device)).to(weight.dtype)
-    return len(fused)
+        delta, wanted = _delta(path, change, metadata), (sum(linear.out_features for linear in linears), linears[0].in_features)
+        if delta.shape != wanted:
+            raise ModelError(f"{path}: {change.module} is {delta.shape}, the model's {wanted}")
+        fitting.append((linears, delta))
+    for linears, delta in fitting:
+        product = delta.on(linears[0].weight.device) * scale
+        for linear, rows in zip(linears, torch.split(product, [linear.out_features for linear in linears]), strict=True):
+            weight = linear.weight.data
+            linear.weight.data = (weight.float() + rows).to(weight.dtype)
+    return sum(len(linears) for linears, _ in fitting)
 
 
 def _read(path: Path) -> tuple[list[_Change], dict[str, Any]]:
@@ -103,8 +122,8 @@ def _normalise(module: str) -> str:
     return _PREFIXES[prefix] + module.removeprefix(prefix).replace(".", "_")
 
 
-def _delta(path: Path, change: _Change, metadata: dict[str, Any]) -> Tensor:
-    """(alpha / rank) · B·A, fp32, [out, in]."""
+def _delta(path: Path, change: _Change, metadata: dict[str, Any]) -> _Delta:
+    """(alpha / rank) · B·A."""
     if change.down is None or change.up is None:
         raise ModelError(f"{path}: {change.module} has only one of its two matrices")
     if change.down.ndim != 2 or change.up.ndim != 2 or change.down.shape[0] != change.up.shape[1]:
@@ -115,7 +134,7 @@ def _delta(path: Path, change: _Change, metadata: dict[str, Any]) -> Tensor:
     if settings.get("use_dora"):
         raise ModelError(f"{path}: a DoRA, which batchgen does not fuse; merge it into the checkpoint and save that")
     alpha = float(change.alpha) if change.alpha is not None else _alpha_of(module, settings, default=float(rank))
-    return (alpha / (rank**0.5 if settings.get("use_rslora") else rank)) * (change.up.float() @ change.down.float())
+    return _Delta(change.up, change.down, alpha / (rank**0.5 if settings.get("use_rslora") else rank))
 
 
 def _alpha_of(module: str, settings: dict[str, Any], default: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchgen.checkpoint import Checkpoint
 from batchgen.engine import Engine, Seat, Workload
 from batchgen.engine.pattern import PatternEngine
+from batchgen.engine.quiet import quiet_imports
 from batchgen.job import Job
 
 
@@ -20,7 +21,8 @@ def open_engine(job: Job, checkpoint: Checkpoint | None, work: Workload | None =
     """
     if job.engine.kind == "pattern":
         return PatternEngine(job.pattern.delay_s)
-    from batchgen.engine.replica import lead  # here: torch takes seconds, and gigabytes of address space
+    with quiet_imports():
+        from batchgen.engine.replica import lead  # here: torch takes seconds, and gigabytes of address space
 
     assert checkpoint is not None, "a torch engine needs a resolved checkpoint"
     return lead(job, checkpoint, work, seat or Seat())
@@ -33,7 +35,8 @@ def follow_engine(job: Job, checkpoint: Checkpoint | None, work: Workload | None
     """
     if job.engine.kind == "pattern":  # test cards need no second rank
         return
-    from batchgen.engine.replica import follow
+    with quiet_imports():
+        from batchgen.engine.replica import follow
 
     assert checkpoint is not None, "a torch engine needs a resolved checkpoint"
     follow(job, checkpoint, work, seat)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from batchgen.engine import Denoised
+from batchgen.engine import Compilation, Denoised
 from batchgen.manifest import Picture
 
 _BARS = 8
@@ -28,6 +28,7 @@ class PatternEngine:
     """Test cards at a settable pace; fulfils `Engine`."""
 
     identity = "pattern"
+    compilation = Compilation()
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self._delay_s = delay_s

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, get_args
 
+from batchgen.engine.mesh import shares
 from batchgen.errors import JobError
 
 Quantized = Literal["fp8", "int8"]
@@ -64,14 +66,16 @@ def check_independence(linear: str, granularity: Granularity, *, cp: int, group:
         )
 
 
-def check_tokens(linear: str, tokens: int, capability: tuple[int, int] | None) -> None:
+def check_tokens(linear: str, lengths: Collection[int], cp: int, *, cuda: bool) -> None:
     """Whether the int8 product of CUDA takes inputs so small.
 
-    :param tokens: the fewest text or image tokens that one picture has on one rank.
+    :param lengths: text and image tokens of one picture, of all sizes.
+    :param cp: ranks that share them.
     :raises JobError: it does not.
     """
-    if linear == "int8" and capability is not None and tokens < INT8_TOKENS:
+    fewest = min(shares(length, cp)[-1] for length in lengths)
+    if linear == "int8" and cuda and fewest < INT8_TOKENS:
         raise JobError(
-            f'precision.linear = "int8" with {tokens} tokens a rank: int8 products on CUDA need {INT8_TOKENS} or more. '
-            "Raise model.max_sequence_length, lower parallel.cp, or --set precision.linear=fp8"
+            f'precision.linear = "int8" with {fewest} text or image tokens a rank: int8 products on CUDA need {INT8_TOKENS} or more. '
+            "Ask for larger pictures or a larger model.max_sequence_length, lower parallel.cp, or --set precision.linear=fp8"
         )

@@ -48,6 +48,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -116,18 +117,15 @@ def choose_format(linear: Quantized, granularity: Granularity, device: torch.dev
     return Format(linear, granularity, reduced=linear == "int8" and should_reduce_range(device))
 
 
-def quantize_blocks(blocks: Sequence[nn.Module], linear: Quantized, granularity: Granularity, device: torch.device) -> int:
+def quantize_blocks(blocks: Sequence[nn.Module], how: Format) -> int:
     """Quantize every linear of the blocks but modulations, in place, and count them.
 
-    :param device: where the blocks will compute.
-    :raises JobError: the device does not multiply so.
     :raises ModelError: a block holds a matrix that cannot be quantized; none has been changed then.
     """
-    how = choose_format(linear, granularity, device)
     linears = quantizable(blocks)
     for module in linears.values():
         quantize_linear(module, how)
-    done = sum(isinstance(weight, Float8Tensor | Int8Tensor) for block in blocks for weight in block.parameters())
+    done = sum(is_quantized(weight) for block in blocks for weight in block.parameters())
     assert done == len(linears), f"{done} of {len(linears)} linears are quantized"
     return done
 
@@ -150,6 +148,11 @@ def quantize_text(encoder: nn.Module, linear: Quantized) -> int:
 def quantize_linear(module: nn.Linear, how: Format) -> None:
     """Quantize one linear's weight, in place."""
     module.weight = nn.Parameter(how.quantize(module.weight.detach()), requires_grad=False)
+
+
+def is_quantized(weight: Tensor) -> TypeGuard[Float8Tensor | Int8Tensor]:
+    """Whether it consists of `qdata` and `scale`."""
+    return isinstance(weight, Float8Tensor | Int8Tensor)
 
 
 def quantizable(blocks: Sequence[nn.Module]) -> dict[str, nn.Linear]:

@@ -3,8 +3,8 @@
 Calls go one after another, so that all ranks enter the same exchanges in the same order: a decoding never overtakes a denoising. Pictures
 travel as JSON; latents do not travel, every rank has them.
 
-An exception while ranks compute together leaves them out of step, so it ends the replica (`bond.py`). Whoever works on after that begins
-at the group that was in flight, and its journal tells which that was.
+An exception while ranks compute together leaves them out of step, so it ends the replica (`bond.py`), out of memory too. Whoever works on
+after that begins at the group that was in flight, and does what the verdict in its journal asks for.
 
 Run over gloo on CPU; over NCCL written with care and untested.
 """
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from torch.distributed.distributed_c10d import PrefixStore
 
 from batchgen.checkpoint import Checkpoint
-from batchgen.engine import Denoised, Engine, Seat, Workload
+from batchgen.engine import Compilation, Denoised, Engine, Seat, Workload
 from batchgen.engine.bond import Bond
 from batchgen.engine.build import build_engine
 from batchgen.engine.device import choose_device
@@ -65,23 +65,30 @@ class Leader:
     def __init__(self, engine: Engine, bond: Bond) -> None:
         self.identity = engine.identity
         self._engine, self._bond = engine, bond
+        self._pictures: dict[int, list[int]] = {}  # denoised, not yet decoded: their keys
         self._turn = threading.Lock()  # denoising and decoding come from two threads; their exchanges must not mix
         self._numbers = itertools.count()
 
     def denoise(self, group: Sequence[Picture]) -> Denoised:
         """See `Engine.denoise`. The latents are numbered, so that a follower finds its own."""
         with self._turn, self._bond.together():
-            number = next(self._numbers)
-            self._bond.say("denoise", number, [dataclasses.asdict(picture) for picture in group])
+            number, keys = next(self._numbers), [picture.key for picture in group]
+            self._bond.say("denoise", number, [dataclasses.asdict(picture) for picture in group], pictures=keys)
             denoised = self._engine.denoise(group)
+            self._pictures[number] = keys
         return dataclasses.replace(denoised, latents=(number, denoised.latents))
 
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
         """See `Engine.decode`; once for each group. Waits for a denoising to end: ranks do one thing at a time."""
         number, latents = denoised.latents
         with self._turn, self._bond.together():
-            self._bond.say("decode", number)
+            self._bond.say("decode", number, pictures=self._pictures.pop(number))
             return self._engine.decode(dataclasses.replace(denoised, latents=latents))
+
+    @property
+    def compilation(self) -> Compilation:
+        """Of rank 0."""
+        return self._engine.compilation
 
     def close(self) -> None:
         """Let the followers go. A replica that has failed is left as it is."""
@@ -94,11 +101,14 @@ class Leader:
 def _obey(engine: Engine, bond: Bond) -> None:
     """Do what the leader does until it leaves."""
     waiting: dict[int, Denoised] = {}  # denoised, not yet decoded
+    keys: dict[int, list[int]] = {}  # of their pictures
     while True:
         match bond.hear():
             case ["denoise", number, group]:
+                bond.pictures = keys[number] = [picture["key"] for picture in group]
                 waiting[number] = engine.denoise([Picture(**picture) for picture in group])
             case ["decode", number]:
+                bond.pictures = keys.pop(number)
                 engine.decode(waiting.pop(number))
             case ["leave"]:
                 bond.part()

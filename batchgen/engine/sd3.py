@@ -23,7 +23,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from batchgen.engine.components import dynamic_shift, load_module, load_scheduler, load_tokenizer, token_ids
+from batchgen.engine.components import LoadModule, dynamic_shift, load_module, load_scheduler, load_tokenizer, token_ids
 from batchgen.engine.device import Device
 from batchgen.engine.family import Conditions, Schedule, Text
 from batchgen.engine.lora import named_linears
@@ -34,16 +34,16 @@ from batchgen.manifest import Picture
 class StableDiffusion3:
     """Stable Diffusion 3 or 3.5 on a device; fulfils `Family`."""
 
-    def __init__(self, folder: Path, device: Device, max_sequence_length: int) -> None:
+    def __init__(self, folder: Path, device: Device, max_sequence_length: int, load: LoadModule = load_module) -> None:
+        """:param load: how its modules come."""
         self._device, self._max_sequence_length = device, max_sequence_length
-        self.transformer = load_module(folder, "transformer", diffusers.SD3Transformer2DModel, device)
+        self.transformer = load(folder, "transformer", diffusers.SD3Transformer2DModel, device)
         self.blocks = [*self.transformer.transformer_blocks]
-        self.vae = load_module(folder, "vae", diffusers.AutoencoderKL, device)
+        self.vae = load(folder, "vae", diffusers.AutoencoderKL, device)
         self.clip, self.clip_2 = (
-            load_module(folder, component, transformers.CLIPTextModelWithProjection, device)
-            for component in ("text_encoder", "text_encoder_2")
+            load(folder, component, transformers.CLIPTextModelWithProjection, device) for component in ("text_encoder", "text_encoder_2")
         )
-        self.t5 = load_module(folder, "text_encoder_3", transformers.T5EncoderModel, device)
+        self.t5 = load(folder, "text_encoder_3", transformers.T5EncoderModel, device)
         self.encoders: tuple[nn.Module, ...] = (self.clip, self.clip_2, self.t5)
         self._tokenizers = [load_tokenizer(folder, component) for component in ("tokenizer", "tokenizer_2", "tokenizer_3")]
         self._scheduler = load_scheduler(folder)

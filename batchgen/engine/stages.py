@@ -10,9 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from batchgen.engine import Denoised
+from batchgen.engine import Compilation, Denoised
 from batchgen.engine.cache import StepCache
-from batchgen.engine.compile import CompiledBlocks
 from batchgen.engine.denoise import Rows, denoise, draw_noise
 from batchgen.engine.device import Device
 from batchgen.engine.encode import encode_prompts
@@ -23,7 +22,8 @@ from batchgen.engine.offload import Residence
 from batchgen.engine.parallel import RanksAttention
 from batchgen.engine.policies import Policy
 from batchgen.engine.ranks import Ranks
-from batchgen.engine.vae import decode_latents
+from batchgen.engine.regions import Compiler
+from batchgen.engine.vae import Decode, decode_latents
 from batchgen.manifest import Picture
 
 
@@ -39,7 +39,18 @@ class TorchEngine:
     ranks: Ranks
     attentions: tuple[RanksAttention, RanksAttention] | None  # of text and image, of image alone; where there is more than one rank
     residence: Residence
-    compilation: CompiledBlocks | None = None
+    vae: Decode
+    compiler: Compiler | None = None
+
+    def __post_init__(self) -> None:
+        # Decoding need not wait for what another thread has queued of the next group's denoising: that would keep the pictures from being
+        # written until it has run, and then the device would wait for the writing.
+        self._beside = self.device.stream()
+
+    @property
+    def compilation(self) -> Compilation:
+        """See `Engine.compilation`."""
+        return self.compiler.compilation if self.compiler else Compilation()
 
     def denoise(self, group: Sequence[Picture]) -> Denoised:
         """See `Engine.denoise`."""
@@ -107,7 +118,8 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
-        clock = self.device.clock()
-        pixels = decode_latents(self.family, denoised.latents, denoised.width, denoised.height, self.ranks)
-        clock.mark()
-        return pixels, sum(clock.laps_s())
+        with torch.cuda.stream(self._beside):
+            clock = self.device.clock()
+            pixels = decode_latents(self.family, self.vae, denoised.latents, denoised.width, denoised.height, self.ranks)
+            clock.mark()
+            return pixels, sum(clock.laps_s())

@@ -87,6 +87,7 @@ def _main(folder: Path) -> Report:
 
     from batchgen.engine.artifacts import CompiledCode
     from batchgen.engine.compile import compile_blocks
+    from batchgen.engine.regions import Compiler
     from batchgen.models import TINY
 
     class Stand(torch.nn.Module):
@@ -102,9 +103,11 @@ def _main(folder: Path) -> Report:
     torch.set_num_threads(1)
     pipeline = FluxPipeline.from_pretrained(TINY, dtype=torch.float32, use_safetensors=True)
     model = pipeline.transformer
-    compiled = compile_blocks([*model.transformer_blocks, *model.single_transformer_blocks], "default", TOKENS, ROWS, static=1)
+    compiler = Compiler("default")
+    compiled = compile_blocks([*model.transformer_blocks, *model.single_transformer_blocks], compiler, TOKENS, ROWS, static=1)
     with CompiledCode(folder, FACTS, wait_s=1500) as code:
-        compilation = compiled.warm(lambda size, rows: through(compiled.blocks, size, rows), SIZES)
+        compiled.warm(lambda size, rows: through(compiled.blocks, size, rows), SIZES)
+    made = compiler.compilation
     doubles = len(model.transformer_blocks)
     model.transformer_blocks = torch.nn.ModuleList(map(Stand, compiled.blocks[:doubles]))
     model.single_transformer_blocks = torch.nn.ModuleList(map(Stand, compiled.blocks[doubles:]))
@@ -114,7 +117,7 @@ def _main(folder: Path) -> Report:
             generator=torch.Generator().manual_seed(1), output_type="np",
         ).images  # fmt: skip
     pixels = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
-    return Report(sum(os.times()[:4]), code.loaded, code.sha256, compilation.graphs, compilation.cached, pixels)
+    return Report(sum(os.times()[:4]), code.loaded, code.sha256, made.graphs, made.cached, pixels)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import scaled_dot_product_attention
 
 from batchgen.checkpoint import resolve
-from batchgen.engine import Engine, replica
+from batchgen.engine import Compilation, Engine, Workload, replica, stages
 from batchgen.engine.bond import Bond
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import StepCache
@@ -132,6 +132,17 @@ def compiled(ranks: Ranks, dtype: str, backend: str) -> tuple[float, int, int]:
     return max(errors), counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
+def linear_over_ranks(ranks: Ranks, kind: str) -> bool:
+    """Whether a linear in 8 bits gives each token of this rank's share the very bits it has in the whole."""
+    from batchgen.engine.quantize import Format, quantize_linear  # here: torchao takes seconds to import
+
+    torch.manual_seed(0)
+    linear, x = nn.Linear(128, 384), torch.randn(2, 97, 128)
+    quantize_linear(linear, Format(kind))
+    with torch.inference_mode():
+        return torch.equal(ranks.gather(linear(ranks.split(x)), 97), linear(x))
+
+
 def check_operator(ranks: Ranks) -> None:
     """PyTorch's own checks of the operator: its schema is true and its shapes are foreseen."""
     attention = RanksAttention(ranks, HEADS, sdpa, choose_attend_part("sdpa"))
@@ -160,14 +171,20 @@ class Painted(NamedTuple):
 
 
 @functools.cache
-def engine_of(ranks: Ranks, job: Job) -> TorchEngine:
-    return build_engine(job, resolve(job.model), ranks)
+def engine_of(ranks: Ranks, job: Job, work: Workload | None = None) -> TorchEngine:
+    return build_engine(job, resolve(job.model), ranks, work)
 
 
-def paint(ranks: Ranks, job: Job, group: list[Picture]) -> Painted:
+def start(ranks: Ranks, job: Job, work: Workload) -> Compilation:
+    """Have an engine, compiled for this work."""
+    torch._inductor.config.compile_threads = 1
+    return engine_of(ranks, job, work).compilation
+
+
+def paint(ranks: Ranks, job: Job, group: Sequence[Picture], work: Workload | None = None) -> Painted:
     """A group through the whole engine; jobs that differ in nothing but their cache share an engine."""
-    engine = engine_of(ranks, job.model_copy(update={"cache": Cache()}))
-    engine.policy = make_policy(job.cache, "flux", len(engine.family.blocks))
+    engine = engine_of(ranks, job.model_copy(update={"cache": Cache()}), work)
+    engine.policy = make_policy(job.cache, resolve(job.model).family, len(engine.family.blocks))
     denoised = engine.denoise(group)
     latents = denoised.latents.float()
     traces = denoised.traces
@@ -227,7 +244,7 @@ def decode_late(engine: Engine, first: list[Picture], second: list[Picture]) -> 
 
 
 def spoil(deed: str, call: int, mark: Path) -> None:
-    """From now on, in the `call`-th step of this process: raise, be killed, hang, or freeze. `mark` tells when."""
+    """From now on, in the `call`-th step of this process: raise, be full, be killed, hang, or freeze. `mark` tells when."""
     calls, head = itertools.count(1), Flux.head
 
     def spoilt(family: Flux, *words: Any) -> Tensor:
@@ -235,12 +252,23 @@ def spoil(deed: str, call: int, mark: Path) -> None:
             mark.write_text(str(time.monotonic()))
             if deed == "raise":
                 raise RuntimeError("spoilt")
+            if deed == "fill":
+                raise torch.OutOfMemoryError("spoilt")
             if deed == "hang":
                 time.sleep(1000)
             os.kill(os.getpid(), signal.SIGKILL if deed == "kill" else signal.SIGSTOP)
         return head(family, *words)
 
     Flux.head = spoilt
+
+
+def spoil_decoding() -> None:
+    """From now on, this process does not have the memory to decode."""
+
+    def decode_latents(*_: Any) -> None:
+        raise torch.OutOfMemoryError("spoilt")
+
+    stages.decode_latents = decode_latents
 
 
 def hard_of_hearing() -> None:

@@ -6,11 +6,12 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from stock import PROMPTS, make_job
 
 from batchgen import weights
-from batchgen.checkpoint import Checkpoint, resolve
+from batchgen.checkpoint import Checkpoint, resolve, wanted
 from batchgen.engine.open import open_engine
 from batchgen.errors import ModelError
 from batchgen.job import Model
@@ -135,6 +136,50 @@ def test_a_missing_part_of_sharded_weights_is_named(model_folder):
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (model_folder / "text_encoder_2" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"model-00001-of-00002\.safetensors missing"):
+        resolve(Model(path=str(model_folder)))
+
+
+HUB = {  # of stabilityai/stable-diffusion-3.5-medium: what its folders hold, and whether loading reads it
+    "model_index.json": True,
+    "sd3.5_medium.safetensors": False,
+    "text_encoders/t5xxl_fp8_e4m3fn.safetensors": False,
+    "scheduler/scheduler_config.json": True,
+    "text_encoder/config.json": True,
+    "text_encoder/model.safetensors": True,
+    "text_encoder/model.fp16.safetensors": False,
+    "text_encoder_3/model-00001-of-00002.safetensors": True,
+    "text_encoder_3/model-00002-of-00002.safetensors": True,
+    "text_encoder_3/model.fp16-00001-of-00002.safetensors": False,
+    "text_encoder_3/model.safetensors.index.json": True,
+    "tokenizer/merges.txt": True,
+    "tokenizer_3/spiece.model": True,
+    "transformer/diffusion_pytorch_model.safetensors": True,
+    "transformer/diffusion_pytorch_model.bin": False,
+    "vae/diffusion_pytorch_model.fp16.safetensors": False,
+    "vae/flax_model.msgpack": False,
+}
+
+
+def test_of_a_hub_repository_what_loading_reads_is_fetched_and_nothing_twice():
+    components = {name.split("/")[0] for name in HUB if "/" in name} - {"text_encoders"}
+    fetched = set(filter_repo_objects(HUB, allow_patterns=wanted(components)))
+    assert fetched == {name for name, read in HUB.items() if read}
+
+
+def test_weights_that_are_never_loaded_are_no_part_of_the_identity(model_folder):
+    before = resolve(Model(path=str(model_folder)))
+    for component in ("vae", "text_encoder_2"):
+        for name in ("model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors", "flax_model.msgpack"):
+            (model_folder / component / name).write_text("not even safetensors")
+    (model_folder / "text_encoder_2" / "model.fp16.safetensors.index.json").write_text('{"weight_map": {"a": "absent.safetensors"}}')
+    after = resolve(Model(path=str(model_folder)))
+    assert {name for name in after.identity if name not in before.identity} == {"text_encoder_2/model.fp16.safetensors.index.json"}
+    assert before.tensors("vae") == after.tensors("vae")
+
+
+def test_a_component_with_variants_alone_is_refused(model_folder):
+    (model_folder / "vae" / "diffusion_pytorch_model.safetensors").rename(model_folder / "vae" / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(ModelError, match=r"vae: no \.safetensors weights of the plain name .* variants such as \.fp16 are never loaded"):
         resolve(Model(path=str(model_folder)))
 
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor import compile_fx, config
 
+from batchgen.engine import Compilation
 from batchgen.engine.artifacts import CompiledCode
-from batchgen.engine.compile import Compilation, CompiledBlocks, Mode, compile_blocks
+from batchgen.engine.compile import CompiledBlocks, compile_blocks
+from batchgen.engine.regions import Compiler, Mode
 from batchgen.errors import JobError
 from batchgen.models import TINY
 
@@ -74,14 +76,20 @@ def runner(blocks: list[Any]) -> Run:
     return run
 
 
+Toys = tuple[list[Toy], CompiledBlocks, Compiler]
+Blocks = tuple[list[nn.Module], CompiledBlocks, Compiler]
+
+
 @pytest.fixture(scope="module")
-def toys() -> tuple[list[Toy], CompiledBlocks]:
+def toys() -> Toys:
     """Three blocks of one kind, compiled for two sizes and up to four rows."""
     torch.manual_seed(0)
     blocks = [Toy(), Toy(), Toy()]
-    compiled = compile_blocks(blocks, "default", [4, 6], rows=4)
+    compiler = Compiler("default")
+    compiled = compile_blocks(blocks, compiler, [4, 6], rows=4)
     compiled.warm(runner(compiled.blocks), [4, 6])
-    return blocks, compiled
+    compiler.seal("")
+    return blocks, compiled, compiler
 
 
 @pytest.fixture
@@ -101,61 +109,51 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def flux() -> tuple[list[nn.Module], CompiledBlocks]:
+def flux() -> Blocks:
     """The embedded model's blocks as loaded, and compiled: by another process, from whose archive they come."""
     model = FluxTransformer2DModel.from_pretrained(TINY, subfolder="transformer").eval()
     blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
-    compiled = compile_blocks(blocks, "default", TOKENS, ROWS, static=1)
+    compiler = Compiler("default")
+    compiled = compile_blocks(blocks, compiler, TOKENS, ROWS, static=1)
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
             patch.setenv(variable, "")  # to be as before, afterwards
         with CompiledCode(compiled_once()[0], FACTS) as code:
             assert code.loaded
             compiled.warm(lambda size, rows: through(compiled.blocks, size, rows), SIZES)
-        return blocks, compiled
+        compiler.seal(code.sha256)
+        return blocks, compiled, compiler
 
 
 @pytest.mark.slow
-def test_five_resolutions_and_all_numbers_of_rows_take_four_graphs_and_nothing_after_the_warm_up(
-    flux: tuple[list[nn.Module], CompiledBlocks], inference: None
-) -> None:
-    blocks, compiled = flux
-    assert compiled.compilation == Compilation(graphs=4, cached=4, breaks=0, recompilations=0)  # two kinds; one row, more rows
+def test_five_resolutions_and_all_numbers_of_rows_take_four_graphs_and_nothing_after_the_warm_up(flux: Blocks, inference: None) -> None:
+    blocks, compiled, compiler = flux
+    made = compiler.compilation
+    assert (made.graphs, made.cached, made.breaks, made.recompilations) == (4, 4, 0, 0)  # two kinds; one row, more rows
     for size in SIZES:
         for rows in range(1, ROWS + 1):
             eager, fast = through(blocks, size, rows), through(compiled.blocks, size, rows)
             # fp32: sums in another order through six blocks; seen: 1.4e-6
             assert (fast - eager).abs().max() <= 1e-5 * eager.abs().max(), (size, rows)
-    assert compiled.compilation == Compilation(graphs=4, cached=4, breaks=0, recompilations=0)
+    assert compiler.compilation == made
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "rows"), [((160, 160), 2), ((128, 128), ROWS + 1)])
-def test_an_unplanned_shape_is_refused_by_name(
-    size: tuple[int, int], rows: int, flux: tuple[list[nn.Module], CompiledBlocks], inference: None
-) -> None:
+def test_an_unplanned_shape_is_refused_by_name(size: tuple[int, int], rows: int, flux: Blocks, inference: None) -> None:
     with pytest.raises(JobError, match=rf"{rows} rows of {size[0] * size[1] // 256} image tokens .* 1 to 8 rows of 64, 80, 96, 144 image"):
         through(flux[1].blocks, size, rows)
 
 
-def test_mode_none_hands_back_the_same_blocks_and_runs_nothing(inference: None) -> None:
-    blocks = [Toy(), Toy()]
-    compiled = compile_blocks(blocks, "none", [4], rows=2)
-    assert compiled.warm(lambda tokens, rows: pytest.fail("ran"), [4]) == Compilation()
-    assert all(one is other for one, other in zip(compiled.blocks, blocks, strict=True))
-    assert torch.equal(runner(compiled.blocks)(5, 3), runner(blocks)(5, 3))
-
-
-def test_few_sizes_have_a_graph_each_for_one_row_and_for_more(toys: tuple[list[Toy], CompiledBlocks], inference: None) -> None:
-    blocks, compiled = toys
+def test_few_sizes_have_a_graph_each_for_one_row_and_for_more(toys: Toys, inference: None) -> None:
+    blocks, compiled, compiler = toys
     for tokens in (4, 6):
         for rows in (1, 2, 3, 4):
             torch.testing.assert_close(runner(compiled.blocks)(tokens, rows), runner(blocks)(tokens, rows), rtol=0, atol=1e-5)
-    assert compiled.compilation.graphs == 4
-    assert compiled.compilation.breaks == compiled.compilation.recompilations == 0
+    assert compiler.compilation == Compilation(graphs=4, cached=compiler.compilation.cached)
 
 
-def test_how_a_tensor_was_made_needs_no_graph_of_its_own(toys: tuple[list[Toy], CompiledBlocks], inference: None) -> None:
+def test_how_a_tensor_was_made_needs_no_graph_of_its_own(toys: Toys, inference: None) -> None:
     """Views, also of one row, where strides mean nothing; and tensors from outside of inference mode."""
     block, compiled = toys[0][0], toys[1].blocks[0]
     for rows in (1, 2):
@@ -168,9 +166,9 @@ def test_how_a_tensor_was_made_needs_no_graph_of_its_own(toys: tuple[list[Toy], 
 
 
 @pytest.mark.parametrize("what", ["dtype", "text tokens", "gradients"])
-def test_whatever_else_would_need_a_new_graph_is_refused_and_counted(what: str, toys: tuple[list[Toy], CompiledBlocks]) -> None:
-    compiled = toys[1]
-    before = compiled.compilation
+def test_whatever_else_would_need_a_new_graph_is_refused_and_counted(what: str, toys: Toys) -> None:
+    _, compiled, compiler = toys
+    before = compiler.compilation
     with torch.inference_mode(what != "gradients"):
         values = toy_inputs(4, 2)
         if what == "dtype":
@@ -180,42 +178,48 @@ def test_whatever_else_would_need_a_new_graph_is_refused_and_counted(what: str, 
         with pytest.raises(JobError, match=r"compiled again.*compile.mode=none") as refusal:
             compiled.blocks[0](**values)
     assert f"hidden_states [2, 4, {WIDTH}] {values['hidden_states'].dtype}" in str(refusal.value)
-    assert compiled.compilation == Compilation(before.graphs, before.cached, 0, before.recompilations + 1)
+    assert compiler.compilation == Compilation(before.graphs, before.cached, 0, before.recompilations + 1)
 
 
 def test_the_warm_up_finds_numbers_of_rows_that_need_a_graph_of_their_own(inference: None) -> None:
     blocks = [Choosy()]
-    compiled = compile_blocks(blocks, "default", [4], rows=5)
-    assert compiled.warm(runner(compiled.blocks), [4]).graphs == 3  # one row, 2 to 3, 4 to 5
+    compiler = Compiler("default")
+    compiled = compile_blocks(blocks, compiler, [4], rows=5)
+    compiled.warm(runner(compiled.blocks), [4])
+    assert compiler.compilation.graphs == 3  # one row, 2 to 3, 4 to 5
     for rows in range(1, 6):
         torch.testing.assert_close(runner(compiled.blocks)(4, rows), runner(blocks)(4, rows), rtol=0, atol=1e-5)
 
 
 def test_a_block_may_drop_its_text(inference: None) -> None:
     blocks = [Toy(), Last()]
-    compiled = compile_blocks(blocks, "default", [4], rows=1)
-    assert compiled.warm(runner(compiled.blocks), [4]).graphs == 2
+    compiler = Compiler("default")
+    compiled = compile_blocks(blocks, compiler, [4], rows=1)
+    compiled.warm(runner(compiled.blocks), [4])
+    assert compiler.compilation.graphs == 2
     torch.testing.assert_close(runner(compiled.blocks)(4, 1), runner(blocks)(4, 1), rtol=0, atol=1e-5)
 
 
 def test_blocks_of_different_widths_are_different_kinds() -> None:
-    compiled = compile_blocks([Toy(4), Toy(4), Toy(8)], "default", [4], rows=1)
+    compiler = Compiler("default")
+    compiled = compile_blocks([Toy(4), Toy(4), Toy(8)], compiler, [4], rows=1)
 
     def run(tokens: int, rows: int) -> None:
         for width, block in zip((4, 4, 8), compiled.blocks, strict=True):
             block(**toy_inputs(tokens, rows, width))
 
-    assert compiled.warm(run, [4]).graphs == 2
+    compiled.warm(run, [4])
+    assert compiler.compilation.graphs == 2
 
 
 def test_a_block_that_cannot_be_one_graph_is_an_error_and_not_run_eagerly() -> None:
-    compiled = compile_blocks([Peeking()], "default", [4], rows=1)
+    compiled = compile_blocks([Peeking()], Compiler("default"), [4], rows=1)
     with pytest.raises(TorchDynamoException):
         compiled.warm(runner(compiled.blocks), [4])
 
 
 def test_image_tokens_that_the_warm_up_leaves_out_are_an_error() -> None:
-    compiled = compile_blocks([Toy()], "default", [4, 6], rows=1, static=0)
+    compiled = compile_blocks([Toy()], Compiler("default"), [4, 6], rows=1, static=0)
     with pytest.raises(JobError, match="6 image tokens are planned"):
         compiled.warm(runner(compiled.blocks), [4])
 
@@ -231,7 +235,7 @@ def test_nothing_is_chosen_by_measuring_unless_asked_for(mode: Mode, monkeypatch
 
     monkeypatch.setattr(compile_fx, "compile_fx", watching)
     blocks = [Toy()]
-    compiled = compile_blocks(blocks, mode, [4], rows=1)
+    compiled = compile_blocks(blocks, Compiler(mode), [4], rows=1)
     compiled.warm(runner(compiled.blocks), [4])
     assert seen[-1] == ((True, False) if mode == "default" else (False, True))
     assert not config.deterministic

@@ -45,11 +45,11 @@ def test_one_scale_for_several_pictures_or_ranks_is_refused_unless_forced(cp, gr
 
 
 def test_int8_on_cuda_refuses_fewer_than_17_tokens_a_rank():
-    with pytest.raises(JobError, match="16 tokens a rank: int8 products on CUDA need 17"):
-        check_tokens("int8", 16, (9, 0))
-    check_tokens("int8", 17, (9, 0))
-    check_tokens("int8", 1, None)
-    check_tokens("fp8", 1, (9, 0))
+    with pytest.raises(JobError, match="16 text or image tokens a rank: int8 products on CUDA need 17"):
+        check_tokens("int8", {512, 33}, 2, cuda=True)
+    check_tokens("int8", {512, 34}, 2, cuda=True)
+    check_tokens("int8", {1}, 1, cuda=False)
+    check_tokens("fp8", {1}, 1, cuda=True)
 
 
 def test_the_rules_import_no_torch():

@@ -81,9 +81,9 @@ def since(folder: Path) -> float:
     return time.monotonic() - float((folder / "mark").read_text())
 
 
-@pytest.mark.parametrize(("deed", "rank"), [("raise", 1), ("raise", 0), ("kill", 1), ("kill", 0)])
+@pytest.mark.parametrize(("deed", "rank"), [("raise", 1), ("raise", 0), ("fill", 1), ("kill", 1), ("kill", 0)])
 def test_a_rank_that_fails_takes_its_replica_along_and_no_other(steady: Crew, tmp_path: Path, deed: str, rank: int) -> None:
-    """Seconds to the end of all, seen over gloo: 0.1 to 0.4."""
+    """Seconds to the end of all, seen over gloo: 0.1 to 0.4. What a rank cannot say, nobody makes up."""
     with Crew(tmp_path / "crew", job(), {rank: spoil(deed, tmp_path)}) as crew:
         crew.ask(tasks.make, groups(10, 9, 1))
         made = crew.answer()
@@ -96,8 +96,14 @@ def test_a_rank_that_fails_takes_its_replica_along_and_no_other(steady: Crew, tm
     assert_equal(made, alone(10, 9, 1))
     print(f"{deed} {rank}: {took:.1f} s")
     assert took < 60
-    if deed == "raise":
-        assert re.search(f"rank {rank} of 2 on .*: RuntimeError: spoilt", str(error.value))
+    said = [(verdict.cause, verdict.pictures) for verdict in crew.verdicts()]
+    if deed == "kill":
+        assert said == []
+    else:
+        cause, name = {"raise": ("exception", "RuntimeError: "), "fill": ("out of memory", "OutOfMemory: ")}[deed]
+        assert said == [(cause, (12, 13))]
+        assert re.search(f"rank {rank} of 2 on .*: {name}.*spoilt", str(error.value))
+        assert crew.verdicts()[0].why in str(error.value)
     assert statuses[rank] == (-signal.SIGKILL if deed == "kill" else bond.LOST)
     assert statuses[1 - rank] == bond.LOST
 
@@ -109,6 +115,17 @@ def test_a_rank_that_hangs_is_ended_when_another_has_failed(tmp_path: Path) -> N
         with pytest.raises(EOFError):
             crew.answer()
         assert crew.ends() == [bond.LOST] * 2
+        assert [verdict.pictures for verdict in crew.verdicts()] == [(12, 13)], "its watch speaks for the leader"
+
+
+def test_a_rank_that_cannot_decode_names_the_group_it_was_decoding(tmp_path: Path) -> None:
+    """Whatever the others have gone on to."""
+    with Crew(tmp_path / "crew", job(), {1: tasks.spoil_decoding}) as crew:
+        crew.ask(tasks.make, groups(10, 9))
+        with pytest.raises(DeviceFault, match=r"rank 1 of 2 on .*: OutOfMemory"):
+            crew.answer()
+        assert crew.ends() == [bond.LOST] * 2
+        assert [(verdict.cause, verdict.pictures) for verdict in crew.verdicts()] == [("out of memory", (10, 11))]
 
 
 def test_a_rank_that_freezes_is_missed_and_ends_when_it_thaws(tmp_path: Path) -> None:
@@ -120,6 +137,7 @@ def test_a_rank_that_freezes_is_missed_and_ends_when_it_thaws(tmp_path: Path) ->
         assert crew.processes[0].exitcode == bond.LOST
         os.kill(crew.processes[1].pid, signal.SIGCONT)
         assert crew.ends(30) == [bond.LOST] * 2
+        assert crew.verdicts() == []
 
 
 def test_a_leader_that_is_terminated_takes_the_others_along(tmp_path: Path) -> None:
@@ -155,7 +173,7 @@ def test_a_job_that_cannot_be_is_told_as_such(tmp_path: Path) -> None:
 
 def test_a_follower_that_never_comes_is_an_error_in_time(tmp_path: Path) -> None:
     with Crew(tmp_path / "crew", job(cp=3), patience={"JOIN_S": 5.0}, absent=(1,)) as crew:
-        with pytest.raises(DeviceFault, match=r"rank 0 of 3: ranks \[1\] did not come within 5 s"):
+        with pytest.raises(DeviceFault, match=r"rank [02] of 3: ranks \[1\] did not come within 5 s"):
             crew.answer()
         crew.ends()
 

@@ -153,6 +153,15 @@ def test_teacache_has_no_coefficients_for_it_and_says_so(folder):
         open_engine(folder, cache=Cache(policy="teacache"))
 
 
+def test_planning_refuses_a_true_cfg_with_its_row(folder, tmp_path):
+    manifest = write_prompts(tmp_path / "prompts.parquet", ["a large red circle", "two blue squares"], true_cfg=[1.0, 4.0])
+    job = settings(model__path=folder, model__max_sequence_length=TEXT_TOKENS, sampling__width=128, sampling__height=128)
+    refused = ask("plan", manifest, *job)
+    assert refused.code == 2
+    assert "row 1 of" in refused.err
+    assert "column true_cfg: 4.0; this family has one guidance scale" in refused.err
+
+
 def test_a_true_cfg_that_would_change_nothing_is_refused(medium):
     with pytest.raises(JobError, match=r"true_cfg = 4: .* it is called guidance"):
         medium[1].denoise([make_picture(true_cfg=4.0)])
@@ -213,4 +222,4 @@ def test_planning_accepts_the_folder_and_refuses_pictures_larger_than_its_positi
     assert planned.code == 0, planned.err
     refused = ask("plan", manifest, *settings(**job, sampling__height=MOST_PX + 16))
     assert refused.code == 2
-    assert f"at most {MOST_PX} px a side" in refused.err
+    assert f"sampling.height = {MOST_PX + 16}: expected px, a multiple of 16 from 16 to {MOST_PX}" in refused.err

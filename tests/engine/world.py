@@ -5,6 +5,7 @@ The ranks of a `World` share groups and exchanges, those of a `Crew` are a repli
 
 import ctypes
 import functools
+import json
 import multiprocessing
 import tempfile
 import time
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from batchgen.checkpoint import resolve
-from batchgen.engine import Seat, Workload, bond
+from batchgen.engine import Seat, Verdict, Workload, bond
 from batchgen.engine.mesh import Layout
 from batchgen.engine.open import follow_engine, open_engine
 from batchgen.engine.ranks import Ranks
@@ -142,6 +143,7 @@ class Crew:
         :param absent: ranks that are not started.
         """
         folder.mkdir()
+        (folder / "verdicts").touch()
         self.folder = folder
         self._pipe, theirs = _context.Pipe()
         self.processes = {}
@@ -165,6 +167,11 @@ class Crew:
     def close(self) -> None:
         """Have the leader close its engine, and end."""
         self._pipe.send(None)
+
+    def verdicts(self) -> list[Verdict]:
+        """What the leader reported."""
+        path = self.folder / "verdicts"
+        return [Verdict(cause, tuple(pictures), why) for cause, pictures, why in map(json.loads, path.read_text().splitlines())]
 
     def ends(self, within_s: float = 60.0) -> list[int]:
         """The processes' exit statuses, when all have ended."""
@@ -204,7 +211,8 @@ def _work(rank: int, folder: Path, job: Job, spoil: Callable[[], None] | None, p
     if spoil:
         spoil()
     address = folder / "address"
-    seat = Seat(rank, job.parallel.cp, functools.partial(_publish, address), lambda: address.read_text() if address.exists() else "")
+    publish, report = functools.partial(_publish, address), functools.partial(_note, folder / "verdicts")
+    seat = Seat(rank, job.parallel.cp, publish, lambda: address.read_text() if address.exists() else "", report)
     work = Workload(sizes=((128, 128),), batch=2, negative=False)
     if rank:
         pipe.close()
@@ -220,6 +228,11 @@ def _work(rank: int, folder: Path, job: Job, spoil: Callable[[], None] | None, p
         pipe.send(error)
         raise
     engine.close()
+
+
+def _note(path: Path, verdict: Verdict) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps([verdict.cause, verdict.pictures, verdict.why]) + "\n")
 
 
 def _publish(address: Path, what: str) -> None:

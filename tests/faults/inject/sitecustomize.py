@@ -1,4 +1,4 @@
-"""Faults for the pattern engine, without hooks in batchgen: Python runs this file where its folder is on PYTHONPATH.
+"""Faults for the engines, without hooks in batchgen: Python runs this file where its folder is on PYTHONPATH.
 
 A word in a prompt is a fault of that picture:
 
@@ -7,6 +7,10 @@ A word in a prompt is a fault of that picture:
     RAISE, MEMORY       denoising it throws
     NAN, BLACK          it turns out bad
 
+The first two lines, RAISE, and this one befall rank 1 of a model's ranks too, in the third step:
+
+    HEAVY               a group of more than two with such a picture does not fit the device
+
 An environment variable is a fault of the machine:
 
     FITS=2              groups of more than two pictures do not fit the device
@@ -14,12 +18,14 @@ An environment variable is a fault of the machine:
     SLOW_WORKER=0       worker 0 takes most of a second more for every group
     FILE_BYTES=100000   a worker's files may not grow larger (RLIMIT_FSIZE, what a quota does to one file)
     NOTE_GROUPS=PATH    no fault: the first key of every group that is begun is appended there
+    NOTE_STRIKES=PATH   no fault: of every fault of rank 1, the replica's job and the time are appended there
 """
 
 import ctypes
 import importlib.util
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -88,6 +94,38 @@ def break_engine(module: ModuleType) -> None:
     engine.denoise, engine.decode = faulty_denoise, faulty_decode
 
 
+def break_second_rank(module: ModuleType) -> None:
+    engine, denoise, forward = module.TorchEngine, module.TorchEngine._denoise, module.TorchEngine._forward
+    at_hand: list[Any] = []
+
+    def noted_denoise(self: Any, group: Any) -> Any:
+        at_hand[:] = group
+        return denoise(self, group)
+
+    def faulty_forward(self: Any, *words: Any) -> Any:
+        made = forward(self, *words)
+        velocity = made.velocity
+
+        def faulty_velocity(latents: Any, step: int) -> Any:
+            if self.ranks.rank == 1 and step == 2:
+                strike(set(WHILE_DENOISING) & _words(at_hand), heavy="HEAVY" in _words(at_hand) and len(at_hand) > 2)
+            return velocity(latents, step)
+
+        made.velocity = faulty_velocity
+        return made
+
+    def strike(faults: set[str], heavy: bool) -> None:
+        if (faults or heavy) and (notes := os.environ.get("NOTE_STRIKES")):
+            with open(notes, "a") as file:  # noqa: PTH123 - as above
+                file.write(f"{os.environ['SUBMITIT_LOCAL_JOB_ID']} {time.time()}\n")
+        if heavy:
+            raise module.torch.OutOfMemoryError(f"{len(at_hand)} pictures do not fit")
+        for word in faults:
+            WHILE_DENOISING[word]()
+
+    engine._denoise, engine._forward = noted_denoise, faulty_forward
+
+
 def remember_worker(module: ModuleType) -> None:
     name = module.device_name
 
@@ -100,7 +138,14 @@ def remember_worker(module: ModuleType) -> None:
     module.device_name = device_name
 
 
-AFTER_IMPORT = {"batchgen.engine.pattern": break_engine, "batchgen.device": remember_worker}
+if "libfaketime" in os.environ.get("LD_PRELOAD", ""):  # it takes the moment until which Python's sleep waits for one of the clock it shifts
+    time.sleep = lambda seconds: select.select((), (), (), seconds)
+
+AFTER_IMPORT = {
+    "batchgen.engine.pattern": break_engine,
+    "batchgen.engine.stages": break_second_rank,
+    "batchgen.device": remember_worker,
+}
 
 
 class Injector:
