@@ -7,21 +7,29 @@ without loading them: a run should refuse at `plan`, not after an hour in the qu
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from batchgen.errors import JobError, ModelError
-from batchgen.job import Lora, Model
+from batchgen.errors import ModelError
+from batchgen.job import MAX_SIDE_PX, Lora, Model
 from batchgen.models import TINY
 from batchgen.weights import digest, read_header
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_LOADED = (".json", ".txt", ".model", ".safetensors")
+_WEIGHTS = ("model", "diffusion_pytorch_model")  # file names: of transformers, of diffusers
+_LOADED = (  # of a component; duplicates in other precisions (`model.fp16.safetensors`) and formats are not
+    "*.json",
+    "*.txt",
+    "*.model",
+    *(f"{name}{part}.safetensors" for name in _WEIGHTS for part in ("", "-?????-of-?????")),
+)
 _ACCEPTED = 'model.path takes "tiny" (embedded), a folder in diffusers layout (it holds model_index.json), or a hub id such as "org/name"'
 
 
@@ -32,7 +40,8 @@ class FamilyFacts:
     name: str
     t5_tokenizer: str  # component folder of the tokenizer whose length limits a prompt
     patch: int  # latent pixels a token is wide
-    step_flops: Callable[[dict[str, Any], int, int], float]  # transformer config, image tokens, T5 tokens → FLOP of one picture's step
+    step_flops: Callable[[dict[str, Any], int, int], float]  # transformer config, image tokens, text tokens → FLOP of one picture's step
+    clip_tokens: int = 0  # text tokens beside T5's
     contrasts: bool = False  # every picture has classifier-free guidance; else only those with a negative prompt
     most_positions: str = ""  # key of the transformer's config: the most tokens along a side; "": any number
 
@@ -46,19 +55,25 @@ def _flux_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int
 
 
 def _sd3_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
-    """As FLUX.1's double blocks, with CLIP's 77 tokens beside T5's; the last block has no text output, dual ones a second attention."""
+    """As FLUX.1's double blocks; the last block has no text output, dual ones a second attention."""
     width = config["num_attention_heads"] * config["attention_head_dim"]
     layers, dual = config["num_layers"], len(config.get("dual_attention_layers") or ())
-    text = text_tokens + 77
-    tokens = image_tokens + text
-    weights = 12 * layers * tokens - 9 * text + 4 * dual * image_tokens  # the text output: out and MLP; the second attention: q, k, v, out
+    tokens = image_tokens + text_tokens
+    # The text output is out and MLP; the second attention q, k, v and out.
+    weights = 12 * layers * tokens - 9 * text_tokens + 4 * dual * image_tokens
     return float(2 * weights * width**2 + 4 * (layers * tokens**2 + dual * image_tokens**2) * width)
 
 
 FAMILIES = {
     "FluxPipeline": FamilyFacts("flux", t5_tokenizer="tokenizer_2", patch=2, step_flops=_flux_step_flops),
     "StableDiffusion3Pipeline": FamilyFacts(
-        "sd3", t5_tokenizer="tokenizer_3", patch=2, step_flops=_sd3_step_flops, contrasts=True, most_positions="pos_embed_max_size"
+        "sd3",
+        t5_tokenizer="tokenizer_3",
+        patch=2,
+        step_flops=_sd3_step_flops,
+        clip_tokens=77,
+        contrasts=True,
+        most_positions="pos_embed_max_size",
     ),
 }
 
@@ -75,13 +90,19 @@ class Checkpoint:
     @property
     def pixel_multiple(self) -> int:
         """Width and height must be multiples of this many px: what the VAE shrinks by, times the patch."""
-        shrink = 2 ** (len(self._config("vae")["block_out_channels"]) - 1)
+        shrink = 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
         return int(shrink * self._facts().patch)
+
+    @property
+    def most_px(self) -> int:
+        """The longest side that the model knows positions for."""
+        key = self._facts().most_positions
+        return min(MAX_SIDE_PX, int(self.config("transformer")[key]) * self.pixel_multiple) if key else MAX_SIDE_PX
 
     @property
     def heads(self) -> int:
         """Attention heads of the transformer."""
-        return int(self._config("transformer")["num_attention_heads"])
+        return int(self.config("transformer")["num_attention_heads"])
 
     @property
     def contrasts(self) -> bool:
@@ -91,8 +112,31 @@ class Checkpoint:
     @property
     def blocks(self) -> int:
         """Transformer blocks."""
-        config = self._config("transformer")
+        config = self.config("transformer")
         return int(config["num_layers"] + config.get("num_single_layers", 0))
+
+    @property
+    def t5(self) -> str:
+        """Component folder of the T5 encoder."""
+        return self._facts().t5_tokenizer.replace("tokenizer", "text_encoder")
+
+    def tokens(self, width: int, height: int, max_sequence_length: int) -> tuple[int, int]:
+        """Image and text tokens of a picture of so many px."""
+        multiple = self.pixel_multiple
+        return (width // multiple) * (height // multiple), max_sequence_length + self._facts().clip_tokens
+
+    def components(self) -> list[str]:
+        """Folders that hold weights."""
+        return [name for name in _components(self.folder) if any(_weight_files(self.folder / name))]
+
+    def tensors(self, component: str) -> dict[str, tuple[int, ...]]:
+        """Name → shape of a component's weights, from the headers of its files."""
+        headers = [read_header(path) for path in _weight_files(self.folder / component)]
+        return {name: tuple(entry["shape"]) for header in headers for name, entry in header.items() if name != "__metadata__"}
+
+    def parameters(self, component: str) -> int:
+        """Numbers in a component's weights."""
+        return sum(math.prod(shape) for shape in self.tensors(component).values())
 
     def token_counter(self) -> Callable[[str], int]:
         """A function from prompt to its T5 tokens, the end token included: what `model.max_sequence_length` limits."""
@@ -106,20 +150,17 @@ class Checkpoint:
 
         Matrix products of the blocks only, a multiply and an add counted as two: FLUX.1 at 1024×1024 px and 512 tokens takes
         74.4e12 a step. Text encoders and VAE (15e12 a picture there) are left out.
-
-        :raises JobError: the model cannot paint so large a picture.
         """
-        facts, config, multiple = self._facts(), self._config("transformer"), self.pixel_multiple
-        if facts.most_positions and max(width, height) > (most_px := config[facts.most_positions] * multiple):
-            raise JobError(f"{width}×{height} px: this model knows positions for at most {most_px} px a side; ask for smaller pictures")
-        step = facts.step_flops(config, (width // multiple) * (height // multiple), text_tokens)
+        facts = self._facts()
+        step = facts.step_flops(self.config("transformer"), *self.tokens(width, height, text_tokens))
         return step * steps * (2 if cfg or facts.contrasts else 1)
+
+    def config(self, component: str) -> dict[str, Any]:
+        """A component's configuration."""
+        return _read_json(self.folder / component / "config.json")
 
     def _facts(self) -> FamilyFacts:
         return next(facts for facts in FAMILIES.values() if facts.name == self.family)
-
-    def _config(self, component: str) -> dict[str, Any]:
-        return _read_json(self.folder / component / "config.json")
 
 
 def resolve(model: Model) -> Checkpoint:
@@ -160,14 +201,18 @@ def _download(model: Model) -> tuple[Path, str]:
     try:
         index = Path(hub.hf_hub_download(model.path, "model_index.json", revision=revision))
         _family(index.parent)
-        wanted = ["model_index.json", *(f"{component}/*{suffix}" for component in _components(index.parent) for suffix in _LOADED)]
-        folder = Path(hub.snapshot_download(model.path, revision=index.parent.name, allow_patterns=wanted))
+        folder = Path(hub.snapshot_download(model.path, revision=index.parent.name, allow_patterns=wanted(_components(index.parent))))
     except (OSError, ValueError) as error:  # every error of the hub's client is one of these
         raise ModelError(
             f"model.path = {model.path!r}: no such folder, and the hub did not give it: {error}\n{_ACCEPTED}. "
             f"Where there is no network, fetch it elsewhere: hf download {model.path} --local-dir FOLDER, then --set model.path=FOLDER"
         ) from None
     return folder, folder.name
+
+
+def wanted(components: Iterable[str]) -> list[str]:
+    """Patterns of the files that loading these components reads; a hub's repository often holds each weight several times."""
+    return ["model_index.json", *(f"{component}/{pattern}" for component in components for pattern in _LOADED)]
 
 
 def _family(folder: Path) -> FamilyFacts:
@@ -193,18 +238,26 @@ def _model_files(folder: Path) -> Iterator[Path]:
         path = folder / component
         if not path.is_dir():
             raise ModelError(f"{folder}: model_index.json names {component}/, which is missing; fetch the model again.")
-        files = [file for file in path.iterdir() if file.suffix in _LOADED and file.is_file()]
-        weights = {file.name for file in files if file.suffix == ".safetensors"}
+        files = [file for file in path.iterdir() if any(fnmatchcase(file.name, pattern) for pattern in _LOADED) and file.is_file()]
+        weights = {file.name for file in _weight_files(path)}
         if "quantization_config" in (config := _read_json(path / "config.json") if (path / "config.json").is_file() else {}):
             raise ModelError(f"{path}: an already quantized checkpoint, which batchgen does not load; give the bf16 one.")
         if config and not weights:
-            raise ModelError(f"{path}: no .safetensors weights; pickled .bin is never loaded. Convert: pipe.save_pretrained('NEW-FOLDER')")
-        for index in path.glob("*.safetensors.index.json"):
-            if missing := set(_read_json(index)["weight_map"].values()) - weights:
+            raise ModelError(
+                f"{path}: no .safetensors weights of the plain name (model.safetensors, diffusion_pytorch_model.safetensors, or their "
+                "parts); pickled .bin and variants such as .fp16 are never loaded. Convert: pipe.save_pretrained('NEW-FOLDER')"
+            )
+        for index in (path / f"{name}.safetensors.index.json" for name in _WEIGHTS):
+            if index.is_file() and (missing := set(_read_json(index)["weight_map"].values()) - weights):
                 raise ModelError(f"{path}: {', '.join(sorted(missing))} missing, named by {index.name}; fetch the model again.")
         for name in weights:
             read_header(path / name)
         yield from files
+
+
+def _weight_files(component: Path) -> Iterator[Path]:
+    """A component's weights, as loading finds them."""
+    return (file for file in component.glob("*.safetensors") if any(fnmatchcase(file.name, pattern) for pattern in _LOADED))
 
 
 def _lora_digest(lora: Lora) -> str:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,16 +44,21 @@ Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run 
 def plan(manifest: Manifest, job: JobFile = None, site: SiteFile = None, settings: Settings = None, rehearse: Rehearse = False) -> None:
     """Say what would happen: rows, sizes, shards, groups, time, bytes; with --site the batch script. Checks every row, writes nothing."""
     with _errors():
+        from batchgen.feasible import find_model, refuse_unfit
+        from batchgen.fit import describe_memory
+        from batchgen.hardware import assumed, of_site
         from batchgen.run import dry_run
         from batchgen.show import show_plan, show_script
         from batchgen.site import load_site
 
         profile = load_site(site) if site else None
         read = _job(job, settings, rehearse=rehearse)
-        planned = dry_run(manifest, read)
-        show_plan(_console(), planned, read)
+        hardware = of_site(profile, read) if profile else assumed(read)
+        checkpoint = find_model(read, hardware)
+        planned = dry_run(manifest, read, partial(refuse_unfit, hardware=hardware))
+        show_plan(_console(), planned, read, describe_memory(read, checkpoint, planned, hardware))
         if profile:
-            show_script(_console(), planned, profile, _root(manifest, rehearse=rehearse))
+            show_script(_console(), planned, read, profile, _root(manifest, rehearse=rehearse))
 
 
 @app.command()
@@ -67,20 +73,23 @@ def submit(
 ) -> None:
     """Plan the manifest and make its pictures, here or on a cluster. The same command again continues where it stopped."""
     with _errors():
+        from batchgen.feasible import find_model, refuse_unfit
+        from batchgen.hardware import of_site, this_machine, visible_devices
         from batchgen.run import create
         from batchgen.site import load_site
         from batchgen.submit import refuse_misfit
-        from batchgen.supervisor import visible_devices
 
         profile = load_site(site) if site else None
         read = _job(job, settings, rehearse=rehearse)
+        hardware = of_site(profile, read) if profile else this_machine(read)
+        find_model(read, hardware)
         if profile:  # what is missing is told before a run is planned
             refuse_misfit(profile, read)
         else:
             visible_devices(read)
         root = out or _root(manifest, rehearse=rehearse)
         console = _console()
-        run, new = create(root, manifest, read)
+        run, new = create(root, manifest, read, partial(refuse_unfit, hardware=hardware))
         if not new:
             console.print(f"{root} was planned before from the same inputs: continuing it.", soft_wrap=True)
         console.print(f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}", soft_wrap=True)
@@ -105,6 +114,8 @@ def resume(
 ) -> None:
     """Make what is missing of a run that was stopped, killed or ran out of space: where it was last, or where --site or --local say."""
     with _errors():
+        from batchgen.feasible import refuse_elsewhere
+        from batchgen.hardware import of_site, this_machine
         from batchgen.run import open_run
         from batchgen.site import load_site
         from batchgen.submissions import submissions
@@ -114,6 +125,7 @@ def resume(
         last = submissions(opened.store)[-1:]
         if last and not local:
             profile = profile or last[0].site
+        refuse_elsewhere(opened, of_site(profile, opened.job) if profile else this_machine(opened.job))
         _go(opened, _console(), profile, detach=detach, add=add, steal=steal)
 
 
@@ -144,17 +156,18 @@ def status(
 def logs(
     run: RunFolder,
     worker: Annotated[int | None, typer.Option("--worker", help="Only this worker.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="The failed pictures and their reasons instead.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Instead: failed pictures and why, dead workers' last words.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="Last lines of each log; 0 for all.")] = 40,
 ) -> None:
     """What the workers printed, or which pictures failed and why."""
     with _errors():
-        from batchgen.show import show_failures, show_logs
+        from batchgen.show import show_failures, show_last_words, show_logs
         from batchgen.store import Store
 
         store = Store.open(run)
         if failed:
             show_failures(_console(), store)
+            show_last_words(_console(), store)
         else:
             show_logs(_console(), store, worker, lines)
 
@@ -234,14 +247,9 @@ def _launch(run: Run, console: Console, site: Site | None, add: int | None, *, s
 
 
 def _job(path: Path | None, settings: list[str] | None, *, rehearse: bool) -> Job:
-    """The job as asked for, of which all can be had that can be judged now."""
-    from batchgen.feasible import refuse_impossible
     from batchgen.job import load_job
-    from batchgen.run import locate_model
 
-    job = load_job(path, [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])])
-    refuse_impossible(*locate_model(job))
-    return job
+    return load_job(path, [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])])
 
 
 def _root(manifest: list[str], *, rehearse: bool) -> Path:

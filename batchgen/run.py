@@ -11,7 +11,7 @@ import dataclasses
 import json
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,13 @@ from batchgen import durable
 from batchgen.checkpoint import Checkpoint, resolve
 from batchgen.errors import DamagedRun, JobError, OutputError, PlanChanged
 from batchgen.job import Job, load_job, to_toml
-from batchgen.manifest import check_unchanged, find_files, image_shapes, kind_of, survey, to_parquet
+from batchgen.manifest import Limits, check_unchanged, find_files, image_shapes, kind_of, survey, to_parquet
 from batchgen.plan import PLAN_VERSION, Cutter, Plan, Shape, estimate, fingerprint, identify, now, refuse_change, shard_size, software
 from batchgen.store import Store
 from batchgen.weights import digest
+
+Check = Callable[[Job, Checkpoint | None, Plan], None]
+"""Judges a plan before anything is written, and raises what it has against it."""
 
 OPERATIONS = ("run", "pattern")  # sections of the job that may change at a resume
 
@@ -75,7 +78,7 @@ def make_plan(manifest: Sequence[str | Path], job: Job, checkpoint: Checkpoint |
         max_tokens=job.model.max_sequence_length,
         long_prompts=job.model.long_prompts if checkpoint else "truncate",
         count_tokens=checkpoint.token_counter() if checkpoint else len,
-        pixel_multiple=checkpoint.pixel_multiple if checkpoint else 16,
+        limits=Limits(checkpoint.pixel_multiple, checkpoint.most_px, not checkpoint.contrasts) if checkpoint else Limits(),
     )
     shapes = tuple(Shape(*shape, pictures) for shape, pictures in seen.shapes.items())
     cost = estimate(shapes, job, checkpoint)
@@ -107,16 +110,19 @@ def make_plan(manifest: Sequence[str | Path], job: Job, checkpoint: Checkpoint |
     )
 
 
-def dry_run(manifest: Sequence[str | Path], job: Job) -> Plan:
+def dry_run(manifest: Sequence[str | Path], job: Job, check: Check = lambda *_: None) -> Plan:
     """The plan `create` would make; writes nothing that stays."""
     job, checkpoint = locate_model(job)
     with tempfile.TemporaryDirectory(prefix="batchgen-") as folder:
-        return make_plan(manifest, job, checkpoint, Path(folder) / "manifest.parquet")
+        plan = make_plan(manifest, job, checkpoint, Path(folder) / "manifest.parquet")
+    check(job, checkpoint, plan)
+    return plan
 
 
-def create(root: Path, manifest: Sequence[str | Path], job: Job) -> tuple[Run, bool]:
+def create(root: Path, manifest: Sequence[str | Path], job: Job, check: Check = lambda *_: None) -> tuple[Run, bool]:
     """Plan into a run directory; the run, and whether it is new. One that was planned from the same inputs is opened.
 
+    :param check: may refuse the plan.
     :raises OutputError: the folder cannot be used.
     :raises PlanChanged: the folder holds a run of other inputs.
     """
@@ -126,12 +132,16 @@ def create(root: Path, manifest: Sequence[str | Path], job: Job) -> tuple[Run, b
         with tempfile.TemporaryDirectory(prefix="batchgen-") as folder:
             wanted = make_plan(manifest, job, checkpoint, Path(folder) / "manifest.parquet")
         refuse_change(load_plan(store), wanted.identity, str(root))
-        return open_run(root), False
+        run = open_run(root)
+        if not store.complete():
+            check(run.job, run.checkpoint, run.plan)
+        return run, False
     made = [folder for folder in (store.inner, store.root) if not folder.exists()]
     try:
         prepare_folder(store)
         job, checkpoint = locate_model(job)
         plan = make_plan(manifest, job, checkpoint, store.manifest)
+        check(job, checkpoint, plan)
     except BaseException:
         for folder_made in made:  # bad input leaves nothing behind
             with contextlib.suppress(OSError):

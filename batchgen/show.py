@@ -11,22 +11,28 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from batchgen.crew import muster
 from batchgen.errors import SchedulerSilent
 from batchgen.job import Job
+from batchgen.last_words import last_words
 from batchgen.partial import written
 from batchgen.plan import Plan, software
+from batchgen.run import load_plan
 from batchgen.site import Site
-from batchgen.slurm import test_only
+from batchgen.slurm import Queue, test_only
 from batchgen.status import Status
 from batchgen.store import Store
-from batchgen.submit import script
+from batchgen.submit import count_elements, refuse_shape, script
 from batchgen.watch import duration
 
 MANY = 20  # problems or failures shown in full
 
 
-def show_plan(console: Console, plan: Plan, job: Job) -> None:
-    """Everything a person wants to know before a GPU is touched."""
+def show_plan(console: Console, plan: Plan, job: Job, memory: str = "") -> None:
+    """Everything a person wants to know before a GPU is touched.
+
+    :param memory: what is needed of a device, "" for nothing.
+    """
     table = Table("size", "steps", "negative", "pictures", box=None, pad_edge=False)
     for shape in plan.shapes[:MANY]:
         table.add_row(f"{shape.width}×{shape.height}", str(shape.steps), "yes" if shape.negative else "no", f"{shape.pictures:,}")
@@ -44,19 +50,24 @@ def show_plan(console: Console, plan: Plan, job: Job) -> None:
         soft_wrap=True,
     )
     console.print(f"size       {_size(plan.bytes)} of {job.output.format}, roughly")
+    if memory:
+        console.print(f"memory     {memory}", soft_wrap=True)
     if plan.over_long:
         console.print(f"truncated  {plan.over_long:,} prompts are longer than {job.model.max_sequence_length} tokens and will be cut")
     console.print("\nEvery row is valid. Nothing was written.")
 
 
-def show_script(console: Console, plan: Plan, site: Site, root: Path) -> None:
+def show_script(console: Console, plan: Plan, job: Job, site: Site, root: Path) -> None:
     """The batch script that `submit` would send, and what SLURM thinks of it.
 
-    :raises SiteError: SLURM would refuse it.
+    :raises SiteError: the job does not fit the site, or SLURM would refuse it.
     """
-    nodes = min(site.nodes, -(-len(plan.shards) // site.tasks))
-    text = script(site, root.resolve(), plan.run, nodes)
-    console.print(f"\n{nodes} nodes × {site.tasks} workers, {site.time} at a time. The batch script:\n\n{text}\n", soft_wrap=True)
+    refuse_shape(site, job)
+    ranks = job.parallel.degree
+    elements = count_elements(site, ranks, len(plan.shards))
+    text = script(site, root.resolve(), plan.run, elements, ranks)
+    workers, nodes = elements * site.workers(ranks), elements * site.span(ranks)
+    console.print(f"\n{workers} workers on {nodes} nodes, {site.time} at a time. The batch script:\n\n{text}\n", soft_wrap=True)
     try:
         console.print(f"SLURM would take it: {test_only(text)}", soft_wrap=True)
     except SchedulerSilent as silent:
@@ -73,10 +84,12 @@ def show_status(console: Console, status: Status) -> None:
     if status.pictures_per_device_hour:
         left = f", about {duration(status.left_s)} left" if status.left_s else ""
         console.print(f"{status.pictures_per_device_hour:,.0f} pictures per device-hour{left}")
-    if status.worker_s:
+    if status.used_s:
         console.print(_device_hours(status), soft_wrap=True)
     if status.dead and status.state != "complete":
         console.print(f"{status.dead} workers died and were not replaced: batchgen logs {status.run}", soft_wrap=True)
+    for line in status.last_words if status.state != "stalled" else ():  # there they are the cause
+        console.print(f"  {line}", soft_wrap=True)
     for cause, count in sorted(status.failures.items()):
         console.print(f"  {count:,} × {cause}")
     if status.state == "complete":
@@ -90,10 +103,8 @@ def show_status(console: Console, status: Status) -> None:
 
 def _device_hours(status: Status) -> str:
     """What the run has cost, what of it became pictures, and what is still to come."""
-    rest = status.worker_s - status.device_s
-    per_hour = status.pictures_per_device_hour
-    left = f", about {duration(status.pending / per_hour * 3600)} to go" if per_hour and status.pending else ""
-    return f"{duration(status.worker_s)} of devices used, {duration(max(rest, 0.0))} of it not on published pictures{left}"
+    left = f", about {duration(status.to_go_s)} to go" if status.to_go_s else ""
+    return f"{duration(status.used_s)} of devices used, {duration(status.wasted_s)} of it not on published pictures{left}"
 
 
 def show_software(console: Console, plan: Plan) -> None:
@@ -135,6 +146,12 @@ def show_failures(console: Console, store: Store) -> None:
         shown += 1
     if not shown:
         console.print("No picture has failed.")
+
+
+def show_last_words(console: Console, store: Store) -> None:
+    """Of workers that died, gave up or never came."""
+    for line in last_words(store, muster(store, load_plan(store).run, Queue(enough=1))):
+        console.print(line, soft_wrap=True)
 
 
 def _failures(store: Store) -> Iterator[dict[str, Any]]:

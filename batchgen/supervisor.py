@@ -13,13 +13,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
 from batchgen import durable, slurm, submissions
-from batchgen.errors import BatchgenError, JobError
-from batchgen.job import Job
+from batchgen.errors import BatchgenError
+from batchgen.hardware import visible_devices, worker_count
 from batchgen.run import Run
 from batchgen.store import Store
 from batchgen.submissions import Submission
@@ -30,40 +29,6 @@ POLL_S = 0.1
 FRUITLESS_DEATHS = 6  # the ladder in tasks.py needs five deaths to name one poison picture
 PAUSE_S = 0.5  # before a restart, and as much again for every death before it
 PATIENCE_S = 10.0  # how long workers may take to obey SIGTERM
-
-
-def visible_devices(job: Job) -> tuple[str, ...]:
-    """The GPUs this process was given, as entries of CUDA_VISIBLE_DEVICES; () where there are none or the job wants none.
-
-    :raises JobError: the job wants a GPU and there is none.
-    """
-    if job.engine.kind == "pattern" or job.engine.device == "cpu":
-        return ()
-    devices = _given_devices()
-    if 0 < len(devices) < job.parallel.degree:
-        raise JobError(f"parallel.cp = {job.parallel.degree}: this machine has {len(devices)} GPUs; --set parallel.cp={len(devices)}")
-    if job.engine.device == "cuda" and not devices:
-        raise JobError('engine.device = "cuda": this machine has no GPU (nvidia-smi -L and CUDA_VISIBLE_DEVICES were asked)')
-    return devices
-
-
-def _given_devices() -> tuple[str, ...]:
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        named = (device.strip() for device in given.split(","))
-        return tuple(takewhile(lambda device: device not in ("", "-1"), named))  # as CUDA does: nothing behind an invalid one
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):  # no driver: no GPU
-        return ()
-    return tuple(str(number) for number, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU ")))
-
-
-def worker_count(job: Job, devices: tuple[str, ...], shards: int) -> int:
-    """Workers of a submission: as the job says, else one a GPU or one a CPU core, of each rank; never more than shards."""
-    cores = len(os.sched_getaffinity(0))
-    wanted = (len(devices) or cores // job.engine.threads) // job.parallel.degree if job.run.workers == "auto" else job.run.workers
-    return max(1, min(wanted, shards))
 
 
 def launch(run: Run, command: list[str], *, workers: int | None = None, steal: bool = False) -> Submission:

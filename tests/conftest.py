@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from drivers import Driver, write_driver
 from rehearsal import Answer, ask, faulty, settings, write_prompts
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of datasets or huggingface_hub
@@ -33,3 +34,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
     with faulty():
         words = settings(run__workers=2, engine__batch_size=4, shards__pictures=8, output__license="cc0-1.0")
         return run, ask("submit", file, "--rehearse", "--out", run, *words)
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """Gives this machine an NVIDIA driver, and cards."""
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return lambda *cards: write_driver(folder, cards)

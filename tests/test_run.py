@@ -11,9 +11,10 @@ from rehearsal import write_prompts
 from specimens import planned
 
 from batchgen import durable
-from batchgen.errors import DamagedRun, OutputError, PlanChanged
-from batchgen.job import load_job
-from batchgen.plan import fingerprint
+from batchgen.checkpoint import Checkpoint
+from batchgen.errors import DamagedRun, JobError, OutputError, PlanChanged
+from batchgen.job import Job, load_job
+from batchgen.plan import Plan, fingerprint
 from batchgen.run import Run, create, dry_run, load_plan, open_run, pin_identity, prepare_folder
 from batchgen.store import Store
 
@@ -80,6 +81,22 @@ def test_a_dry_run_plans_the_same_and_writes_nothing(tmp_path: Path, monkeypatch
     made, _ = create(tmp_path / "run", [file], job)
     assert (plan.fingerprint, plan.shards, plan.groups) == (made.plan.fingerprint, made.plan.shards, made.plan.groups)
     assert files(tmp_path / "temporary") == []
+
+
+def test_a_plan_that_a_check_refuses_leaves_nothing_and_a_run_is_checked_again_when_it_goes_on(tmp_path: Path) -> None:
+    file, job = write_prompts(tmp_path / "prompts.parquet", ["a cat"]), load_job(None, ["engine.kind=pattern"])
+
+    def refuse(_job: Job, checkpoint: Checkpoint | None, plan: Plan) -> None:
+        raise JobError(f"{plan.pictures} too many, {checkpoint}")
+
+    with pytest.raises(JobError, match="1 too many, None"):
+        create(tmp_path / "run", [file], job, refuse)
+    with pytest.raises(JobError, match="1 too many, None"):
+        dry_run([file], job, refuse)
+    assert not (tmp_path / "run").exists()
+    create(tmp_path / "run", [file], job)
+    with pytest.raises(JobError, match="1 too many, None"):
+        create(tmp_path / "run", [file], job, refuse)
 
 
 def test_a_csv_manifest_is_converted_into_the_run_and_known_by_its_own_content(tmp_path: Path) -> None:

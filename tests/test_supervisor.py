@@ -14,9 +14,10 @@ from specimens import done, new_store
 from batchgen import submissions, supervisor
 from batchgen.claims import Owner
 from batchgen.errors import JobError
+from batchgen.hardware import visible_devices, worker_count
 from batchgen.job import Job, parse_job
 from batchgen.store import Store
-from batchgen.supervisor import Supervisor, launch, visible_devices, worker_count
+from batchgen.supervisor import Supervisor, launch
 
 
 def job(**sections: Any) -> Job:

@@ -12,6 +12,7 @@
 A row's number in the order of the sorted files is its index; a picture's key is its running number over rows × images.
 """
 
+from batchgen.manifest.checks import Limits
 from batchgen.manifest.convert import to_parquet
 from batchgen.manifest.extras import extras
 from batchgen.manifest.files import Source, check_unchanged, find_files, kind_of
@@ -21,6 +22,7 @@ from batchgen.manifest.shapes import Shapes, image_shapes
 from batchgen.manifest.survey import Shape, Survey, survey
 
 __all__ = [
+    "Limits",
     "Picture",
     "Shape",
     "Shapes",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchgen.job import MAX_SIDE_PX, Sampling
 from batchgen.manifest.contract import COLUMNS, MAX_ID_CHARACTERS, Layout, normalise
 from batchgen.manifest.problems import Problems, shorten
 from batchgen.manifest.utf8 import replace, undecodable
@@ -17,19 +19,46 @@ Rows = npt.NDArray[np.int64]
 
 _END_AND_SPACE = 2  # tokens a tokenizer adds: the end and the leading space
 _MAX_SEQUENCE_LENGTH = 512  # what model.max_sequence_length accepts
+NO_TRUE_CFG = "this family has one guidance scale: give it as guidance, and leave true_cfg out or at 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the model takes of a row; the defaults are what any model may be asked for."""
+
+    pixel_multiple: int = 16  # of width and height
+    most_px: int = MAX_SIDE_PX  # a side
+    true_cfg: bool = True  # whether a true_cfg over 1 means anything
+
+    @property
+    def side(self) -> str:
+        """Which width or height is accepted."""
+        return f"px, a multiple of {self.pixel_multiple} from {self.pixel_multiple} to {self.most_px} for this model"
+
+    def wrong_sides(self, sides: Rows) -> npt.NDArray[np.bool_]:
+        """Widths or heights [R] that the model cannot paint."""
+        wrong: npt.NDArray[np.bool_] = (sides % self.pixel_multiple != 0) | (sides < self.pixel_multiple) | (sides > self.most_px)
+        return wrong
 
 
 class Checks:
     """The contract's checks, and the counts that fall out of them."""
 
     def __init__(
-        self, columns: Layout, max_tokens: int, long_prompts: str, count_tokens: Callable[[str], int], pixel_multiple: int
+        self,
+        columns: Layout,
+        sampling: Sampling,
+        max_tokens: int,
+        long_prompts: str,
+        count_tokens: Callable[[str], int],
+        limits: Limits,
     ) -> None:
         self._columns = columns
+        self._sampling = sampling
         self._max_tokens = max_tokens
         self._refuse = long_prompts == "refuse"
         self._count_tokens = count_tokens
-        self._pixel_multiple = pixel_multiple
+        self._limits = limits
         self.over_long = 0
         self.prompt_bytes = 0
 
@@ -92,14 +121,26 @@ class Checks:
 
     def _numbers(self, found: pa.Array, name: str, report: _Report) -> None:
         column, array = COLUMNS[name], normalise(found, name)
+        if name in ("width", "height"):
+            self._sides(found, array, name, report)
+            return
         low, high = column.low or 0, column.high or 0
         values = array.fill_null(low).to_numpy(zero_copy_only=False)
         good = (values >= low) & (values <= high)
-        accepted = column.accepted
-        if name in ("width", "height"):
-            good &= (values % self._pixel_multiple == 0) | ~array.is_valid().to_numpy(zero_copy_only=False)
-            accepted = accepted.replace("multiple of 16", f"multiple of {self._pixel_multiple}")
-        report.rows(np.flatnonzero(~good), name, lambda row: f"{found[row].as_py()}; expected {accepted}")
+        report.rows(np.flatnonzero(~good), name, lambda row: f"{found[row].as_py()}; expected {column.accepted}")
+        if name == "true_cfg" and not self._limits.true_cfg:
+            report.rows(np.flatnonzero(good & (values > 1)), name, lambda row: f"{found[row].as_py()}; {NO_TRUE_CFG}")
+
+    def _sides(self, found: pa.Array, array: pa.Array, name: str, report: _Report) -> None:
+        """Widths or heights, those that the job gives included."""
+        default: int = getattr(self._sampling, name)
+        wrong = self._limits.wrong_sides(array.fill_null(default).to_numpy(zero_copy_only=False))
+
+        def describe(row: int) -> str:
+            given = found[row].as_py()
+            return f"{f'null, and sampling.{name} = {default}' if given is None else given}; expected {self._limits.side}"
+
+        report.rows(np.flatnonzero(wrong), name, describe)
 
 
 class _Report:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from batchgen.errors import JobError, ManifestError
 from batchgen.job import Sampling
-from batchgen.manifest.checks import Checks
+from batchgen.manifest.checks import Checks, Limits
 from batchgen.manifest.contract import MAX_PICTURES, Layout
 from batchgen.manifest.duplicates import IdHashes, find_duplicates
 from batchgen.manifest.extras import stored_schema
@@ -53,31 +53,40 @@ def survey(
     max_tokens: int,
     long_prompts: str,
     count_tokens: Callable[[str], int],
-    pixel_multiple: int = 16,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Survey:
     """Validate Parquet files and count what they hold; files are hashed at the same time in another thread.
 
     :param max_tokens: limit of the text encoder, its end token included.
     :param long_prompts: "refuse" makes an over-long prompt a problem, "truncate" only counts it.
     :param count_tokens: tokens of a text, end token included; called only where the text's bytes leave doubt.
-    :param pixel_multiple: what width and height must be multiples of for this model, itself a multiple of 16.
+    :param limits: what the model takes of a row.
     :raises ManifestError: with the number of problems, and file, row, column, value and remedy of the first ten.
-    :raises JobError: the job's default size does not fit `pixel_multiple`.
+    :raises JobError: rows have no width or height, and the model cannot paint the job's.
     """
-    for side, pixels in (("width", sampling.width), ("height", sampling.height)):
-        if pixels % pixel_multiple:
-            raise JobError(f"sampling.{side} = {pixels}: this model needs a multiple of {pixel_multiple}")
     opened, columns = open_all(files)
+    _refuse_sides(columns, sampling, limits)
     pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
     try:
         hashing = [pool.submit(identify, Path(manifest.file), manifest.rows) for manifest in opened]
-        tally = _Tally(opened, columns, sampling, Checks(columns, max_tokens, long_prompts, count_tokens, pixel_multiple))
+        tally = _Tally(opened, columns, sampling, Checks(columns, sampling, max_tokens, long_prompts, count_tokens, limits))
         tally.read()
         return tally.result(tuple(future.result() for future in hashing))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for manifest in opened:
             manifest.close()
+
+
+def _refuse_sides(columns: Layout, sampling: Sampling, limits: Limits) -> None:
+    """Check the sides that every row takes from the job; `Checks` sees those that some rows take.
+
+    :raises JobError: the model cannot paint them.
+    """
+    sides = {side: getattr(sampling, side) for side in ("width", "height") if side not in columns.contract}
+    wrong = [f"sampling.{side} = {px}" for side, px in sides.items() if limits.wrong_sides(np.array([px])).any()]
+    if wrong:
+        raise JobError(f"{' and '.join(wrong)}: expected {limits.side}")
 
 
 class _Tally:

@@ -1,6 +1,7 @@
 """What a person can get wrong, one row each: `plan` and `submit` say where and what is accepted, exit with 2, and start nothing."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from drivers import Driver
+from full_size import write_full_size
 from rehearsal import ask, settings, write_prompts
 
 from batchgen.job import load_job
+from batchgen.models import TINY
 from batchgen.run import create
 
 Write = Callable[[Path], list[object]]  # writes the manifest into a folder; the words of the command
@@ -62,6 +66,24 @@ def job(text: str) -> Write:
     def make(folder: Path) -> list[object]:
         (folder / "job.toml").write_text(text)
         return [write_prompts(folder / "good.parquet", ["a cat"]), "--job", folder / "job.toml"]
+
+    return make
+
+
+def small_sd3(job: str = "width = 128\nheight = 128", cache: str = "", **columns: Any) -> Write:
+    """A job of a Stable Diffusion 3 that knows positions up to 128 px, and a manifest of these columns."""
+
+    def make(folder: Path) -> list[object]:
+        model = shutil.copytree(TINY, folder / "model")
+        index = json.loads((model / "model_index.json").read_text())
+        index |= {"_class_name": "StableDiffusion3Pipeline", "tokenizer_3": index["tokenizer_2"]}
+        (model / "model_index.json").write_text(json.dumps(index))
+        shutil.copytree(model / "tokenizer_2", model / "tokenizer_3")
+        config = json.loads((model / "transformer" / "config.json").read_text()) | {"pos_embed_max_size": 8}
+        (model / "transformer" / "config.json").write_text(json.dumps(config))
+        sections = f"[model]\npath = '{model}'\nmax_sequence_length = 32\n[sampling]\n{job}\n[cache]\n{cache}\n"
+        (folder / "job.toml").write_text(sections)
+        return [*table(**columns)(folder), "--job", folder / "job.toml"]
 
     return make
 
@@ -118,6 +140,28 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
     "NaN in --set": (words(*settings(sampling__guidance="nan")), ["sampling.guidance = nan", "finite number"]),
     "unknown model path": (words(*settings(model__path="/nowhere/model")), ["/nowhere/model", "no such folder", "model_index.json"]),
     "unknown hub model": (words(*settings(model__path="nobody/nothing")), ["nobody/nothing"]),
+    # what the model cannot do
+    "width beyond the model's positions": (small_sd3(width=[128, 192]), ["row 1 of", "column width: 192; expected px", "to 128 for this"]),
+    "job's width beyond them": (small_sd3(height=[64], job="width = 144"), ["sampling.width = 144: expected px", "to 128 for this model"]),
+    "job's width where a row has none": (
+        small_sd3(width=[64, None], job="width = 144\nheight = 64"),
+        ["row 1 of", "null, and sampling.width = 144"],
+    ),
+    "true_cfg without a meaning": (
+        small_sd3(true_cfg=[1.0, 2.5]),
+        ["row 1 of", "column true_cfg: 2.5; this family has one guidance scale"],
+    ),
+    "mesh that does not come out": (words(*settings(parallel__cp=4, parallel__ulysses=3)), ["ulysses * ring = 3 * 1 = 3, but cp = 4"]),
+    "policy that needs more": (words(*settings(cache__policy="schedule")), ['policy = "schedule" needs skip']),
+    "policy of another family": (
+        small_sd3(seed=[1], job="", cache="policy = 'teacache'"),
+        ["coefficients are published for flux, not for sd3"],
+    ),
+    "per-tensor FP8 in groups": (words(*settings(precision__linear="fp8", precision__granularity="tensor")), ["groups of 8 pictures"]),
+    "several at once": (
+        words(*settings(parallel__cp=3, parallel__ulysses=3, cache__policy="schedule", engine__attention="cudnn", engine__device="cpu")),
+        ["4 % 3 = 1", "needs skip", "cudnn"],
+    ),
     "missing LoRA": (job("[model]\nlora = [{path = '/nowhere/lora.safetensors'}]\n"), ["/nowhere/lora.safetensors"]),
 }
 
@@ -181,6 +225,47 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_planned_for_it(tmp_p
     assert answer.code == 2
     assert 'engine.device = "cuda": this machine has no GPU' in answer.err
     assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_will_not_suffice_is_told_by_plan_and_submit_before_anything_starts(tmp_path: Path, driver: Driver) -> None:
+    driver("GPU-aa, 24564, 8.9, NVIDIA GeForce RTX 4090")
+    size = settings(model__path=write_full_size(tmp_path / "flux-dev"), sampling__width=1024, sampling__height=1024)
+    file = write_prompts(tmp_path / "p.parquet", ["a cat"] * 8)
+    for verb in (["plan"], ["submit", "--out", tmp_path / "run"]):
+        answer = ask(*verb, file, *size)
+        assert answer.code == 2
+        assert "batchgen: memory: about 43." in answer.err
+        assert "NVIDIA GeForce RTX 4090 has 25.8 GB" in answer.err
+        assert "--set precision.linear=fp8 saves" in answer.err
+    assert not (tmp_path / "run").exists()
+    driver("GPU-aa, 81559, 9.0, NVIDIA H100 80GB HBM3")
+    answer = ask("plan", file, *size)
+    assert (answer.code, answer.err) == (0, "")
+    assert "memory     about 43." in answer.out
+    assert "NVIDIA H100 80GB HBM3 has 85.5 GB" in answer.out
+
+
+def test_a_site_profile_that_says_what_its_gpus_are_has_jobs_refused_for_them(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text('gpus_per_node = 8\ntime = "1:00:00"\ngpu_memory_gib = 24\ngpu_capability = "8.6"\n')
+    file, site = write_prompts(tmp_path / "p.parquet", ["a cat"]), ["--site", tmp_path / "site.toml"]
+    refused = ask("plan", file, *site, *settings(precision__linear="fp8"))
+    assert refused.code == 2
+    assert "compute capability 8.6: FP8 products need 8.9" in refused.err
+    refused = ask("plan", file, *site, *settings(model__path=write_full_size(tmp_path / "flux-dev")))
+    assert refused.code == 2
+    assert "a GPU of the site has 25.8 GB" in refused.err
+
+
+def test_a_run_is_resumed_only_where_its_precision_can_be_computed(tmp_path: Path, driver: Driver) -> None:
+    run = tmp_path / "run"
+    create(run, [write_prompts(tmp_path / "p.parquet", ["a cat"])], load_job(None, ["precision.linear=fp8"]))
+    driver("GPU-aa, 23028, 8.6, NVIDIA A10")
+    answer = ask("resume", run)
+    assert answer.code == 2
+    assert "compute capability 8.6: FP8 products need 8.9" in answer.err
+    changed = ask("resume", run, *settings(precision__linear="int8"))
+    assert changed.code == 2
+    assert 'precision.linear: "fp8" → "int8"' in changed.err
 
 
 def test_the_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:

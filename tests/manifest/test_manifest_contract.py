@@ -9,7 +9,7 @@ import pytest
 
 from batchgen.errors import JobError
 from batchgen.job import Sampling
-from batchgen.manifest import Survey, pictures, read_rows
+from batchgen.manifest import Limits, Survey, pictures, read_rows
 
 Parquet = Callable[..., Path]
 Look = Callable[..., Survey]
@@ -141,10 +141,33 @@ def test_null_means_the_jobs_default_and_an_empty_negative_prompt_means_none(par
 
 
 def test_a_model_may_ask_for_larger_multiples(parquet: Parquet, look: Look, refused: Refused) -> None:
-    assert "column width: 48; expected px, a multiple of 32 from" in refused(parquet(width=[48]), pixel_multiple=32)
-    assert look(parquet(width=pa.array([None, 64], pa.int64())), pixel_multiple=32).rows == 2
-    with pytest.raises(JobError, match=r"sampling.width = 48: this model needs a multiple of 32"):
-        look(parquet(), sampling=Sampling(width=48), pixel_multiple=32)
+    assert "column width: 48; expected px, a multiple of 32 from" in refused(parquet(width=[48]), limits=Limits(32))
+    assert look(parquet(width=pa.array([None, 64], pa.int64())), limits=Limits(32)).rows == 2
+    with pytest.raises(JobError, match=r"sampling.width = 48: expected px, a multiple of 32 from 32"):
+        look(parquet(), sampling=Sampling(width=48), limits=Limits(32))
+
+
+def test_a_model_may_paint_no_larger_pictures(parquet: Parquet, look: Look, refused: Refused) -> None:
+    small = Limits(most_px=208)
+    assert "row 1 of" in (told := refused(parquet(height=[208, 224]), sampling=Sampling(width=208), limits=small))
+    assert "column height: 224; expected px, a multiple of 16 from 16 to 208 for this model" in told
+    assert look(parquet(height=[208], width=[16]), limits=small).rows == 1, "the job's size is no row's"
+    with pytest.raises(JobError, match=r"sampling.width = 1024 and sampling.height = 1024: expected px, .* to 208"):
+        look(parquet(), limits=small)
+
+
+def test_a_row_without_a_size_takes_the_jobs_and_is_told_if_that_is_wrong(parquet: Parquet, refused: Refused) -> None:
+    told = refused(parquet(width=pa.array([64, None], pa.int64()), height=[64, 64]), limits=Limits(most_px=208))
+    assert "row 1 of" in told
+    assert "column width: null, and sampling.width = 1024; expected px" in told
+
+
+def test_a_true_cfg_over_1_is_refused_where_it_has_no_meaning(parquet: Parquet, look: Look, refused: Refused) -> None:
+    values = pa.array([0.5, None, 1.0, 1.5])
+    assert look(parquet(true_cfg=values)).rows == 4
+    told = refused(parquet(true_cfg=values), limits=Limits(true_cfg=False))
+    assert "row 3 of" in told
+    assert "column true_cfg: 1.5; this family has one guidance scale: give it as guidance" in told
 
 
 def test_files_must_agree_on_types(parquet: Parquet, refused: Refused) -> None:
