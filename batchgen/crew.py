@@ -27,7 +27,9 @@ class Crew:
     waiting: dict[str, int]  # SLURM's reason → nodes that wait for an allocation
     starting: int  # nodes of ours on which no worker lives: they start, or end
     trouble: str  # why squeue could not be asked; "" also where it need not be
+    jobs: frozenset[str]  # names of the run's jobs that have not ended
     worker_s: float  # seconds that all workers lived, as far as their files tell
+    ranks: int  # devices of a worker
 
 
 def muster(store: Store, run: str, queue: Queue) -> Crew:
@@ -44,7 +46,10 @@ def muster(store: Store, run: str, queue: Queue) -> Crew:
     alive = [member for member, life in workers if life == "alive"]
     last = {member.index: (member, life) for member, life in workers if member.path.parent == workers[0][0].path.parent}
     dead = [member for member, life in last.values() if life == "dead" and not member.ended]
-    jobs = jobs_of(run, queue) if any(submission.site for submission in submissions(store)) else []
+    sent = submissions(store)
+    jobs = jobs_of(run, queue) if any(submission.site for submission in sent) else []
+    ranks = sent[-1].ranks if sent else 1
+    span = max((submission.site.span(ranks) for submission in sent if submission.site), default=1)
     busy = {member.owner.job for member in alive}
     return Crew(
         members=everybody,
@@ -52,9 +57,11 @@ def muster(store: Store, run: str, queue: Queue) -> Crew:
         dead=dead,
         unknown=[member for member, life in workers if life == "unknown"],
         supervised=any(life == "alive" for member, life in lives if member.role == "supervisor"),
-        waiting=dict(Counter(job.reason for job in jobs if job.waits)),
-        starting=sum(not job.waits and job.id not in busy for job in jobs),
+        waiting={reason: jobs * span for reason, jobs in Counter(job.reason for job in jobs if job.waits).items()},
+        starting=sum(not job.waits and job.id not in busy for job in jobs) * span,
         trouble=queue.trouble,
+        jobs=frozenset(job.name for job in jobs),
+        ranks=ranks,
         worker_s=sum(_lived_s(member, alive=life == "alive") for member, life in workers),
     )
 
@@ -65,8 +72,8 @@ def jobs_of(run: str, queue: Queue) -> list[Job]:
 
 
 def _lived_s(member: Member, *, alive: bool) -> float:
-    """From its start to its end; where it died, to the last group it wrote."""
-    if alive:
-        return time.time() - member.owner.started
+    """From its start to its end; where it died, to the last group it wrote. By its files' times: its own clock may be wrong."""
+    began = member.path.stat().st_mtime
     signs = [member.path, *(member.path.with_suffix(suffix) for suffix in (".made", ".end"))]
-    return max(max(sign.stat().st_mtime for sign in signs if sign.exists()) - member.owner.started, 0.0)
+    last = time.time() if alive else max(sign.stat().st_mtime for sign in signs if sign.exists())
+    return max(last - began, 0.0)

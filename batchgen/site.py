@@ -87,7 +87,7 @@ class Site(Section):
     account: Text | None = Field(default=None, description="sbatch --account")
     qos: Text | None = Field(default=None, description="sbatch --qos")
     constraint: Text | None = Field(default=None, description='sbatch --constraint, for example "h100"')
-    nodes: int = Field(default=1, ge=1, description="nodes to work on: elements of the job array, each one node with one worker a GPU")
+    nodes: int = Field(default=1, ge=1, description="nodes to work on; each, or as many as a worker fills, is an element of the job array")
     max_running: int | None = Field(default=None, ge=1, description="nodes that may work at the same time; absent: all")
     gpus_per_node: int = Field(ge=0, description="GPUs of a node, and so workers; 0 for a cluster without, with workers_per_node")
     workers_per_node: int | None = Field(default=None, ge=1, description="workers of a node; absent: one a GPU")
@@ -104,6 +104,13 @@ class Site(Section):
     sbatch: Annotated[Lines, AfterValidator(_sbatch)] = Field(default=(), description="further options of sbatch")
     srun: Lines = Field(default=(), description="further options of srun")
     comment: str = Field(default="", description="put behind the run's id in the job's comment")
+    gpu_memory_gib: float | None = Field(
+        default=None, gt=0, description="memory of a GPU, for example 80: jobs that need more are refused when they are planned"
+    )
+    gpu_capability: Annotated[str, Field(pattern=r"^\d+\.\d$")] | None = Field(
+        default=None,
+        description='compute capability of the GPUs, for example "9.0" for an H100: what they cannot compute is refused likewise',
+    )
     poll_s: float = Field(default=60.0, gt=0, description="least seconds between two questions of one worker to squeue")
 
     @model_validator(mode="after")
@@ -118,8 +125,16 @@ class Site(Section):
 
     @property
     def tasks(self) -> int:
-        """Workers of a node."""
+        """Processes of a node: workers of one rank."""
         return self.workers_per_node or self.gpus_per_node
+
+    def span(self, ranks: int) -> int:
+        """Nodes of an element of the array: one, or those that a worker of so many ranks fills."""
+        return max(1, ranks // self.tasks)
+
+    def workers(self, ranks: int) -> int:
+        """Workers of so many ranks in an element."""
+        return max(1, self.tasks // ranks)
 
 
 def load_site(path: Path) -> Site:

@@ -34,7 +34,7 @@ _KEPT = {"SLURM_CONF", "SLURM_CLUSTERS"}  # say which cluster is meant; all othe
 class Job:
     """A line of squeue: one element of an array, or a job without one."""
 
-    id: str  # its own; elements that have not started share their array's
+    id: str  # its own; all elements that have not started share their array's
     name: str  # as people type it: 4711_3
     state: str
     restarts: int
@@ -45,6 +45,15 @@ class Job:
     def waits(self) -> bool:
         """Whether it has no allocation now."""
         return self.state in WAITING
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What SLURM remembers of a job."""
+
+    state: str
+    reason: str
+    node: str
 
 
 def label(run: str) -> str:
@@ -122,6 +131,18 @@ def _parse(line: str) -> Job:
     return Job(job, f"{array}_{element}" if element.isdigit() else job, state, int(restarts), reason, comment)
 
 
+def last_state(job: str) -> Remembered:
+    """A job that SLURM has not forgotten yet; when it is over, that takes some minutes.
+
+    :raises SchedulerSilent: it has, or cannot be asked.
+    """
+    told = call("scontrol", "--oneliner", "show", "job", job)
+    state, reason, node = (re.search(rf"\b{name}=(\S+)", told) for name in ("JobState", "Reason", "NodeList"))
+    if not (state and reason):
+        raise SchedulerSilent(f"scontrol says what cannot be read: {told.strip()[:80]!r}")
+    return Remembered(state[1], reason[1], node[1] if node else "")
+
+
 class Queue:
     """Asks squeue now and then, and remembers who was missing in how many good listings.
 
@@ -131,7 +152,8 @@ class Queue:
 
     def __init__(self, poll_s: float = POLL_S, *, enough: int = 2) -> None:
         self._poll_s, self._enough = poll_s, enough
-        self._jobs: dict[str, Job] = {}
+        self._jobs: list[Job] = []
+        self._by_id: dict[str, Job] = {}
         self._missing: dict[tuple[str, int], int] = {}
         self._failures = 0
         spread = random.uniform(0, poll_s / 10) if job_id() else 0.0  # noqa: S311 - all workers run out of work in the same moment
@@ -141,7 +163,7 @@ class Queue:
     def jobs(self) -> list[Job]:
         """All jobs of the last good listing."""
         self._look()
-        return list(self._jobs.values())
+        return list(self._jobs)
 
     @property
     def due(self) -> bool:
@@ -156,7 +178,7 @@ class Queue:
         """Whether an incarnation of a job lives."""
         self.notice(job, restarts)
         self._look()
-        found = self._jobs.get(job)
+        found = self._by_id.get(job)
         if (found and found.restarts > restarts) or self._missing[job, restarts] >= self._enough:
             return "dead"
         return "unknown" if found is None or found.waits else "alive"  # it waits, and was not requeued: the listing is older than it
@@ -172,17 +194,18 @@ class Queue:
         self._next = time.monotonic() + self._poll_s * random.uniform(1.0, 1.5)  # noqa: S311
         try:
             self._jobs = self._good_listing()
+            self._by_id = {job.id: job for job in self._jobs}
         except SchedulerSilent as silent:
             self.trouble, self._failures = str(silent), self._failures + 1 if shutil.which("squeue") else FAILURES
             return
         self.trouble, self._failures = "", 0
         for job, restarts in self._missing:
-            found = self._jobs.get(job)
+            found = self._by_id.get(job)
             self._missing[job, restarts] = self._missing[job, restarts] + 1 if found is None or found.waits else 0
 
-    def _good_listing(self) -> dict[str, Job]:
-        jobs = {job.id: job for job in list_jobs() if job.state not in ENDED}
-        if (mine := job_id()) and mine not in jobs:
+    def _good_listing(self) -> list[Job]:
+        jobs = [job for job in list_jobs() if job.state not in ENDED]
+        if (mine := job_id()) and mine not in {job.id for job in jobs}:
             raise SchedulerSilent(f"squeue does not list job {mine}, which asks")
         return jobs
 

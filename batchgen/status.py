@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from batchgen.crew import Crew, muster
+from batchgen.last_words import last_words
 from batchgen.plan import Plan
 from batchgen.run import load_plan
 from batchgen.slurm import Queue
 from batchgen.store import Store
-from batchgen.submissions import given_up, log_file, submissions
+from batchgen.submissions import submissions
 from batchgen.tally import Tally, tally, unpublished
 
 State = Literal["complete", "running", "queued", "stopped", "stalled"]
@@ -45,10 +46,13 @@ class Status:
     workers: int  # alive
     dead: int  # workers of the last submission that died and were not replaced
     waiting: dict[str, int]  # SLURM's reason → nodes that wait
+    last_words: list[str]  # of workers that died, gave up or never came, a line each
     failures: dict[str, int]  # cause → pictures
     tar_bytes: int
     device_s: float  # seconds devices worked on published pictures
-    worker_s: float  # seconds that workers lived, each with a device
+    used_s: float  # seconds of devices that workers had
+    wasted_s: float  # of these, not spent on published pictures: starts, waits, what was lost, what is not published yet
+    to_go_s: float | None  # seconds of devices that the rest will take
     pictures_per_device_hour: float | None
     pictures_per_second: float | None  # at the present number of workers
     left_s: float | None
@@ -74,11 +78,13 @@ def look(store: Store, plan: Plan | None = None, queue: Queue | None = None) -> 
     finalized = store.complete()  # after the processes and before the counts, or a run that ends now would look stalled
     counts = tally(store)
     complete = finalized and len(counts.shards) == len(plan.shards)
-    state, cause, following = _complete(store, counts) if complete else _unfinished(store, crew)
+    words = [] if complete else last_words(store, crew)
+    state, cause, following = _complete(store, counts) if complete else _unfinished(store, crew, words)
     pending = plan.pictures - counts.ok - counts.failed
     in_progress = sum(unpublished(store, counts.shards)) if pending else 0
-    per_device_s = counts.ok / counts.device_s if counts.device_s else None
-    rate = per_device_s * alive if per_device_s and alive else None
+    device_s = counts.device_s * crew.ranks  # rank 0 counts for all of its replica
+    per_device_s = counts.ok / device_s if device_s else None
+    rate = per_device_s * alive * crew.ranks if per_device_s and alive else None
     return Status(
         run=str(store.root),
         state=state,
@@ -94,10 +100,13 @@ def look(store: Store, plan: Plan | None = None, queue: Queue | None = None) -> 
         workers=alive,
         dead=len(crew.dead),
         waiting=crew.waiting,
+        last_words=words,
         failures=dict(counts.failures),
         tar_bytes=counts.bytes,
-        device_s=counts.device_s,
-        worker_s=crew.worker_s,
+        device_s=device_s,
+        used_s=crew.worker_s * crew.ranks,
+        wasted_s=max(crew.worker_s * crew.ranks - device_s, 0.0),
+        to_go_s=pending / per_device_s if per_device_s else None,
         pictures_per_device_hour=per_device_s * 3600 if per_device_s else None,
         pictures_per_second=rate,
         left_s=(pending - in_progress) / rate if rate else None,
@@ -109,7 +118,7 @@ def _complete(store: Store, counts: Tally) -> tuple[State, str, str]:
     return "complete", f"{len(counts.shards)} shards are published", f"batchgen verify {store.root}"
 
 
-def _unfinished(store: Store, crew: Crew) -> tuple[State, str, str]:
+def _unfinished(store: Store, crew: Crew, words: list[str]) -> tuple[State, str, str]:
     """State, cause, next command."""
     root = store.root
     stop = store.stopped()
@@ -130,7 +139,8 @@ def _unfinished(store: Store, crew: Crew) -> tuple[State, str, str]:
         return "stopped", f"{stop.cause}: {stop.text}", f"{remedy.get(stop.cause, '')}batchgen resume {root}{raised}"
     if not submissions(store):
         return "stalled", "nothing was submitted yet", f"batchgen resume {root}"
-    return "stalled", f"shards are left, and no worker is alive{_last_words(store, crew)}", f"batchgen resume {root}"
+    told = "".join(f"\n  {line}" for line in words)
+    return "stalled", f"shards are left, and no worker is alive{told}", f"batchgen resume {root}"
 
 
 def _waiting(crew: Crew) -> str:
@@ -144,24 +154,6 @@ def _may_wait_unseen(store: Store, crew: Crew) -> bool:
     last = submissions(store)[-1:]
     here = {m.index for m in crew.members if last and m.path.parent.name == f"{last[0].number:04d}"}
     return bool(last and last[0].site and crew.trouble and len(here) < last[0].workers)
-
-
-def _last_words(store: Store, crew: Crew) -> str:
-    """Why the workers of the last submission left, where that was not for want of work."""
-    last = submissions(store)[-1]
-    mine = [m for m in crew.members if m.path.parent.name == f"{last.number:04d}" and m.role == "worker"]
-    words = {f"a worker left: {m.ended}" for m in mine if m.ended and "nothing free" not in m.ended}
-    words |= {f"worker {m.index} died on {m.owner.host}: {_tail(store, last.number, m.index)}" for m in crew.dead if m in mine}
-    words |= set(given_up(store, last.number))
-    if last.site and not mine:
-        words.add(f"no worker ever came: do all nodes see {store.root}? See batchgen logs {store.root}")
-    return "".join(f"\n  {line}" for line in sorted(words))
-
-
-def _tail(store: Store, number: int, index: int) -> str:
-    log = log_file(store, number, index)
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 def _just_submitted(store: Store, crew: Crew) -> bool:

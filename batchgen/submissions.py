@@ -31,6 +31,7 @@ from batchgen.slurm import Queue
 from batchgen.store import Store
 
 Role = Literal["supervisor", "worker"]
+ALL_DONE = "all shards are done"
 NOTHING_FREE = "nothing free: others work on the rest"  # why workers leave, where others act on it
 SICK = "SickDevice"
 _MEMBER = re.compile(r"^(supervisor|worker-(\d+)\.(\d+))\.json$")
@@ -53,7 +54,7 @@ class Submission(Section):
 
     def of_element(self, element: int) -> range:
         """The workers of an element of its job arrays."""
-        workers = self.site.tasks // self.ranks if self.site else 1
+        workers = self.site.workers(self.ranks) if self.site else 1
         return range(element * workers, (element + 1) * workers)
 
 
@@ -164,15 +165,26 @@ def members_of(store: Store, number: int) -> Iterator[Member]:
             yield Member(path, role, int(match[2] or 0), Owner(**json.loads(path.read_bytes())), ended)
 
 
-def record_arrays(store: Store, number: int, arrays: list[str]) -> None:
-    """Note under which ids SLURM has taken a submission."""
+def record_arrays(store: Store, number: int, arrays: dict[str, int]) -> None:
+    """Note under which ids SLURM has taken a submission, and how many elements each array has."""
     durable.create(folder(store, number) / "slurm.json", json.dumps(arrays).encode())
 
 
-def arrays_of(store: Store, number: int) -> list[str]:
-    """The ids under which SLURM has taken a submission."""
+def arrays_of(store: Store, number: int) -> dict[str, int]:
+    """The ids under which SLURM has taken a submission, and how many elements each array has."""
     path = folder(store, number) / "slurm.json"
-    return [str(array) for array in json.loads(path.read_bytes())] if path.exists() else []
+    return {str(array): int(count) for array, count in json.loads(path.read_bytes()).items()} if path.exists() else {}
+
+
+def elements_of(store: Store, number: int) -> list[str]:
+    """The jobs of a submission's elements in their order, as people type them: 4711_3, or 4711 where it is alone in its array."""
+    arrays = arrays_of(store, number).items()
+    return [f"{array}_{element}" if count > 1 else array for array, count in arrays for element in range(count)]
+
+
+def batch_log(store: Store, number: int, job: str) -> Path:
+    """What the batch script of a job prints; SLURM makes it when the job begins."""
+    return folder(store, number) / "submitit" / f"{job}_0_log.out"
 
 
 def give_up(store: Store, number: int, element: int, reason: str) -> None:

@@ -3,8 +3,9 @@
 The payload is one tiny callable with a path: pickles refer to code by name, and the truth is on disk. What submitit knows of a job
 (its state, its result) is never asked.
 
-On SLURM an *element* of the array is one node with one task a GPU. Tasks are numbered through, and consecutive ones are the ranks of
-a worker. The batch script ends by asking requeue.py whether the element goes on.
+On SLURM an *element* of the array is one node with one task a GPU, or the nodes that one worker fills. Tasks are numbered through, and
+consecutive ones are the ranks of a worker. The batch script begins by asking arrive.py whether the node sees the run, and ends by asking
+requeue.py whether the element goes on.
 """
 
 from __future__ import annotations
@@ -95,28 +96,41 @@ class Element:
 def launch_on(site: Site, run: Run, command: list[str], *, nodes: int | None = None, steal: bool = False) -> Submission:
     """Submit the workers of a run to SLURM, as one array or as many as its size needs.
 
-    :param nodes: elements, where not as many as the profile says.
+    :param nodes: to work on, where not as many as the profile says.
     :raises SiteError: the profile does not fit the job, or SLURM refuses it.
     :raises SchedulerSilent: SLURM does not answer.
     """
-    refuse_misfit(site, run.job)
+    wanted = site if nodes is None else site.model_copy(update={"nodes": nodes})
+    refuse_misfit(wanted, run.job)
     most = slurm.max_array_size()
     ranks = run.job.parallel.degree
-    workers = site.tasks // ranks
-    elements = min(nodes or site.nodes, -(-len(run.plan.shards) // workers))
-    submission = submissions.record(run.store, command, elements * workers, steal=steal, site=site, ranks=ranks)
-    arrays: list[str] = []
+    elements = count_elements(wanted, ranks, len(run.plan.shards))
+    submission = submissions.record(run.store, command, elements * site.workers(ranks), steal=steal, site=site, ranks=ranks)
+    arrays: dict[str, int] = {}
     try:
         for first, count in _portions(elements, most):
-            running = (site.max_running or elements) * count // elements
-            arrays.append(_submit_array(run, submission, first, count, max(1, running)))
-    except SiteError:
-        if not arrays:  # nothing was started: as if it had not been tried
-            durable.remove(run.store.jobs / f"{submission.number:04d}.json")
+            running = max_running(site, ranks, elements) * count // elements
+            arrays[_submit_array(run, submission, first, count, max(1, running))] = count
+    except SiteError as refused:
+        if arrays:
+            taken = f"{sum(arrays.values())} of {elements} elements were submitted before, as {', '.join(arrays)}, and will work."
+            raise SiteError(f"{refused}. {taken} batchgen resume {run.store.root} --add brings more") from None
+        durable.remove(run.store.jobs / f"{submission.number:04d}.json")  # nothing was started: as if it had not been tried
         raise
     finally:
-        submissions.record_arrays(run.store, submission.number, arrays)
+        if arrays:
+            submissions.record_arrays(run.store, submission.number, arrays)
     return submission
+
+
+def count_elements(site: Site, ranks: int, shards: int) -> int:
+    """Elements of the job arrays: as many as the nodes make, and no more than shards give work to."""
+    return min(site.nodes // site.span(ranks), -(-shards // site.workers(ranks)))
+
+
+def max_running(site: Site, ranks: int, elements: int) -> int:
+    """Elements that may work at the same time."""
+    return site.max_running // site.span(ranks) if site.max_running else elements
 
 
 def refuse_misfit(site: Site, job: Job) -> None:
@@ -128,24 +142,38 @@ def refuse_misfit(site: Site, job: Job) -> None:
         raise SiteError(
             "sbatch: not found. Submit on a machine of the cluster's; without --site (resume: with --local) the run works here."
         )
+    refuse_shape(site, job)
+
+
+def refuse_shape(site: Site, job: Job) -> None:
+    """Refuse a job whose workers do not fit the site's nodes.
+
+    :raises SiteError: with the remedy.
+    """
     if job.engine.device == "cuda" and not site.gpus_per_node:
         raise SiteError('engine.device = "cuda", and the site profile says gpus_per_node = 0')
-    if site.tasks % job.parallel.degree:
+    ranks, span = job.parallel.degree, site.span(job.parallel.degree)
+    if max(ranks, site.tasks) % min(ranks, site.tasks):
         raise SiteError(
-            f"parallel.cp = {job.parallel.degree}, and the site profile has {site.tasks} tasks a node: "
-            f"{site.tasks} % {job.parallel.degree} = {site.tasks % job.parallel.degree}. A replica's ranks share a node."
+            f"parallel.cp = {ranks}, and the site profile has {site.tasks} tasks a node: neither divides the other. "
+            "A node holds whole replicas, or a replica fills whole nodes."
         )
+    for key, nodes in (("nodes", site.nodes), ("max_running", site.max_running)):
+        if nodes and nodes % span:
+            raise SiteError(
+                f"{key} = {nodes}: parallel.cp = {ranks} fills {span} nodes of {site.tasks} tasks, so take a multiple of {span}"
+            )
     if job.run.time_limit_s:
         raise SiteError("run.time_limit_s is for runs on this machine: take it out of the job file and set time in the site profile")
 
 
-def script(site: Site, root: Path, run: str, elements: int) -> str:
+def script(site: Site, root: Path, run: str, elements: int, ranks: int = 1) -> str:
     """The batch script of the first submission of a run; nothing is sent."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = root / ".batchgen" / "jobs" / "0001" / "submitit"
     command = f"{_python(site)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    parameters = _parameters(site, root, run, 1, 0, site.max_running or elements)
+    parameters = _parameters(site, root, run, 1, 0, max_running(site, ranks, elements), ranks)
     text: str = _make_sbatch_string(command=command, folder=folder, map_count=elements if elements > 1 else None, **parameters)
     return text
 
@@ -168,14 +196,15 @@ def _submit_array(run: Run, submission: Submission, first: int, count: int, runn
     with slurm.outside_of_a_job([name for name, key in OURS.items() if getattr(site, key, None)]), redirect_stderr(StringIO()):
         try:
             executor = submitit.SlurmExecutor(folder=_folder(run.store, number), python=_python(site))
-            executor.update_parameters(**_parameters(site, root, run.plan.run, number, first, running))
-            jobs = executor.map_array(Element(str(root), number, site.tasks, submission.ranks), range(first, first + count))
+            executor.update_parameters(**_parameters(site, root, run.plan.run, number, first, running, submission.ranks))
+            tasks = site.tasks * site.span(submission.ranks)
+            jobs = executor.map_array(Element(str(root), number, tasks, submission.ranks), range(first, first + count))
         except (FailedJobError, FailedSubmissionError) as error:
             raise SiteError(f"SLURM refuses the job: {'; '.join(str(error).splitlines())}") from None
     return str(jobs[0].job_id).partition("_")[0]
 
 
-def _parameters(site: Site, root: Path, run: str, number: int, first: int, running: int) -> dict[str, Any]:
+def _parameters(site: Site, root: Path, run: str, number: int, first: int, running: int, ranks: int) -> dict[str, Any]:
     """What submitit is to write into the batch script, and how srun is to start the tasks."""
     options = dict(option.removeprefix("--").partition("=")[::2] for option in site.sbatch)
     cpus = f"--cpus-per-task={site.cpus_per_gpu}"  # srun does not inherit it
@@ -186,7 +215,7 @@ def _parameters(site: Site, root: Path, run: str, number: int, first: int, runni
         "account": site.account,
         "qos": site.qos,
         "constraint": site.constraint,
-        "nodes": 1,
+        "nodes": site.span(ranks),
         "ntasks_per_node": site.tasks,
         "gpus_per_node": None if site.gres else site.gpus_per_node or None,
         "gres": site.gres,
@@ -196,7 +225,7 @@ def _parameters(site: Site, root: Path, run: str, number: int, first: int, runni
         "wckey": None,  # submitit's own would be refused where such keys are registered
         "array_parallelism": running,
         "stderr_to_stdout": True,
-        "setup": [TIMES, *site.setup],
+        "setup": [TIMES, *site.setup, _first_line(site, root, run, number)],
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0", cpus, *site.srun],
         "teardown": _last_lines(site, root, number, first),
         "additional_parameters": {
@@ -205,6 +234,11 @@ def _parameters(site: Site, root: Path, run: str, number: int, first: int, runni
             **{name: value or True for name, value in options.items()},
         },
     }
+
+
+def _first_line(site: Site, root: Path, run: str, number: int) -> str:
+    """End here where this node, or the container it works in, does not see the run."""
+    return f"{_python(site)} -m batchgen.arrive {shlex.quote(str(root))} {run} {number} || exit"
 
 
 def _last_lines(site: Site, root: Path, number: int, first: int) -> list[str]:

@@ -18,12 +18,12 @@ import recount
 from fake_squeue import FakeSqueue
 from ground import PROMPTS, SHAPE, Ground, Scene, load_script, missing, write_profile
 
-RECOVERIES: list[str] = []
+RECOVERIES: list[tuple[str, str, str]] = []
 
 
 @pytest.fixture(scope="session")
 def ground() -> Iterator[Ground]:
-    """The cluster, without accounting: sacct fails."""
+    """The cluster, without accounting."""
     yield from start_cluster(accounting=False)
 
 
@@ -42,11 +42,16 @@ def start_cluster(*, accounting: bool) -> Iterator[Ground]:
 
 
 @pytest.fixture
-def calm(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
-    """The cluster, empty, and known to this process; emptied again afterwards."""
+def calm(ground: Ground, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """The cluster, empty, and known to this process; emptied again afterwards. It has no sacct, and nobody asks for it."""
     monkeypatch.setenv("SLURM_CONF", str(ground.cluster.conf))
+    folder = tmp_path_factory.mktemp("no-sacct")
+    (folder / "sacct").write_text(f"#!/bin/sh\necho \"$*\" >> {folder}/asked\necho 'sacct: command not found' >&2\nexit 127\n")
+    (folder / "sacct").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     yield ground
     ground.calm()
+    assert not (folder / "asked").exists(), (folder / "asked").read_text()
 
 
 @pytest.fixture
@@ -75,13 +80,13 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSqueue:
 
 
 @pytest.fixture
-def tell_recovery() -> Callable[[str], None]:
-    """Notes a line for the table at the end."""
-    return RECOVERIES.append
+def tell_recovery() -> Callable[[str, str, str], None]:
+    """Notes a line for the table at the end: what happened, how long it took to recover, what was lost."""
+    return lambda *line: RECOVERIES.append(line)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if RECOVERIES:
-        terminalreporter.section("SLURM: after a fault")
-        for line in RECOVERIES:
-            terminalreporter.write_line(line)
+        terminalreporter.section("SLURM: what happened, and what it cost")
+        for fault, recovery, lost in [("fault", "recovery", "groups made again"), *RECOVERIES]:
+            terminalreporter.write_line(f"{fault:38}  {recovery:38}  {lost}")

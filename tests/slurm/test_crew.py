@@ -1,17 +1,21 @@
 """Status tells SLURM's truth about a run: what runs, what waits and why, what died; and says so where it cannot be asked."""
 
 import json
+import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from fake_squeue import FAILS, FakeSqueue, line
-from specimens import planned
+from rehearsal import ask
+from specimens import done, planned
 
 from batchgen import submissions
 from batchgen.claims import Owner
 from batchgen.run import Run
 from batchgen.site import Site
+from batchgen.slurm import Queue
 from batchgen.status import Status, look
 from batchgen.store import Store
 
@@ -28,7 +32,8 @@ def run(tmp_path: Path) -> Run:
 
 def joined(store: Store, worker: int, job: str, ended: str = "", restarts: int = 0) -> None:
     path = submissions.join(store, 1, "worker", worker)
-    path.write_text(json.dumps(asdict(Owner(f"node{job}", 1, path.stat().st_mtime - 100, job, restarts))))
+    path.write_text(json.dumps(asdict(Owner(f"node{job}", 1, 0.0, job, restarts))))
+    os.utime(path, times=(began := time.time() - 100, began))
     if ended:
         submissions.leave(path, ended)
 
@@ -48,6 +53,13 @@ def test_nodes_that_wait_are_told_with_slurms_reason(run: Run, squeue: FakeSqueu
     assert look(run.store).waiting == {"Priority": 1, "ReqNodeNotAvail": 1}
 
 
+def test_elements_that_wait_are_counted_one_by_one_although_they_share_an_id(run: Run, squeue: FakeSqueue) -> None:
+    rows = [of(run, "1", "PENDING", 0, "Priority").replace("N/A", f"{element:<3}", 1) for element in range(3)]
+    squeue.answer(rows)
+    assert said(run) == ("queued", "3 nodes wait in SLURM (Priority)")
+    assert [job.name for job in Queue().jobs()] == ["1_0", "1_1", "1_2"]
+
+
 def test_nodes_without_a_worker_yet_are_told(run: Run, squeue: FakeSqueue) -> None:
     squeue.answer([of(run, "1"), of(run, "2", "CONFIGURING")])
     assert said(run) == ("queued", "workers start or leave on 2 nodes")
@@ -61,7 +73,24 @@ def test_workers_that_live_and_nodes_that_wait_for_another_allocation_are_told(r
     assert said(run) == ("running", "2 workers; 1 nodes wait in SLURM (BeginTime)")
     status = look(run.store)
     assert (status.workers, status.dead) == (2, 2)
-    assert 190 < status.worker_s < 500
+    assert 200 <= status.used_s == status.wasted_s < 250
+
+
+def test_devices_are_counted_with_all_ranks_of_a_worker(run: Run, squeue: FakeSqueue) -> None:
+    """Two replicas of two ranks, a hundred seconds old; one shard of four pictures took six seconds of its replica."""
+    submissions.record(run.store, ["batchgen", "resume"], 2, site=SITE, ranks=2)
+    for worker in range(2):
+        joined(run.store, worker, "1")
+    run.store.done(0).write_bytes(done(0, ok=4, group_s=6.0).encode())
+    squeue.answer([of(run, "1")])
+    status = look(run.store)
+    assert (status.device_s, status.pictures_per_device_hour, status.to_go_s) == (12.0, 1200.0, 18.0)
+    assert 400 <= status.used_s == status.wasted_s + 12.0 < 450
+    told = ask("status", run.store.root).out
+    assert (
+        "1,200 pictures per device-hour, about 4 s left\n7 min of devices used, 6 min of it not on published pictures, about 18 s to go"
+        in told
+    )
 
 
 def test_the_dead_are_told_with_their_last_words(run: Run, squeue: FakeSqueue) -> None:

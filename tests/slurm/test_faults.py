@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+import recount
 from ground import Ground, Scene, kill, until, with_job
 
 pytestmark = pytest.mark.slow
@@ -16,7 +17,8 @@ class Fault:
 
     strike: Callable[[Scene], object]
     comes_back: bool = True  # the same workers, in a new allocation
-    most_lost: int | None = 4  # groups: two for each of the element's two workers; None where orphans may work on beside their successors
+    orphans: bool = False  # its workers may work on beside their successors, and lose every shard they take
+    most_lost: int = 4  # groups: two for each of the element's two workers
 
 
 def requeued(scene: Scene) -> None:
@@ -72,9 +74,9 @@ FAULTS = {
     "preemption": Fault(preempted),
     "kill -9 of the batch shell": Fault(batch_shell_killed, comes_back=False),
     "scancel of a node": Fault(cancelled, comes_back=False),
-    "kill -9 of slurmd, and back": Fault(node_daemon_killed, most_lost=None),
-    "kill -9 of the step's slurmstepd": Fault(step_daemon_killed, comes_back=False, most_lost=None),
-    "kill -9 of the batch's slurmstepd": Fault(batch_daemon_killed, comes_back=False, most_lost=None),
+    "kill -9 of slurmd, and back": Fault(node_daemon_killed, orphans=True),
+    "kill -9 of the step's slurmstepd": Fault(step_daemon_killed, comes_back=False, orphans=True),
+    "kill -9 of the batch's slurmstepd": Fault(batch_daemon_killed, comes_back=False, orphans=True),
     "kill -9 of slurmctld, and back": Fault(controller_restarted, comes_back=False, most_lost=0),
 }
 NAMES = list(FAULTS)  # two together; slurmctld beside none that it must remember, for it saves its state only now and then
@@ -82,7 +84,7 @@ NAMES = list(FAULTS)  # two together; slurmctld beside none that it must remembe
 
 @pytest.mark.parametrize("names", [NAMES[at : at + 2] for at in range(0, len(NAMES), 2)], ids=" + ".join)
 def test_after_a_fault_every_picture_is_made_once_and_as_always(
-    names: list[str], scene: Callable[..., Scene], calm: Ground, reference: dict[str, str], tell_recovery: Callable[[str], None]
+    names: list[str], scene: Callable[..., Scene], calm: Ground, reference: dict[str, str], tell_recovery: Callable[..., None]
 ) -> None:
     """Two runs side by side, each on two nodes with a fault of its own."""
     scenes = [scene(f"run{number}") for number in range(2)]
@@ -99,7 +101,22 @@ def test_after_a_fault_every_picture_is_made_once_and_as_always(
             until(lambda one=one: len(one.members(0)) > 1, f"after {name}, the workers are back")
         until(one.done, f"after {name}, the run is complete")
         lost = one.lost_groups()
-        back = f"back after {one.members(0)[1].stat().st_mtime - at:.0f} s" if FAULTS[name].comes_back else "the others finish the run"
-        tell_recovery(f"{name:35}  {back:28}  {lost} groups made again")
+        steals = one.steals()
+        back = f"others take over after {steals[0] - at:.0f} s" if steals else "nothing to take over"
+        if FAULTS[name].comes_back:
+            back = f"back after {one.members(0)[1].stat().st_mtime - at:.0f} s"
+        tell_recovery(name, back, f"{lost}")
         assert one.wrong(reference) == []
-        assert lost <= (FAULTS[name].most_lost if FAULTS[name].most_lost is not None else 40)
+        assert lost <= (2 * len(steals) if FAULTS[name].orphans else FAULTS[name].most_lost)
+
+
+def test_pictures_that_kill_or_hang_their_workers_are_found_out(scene: Callable[..., Scene], tell_recovery: Callable[..., None]) -> None:
+    """Deaths that the batch script saw count against a picture; the watchdog ends who hangs."""
+    prompts = ["a KILL" if key == 3 else "a HANG" if key == 9 else "a cat" for key in range(16)]
+    one = scene(gpus_per_node=0, workers_per_node=1)
+    began = time.time()
+    assert one.submit(prompts=prompts, run__group_timeout_s=3).code == 0
+    until(one.done, "the run is complete", 240)
+    assert recount.wrong_at_end(one.root, prompts, frozenset({3, 9})) == []
+    restarts = sum(len(one.members(worker)) - 1 for worker in range(2))
+    tell_recovery("two pictures that kill", f"{restarts} restarts in {time.time() - began:.0f} s", "")

@@ -12,7 +12,7 @@ from batchgen import slurm
 from batchgen.errors import SchedulerSilent, SiteError
 from batchgen.job import parse_job
 from batchgen.site import Site
-from batchgen.submit import _portions, refuse_misfit, script
+from batchgen.submit import _portions, count_elements, refuse_misfit, refuse_shape, script
 
 PLAIN = Site(gpus_per_node=8, time="12:00:00", nodes=4)
 FULL = Site(
@@ -72,6 +72,22 @@ def test_gpus_are_asked_for_as_the_site_wants() -> None:
     assert not any(name.startswith(("gpus", "gres")) for name in none)
 
 
+def test_the_first_line_asks_whether_the_node_sees_the_run_after_all_is_set_up() -> None:
+    text = lines(FULL)
+    ask = "apptainer exec image.sif python -m batchgen.arrive '/runs/my run' abc 1 || exit"
+    assert text.index("module load cuda") < text.index(ask) < text.index("export SUBMITIT_EXECUTOR=slurm")
+
+
+def test_an_element_has_as_many_nodes_as_a_replica_fills() -> None:
+    """Replicas of 16 ranks on nodes of 8: two elements of four nodes."""
+    site = PLAIN.model_copy(update={"max_running": 2})
+    assert [(site.span(ranks), site.workers(ranks)) for ranks in (1, 4, 8, 16)] == [(1, 8), (1, 2), (1, 1), (2, 1)]
+    assert [count_elements(site, ranks, shards=100) for ranks in (1, 4, 8, 16)] == [4, 4, 4, 2]
+    assert [count_elements(site, ranks, shards=3) for ranks in (1, 2, 8, 16)] == [1, 1, 3, 2]
+    text = script(site, Path("/runs/big"), "abc", 2, 16).splitlines()
+    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=8", "#SBATCH --array=0-1%1"} <= set(text)
+
+
 def test_one_node_is_no_array() -> None:
     assert not any(name.startswith("array") for name in options(PLAIN, elements=1))
 
@@ -107,6 +123,26 @@ def test_a_job_that_does_not_fit_the_site_is_refused(monkeypatch: pytest.MonkeyP
         refuse_misfit(cpu, parse_job({"engine": {"device": "cuda"}}, ""))
     with pytest.raises(SiteError, match=r"run\.time_limit_s is for runs on this machine.* set time in the site profile"):
         refuse_misfit(PLAIN, parse_job({"run": {"time_limit_s": 60.0}}, ""))
+
+
+@pytest.mark.parametrize(
+    ("cp", "profile", "answer"),
+    [
+        (3, {}, r"parallel\.cp = 3, and the site profile has 8 tasks a node: neither divides the other"),
+        (12, {}, r"parallel\.cp = 12, and the site profile has 8 tasks a node: neither divides the other"),
+        (16, {"nodes": 3}, r"nodes = 3: parallel\.cp = 16 fills 2 nodes of 8 tasks, so take a multiple of 2"),
+        (16, {"nodes": 4, "max_running": 1}, r"max_running = 1: .* multiple of 2"),
+        (4, {}, ""),
+        (32, {"nodes": 8}, ""),
+    ],
+)
+def test_a_replica_that_does_not_fit_the_nodes_is_refused(cp: int, profile: dict[str, int], answer: str) -> None:
+    site, job = PLAIN.model_copy(update=profile), parse_job({"parallel": {"cp": cp}}, "")
+    if not answer:
+        refuse_shape(site, job)
+        return
+    with pytest.raises(SiteError, match=answer):
+        refuse_shape(site, job)
 
 
 @contextmanager

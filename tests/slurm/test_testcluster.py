@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ground import SCRIPT, Ground, load_script
+from ground import SCRIPT, Ground, load_script, until
 
 pytestmark = pytest.mark.slow
 NOBODY = 65534
@@ -23,6 +23,7 @@ def folder(ground: Ground) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bg") as name:
         Path(name).chmod(0o777)
         yield Path(name) / "cluster"
+        load_script().Cluster(Path(name) / "cluster").stop()
 
 
 def say(verb: str, folder: Path, *words: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -42,12 +43,12 @@ def left(folder: Path) -> list[int]:
     return list(load_script().Cluster(folder).processes())
 
 
-@pytest.mark.parametrize("user", [None, NOBODY], ids=["this user", "nobody"])
-def test_it_starts_works_and_leaves_nothing(user: int | None, folder: Path) -> None:
+@pytest.mark.parametrize(("user", "words"), [(None, []), (NOBODY, []), (NOBODY, ["--accounting"])], ids=str)
+def test_it_starts_works_and_leaves_nothing(user: int | None, words: list[str], folder: Path) -> None:
     if user is not None and (os.getuid() != 0 or not Path("/usr/bin/python3").exists()):
         pytest.skip("only root can be somebody else, and needs a Python that everybody can run")
     began = time.time()
-    started = say("start", folder, user=user)
+    started = say("start", folder, *words, user=user)
     assert started.returncode == 0, started.stderr
     assert time.time() - began < 10 * max(1.0, os.getloadavg()[0] / 2)
     variable, conf = say("env", folder).stdout.removeprefix("export ").strip().split("=")
@@ -60,6 +61,8 @@ def test_it_starts_works_and_leaves_nothing(user: int | None, folder: Path) -> N
 
     told = ask("srun --nodes=4 --ntasks=4 --gpus-per-node=2 sh -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES'")
     assert sorted(told.splitlines()) == [f"127.0.0.{node} 0,1" for node in range(1, 5)]
+    if words:
+        until(lambda: ask("sacct --noheader --allocations --format=Account").split() == ["lab"], "sacct tells of it", 20)
     ask("sbatch -N 1 -o /dev/null --wrap 'sleep 300'")
     assert "gpu*" in say("status", folder).stdout
     assert len(left(folder)) > 6
