@@ -85,8 +85,8 @@ def _remedies(job: Job, hardware: Hardware, fits: Callable[[Job], bool]) -> Iter
     cards, ranks = hardware.devices, job.parallel.degree
     if cards is not None and job.run.workers != 1:
         yield _set("run", "workers", max(1, len(cards) // ranks))
-    if hardware.cuda and job.engine.offload == "none":
-        yield _set("engine", "offload", "text")
+    for offload in {"none": ("text", "model"), "text": ("model",)}.get(job.engine.offload, ()) if hardware.cuda else ():
+        yield _set("engine", "offload", offload)
     if job.engine.batch_size > 1:
         sizes = [_set("engine", "batch_size", size) for size in range(1, job.engine.batch_size)]
         yield sizes[max(0, bisect(sizes, False, key=lambda change: not fits(change[1](job))) - 1)]

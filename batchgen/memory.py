@@ -1,8 +1,7 @@
 """How much memory of its device a rank takes: an estimate, from the headers of the weights' files and the sizes of the pictures.
 
-A device holds weights all the time, and more in four phases, of which the job needs the largest:
+A device holds weights all the time, and more in three phases, of which the job needs the largest:
 
-    loading     every weight in the model's type: it is quantized and offloaded afterwards, on the device
     encoding    the weights of the phase, what the text encoders compute, and the group before, which is being decoded
     denoising   the weights of the phase, what the blocks compute, modulations, the step cache, and the group before
     decoding    by several ranks, which do one thing after the other: the same weights, and what the VAE computes
@@ -21,8 +20,9 @@ Decoding takes max(16·c₁, 20·c₀) bytes a px decoded at once, c₀ and c₁
 a CPU took 3.9 in fp32 and 2.4 in bf16, and CUDA in bf16 takes some 4 with what its convolutions want (engine/vae.py). The workspace is 1 GB
 on CUDA (context and libraries: an assumption), 0.5 on a CPU (Python with torch: 0.33 measured).
 
-Not counted: fragments, compiling, what ranks exchange. So the total may be off by a quarter; **a job is refused only where it would not
-fit if all but the weights took half** (`Need.least`). On a CPU the weights too: workers may share them, mapped from their files.
+Not counted: fragments, compiling, what ranks exchange; on a CPU, trained weights before they are quantized. So the total may be off by a
+quarter; **a job is refused only where it would not fit if all but the weights took half** (`Need.least`). On a CPU the weights too: workers
+may share them, mapped from their files.
 """
 
 from __future__ import annotations
@@ -111,11 +111,9 @@ def estimate(job: Job, checkpoint: Checkpoint, shapes: Sequence[Shape], *, cuda:
 
     offload, modulators = job.engine.offload, numbers.modulators * size
     away = {"model": transformer - modulators, "layers": linears}.get(offload, 0)  # modulations are no part of the transformer any more
-    read = transformer if job.run.quantized_weights else (numbers.linears + numbers.other) * size  # the folder may hold them in 8 bits
     resident = transformer - (linears if offload == "layers" else 0) + (encoders if offload == "none" else 0) + vae
     beside = workspace + (decoding if job.parallel.degree == 1 else 0)  # of the group before; several ranks do one thing after the other
     phases = (
-        Phase("loading", read + (numbers.text_linears + numbers.text_other) * size + vae, workspace),
         Phase("encoding text", transformer - away + encoders + vae, beside + encoding),
         Phase("denoising", resident, beside + denoising),
         Phase("decoding", resident, workspace + decoding),

@@ -18,7 +18,6 @@ from batchgen.run import dry_run
 CPU = Hardware(False, "the CPU", 10**12, None, ())
 A100 = Hardware(True, "A100", 42_949_672_960, (8, 0), ("0",))
 T4 = Hardware(True, "T4", 15_000_000_000, (7, 5), ("0",))
-L4 = Hardware(True, "L4", 24_150_802_432, (8, 9), ("0",))
 H100 = Hardware(True, "H100", 85_520_809_984, (9, 0), ("0", "1"))
 UNKNOWN = Hardware()
 
@@ -125,10 +124,11 @@ def test_a_job_that_cannot_fit_is_refused_with_numbers_and_what_would_help(plan)
     assert told[1:] == [
         "What would help, what costs least first:",
         "  --set engine.offload=text saves 9.8 GB",
+        "  --set engine.offload=model saves 9.8 GB",
         "  --set engine.batch_size=6 saves 16.3 GB, then it fits",
         "  --set precision.text=fp8 saves 4.6 GB",
         "  --set precision.linear=int8 saves 8.6 GB",
-        "  --set engine.offload=layers saves 24.3 GB, then it fits",
+        "  --set engine.offload=layers saves 27.0 GB, then it fits",
     ]
 
 
@@ -144,8 +144,8 @@ def test_what_is_said_to_help_does(plan):
 
 
 def test_where_nothing_helps_enough_it_says_how_much_is_missing(plan):
-    with pytest.raises(JobError, match=r"Even so 10\.6 GB are missing while loading: it needs devices with more memory"):
-        refuse_unfit(*plan("engine.batch_size=1"), L4)
+    with pytest.raises(JobError, match=r"Even so 2\.3 GB are missing while encoding text: it needs devices with more memory"):
+        refuse_unfit(*plan("engine.batch_size=1"), T4)
 
 
 def test_only_what_cannot_fit_is_refused(plan):

@@ -62,7 +62,7 @@ def build_engine(
     # LoRAs first: they are stated against the trained weights, under the trained names, in the trained precision. Whatever follows moves
     # linears (modulations), renames them (fused q/k/v), rounds them (quantization) or has read them already (compilation).
     for lora in job.model.lora:
-        fuse_lora(family.lora_targets(), Path(lora.path).expanduser(), lora.scale)
+        fuse_lora(family.lora_targets(), Path(lora.path).expanduser(), lora.scale, device.kind)
     # Modulations leave the blocks before the blocks' linears are counted and quantized: they stay in the trained precision.
     modulator = hoist_modulations(family.blocks)
     # q, k and v become one matrix, so that their input is quantized once and not three times.
@@ -77,8 +77,8 @@ def build_engine(
         attentions = joint, image
         kernel += f" ulysses={ranks.layout.ulysses} ring={ranks.layout.ring}"
     install_attention(family.blocks, *(attentions or (attend, attend)))
-    # What is not needed all the time may leave the device, once nothing about it will change.
-    residence = Residence(job.engine.offload, device.kind, family)
+    # The model goes to the device once nothing about it will change: no larger than it must be, and without what may leave it again.
+    residence = device.attempt(lambda: Residence(job.engine.offload, device.kind, family, modulator))
     # The cache's branch stays outside the blocks: it is asked at every group's every step, by `forward.py`.
     policy = make_policy(job.cache, checkpoint.family, len(family.blocks))
     identity = f"{device.identity}{numbers} attention={kernel}"
@@ -113,7 +113,7 @@ def _quantize(job: Job, family: Family, modulator: Modulator, weights: Quantized
     if asked.text != "none":
         from batchgen.engine.quantize import quantize_text
 
-        identity += f" text={asked.text}x{quantize_text(family.t5, asked.text)}"
+        identity += f" text={asked.text}x{quantize_text(family.t5, asked.text, device.kind)}"
     return identity
 
 

@@ -23,7 +23,7 @@ LoadModule = Callable[[Path, str, Any, Device], Any]
 
 
 def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:  # a module of that kind; its library is untyped
-    """A component in evaluation mode on the device.
+    """A component in evaluation mode, in the device's type, on the host: what it becomes there is what goes to the device (offload.py).
 
     :raises ModelError: it does not load as that kind, or weights are missing: the library would fill them with random numbers.
     """
@@ -36,7 +36,7 @@ def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:
         raise ModelError(f"{path}: does not load as {kind.__name__}: {error}") from error
     if missing := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         raise ModelError(f"{path}: {len(missing)} weights of {kind.__name__} are missing or of another shape: {', '.join(missing[:3])}")
-    return module.eval().to(device.kind)
+    return module.eval()
 
 
 def without_transformer(load: LoadModule) -> LoadModule:

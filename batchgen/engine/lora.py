@@ -43,6 +43,9 @@ _PREFIXES = {
 }
 
 
+_HOST = torch.device("cpu")
+
+
 @dataclass(slots=True)
 class _Change:
     """What a file holds for one linear, or for several stacked ones."""
@@ -77,10 +80,11 @@ def named_linears(module: nn.Module) -> dict[str, nn.Linear]:
 
 
 @torch.no_grad()
-def fuse_lora(targets: Mapping[str, tuple[nn.Linear, ...]], path: Path, scale: float) -> int:
+def fuse_lora(targets: Mapping[str, tuple[nn.Linear, ...]], path: Path, scale: float, device: torch.device = _HOST) -> int:
     """Add a LoRA to the linears it names; returns how many were changed. Fusing before anything else sees the weights is the caller's part.
 
     :param targets: normalised name → the linears whose rows, stacked, carry that name.
+    :param device: where it is computed; weights stay where they are.
     :raises ModelError: the file holds something that would stay unapplied, or its shapes do not fit. No weight is touched then.
     """
     changes, metadata = _read(path)
@@ -94,10 +98,11 @@ def fuse_lora(targets: Mapping[str, tuple[nn.Linear, ...]], path: Path, scale: f
             raise ModelError(f"{path}: {change.module} is {delta.shape}, the model's {wanted}")
         fitting.append((linears, delta))
     for linears, delta in fitting:
-        product = delta.on(linears[0].weight.device) * scale
+        where = device if linears[0].weight.device == _HOST else linears[0].weight.device
+        product = delta.on(where) * scale
         for linear, rows in zip(linears, torch.split(product, [linear.out_features for linear in linears]), strict=True):
             weight = linear.weight.data
-            linear.weight.data = (weight.float() + rows).to(weight.dtype)
+            linear.weight.data = (weight.to(where).float() + rows).to(weight.device, weight.dtype)
     return sum(len(linears) for linears, _ in fitting)
 
 

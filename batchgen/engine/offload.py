@@ -1,4 +1,4 @@
-"""What leaves the device while it is not needed. Slower, for models that do not fit otherwise.
+"""What is on the device, and what leaves it while it is not needed: slower, for models that do not fit otherwise.
 
 | `[engine] offload` | away while not needed |
 |---|---|
@@ -23,6 +23,7 @@ from diffusers.hooks.group_offloading import apply_group_offloading
 from torch import nn
 
 from batchgen.engine.family import Family
+from batchgen.engine.modulation import Modulator
 from batchgen.errors import JobError
 
 Offload = Literal["none", "text", "model", "layers"]
@@ -31,8 +32,8 @@ Offload = Literal["none", "text", "model", "layers"]
 class Residence:
     """Which models are on the device."""
 
-    def __init__(self, offload: Offload, device: torch.device, family: Family) -> None:
-        """Everything is on the device, and what `offload` says leaves it.
+    def __init__(self, offload: Offload, device: torch.device, family: Family, modulator: Modulator) -> None:
+        """What `offload` lets stay goes to the device; the rest is on the host, or goes back to it.
 
         :raises JobError: the device is the CPU, which nothing can leave.
         """
@@ -41,9 +42,16 @@ class Residence:
         self._device = device
         self._encoders = list(family.encoders) if offload != "none" else []
         self._transformer = [family.transformer] if offload == "model" else []
+        stays: list[nn.Module] = [modulator, family.vae, *(family.encoders if offload == "none" else ())]
+        if offload == "layers":
+            for block in family.blocks:
+                apply_group_offloading(block, device, torch.device("cpu"), "leaf_level", use_stream=True)
+            blocks = set(map(id, family.blocks))
+            stays += [child for child in family.transformer.children() if not blocks & set(map(id, child.children()))]
+        else:
+            stays.append(family.transformer)
         self._move(self._encoders, "cpu")
-        for block in family.blocks if offload == "layers" else ():
-            apply_group_offloading(block, device, torch.device("cpu"), "leaf_level", use_stream=True)
+        self._move(stays, device)
 
     @contextlib.contextmanager
     def encoding(self) -> Iterator[None]:

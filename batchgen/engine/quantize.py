@@ -117,37 +117,39 @@ def choose_format(linear: Quantized, granularity: Granularity, device: torch.dev
     return Format(linear, granularity, reduced=linear == "int8" and should_reduce_range(device))
 
 
-def quantize_blocks(blocks: Sequence[nn.Module], how: Format) -> int:
+def quantize_blocks(blocks: Sequence[nn.Module], how: Format, device: torch.device | None = None) -> int:
     """Quantize every linear of the blocks but modulations, in place, and count them.
 
+    :param device: where 8-bit weights go, one after the other: the trained ones are never there together. None: they stay.
     :raises ModelError: a block holds a matrix that cannot be quantized; none has been changed then.
     """
     linears = quantizable(blocks)
     for module in linears.values():
-        quantize_linear(module, how)
+        quantize_linear(module, how, device)
     done = sum(is_quantized(weight) for block in blocks for weight in block.parameters())
     assert done == len(linears), f"{done} of {len(linears)} linears are quantized"
     return done
 
 
-def quantize_text(encoder: nn.Module, linear: Quantized) -> int:
+def quantize_text(encoder: nn.Module, linear: Quantized, device: torch.device | None = None) -> int:
     """Store the weights of every linear of a text encoder in 8 bits, in place, and count them.
 
+    :param device: as in `quantize_blocks`.
     :raises ModelError: it has none.
     """
     linears = [module for module in encoder.modules() if type(module) is nn.Linear]
     if not linears:
         raise ModelError(f"{type(encoder).__name__} holds no linear to quantize; --set precision.text=none")
     for module in linears:
-        quantize_linear(module, Format(linear, weight_only=True))
+        quantize_linear(module, Format(linear, weight_only=True), device)
     return len(linears)
 
 
 @torch.inference_mode(mode=False)  # where a weight of two tensors can be neither moved nor detached
 @torch.no_grad()
-def quantize_linear(module: nn.Linear, how: Format) -> None:
-    """Quantize one linear's weight, in place."""
-    module.weight = nn.Parameter(how.quantize(module.weight.detach()), requires_grad=False)
+def quantize_linear(module: nn.Linear, how: Format, device: torch.device | None = None) -> None:
+    """Quantize one linear's weight, in place; on a device, if one is named, where it stays."""
+    module.weight = nn.Parameter(how.quantize(module.weight.detach().to(device=device)), requires_grad=False)
 
 
 def is_quantized(weight: Tensor) -> TypeGuard[Float8Tensor | Int8Tensor]:

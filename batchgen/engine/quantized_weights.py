@@ -75,7 +75,7 @@ class QuantizedWeights:
             count = load_quantized(self.path, model, family.blocks, self.how, self.facts, device)
             _log.info("%s: quantized weights were loaded", self.path)
         else:
-            count = quantize_blocks(family.blocks, self.how)
+            count = quantize_blocks(family.blocks, self.how, device)
             if self.path is not None and not self.path.exists() and not _is_being_written(self.path):
                 _publish(self.path, model, self.facts)
         model.requires_grad_(requires_grad=False)  # either way: compilers look code up by it too
