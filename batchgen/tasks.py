@@ -28,6 +28,7 @@ from batchgen.records import Path
 
 DEATHS_TO_SPLIT = 2
 DEATHS_TO_CONDEMN = 2
+KILLED = "killed its worker"
 EXCEPTIONS_TO_CONDEMN = 2  # one of them, at least, of the picture alone
 
 
@@ -88,7 +89,7 @@ def _sentence(at: int, deaths: Sequence[Sequence[Entry]], verdicts: Sequence[Ent
         if alone and (verdict.cause == "out of memory" or tried >= EXCEPTIONS_TO_CONDEMN):
             return verdict.cause, verdict.why
     if sum(len(flight) == 1 and (flight[0].at, flight[0].count) == (at, 1) for flight in deaths) >= DEATHS_TO_CONDEMN:
-        return "killed its worker", "it was alone in flight when two workers died"
+        return KILLED, "it was alone in flight when two workers died"
     return "", ""
 
 

@@ -39,7 +39,7 @@ from batchgen.seat import Place
 from batchgen.store import Store
 from batchgen.submissions import Submission
 from batchgen.tally import tally, unpublished
-from batchgen.tasks import Task, tasks, too_large
+from batchgen.tasks import KILLED, Task, tasks, too_large
 
 log = logging.getLogger(__name__)
 WAIT_S = 1.0  # between two looks at the stop flag
@@ -113,7 +113,7 @@ class Worker:
         order, extras = self._read(claim.shard)
         partial = Partial(self.run.store, claim.shard, claim.attempt, claim.earlier)
         try:
-            left = tasks(order, partial.position, claim.deaths(), claim.verdicts())
+            left = self._tasks(claim, order, partial)
             for made in self.pipeline.run(partial, left, lambda task: self._may_begin(claim, task)):
                 self._learn(partial, made)
             if partial.position == shard.pictures:
@@ -131,6 +131,18 @@ class Worker:
             partial.close()
         if partial.position < shard.pictures:
             claim.release()
+
+    def _tasks(self, claim: Claim, order: Sequence[Sequence[Picture]], partial: Partial) -> list[Task]:
+        """What is left to make. Before deaths condemn a picture, whoever lives after all has the time to make it.
+
+        An owner wrongly declared dead ends its group, sees that it has a successor, and releases its claim.
+        """
+        left = list(tasks(order, partial.position, claim.deaths(), claim.verdicts()))
+        if any(task.cause == KILLED for task in left):
+            paces = [record.text_s + record.denoise_s + record.decode_s for record in partial.records()]
+            time.sleep(SAFETY * max([*paces, *self.slowest_s.values()], default=0.0))
+            left = list(tasks(order, partial.position, claim.deaths(), claim.verdicts()))
+        return left
 
     def _read(self, number: int) -> tuple[list[list[Picture]], pa.Table]:
         """The shard's groups, and its travelling columns with one row a picture in plan order."""

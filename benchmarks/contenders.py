@@ -217,7 +217,7 @@ class Batchgen:
         store.make_folders(1)
         groups = in_groups(pictures, self.group)
         starts = itertools.accumulate(map(len, groups), initial=0)
-        tasks = [Task(at, group, careful=False, path="normal", condemned=False) for at, group in zip(starts, groups, strict=False)]
+        tasks = [Task(at, group) for at, group in zip(starts, groups, strict=False)]
         result, partial, watch = Result(), Partial(store, 0, 1, ()), Watch()
         for group in self._pipeline.run(partial, tasks, lambda _: True):
             _add(result, group)

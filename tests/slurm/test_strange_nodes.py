@@ -81,7 +81,8 @@ def test_a_node_that_does_not_see_the_run_is_told(scene: Scenes, calm: Ground, n
 
 
 def test_a_container_that_does_not_see_the_run_is_told_while_others_work(scene: Scenes, reference: dict[str, str], tmp_path: Path) -> None:
-    """Of two nodes one has a Python that looks at another disk: it is told, and the other makes all pictures."""
+    """Of two nodes one has a Python that looks at another disk: it is told (after ten seconds, in which a slow file
+    system could still show the run), and the other makes all pictures."""
     needs_root()
     python = tmp_path / "python"
     inside = f'mount -t tmpfs none {tmp_path / "run"}; exec {sys.executable} "$@"'
@@ -89,7 +90,7 @@ def test_a_container_that_does_not_see_the_run_is_told_while_others_work(scene: 
     python.write_text(f"#!/bin/sh\n{elsewhere}\nexec unshare --mount sh -c '{inside}' sh \"$@\"\n")
     python.chmod(0o755)
     one = scene(python=str(python), sbatch=["--exclude=127.0.0.2,127.0.0.3"])
-    assert one.submit(pattern__delay_s=0.4).code == 0
+    assert one.submit(pattern__delay_s=1.5).code == 0
     until(lambda: status(one.root)["last_words"], "it is told")
     assert status(one.root)["state"] in ("queued", "running")
     wanted = f"batchgen: {NODE}: the run directory {one.root} is not shared with it: there is no {one.root}/.batchgen/plan.json here. Put "
