@@ -14,19 +14,20 @@ The modules in the order of the data; each imports only what stands before it (t
     checkpoint.py   a model folder and what identifies it
     manifest/       Parquet (CSV, JSONL) rows → Picture; the column contract; streaming validation
     plan.py         Job + manifest → shards and groups; fingerprint; estimate
-    memory.py       how much memory of its device a rank takes: an estimate
     records.py      the per-picture record and its Arrow schema
     durable.py      the few file operations correctness rests on
     store.py        the run directory: its names, what is done, commit and roll-forward, the stop flag
     partial.py      a shard being written: samples, records, journal; resuming them
     claims.py       who works on which shard, and who is dead
-    tasks.py        what a shard's groups become after deaths
+    tasks.py        what a shard's groups become after deaths and verdicts
     tally.py        what is done, counted from the files
     run.py          store, plan and job together; created once, checked at every opening
+    shard.py        a shard's pictures, read from the manifest
     submissions.py  what was submitted, and the processes that belong to it
     arrive.py       whether a node sees the run it is to work on
     requeue.py      whether an element of a SLURM array goes on in a new allocation
     engine/         pixels; knows nothing of shards, tar or SLURM
+    memory.py       how much memory of its device a rank takes: an estimate
     fit.py          whether a job fits into the memory of its devices, and what would make it
     feasible.py     what a job asks for and cannot have, said before anything starts
     group.py        one group through the engine: together, halved, one by one

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from batchgen.checkpoint import Checkpoint
-from batchgen.engine.precision_rules import FP8_CAPABILITY
+from batchgen.engine.precision_rules import FP8_CAPABILITY, QUANTIZED
 from batchgen.hardware import Hardware
 from batchgen.job import Job
-from batchgen.memory import QUANTIZED, Need, estimate
+from batchgen.memory import Need, estimate
 from batchgen.plan import Plan
 
 Change = Callable[[Job], Job]

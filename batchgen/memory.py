@@ -32,14 +32,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from batchgen.checkpoint import Checkpoint
+from batchgen.engine.portions import at_once, bands
+from batchgen.engine.precision_rules import QUANTIZED
 from batchgen.job import Job
 from batchgen.plan import Shape
 
-PIXELS_AT_ONCE, LARGE, HUGE = 1024 * 1024, 2048 * 2048, 4096 * 4096  # as engine/vae.py, which imports torch
-WINDOW = 32  # as engine/modulation.py
+WINDOW = 32  # as engine/modulation.py, which imports torch
 WORKSPACE = {"cuda": 10**9, "cpu": 5 * 10**8}
-QUANTIZED = ("fp8", "int8")
-BANDED = 2 / 3  # of an undivided decode: engine/vae.py
+BANDED = 2 / 3  # of an undivided decode: engine/portions.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +188,6 @@ def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
 def _pixels_at_once(shape: Shape, pictures: int, cp: int) -> float:
     """Px whose activations a rank holds together, counted as those of an undivided decode."""
     px = shape.width * shape.height
-    if px >= (LARGE if cp > 1 else HUGE):
-        return px / cp * (BANDED if px >= HUGE else 1)
-    return px * min(-(-pictures // cp), max(1, PIXELS_AT_ONCE // px))
+    if count := bands(shape.width, shape.height, cp):
+        return px / cp * (BANDED if count > 1 else 1)
+    return px * min(-(-pictures // cp), at_once(shape.width, shape.height))

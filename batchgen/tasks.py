@@ -5,7 +5,7 @@ A worker that dies is not asked why. Its journal says which groups were in fligh
     no death                    the group is made while the one before is still being written
     one death                   carefully: nothing else in flight, so that another death is surely its own
     two deaths                  one by one
-    two deaths of one picture   recorded as failed: "killed its worker"
+    two deaths of one picture   recorded as failed: "killed its worker" (after another look at who is dead: worker.py)
 
 A replica that fails over its pictures says so: a verdict, which blames nobody else. It is applied as a rank alone applies it at once:
 

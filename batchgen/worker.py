@@ -18,9 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-
-from batchgen import durable, manifest, slurm, submissions
+from batchgen import durable, slurm, submissions
 from batchgen.claims import Claim, Claims
 from batchgen.device import device_name, is_sick, known_good, mark_sick
 from batchgen.engine import Workload
@@ -32,10 +30,11 @@ from batchgen.manifest import Picture
 from batchgen.orders import HANG_S, Orders, Terminated
 from batchgen.partial import Partial, verdicts
 from batchgen.pipeline import Origin, Pipeline
-from batchgen.plan import groups, software
+from batchgen.plan import software
 from batchgen.publish import publish
 from batchgen.run import Run, open_run, pin_identity
 from batchgen.seat import Place
+from batchgen.shard import read_shard
 from batchgen.store import Store
 from batchgen.submissions import Submission
 from batchgen.tally import tally, unpublished
@@ -110,7 +109,7 @@ class Worker:
 
     def _attempt(self, claim: Claim) -> None:
         shard = self.run.plan.shards[claim.shard]
-        order, extras = self._read(claim.shard)
+        order, extras = read_shard(self.run, claim.shard)
         partial = Partial(self.run.store, claim.shard, claim.attempt, claim.earlier)
         try:
             left = self._tasks(claim, order, partial)
@@ -133,9 +132,10 @@ class Worker:
             claim.release()
 
     def _tasks(self, claim: Claim, order: Sequence[Sequence[Picture]], partial: Partial) -> list[Task]:
-        """What is left to make. Before deaths condemn a picture, whoever lives after all has the time to make it.
+        """What is left to make. Before deaths condemn a picture, owners that were wrongly declared dead have the time to make it.
 
-        An owner wrongly declared dead ends its group, sees that it has a successor, and releases its claim.
+        Such an owner ends its group, sees that it has a successor, and releases its claim: then it died no death. Where no pace is known
+        yet there is no waiting.
         """
         left = list(tasks(order, partial.position, claim.deaths(), claim.verdicts()))
         if any(task.cause == KILLED for task in left):
@@ -143,18 +143,6 @@ class Worker:
             time.sleep(SAFETY * max([*paces, *self.slowest_s.values()], default=0.0))
             left = list(tasks(order, partial.position, claim.deaths(), claim.verdicts()))
         return left
-
-    def _read(self, number: int) -> tuple[list[list[Picture]], pa.Table]:
-        """The shard's groups, and its travelling columns with one row a picture in plan order."""
-        shard = self.run.plan.shards[number]
-        last = self.run.plan.shards[number + 1].row + 1 if number + 1 < len(self.run.plan.shards) else self.run.plan.rows
-        table = manifest.read_rows(self.run.plan.sources, shard.row, min(last, self.run.plan.rows) - shard.row)
-        pictures = manifest.pictures(
-            table, first_row=shard.row, first_key=shard.first_key, skip=shard.skip, count=shard.pictures, sampling=self.run.job.sampling
-        )
-        order = list(groups(pictures, self.run.job.engine.batch_size))
-        rows = [picture.row - shard.row for group in order for picture in group]
-        return order, manifest.extras(table).take(rows)
 
     def _may_begin(self, claim: Claim, task: Task) -> bool:
         if self._must_leave():

@@ -37,6 +37,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
 
 
 @pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine has no nvidia-smi."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
     """Gives this machine an NVIDIA driver, and cards."""
     folder = tmp_path / "driver"

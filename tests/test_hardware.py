@@ -20,13 +20,6 @@ def job(**sections: Any) -> Job:
     return parse_job(sections, "a test")
 
 
-@pytest.fixture
-def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without nvidia-smi."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
 def test_a_card_is_known_by_its_driver(driver: Driver) -> None:
     driver(H100)
     assert this_machine(job()) == Hardware(True, "NVIDIA H100 80GB HBM3", 81559 * MIB, (9, 0), ("0",))

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from batchgen import memory
 from batchgen.checkpoint import Checkpoint, resolve
-from batchgen.engine import modulation, vae
+from batchgen.engine import modulation
 from batchgen.engine.build import build_engine
 from batchgen.engine.stages import TorchEngine
 from batchgen.job import Job, parse_job
@@ -133,7 +133,6 @@ def test_a_process_grows_by_about_what_was_estimated() -> None:
 
 
 def test_numbers_of_the_engine_are_the_estimates() -> None:
-    assert (memory.PIXELS_AT_ONCE, memory.LARGE, memory.HUGE) == (vae.PIXELS_AT_ONCE, vae.LARGE, vae.HUGE)
     assert memory.WINDOW == modulation.WINDOW
 
 

@@ -24,13 +24,6 @@ def job(**sections: Any) -> Job:
     return parse_job(sections, "")
 
 
-@pytest.fixture
-def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without nvidia-smi."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
 @pytest.mark.parametrize(
     ("given", "devices"),
     [

@@ -84,7 +84,7 @@ def fuse_lora(targets: Mapping[str, tuple[nn.Linear, ...]], path: Path, scale: f
     """Add a LoRA to the linears it names; returns how many were changed. Fusing before anything else sees the weights is the caller's part.
 
     :param targets: normalised name → the linears whose rows, stacked, carry that name.
-    :param device: where it is computed; weights stay where they are.
+    :param device: where it is computed for weights that are on the host; they stay there. Others are computed where they are.
     :raises ModelError: the file holds something that would stay unapplied, or its shapes do not fit. No weight is touched then.
     """
     changes, metadata = _read(path)

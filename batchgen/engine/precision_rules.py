@@ -12,6 +12,7 @@ from batchgen.engine.mesh import shares
 from batchgen.errors import JobError
 
 Quantized = Literal["fp8", "int8"]
+QUANTIZED = get_args(Quantized)
 Granularity = Literal["row", "tensor"]
 
 FP8_CAPABILITY = (8, 9)  # the first CUDA cards that multiply FP8: Ada
@@ -26,7 +27,7 @@ def check_precision(linear: str, granularity: Granularity, capability: tuple[int
     :param capability: the CUDA card's compute capability, e.g. (9, 0) for an H100; None for a CPU.
     :raises JobError: it does not.
     """
-    if linear not in get_args(Quantized):
+    if linear not in QUANTIZED:
         return
     where = "a CPU" if capability is None else f"a CUDA card of compute capability {capability[0]}.{capability[1]}"
     asked = f'precision.linear = "{linear}" with granularity = "{granularity}" on {where}'

@@ -22,16 +22,9 @@ from torch._dynamo import mark_dynamic
 from batchgen.engine.compile import MANY, STATIC_SIZES
 from batchgen.engine.decoder import decode_in_bands, spread
 from batchgen.engine.family import Family
+from batchgen.engine.portions import at_once, bands
 from batchgen.engine.ranks import Ranks
 from batchgen.engine.regions import Compiler, Inputs, Region
-
-# Pictures are decoded together up to this many px: one of 1024×1024, sixteen of 256×256. The VAE's activations take some 4 kB a px in bf16,
-# and a larger batch is no faster once a single picture fills the device.
-PIXELS_AT_ONCE = 1024 * 1024
-# From here on several ranks decode one picture together, a band each: below, a picture takes a rank less time than the exchanges would.
-LARGE = 2048 * 2048
-# From here on a rank takes several bands, layer by layer: two thirds of the memory, and no tensor of more than 2^31 elements.
-HUGE, BANDS = 4096 * 4096, 8
 
 Decode = Callable[[Tensor], Tensor]  # [b, C', h, w] → [b, 3, H, W] in [-1, 1]
 
@@ -56,7 +49,7 @@ class CompiledDecode:
     ) -> None:
         """:param sizes: (width, height) of the pictures to come, px. Those that are decoded in bands do not count."""
         self._family, self._degree = family, ranks.degree
-        self._sizes = sorted(size for size in set(sizes) if not _in_bands(*size, ranks))
+        self._sizes = sorted(size for size in set(sizes) if not bands(*size, ranks.degree))
         self._static = len(self._sizes) <= static
         self._vae = family.vae.to(memory_format=torch.channels_last)
         told = f"Compiled for decoding are {', '.join(f'{width}×{height}' for width, height in self._sizes)} px."
@@ -95,22 +88,12 @@ def decode_latents(family: Family, decode: Decode, latents: Tensor, width: int, 
     :param decode: the family's VAE.
     """
     unpacked = family.unpack(latents, width, height)
-    if _in_bands(width, height, ranks):
-        bands = BANDS if width * height >= HUGE else 1
-        parts = [_to_pixels(decode_in_bands(family.vae, part, ranks, bands)) for part in torch.split(unpacked, 1)]
+    if count := bands(width, height, ranks.degree):
+        parts = [_to_pixels(decode_in_bands(family.vae, part, ranks, count)) for part in torch.split(unpacked, 1)]
     else:
         most = at_once(width, height)
         parts = [spread(unpacked, lambda mine: torch.cat([_to_pixels(decode(part)) for part in torch.split(mine, most)]), ranks)]
     return torch.cat(parts).cpu().contiguous().numpy()
-
-
-def at_once(width: int, height: int) -> int:
-    """How many pictures of a size are decoded together."""
-    return max(1, PIXELS_AT_ONCE // (width * height))
-
-
-def _in_bands(width: int, height: int, ranks: Ranks) -> bool:
-    return width * height >= (LARGE if ranks.degree > 1 else HUGE)
 
 
 def _decode(vae: Any, inputs: Inputs) -> Tensor:

@@ -45,6 +45,22 @@ def model_folder(tmp_path: Path) -> Path:
     return _copy_tiny(tmp_path)
 
 
+@pytest.fixture
+def weights_folder(tmp_path: Path) -> Path:
+    """Where quantized weights are to go; not there yet."""
+    return tmp_path / "quantized" / "weights"
+
+
+@pytest.fixture
+def weights_file(weights_folder: Path) -> Path:
+    """The embedded model's quantized weights, in FP8."""
+    import eight_bits  # here: it imports torchao
+
+    eight_bits.build(eight_bits.make_job(weights_folder))
+    (path,) = weights_folder.iterdir()
+    return path
+
+
 def _copy_tiny(parent: Path) -> Path:
     """A copy of the embedded model to be tampered with."""
     return Path(shutil.copytree(TINY, parent / "model"))

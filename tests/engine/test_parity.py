@@ -82,7 +82,7 @@ def test_a_large_group_is_decoded_in_parts_and_in_order(dev, monkeypatch):
     _, engine = dev
     denoised = engine.denoise([make_picture(key, steps=1) for key in range(3)])
     whole, _ = engine.decode(denoised)
-    monkeypatch.setattr("batchgen.engine.vae.PIXELS_AT_ONCE", 2 * 128 * 128)
+    monkeypatch.setattr("batchgen.engine.portions.PIXELS_AT_ONCE", 2 * 128 * 128)
     parts, _ = engine.decode(denoised)
     assert np.abs(whole.astype(int) - parts).max() <= 1
 

@@ -74,52 +74,38 @@ def lora(tmp_path: Path) -> Path:
     return tmp_path / "lora.safetensors"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where weights are to go; not there yet."""
-    return tmp_path / "quantized" / "weights"
-
-
-@pytest.fixture
-def file(folder: Path) -> Path:
-    """The embedded model in FP8."""
-    build(make_job(folder))
-    (path,) = folder.iterdir()
-    return path
-
-
 @pytest.mark.parametrize("linear", ["fp8", "int8"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_worker_that_loads_paints_what_one_does_that_quantizes_and_reads_nothing_of_the_trained_transformer(
-    linear: str, fused: bool, model_folder: Path, lora: Path, folder: Path
+    linear: str, fused: bool, model_folder: Path, lora: Path, weights_folder: Path
 ) -> None:
     model = {"path": str(model_folder), "lora": [{"path": str(lora), "scale": 0.5}] if fused else []}
     checkpoint = resolve(make_job("", **model).model)
-    alone, first = (build(make_job(where, linear, **model), checkpoint) for where in ("", folder))
+    alone, first = (build(make_job(where, linear, **model), checkpoint) for where in ("", weights_folder))
     (model_folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
-    later = build(make_job(folder, linear, **model), checkpoint)
+    later = build(make_job(weights_folder, linear, **model), checkpoint)
     assert [trained for _, trained in (alone, first, later)] == [True, True, False]
     assert_equal(alone[0], first[0])
     assert_equal(alone[0], later[0])
-    assert len(list(folder.iterdir())) == 1
+    assert len(list(weights_folder.iterdir())) == 1
 
 
-def test_another_family_is_loaded_alike(tmp_path: Path, folder: Path) -> None:
+def test_another_family_is_loaded_alike(tmp_path: Path, weights_folder: Path) -> None:
     model = {"path": str(save_sd3(tmp_path / "model"))}
-    (alone, _), (first, _), (later, trained) = (build(make_job(where, **model)) for where in ("", folder, folder))
+    (alone, _), (first, _), (later, trained) = (build(make_job(where, **model)) for where in ("", weights_folder, weights_folder))
     assert not trained
     assert_equal(alone, first)
     assert_equal(alone, later)
 
 
 @pytest.mark.slow
-def test_every_rank_of_a_replica_loads_the_one_file(file: Path) -> None:
+def test_every_rank_of_a_replica_loads_the_one_file(weights_file: Path) -> None:
     with World(2) as world:
         world.connect(Layout(2, 1))
-        alone, later = (world.run(paint, make_job(where), GROUP) for where in ("", file.parent))
+        alone, later = (world.run(paint, make_job(where), GROUP) for where in ("", weights_file.parent))
         world.close()
     assert len({painted.bits for painted in [*alone, *later]}) == 1
-    assert list(file.parent.iterdir()) == [file]
+    assert list(weights_file.parent.iterdir()) == [weights_file]
 
 
 def test_whatever_decides_the_weights_names_another_file(tmp_path: Path) -> None:
@@ -149,7 +135,7 @@ def test_a_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
         weights_of(make_job(tmp_path / "file" / "weights"))
 
 
-def test_of_workers_that_start_together_each_has_its_weights_and_one_file_is_left(folder: Path) -> None:
+def test_of_workers_that_start_together_each_has_its_weights_and_one_file_is_left(weights_folder: Path) -> None:
     both, turn = threading.Barrier(2, timeout=60), threading.Lock()
 
     def load(*words: Any) -> Any:
@@ -159,46 +145,46 @@ def test_of_workers_that_start_together_each_has_its_weights_and_one_file_is_lef
         both.wait()
         return family
 
-    job = make_job(folder)
+    job = make_job(weights_folder)
     checkpoint = resolve(job.model)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: build_engine(job, checkpoint, load=load), range(2))
     assert_equal(first, second)
-    assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
+    assert [path.suffix for path in weights_folder.iterdir()] == [".safetensors"]
     assert_equal(first, build(job)[0])
 
 
-def test_a_file_that_came_meanwhile_is_left_as_it_is(folder: Path) -> None:
+def test_a_file_that_came_meanwhile_is_left_as_it_is(weights_folder: Path) -> None:
     def load(*words: Any) -> Any:
-        build(make_job(folder))
-        (file,) = folder.iterdir()
-        found.append(file.stat())
+        build(make_job(weights_folder))
+        (weights_file,) = weights_folder.iterdir()
+        found.append(weights_file.stat())
         return load_family(*words)
 
     found: list[os.stat_result] = []
-    build_engine(make_job(folder), resolve(make_job("").model), load=load)
-    (file,) = folder.iterdir()
-    assert [file.stat().st_ino, file.stat().st_mtime_ns] == [found[0].st_ino, found[0].st_mtime_ns]
+    build_engine(make_job(weights_folder), resolve(make_job("").model), load=load)
+    (weights_file,) = weights_folder.iterdir()
+    assert [weights_file.stat().st_ino, weights_file.stat().st_mtime_ns] == [found[0].st_ino, found[0].st_mtime_ns]
 
 
-def test_who_finds_another_at_it_does_not_write_and_what_a_killed_one_left_goes(folder: Path) -> None:
-    path = weights_of(make_job(folder)).path
+def test_who_finds_another_at_it_does_not_write_and_what_a_killed_one_left_goes(weights_folder: Path) -> None:
+    path = weights_of(make_job(weights_folder)).path
     half = path.with_name(f".{path.name}.0123.tmp")
     half.touch()
-    build(make_job(folder))
-    assert list(folder.iterdir()) == [half]
+    build(make_job(weights_folder))
+    assert list(weights_folder.iterdir()) == [half]
     os.utime(half, (0, time.time() - 7200))
-    build(make_job(folder))
-    assert list(folder.iterdir()) == [path]
+    build(make_job(weights_folder))
+    assert list(weights_folder.iterdir()) == [path]
 
 
-def test_without_room_for_the_file_a_worker_says_so_and_goes_on(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_room_for_the_file_a_worker_says_so_and_goes_on(weights_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
     try:
-        engine, _ = build(make_job(folder))
+        engine, _ = build(make_job(weights_folder))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert "quantized weights could not be written ([Errno 27] File too large); going on without" in caplog.text
-    assert not list(folder.iterdir())
+    assert not list(weights_folder.iterdir())
     assert engine.denoise(GROUP).latents.isfinite().all()
