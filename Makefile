@@ -42,13 +42,13 @@ lint: setup
 check: lint test
 
 bench: setup
-	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/plan_scale.py
-	$(BIN)/python benchmarks/claims_scale.py
-	$(BIN)/python benchmarks/status_scale.py
-	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.plan_scale
+	$(BIN)/python -m benchmarks.claims_scale
+	$(BIN)/python -m benchmarks.status_scale
+	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python -m benchmarks.peers
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

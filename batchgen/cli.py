@@ -19,9 +19,8 @@ from batchgen.errors import BatchgenError, InputError, RunStopped, StillRunning
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from batchgen.job import Job
     from batchgen.run import Run
-    from batchgen.site import Site
+    from batchgen.settings import Job, Site
 
 app = typer.Typer(
     help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: nothing is lost or made twice.",
@@ -31,25 +30,44 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Manifest = Annotated[list[str], typer.Argument(help="Parquet, CSV or JSONL: files, globs or folders.")]
+Manifest = Annotated[
+    list[str], typer.Argument(help="Parquet, CSV or JSONL: files, globs or folders.")
+]
 RunFolder = Annotated[Path, typer.Argument(help="The run directory, for example runs/prompts.")]
-JobFile = Annotated[Path | None, typer.Option("--job", help="TOML job file; without it, the embedded tiny model.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the job file.")]
-Rehearse = Annotated[bool, typer.Option("--rehearse", help="Draw test cards in the model's place: try a run in seconds.")]
-SiteFile = Annotated[Path | None, typer.Option("--site", help="SLURM site profile, as slurm/example.toml; without it, this machine.")]
+JobFile = Annotated[
+    Path | None, typer.Option("--job", help="TOML job file; without it, the embedded tiny model.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the job file."),
+]
+Rehearse = Annotated[
+    bool,
+    typer.Option("--rehearse", help="Draw test cards in the model's place: try a run in seconds."),
+]
+SiteFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--site", help="SLURM site profile, as slurm/example.toml; without it, this machine."
+    ),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")]
 
 
 @app.command()
-def plan(manifest: Manifest, job: JobFile = None, site: SiteFile = None, settings: Settings = None, rehearse: Rehearse = False) -> None:
+def plan(
+    manifest: Manifest,
+    job: JobFile = None,
+    site: SiteFile = None,
+    settings: Settings = None,
+    rehearse: Rehearse = False,
+) -> None:
     """Say what would happen: rows, sizes, shards, groups, time, bytes; with --site the batch script. Checks every row, writes nothing."""
     with _errors():
-        from batchgen.feasible import find_model, refuse_unfit
-        from batchgen.fit import describe_memory
-        from batchgen.hardware import assumed, of_site
+        from batchgen.planning import assumed, describe_memory, find_model, of_site, refuse_unfit
         from batchgen.run import dry_run
-        from batchgen.show import show_plan, show_script
-        from batchgen.site import load_site
+        from batchgen.settings import load_site
+        from batchgen.view.show import show_plan, show_script
 
         profile = load_site(site) if site else None
         read = _job(job, settings, rehearse=rehearse)
@@ -66,18 +84,25 @@ def submit(
     manifest: Manifest,
     job: JobFile = None,
     site: SiteFile = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Run directory; default runs/NAME of the manifest.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run directory; default runs/NAME of the manifest.")
+    ] = None,
     settings: Settings = None,
     rehearse: Rehearse = False,
     detach: Detach = False,
 ) -> None:
     """Plan the manifest and make its pictures, here or on a cluster. The same command again continues where it stopped."""
     with _errors():
-        from batchgen.feasible import find_model, refuse_unfit
-        from batchgen.hardware import of_site, this_machine, visible_devices
+        from batchgen.launch.elements import refuse_misfit
+        from batchgen.planning import (
+            find_model,
+            of_site,
+            refuse_unfit,
+            this_machine,
+            visible_devices,
+        )
         from batchgen.run import create
-        from batchgen.site import load_site
-        from batchgen.submit import refuse_misfit
+        from batchgen.settings import load_site
 
         profile = load_site(site) if site else None
         read = _job(job, settings, rehearse=rehearse)
@@ -91,8 +116,13 @@ def submit(
         console = _console()
         run, new = create(root, manifest, read, partial(refuse_unfit, hardware=hardware))
         if not new:
-            console.print(f"{root} was planned before from the same inputs: continuing it.", soft_wrap=True)
-        console.print(f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}", soft_wrap=True)
+            console.print(
+                f"{root} was planned before from the same inputs: continuing it.", soft_wrap=True
+            )
+        console.print(
+            f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}",
+            soft_wrap=True,
+        )
         _go(run, console, profile, detach=detach)
 
 
@@ -100,51 +130,69 @@ def submit(
 def resume(
     run: RunFolder,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key of [run] or [pattern].")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SECTION.KEY=VALUE", help="Change a key of [run] or [pattern]."
+        ),
     ] = None,
     site: SiteFile = None,
-    local: Annotated[bool, typer.Option("--local", help="Go on with this machine, although the run was on a cluster.")] = False,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Go on with this machine, although the run was on a cluster."),
+    ] = False,
     add: Annotated[
-        int | None, typer.Option("--add", min=1, metavar="N", help="Bring N more workers (on a cluster: nodes) to a run that is running.")
+        int | None,
+        typer.Option(
+            "--add",
+            min=1,
+            metavar="N",
+            help="Bring N more workers (on a cluster: nodes) to a run that is running.",
+        ),
     ] = None,
     steal: Annotated[
-        bool, typer.Option("--steal", help="Take shards from workers on other machines: you vouch that they are dead.")
+        bool,
+        typer.Option(
+            "--steal",
+            help="Take shards from workers on other machines: you vouch that they are dead.",
+        ),
     ] = False,
     detach: Detach = False,
 ) -> None:
     """Make what is missing of a run that was stopped, killed or ran out of space: where it was last, or where --site or --local say."""
     with _errors():
-        from batchgen.feasible import refuse_elsewhere
-        from batchgen.hardware import of_site, this_machine
-        from batchgen.run import open_run
-        from batchgen.site import load_site
-        from batchgen.submissions import submissions
+        from batchgen.planning import of_site, refuse_elsewhere, this_machine
+        from batchgen.run import open_run, read_submissions
+        from batchgen.settings import load_site
 
         profile = load_site(site) if site else None
         opened = open_run(run, settings or [])
-        last = submissions(opened.store)[-1:]
+        last = read_submissions(opened.directory)[-1:]
         if last and not local:
             profile = profile or last[0].site
-        refuse_elsewhere(opened, of_site(profile, opened.job) if profile else this_machine(opened.job))
+        if not opened.directory.complete():
+            hardware = of_site(profile, opened.job) if profile else this_machine(opened.job)
+            refuse_elsewhere(opened.job, opened.checkpoint, opened.plan, hardware)
         _go(opened, _console(), profile, detach=detach, add=add, steal=steal)
 
 
 @app.command()
 def status(
     run: RunFolder,
-    watch: Annotated[bool, typer.Option("--watch", help="Until nobody works on it any more.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Until nobody works on it any more.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What is done, who lives, what to do next. Exit code: 0 complete, 3 incomplete, 4 over the failure budget, 5 stalled."""
     with _errors():
-        from batchgen.show import show_status
-        from batchgen.status import look
-        from batchgen.store import Store
-        from batchgen.watch import follow
+        from batchgen.run import RunDirectory
+        from batchgen.view.show import show_status
+        from batchgen.view.status import read_status
+        from batchgen.view.watch import follow
 
-        store = Store.open(run)
+        directory = RunDirectory.open(run)
         console = _console(stderr=json)
-        seen = follow(store, console) if watch else look(store)
+        seen = follow(directory, console) if watch else read_status(directory)
         if json:
             sys.stdout.write(seen.to_json() + "\n")
         else:
@@ -156,73 +204,101 @@ def status(
 def logs(
     run: RunFolder,
     worker: Annotated[int | None, typer.Option("--worker", help="Only this worker.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Instead: failed pictures and why, dead workers' last words.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="Last lines of each log; 0 for all.")] = 40,
+    failed: Annotated[
+        bool,
+        typer.Option(
+            "--failed", help="Instead: failed pictures and why, dead workers' last words."
+        ),
+    ] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", help="Last lines of each log; 0 for all.")
+    ] = 40,
 ) -> None:
     """What the workers printed, or which pictures failed and why."""
     with _errors():
-        from batchgen.show import show_failures, show_last_words, show_logs
-        from batchgen.store import Store
+        from batchgen.run import RunDirectory
+        from batchgen.view.show import show_failures, show_last_words, show_logs
 
-        store = Store.open(run)
+        directory = RunDirectory.open(run)
         if failed:
-            show_failures(_console(), store)
-            show_last_words(_console(), store)
+            show_failures(_console(), directory)
+            show_last_words(_console(), directory)
         else:
-            show_logs(_console(), store, worker, lines)
+            show_logs(_console(), directory, worker, lines)
 
 
 @app.command()
-def verify(run: RunFolder, deep: Annotated[bool, typer.Option("--deep", help="Hash every byte and decode every picture.")] = False) -> None:
+def verify(
+    run: RunFolder,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Hash every byte and decode every picture.")
+    ] = False,
+) -> None:
     """Recount a run from its files: hashes, counts, keys against the plan. Exit code 1 if anything is wrong."""
     with _errors():
-        from batchgen.run import load_plan
-        from batchgen.show import show_verdict
-        from batchgen.store import Store
-        from batchgen.verify import verify as recount
+        from batchgen.dataset import verify_run as recount
+        from batchgen.run import RunDirectory, load_plan
+        from batchgen.view.show import show_findings
 
-        store = Store.open(run)
-        sound = show_verdict(_console(), store, load_plan(store), recount(store, load_plan(store), deep=deep))
+        directory = RunDirectory.open(run)
+        sound = show_findings(
+            _console(),
+            directory,
+            load_plan(directory),
+            recount(directory, load_plan(directory), deep=deep),
+        )
     raise typer.Exit(0 if sound else 1)
 
 
 @app.command()
-def cancel(run: RunFolder, now: Annotated[bool, typer.Option("--now", help="End the workers at once.")] = False) -> None:
+def cancel(
+    run: RunFolder,
+    now: Annotated[bool, typer.Option("--now", help="End the workers at once.")] = False,
+) -> None:
     """Ask a run to stop after the groups in flight. `resume` continues it."""
     with _errors():
-        from batchgen.store import Store
-        from batchgen.watch import cancel_jobs, stop
+        from batchgen.launch.cancel import cancel_jobs, stop
+        from batchgen.run import RunDirectory
 
-        store = Store.open(run)
-        if store.complete():
-            cancel_jobs(store, at_once=now)  # nodes that still wait in SLURM
+        directory = RunDirectory.open(run)
+        if directory.complete():
+            cancel_jobs(directory, at_once=now)  # nodes that still wait in SLURM
             _console().print("The run is complete: there is nothing to cancel.")
         else:
-            stop(store, _console(), at_once=now, again=f"batchgen cancel {run} --now")
+            stop(directory, _console(), at_once=now, again=f"batchgen cancel {run} --now")
 
 
-def _go(run: Run, console: Console, site: Site | None, *, detach: bool, add: int | None = None, steal: bool = False) -> None:
+def _go(
+    run: Run,
+    console: Console,
+    site: Site | None,
+    *,
+    detach: bool,
+    add: int | None = None,
+    steal: bool = False,
+) -> None:
     """Launch workers for what is missing; on this machine also watch them, and exit with the status's code."""
-    from batchgen.device import forgive
-    from batchgen.finalize import finalize
-    from batchgen.show import show_software, show_status
-    from batchgen.status import look
-    from batchgen.watch import watch
+    from batchgen.dataset import finalize_run
+    from batchgen.run import clear_stop
+    from batchgen.view.show import show_software, show_status
+    from batchgen.view.status import read_status
+    from batchgen.view.watch import watch
+    from batchgen.worker.sick_devices import forgive
 
-    finalize(run)
-    seen = look(run.store, run.plan)
+    finalize_run(run)
+    seen = read_status(run.directory, run.plan)
     if seen.state != "complete":
         if seen.state in ("running", "queued") and not add:
             raise StillRunning(
-                f"{run.store.root} is {seen.state} ({seen.cause}). Watch it with: batchgen status {run.store.root} --watch; "
-                f"bring more workers with: batchgen resume {run.store.root} --add 1"
+                f"{run.directory.root} is {seen.state} ({seen.cause}). Watch it with: batchgen status {run.directory.root} --watch; "
+                f"bring more workers with: batchgen resume {run.directory.root} --add 1"
             )
         show_software(console, run.plan)
-        run.store.clear_stop()
-        forgive(run.store)
+        clear_stop(run.directory)
+        forgive(run.directory)
         _launch(run, console, site, add, steal=steal)
         if detach or site:
-            console.print(f"batchgen status {run.store.root} --watch", soft_wrap=True)
+            console.print(f"batchgen status {run.directory.root} --watch", soft_wrap=True)
             return
         seen = watch(run, console)
     show_status(console, seen)
@@ -230,16 +306,16 @@ def _go(run: Run, console: Console, site: Site | None, *, detach: bool, add: int
 
 
 def _launch(run: Run, console: Console, site: Site | None, add: int | None, *, steal: bool) -> None:
-    from batchgen.submissions import arrays_of
-    from batchgen.submit import launch_on
-    from batchgen.supervisor import launch
+    from batchgen.launch.slurm_array import launch_on
+    from batchgen.launch.supervisor import launch
+    from batchgen.run import arrays_of
 
     if site is None:
         submission = launch(run, sys.argv, workers=add, steal=steal)
         console.print(f"{submission.workers} workers started.")
     else:
         submission = launch_on(site, run, sys.argv, nodes=add, steal=steal)
-        arrays = ", ".join(arrays_of(run.store, submission.number))
+        arrays = ", ".join(arrays_of(run.directory, submission.number))
         console.print(
             f"{submission.workers} workers on {submission.workers * submission.ranks // site.tasks} nodes submitted to SLURM as {arrays}.",
             soft_wrap=True,
@@ -247,7 +323,7 @@ def _launch(run: Run, console: Console, site: Site | None, add: int | None, *, s
 
 
 def _job(path: Path | None, settings: list[str] | None, *, rehearse: bool) -> Job:
-    from batchgen.job import load_job
+    from batchgen.settings import load_job
 
     return load_job(path, [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])])
 
@@ -259,14 +335,20 @@ def _root(manifest: list[str], *, rehearse: bool) -> Path:
 def _stem(manifest: str) -> str:
     """A run's name: the manifest's without extension and wildcards; its folder's where nothing is left of it."""
     path = Path(os.path.abspath(manifest))  # noqa: PTH100 - `..` is resolved, a symlink keeps its name
-    names = [path.name] if path.is_dir() else [re.sub(r"[*?\[\]]", "", path.stem).strip("-_."), path.parent.name]
+    names = (
+        [path.name]
+        if path.is_dir()
+        else [re.sub(r"[*?\[\]]", "", path.stem).strip("-_."), path.parent.name]
+    )
     return next((name for name in names if name), "run")
 
 
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)  # names and messages are shown as they are, [brackets] too
+    return Console(
+        stderr=stderr, highlight=False, markup=False, emoji=False
+    )  # names and messages are shown as they are, [brackets] too
 
 
 @contextmanager
@@ -281,7 +363,9 @@ def _errors() -> Iterator[None]:
         if error.filename is None and not is_full(error):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        remedy = ". Nothing is lost: free space, then type the command again" if is_full(error) else ""
+        remedy = (
+            ". Nothing is lost: free space, then type the command again" if is_full(error) else ""
+        )
         sys.stderr.write(f"batchgen: {where}{error.strerror}{remedy}\n")
         raise typer.Exit(RunStopped.exit_code if is_full(error) else InputError.exit_code) from None
 

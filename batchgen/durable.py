@@ -112,4 +112,6 @@ def is_full(error: BaseException) -> bool:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # a leading dot: no reader's glob finds it
+    return path.with_name(
+        f".{path.name}.{uuid.uuid4().hex}.tmp"
+    )  # a leading dot: no reader's glob finds it

@@ -1,6 +1,6 @@
 """32 processes share 10,000 shards through the real claim code: each shard exactly once, and how many claims a second.
 
-python benchmarks/claims_scale.py [--shards 10000] [--workers 32]
+python -m benchmarks.claims_scale [--shards 10000] [--workers 32]
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from batchgen.claims import Claims
-from batchgen.store import Store
+from batchgen.run.directory import RunDirectory
+from batchgen.shard.claims import Claims
 
 
 def work(root: str, shards: int, worker: int, workers: int, barrier: object) -> list[int]:
-    store = Store(Path(root))
-    claims = Claims(store, shards, start=worker * shards // workers)
+    directory = RunDirectory(Path(root))
+    claims = Claims(directory, shards, start=worker * shards // workers)
     barrier.wait()  # type: ignore[attr-defined]
     taken = []
     while claim := claims.next():
         taken.append(claim.shard)
-        store.done(claim.shard).write_bytes(b"")  # the shard is finished at once: the smallest there can be
+        directory.done(claim.shard).write_bytes(
+            b""
+        )  # the shard is finished at once: the smallest there can be
     return taken
 
 
@@ -31,16 +33,25 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=32)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root, multiprocessing.Manager() as manager, multiprocessing.Pool(given.workers) as pool:
-        Store(Path(root)).make_folders(given.shards)
+    with (
+        tempfile.TemporaryDirectory() as root,
+        multiprocessing.Manager() as manager,
+        multiprocessing.Pool(given.workers) as pool,
+    ):
+        RunDirectory(Path(root)).make_folders(given.shards)
         barrier = manager.Barrier(given.workers + 1)
-        jobs = [pool.apply_async(work, (root, given.shards, worker, given.workers, barrier)) for worker in range(given.workers)]
+        jobs = [
+            pool.apply_async(work, (root, given.shards, worker, given.workers, barrier))
+            for worker in range(given.workers)
+        ]
         barrier.wait()
         start = time.perf_counter()
         taken = [shard for job in jobs for shard in job.get()]
         seconds = time.perf_counter() - start
     assert sorted(taken) == list(range(given.shards)), "a shard was claimed twice or never"
-    print(f"{given.workers} processes, {given.shards} shards, each exactly once: {seconds:.1f} s, {given.shards / seconds:.0f} claims/s")
+    print(
+        f"{given.workers} processes, {given.shards} shards, each exactly once: {seconds:.1f} s, {given.shards / seconds:.0f} claims/s"
+    )
 
 
 if __name__ == "__main__":

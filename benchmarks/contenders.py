@@ -21,22 +21,23 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from diffusers import FirstBlockCacheConfig
-from fidelity import Pixels
 
-from batchgen.checkpoint import Checkpoint
-from batchgen.engine import Workload
 from batchgen.engine.build import LoadFamily, build_engine
+from batchgen.engine.cache import make_policy
+from batchgen.engine.cache.policy import SKIPPED
 from batchgen.engine.device import Device
-from batchgen.engine.family import load_family
-from batchgen.engine.policies import SKIPPED, make_policy
-from batchgen.group import Made, Renderer
-from batchgen.job import Cache, Job, Output
+from batchgen.engine.families import load_family
+from batchgen.engine.interface import Workload
 from batchgen.manifest import Picture
-from batchgen.partial import Partial
-from batchgen.pipeline import Origin, Pipeline
-from batchgen.store import Store
-from batchgen.tasks import Task
-from batchgen.writer import encode_image, sample
+from batchgen.model.checkpoint import Checkpoint
+from batchgen.run.directory import RunDirectory
+from batchgen.settings.job import Cache, Job, Output
+from batchgen.shard.escalation import Task
+from batchgen.shard.partial_shard import PartialShard
+from batchgen.worker.pipeline import Origin, Pipeline
+from batchgen.worker.renderer import Made, Renderer
+from batchgen.worker.samples import encode_image, sample
+from benchmarks.fidelity import Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,11 @@ class Skip:
     def __str__(self) -> str:
         if self.given:
             return f"{self.given.count(SKIPPED)} given steps"
-        return f"{self.threshold:g}" + (f" Taylor {self.taylor}" if self.taylor else "") if self.threshold else "none"
+        return (
+            f"{self.threshold:g}" + (f" Taylor {self.taylor}" if self.taylor else "")
+            if self.threshold
+            else "none"
+        )
 
 
 @dataclass
@@ -100,15 +105,31 @@ def in_groups(pictures: Sequence[Picture], size: int) -> list[Sequence[Picture]]
 class Diffusers:
     """The script that a user would write, in groups."""
 
-    def __init__(self, pipeline: Any, device: Device, text_tokens: int, group: int, mode: str = "none") -> None:
+    def __init__(
+        self, pipeline: Any, device: Device, text_tokens: int, group: int, mode: str = "none"
+    ) -> None:
         """:param mode: of torch.compile, for the blocks; "none" for eager."""
-        self.pipeline, self._device, self._text_tokens, self._group = pipeline, device, text_tokens, group
+        self.pipeline, self._device, self._text_tokens, self._group = (
+            pipeline,
+            device,
+            text_tokens,
+            group,
+        )
         pipeline.set_progress_bar_config(disable=True)
-        blocks = [*pipeline.transformer.transformer_blocks, *pipeline.transformer.single_transformer_blocks]
+        blocks = [
+            *pipeline.transformer.transformer_blocks,
+            *pipeline.transformer.single_transformer_blocks,
+        ]
         for block in blocks:
-            block.forward = types.MethodType(type(block).forward, block)  # whatever an earlier contender made of it
-            if mode != "none":  # inside of what a cache wraps around the blocks: its branch would break the graph
-                block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, mode=mode)
+            block.forward = types.MethodType(
+                type(block).forward, block
+            )  # whatever an earlier contender made of it
+            if (
+                mode != "none"
+            ):  # inside of what a cache wraps around the blocks: its branch would break the graph
+                block.forward = torch.compile(
+                    block.forward, fullgraph=True, dynamic=False, mode=mode
+                )
         self._computed = _count_calls(blocks[-1])
 
     def use(self, skip: Skip) -> None:
@@ -141,7 +162,9 @@ class Diffusers:
         """The pipeline's call in three stages, so that each can be timed."""
         pipeline, first, clock = self.pipeline, group[0], self._device.clock()
         prompts = [picture.prompt for picture in group]
-        tokens, pooled, _ = pipeline.encode_prompt(prompts, None, self._device.kind, max_sequence_length=self._text_tokens)
+        tokens, pooled, _ = pipeline.encode_prompt(
+            prompts, None, self._device.kind, max_sequence_length=self._text_tokens
+        )
         clock.mark()
         latents = pipeline(
             prompt_embeds=tokens,
@@ -154,12 +177,20 @@ class Diffusers:
             output_type="latent",
         ).images
         clock.mark()
-        latents = pipeline._unpack_latents(latents, first.height, first.width, pipeline.vae_scale_factor)
+        latents = pipeline._unpack_latents(
+            latents, first.height, first.width, pipeline.vae_scale_factor
+        )
         latents = latents / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
-        images = pipeline.image_processor.postprocess(pipeline.vae.decode(latents, return_dict=False)[0], output_type="pil")
+        images = pipeline.image_processor.postprocess(
+            pipeline.vae.decode(latents, return_dict=False)[0], output_type="pil"
+        )
         clock.mark()
         text_s, denoise_s, decode_s = clock.laps_s()
-        result.text_s, result.denoise_s, result.decode_s = result.text_s + text_s, result.denoise_s + denoise_s, result.decode_s + decode_s
+        result.text_s, result.denoise_s, result.decode_s = (
+            result.text_s + text_s,
+            result.denoise_s + denoise_s,
+            result.decode_s + decode_s,
+        )
         return np.stack([np.asarray(image) for image in images])
 
 
@@ -187,17 +218,27 @@ class CacheDit(Diffusers):
                 steps_computation_mask=[int(letter != SKIPPED) for letter in skip.given] or None,
                 steps_computation_policy="static",
             ),
-            calibrator_config=cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=skip.taylor) if skip.taylor else None,
+            calibrator_config=cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=skip.taylor)
+            if skip.taylor
+            else None,
         )
 
 
 class Batchgen:
     """The engine that the job asks for, between batchgen's reading and writing."""
 
-    def __init__(self, job: Job, checkpoint: Checkpoint, sizes: Sequence[tuple[int, int]], load: LoadFamily = load_family) -> None:
+    def __init__(
+        self,
+        job: Job,
+        checkpoint: Checkpoint,
+        sizes: Sequence[tuple[int, int]],
+        load: LoadFamily = load_family,
+    ) -> None:
         """:param sizes: (width, height) of the pictures to come, px."""
         self.group = job.engine.batch_size  # pictures; fewer may be asked for later
-        self.engine = build_engine(job, checkpoint, work=Workload(tuple(sizes), self.group, negative=False), load=load)
+        self.engine = build_engine(
+            job, checkpoint, work=Workload(tuple(sizes), self.group, negative=False), load=load
+        )
         self._checkpoint = checkpoint
         self._pipeline = Pipeline(Renderer(self.engine), job.output, Origin("here", 0, 0))
 
@@ -209,16 +250,18 @@ class Batchgen:
 
     def use_cache(self, cache: Cache) -> None:
         """From now on what a job's `[cache]` says."""
-        self.engine.policy = make_policy(cache, self._checkpoint.family, len(self.engine.family.blocks))
+        self.engine.policy = make_policy(
+            cache, self._checkpoint.family, len(self.engine.family.blocks)
+        )
 
     def run(self, pictures: Sequence[Picture], folder: Path) -> Result:
         """See `Contender`."""
-        store = Store(folder)
-        store.make_folders(1)
+        directory = RunDirectory(folder)
+        directory.make_folders(1)
         groups = in_groups(pictures, self.group)
         starts = itertools.accumulate(map(len, groups), initial=0)
         tasks = [Task(at, group) for at, group in zip(starts, groups, strict=False)]
-        result, partial, watch = Result(), Partial(store, 0, 1, ()), Watch()
+        result, partial, watch = Result(), PartialShard(directory, 0, 1, ()), Watch()
         for group in self._pipeline.run(partial, tasks, lambda _: True):
             _add(result, group)
         partial.seal()
@@ -230,7 +273,9 @@ class Batchgen:
 
 def _add(result: Result, group: Sequence[Made]) -> None:
     """A written group: all of its pictures must have turned out well, the first time and together."""
-    assert {(one.cause, one.path) for one in group} == {("", "normal")}, [(one.cause, one.error, one.path) for one in group]
+    assert {(one.cause, one.path) for one in group} == {("", "normal")}, [
+        (one.cause, one.error, one.path) for one in group
+    ]
     for one in group:
         assert one.pixels is not None
         result.pixels[one.picture.key] = one.pixels

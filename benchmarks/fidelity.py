@@ -29,7 +29,9 @@ def ssim(one: Pixels, other: Pixels) -> float:
     covariance = _blur(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return float(np.mean(likeness / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))))
+    return float(
+        np.mean(likeness / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)))
+    )
 
 
 def _blur(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

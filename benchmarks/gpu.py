@@ -1,7 +1,7 @@
 """FLUX.1-dev at full size on a GPU, random weights: ranked rows within a time budget.
 
-    python benchmarks/gpu.py [--budget 540] [--only fp8 stock] [--json benchmarks/gpu.jsonl]      on a GPU of 80 GB or more
-    python benchmarks/gpu.py --small                                                            the same code on a CPU in a minute
+    python -m benchmarks.gpu [--budget 540] [--only fp8 stock] [--json benchmarks/gpu.jsonl]      on a GPU of 80 GB or more
+    python -m benchmarks.gpu --small                                                            the same code on a CPU in a minute
 
 1024 px, 28 steps, 512 text tokens, end to end: text encoding, denoising, VAE, JPEG, tar. (1) diffusers eager, (2) compiled, (3) batchgen
 bf16 compiled, (4) FP8 compiled, (5) half of the steps skipped, (6) cache-dit compiled, FP8, as many skipped, (7) groups of 4, (8) 512 px in
@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_sessions import FULL, SESSIONS, SMALL, Line, Scale, first_picture, tell
+
+from benchmarks.gpu_sessions import FULL, SESSIONS, SMALL, Line, Scale, first_picture, tell
 
 LEAST_S = 20.0  # with less of the budget left no session is begun
 
@@ -54,7 +55,9 @@ class Session:
     def __init__(self, name: str, scale: Scale) -> None:
         self.name, self._deadline = name, scale.deadline
         # A fork after CUDA was looked at cannot use it; where there is none, it saves the imports.
-        context: Any = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
+        context: Any = multiprocessing.get_context(
+            "spawn" if torch.cuda.is_available() else "forkserver"
+        )
         if not torch.cuda.is_available():
             context.set_forkserver_preload(["gpu_sessions"])
         self._pipe, theirs = context.Pipe()
@@ -67,7 +70,9 @@ class Session:
         _, rows = SESSIONS[self.name]
         measured = set()
         left = self._deadline - time.time()
-        reason: str | None = f"the budget is spent: {max(left, 0):.0f} s left, and a session needs {LEAST_S:.0f}"
+        reason: str | None = (
+            f"the budget is spent: {max(left, 0):.0f} s left, and a session needs {LEAST_S:.0f}"
+        )
         if left >= LEAST_S:
             self._pipe.send(True)
             while isinstance(line := self._next(), dict):
@@ -77,7 +82,11 @@ class Session:
         if reason is None:
             self._process.join()
         self.end()
-        yield from ({"row": row, "name": self.name, "cannot": reason or "not measured"} for row in rows if row not in measured)
+        yield from (
+            {"row": row, "name": self.name, "cannot": reason or "not measured"}
+            for row in rows
+            if row not in measured
+        )
 
     def _next(self) -> Line | str | None:
         """A line, why there will be no more, or None at the end."""
@@ -98,10 +107,20 @@ class Session:
 
 
 def environment() -> Line:
-    there = {package.metadata["Name"]: package.version for package in importlib.metadata.distributions()}
-    versions = {name: there.get(name) for name in ("torch", "diffusers", "transformers", "torchao", "cache_dit")}
+    there = {
+        package.metadata["Name"]: package.version for package in importlib.metadata.distributions()
+    }
+    versions = {
+        name: there.get(name)
+        for name in ("torch", "diffusers", "transformers", "torchao", "cache_dit")
+    }
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {"row": "environment", "name": device, "versions": versions, "python": sys.version.split()[0]}
+    return {
+        "row": "environment",
+        "name": device,
+        "versions": versions,
+        "python": sys.version.split()[0],
+    }
 
 
 def run(names: Sequence[str], scale: Scale) -> Iterator[Line]:
@@ -125,9 +144,15 @@ def table(lines: Sequence[Line]) -> str:
             best[line["precision"]] = max(best.get(line["precision"], 0.0), line["tflops"])
     columns = "px | group | skipped | s a picture | s a step | text / denoise / decode, ms | wall / device | TFLOP/s | of best | peak, GB"
     text = [f"| | | {columns} |", "|" + "---|" * 12]
-    for line in sorted((line for line in lines if "picture_s" in line), key=lambda line: int(line["row"])):
-        stages = " / ".join(f"{line[stage] * 1000:.0f}" for stage in ("text_s", "denoise_s", "decode_s"))
-        share = f"{line['tflops'] / best[line['precision']]:.0%}" if line["precision"] in best else ""
+    for line in sorted(
+        (line for line in lines if "picture_s" in line), key=lambda line: int(line["row"])
+    ):
+        stages = " / ".join(
+            f"{line[stage] * 1000:.0f}" for stage in ("text_s", "denoise_s", "decode_s")
+        )
+        share = (
+            f"{line['tflops'] / best[line['precision']]:.0%}" if line["precision"] in best else ""
+        )
         what = f"| {line['row']} | {line['name']} | {line['side_px']} | {line['group']} | {line['skipped']:.0%}"
         speed = f"{line['picture_s']:.3f} | {line['step_s']:.4f} | {stages} | {line['wall_over_device']:.3f} | {line['tflops']:.3g}"
         text.append(f"{what} | {speed} | {share} | {line['peak_bytes'] / 1e9:.1f} |")
@@ -137,25 +162,42 @@ def table(lines: Sequence[Line]) -> str:
 
 def _told(line: Line) -> str:
     values = {key: value for key, value in line.items() if key not in ("row", "name")}
-    told = ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items())
+    told = ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in values.items()
+    )
     return f"{line['row']} {line['name']}: {told}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", type=float, default=540, help="seconds; the most important rows come first")
-    parser.add_argument("--only", nargs="+", choices=SESSIONS, default=list(SESSIONS), help="sessions")
-    parser.add_argument("--small", action="store_true", help="the embedded model's size: to see that it runs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--budget", type=float, default=540, help="seconds; the most important rows come first"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=SESSIONS, default=list(SESSIONS), help="sessions"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="the embedded model's size: to see that it runs"
+    )
     parser.add_argument("--compile", help="mode of torch.compile, where --small would have none")
     parser.add_argument("--json", type=Path, help="appended to")
-    parser.add_argument("--work", type=Path, help="folder for compiled code and, in row 10, 34 GB of weights; a temporary one if absent")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="folder for compiled code and, in row 10, 34 GB of weights; a temporary one if absent",
+    )
     parser.add_argument("--first-picture", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.first_picture:
         print(json.dumps(first_picture(given.first_picture)))
         return
     deadline = time.time() + given.budget
-    with tempfile.TemporaryDirectory(prefix="batchgen-gpu-", dir=given.work, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="batchgen-gpu-", dir=given.work, ignore_cleanup_errors=True
+    ) as folder:
         scale = replace(SMALL if given.small else FULL, folder=Path(folder), deadline=deadline)
         lines = []
         for line in run(given.only, replace(scale, mode=given.compile or scale.mode)):

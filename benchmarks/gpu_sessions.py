@@ -19,16 +19,16 @@ from typing import Any
 
 import psutil
 import torch
-from ceilings import measure_ceilings
-from contenders import Batchgen, CacheDit, Diffusers, Result, Skip
-from held_out import of_prompt
-from random_flux import random_family, random_pipeline, write_configurations
 
-from batchgen.checkpoint import Checkpoint
+from batchgen.engine.cache.policy import COMPUTED, SKIPPED
 from batchgen.engine.device import Device, choose_device
-from batchgen.engine.policies import COMPUTED, SKIPPED
-from batchgen.job import Cache, Job, parse_job
 from batchgen.manifest import Picture
+from batchgen.model.checkpoint import Checkpoint
+from batchgen.settings.job import Cache, Job, parse_job
+from benchmarks.ceilings import measure_ceilings
+from benchmarks.contenders import Batchgen, CacheDit, Diffusers, Result, Skip
+from benchmarks.held_out import of_prompt
+from benchmarks.random_flux import random_family, random_pipeline, write_configurations
 
 Line = dict[str, Any]
 PROMPT = "a red circle at the top left of a white background"
@@ -72,8 +72,19 @@ class Scale:
         return [of_prompt(key, PROMPT, (side, side), steps) for key in range(count)]
 
 
-FULL = Scale(small=False, side=1024, steps=28, pictures=3, groups=2, text_tokens=512, mode="default", folder=Path())
-SMALL = Scale(small=True, side=128, steps=3, pictures=2, groups=1, text_tokens=32, mode="none", folder=Path())
+FULL = Scale(
+    small=False,
+    side=1024,
+    steps=28,
+    pictures=3,
+    groups=2,
+    text_tokens=512,
+    mode="default",
+    folder=Path(),
+)
+SMALL = Scale(
+    small=True, side=128, steps=3, pictures=2, groups=1, text_tokens=32, mode="none", folder=Path()
+)
 
 
 def ceilings(scale: Scale) -> Iterator[Line]:
@@ -106,7 +117,7 @@ def fp8(scale: Scale) -> Iterator[Line]:
 
 def cache_dit(scale: Scale) -> Iterator[Line]:
     """(6) cache-dit, the same FP8, as many steps skipped."""
-    from batchgen.engine.quantize import choose_format, quantize_blocks
+    from batchgen.engine.precision.quantize import choose_format, quantize_blocks
 
     device, checkpoint = scale.device(), scale.checkpoint()
     pipeline = random_pipeline(checkpoint.folder, device)
@@ -139,7 +150,9 @@ def memory(scale: Scale) -> Iterator[Line]:
     for offload in ("none", "text", "model", "layers"):
         name = f"batchgen, offload {offload}"
         try:
-            contender = ours(scale, [scale.side], engine={"offload": offload}, compile={"mode": "none"})
+            contender = ours(
+                scale, [scale.side], engine={"offload": offload}, compile={"mode": "none"}
+            )
             yield measure(scale, "12", name, contender, scale.side, 1)
             del contender
         except Exception as error:  # noqa: BLE001 - one way to save memory that fails says nothing of the others
@@ -155,7 +168,10 @@ def start(scale: Scale) -> Iterator[Line]:
     pipeline = random_pipeline(scale.checkpoint().folder, scale.device())
     pipeline.save_pretrained(folder)
     job = scale.job(precision={"linear": "fp8"}).model_dump(mode="json")
-    job["model"]["path"], job["run"]["compile_cache"] = str(folder), str(scale.folder / "compiled-for-start")
+    job["model"]["path"], job["run"]["compile_cache"] = (
+        str(folder),
+        str(scale.folder / "compiled-for-start"),
+    )
     ask = scale.folder / "start.json"
     ask.write_text(json.dumps({"job": job, "side": scale.side, "steps": scale.steps}))
     del pipeline
@@ -163,16 +179,28 @@ def start(scale: Scale) -> Iterator[Line]:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     for name in ("cold", "warm"):
-        command = [sys.executable, str(Path(__file__).with_name("gpu.py")), "--first-picture", str(ask)]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=max(scale.deadline - time.time(), 1), check=False)
-        line = {"row": "10", "name": f"batchgen FP8, start to first picture, {name}", "storage": storage(folder)}
+        command = [sys.executable, "-m", "benchmarks.gpu", "--first-picture", str(ask)]
+        process = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=max(scale.deadline - time.time(), 1),
+            check=False,
+        )
+        line = {
+            "row": "10",
+            "name": f"batchgen FP8, start to first picture, {name}",
+            "storage": storage(folder),
+        }
         last = process.stdout.splitlines()[-1:] if process.returncode == 0 else []
-        yield line | (json.loads(last[0]) if last else {"cannot": process.stderr.strip().splitlines()[-1]})
+        yield line | (
+            json.loads(last[0]) if last else {"cannot": process.stderr.strip().splitlines()[-1]}
+        )
 
 
 def first_picture(file: Path) -> Line:
     """Seconds from this process's start: until imports are done, the engine stands, the first picture is written."""
-    from batchgen.checkpoint import resolve
+    from batchgen.model.checkpoint import resolve
 
     begun, ask = psutil.Process().create_time(), json.loads(file.read_text())
     import_s = time.time() - begun
@@ -180,11 +208,15 @@ def first_picture(file: Path) -> Line:
     contender = Batchgen(job, resolve(job.model), [(ask["side"], ask["side"])])
     engine_s = time.time() - begun
     with tempfile.TemporaryDirectory() as folder:
-        contender.run([of_prompt(0, PROMPT, (ask["side"], ask["side"]), ask["steps"])], Path(folder) / "run")
+        contender.run(
+            [of_prompt(0, PROMPT, (ask["side"], ask["side"]), ask["steps"])], Path(folder) / "run"
+        )
     return {"import_s": import_s, "engine_s": engine_s, "first_picture_s": time.time() - begun}
 
 
-SESSIONS: dict[str, tuple[Callable[[Scale], Iterator[Line]], tuple[str, ...]]] = {  # the most important first; which rows they yield
+SESSIONS: dict[
+    str, tuple[Callable[[Scale], Iterator[Line]], tuple[str, ...]]
+] = {  # the most important first; which rows they yield
     "ceilings": (ceilings, ("ceiling", "9")),
     "fp8": (fp8, ("4", "5")),
     "bf16": (bf16, ("3",)),
@@ -199,7 +231,12 @@ SESSIONS: dict[str, tuple[Callable[[Scale], Iterator[Line]], tuple[str, ...]]] =
 
 def ours(scale: Scale, sides: Sequence[int], group: int = 1, **sections: Any) -> Batchgen:
     """Batchgen with random weights, ready for pictures of these sides."""
-    return Batchgen(scale.job(group, **sections), scale.checkpoint(), [(side, side) for side in sides], random_family)
+    return Batchgen(
+        scale.job(group, **sections),
+        scale.checkpoint(),
+        [(side, side) for side in sides],
+        random_family,
+    )
 
 
 def tell(error: Exception) -> str:
@@ -220,7 +257,16 @@ def replay(scale: Scale) -> Cache:
     return Cache(policy="replay", trace=str(file))
 
 
-def measure(scale: Scale, row: str, name: str, contender: Batchgen | Diffusers, side: int, group: int, *, given: bool = False) -> Line:
+def measure(
+    scale: Scale,
+    row: str,
+    name: str,
+    contender: Batchgen | Diffusers,
+    side: int,
+    group: int,
+    *,
+    given: bool = False,
+) -> Line:
     """A row: everything a picture costs, after one group to warm up.
 
     :param given: steps are skipped as a trace of their full number says; otherwise two steps are enough to warm up.
@@ -229,7 +275,9 @@ def measure(scale: Scale, row: str, name: str, contender: Batchgen | Diffusers, 
         contender.group = group
     count = scale.pictures if group == 1 else scale.groups * group
     with tempfile.TemporaryDirectory(dir=scale.folder) as folder:
-        contender.run(scale.to_paint(group, side, scale.steps if given else 2), Path(folder) / "warm")
+        contender.run(
+            scale.to_paint(group, side, scale.steps if given else 2), Path(folder) / "warm"
+        )
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # loading and compiling are another matter
         result = contender.run(scale.to_paint(count, side, scale.steps), Path(folder) / "run")
@@ -265,7 +313,11 @@ def computed_flops(scale: Scale, result: Result, side: int) -> float:
 
 def storage(folder: Path) -> str:
     """The file system a folder lies on, and how many bytes of weights."""
-    mounts = [mount for mount in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(mount.mountpoint)]
+    mounts = [
+        mount
+        for mount in psutil.disk_partitions(all=True)
+        if folder.resolve().is_relative_to(mount.mountpoint)
+    ]
     mount = max(mounts, key=lambda mount: len(mount.mountpoint), default=None)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     return f"{size / 1e9:.1f} GB on {mount.fstype if mount else 'unknown'}, just written: in the file cache as far as memory goes"

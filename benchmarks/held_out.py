@@ -5,19 +5,40 @@ from __future__ import annotations
 from itertools import islice
 
 from batchgen.manifest import Picture
-from batchgen.models.training import world
-from batchgen.models.training.world import Scene
+from training import world
+from training.world import Scene
 
 TEXT_TOKENS = 32  # what the captions are padded to
 
 
-def held_out(count: int, sizes: tuple[tuple[int, int], ...] = world.SIZES, steps: int = 28) -> list[tuple[Picture, Scene]]:
+def held_out(
+    count: int, sizes: tuple[tuple[int, int], ...] = world.SIZES, steps: int = 28
+) -> list[tuple[Picture, Scene]]:
     """The first `count` held-out scenes of these sizes, (width, height) in px, in turn as `world.scenes` has them."""
-    fitting = (scene for scene in world.scenes(0, held_out=True) if (scene.width, scene.height) in sizes)
-    return [(of_prompt(key, scene.caption, (scene.width, scene.height), steps), scene) for key, scene in enumerate(islice(fitting, count))]
+    fitting = (
+        scene for scene in world.scenes(0, held_out=True) if (scene.width, scene.height) in sizes
+    )
+    return [
+        (of_prompt(key, scene.caption, (scene.width, scene.height), steps), scene)
+        for key, scene in enumerate(islice(fitting, count))
+    ]
 
 
 def of_prompt(key: int, prompt: str, size: tuple[int, int], steps: int) -> Picture:
     """A picture whose seed is its key."""
     width, height = size
-    return Picture(key, key, 0, "", prompt, "", key, width, height, steps, guidance=3.5, true_cfg=1.0, extra="{}")
+    return Picture(
+        key,
+        key,
+        0,
+        "",
+        prompt,
+        "",
+        key,
+        width,
+        height,
+        steps,
+        guidance=3.5,
+        true_cfg=1.0,
+        extra="{}",
+    )

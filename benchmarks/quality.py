@@ -1,6 +1,6 @@
 """What skipping steps costs and brings, on the embedded model: thresholds × order of Taylor extrapolation.
 
-    python benchmarks/quality.py [--pictures 48] [--thresholds 0.1 0.2 0.3 0.35 0.4 0.5] [--orders 0 1 2] [--set cache.warmup=2]
+    python -m benchmarks.quality [--pictures 48] [--thresholds 0.1 0.2 0.3 0.35 0.4 0.5] [--orders 0 1 2] [--set cache.warmup=2]
 
 Held-out prompts in all three sizes, 28 steps, fp32, groups of 8, against the same engine without a cache. PSNR and SSIM say how far the
 pictures are from those; the judge (`tests/judge.py`) says whether they show what the prompts ask for, which is another question: it hardly
@@ -11,27 +11,24 @@ machine disturbs it little. Target: at least 78% of the steps skipped at 47 dB m
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from fidelity import Pixels, psnr, ssim
-from held_out import TEXT_TOKENS, held_out
-
-from batchgen.checkpoint import resolve
-from batchgen.engine.build import build_engine
-from batchgen.engine.policies import SKIPPED, make_policy
-from batchgen.engine.stages import TorchEngine
-from batchgen.job import Cache, load_job
-from batchgen.manifest import Picture
-from batchgen.models.training.world import Scene
-from batchgen.plan import groups
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from judge import judge, tally
+
+from batchgen.engine.build import build_engine
+from batchgen.engine.cache import make_policy
+from batchgen.engine.cache.policy import SKIPPED
+from batchgen.engine.torch_engine import TorchEngine
+from batchgen.manifest import Picture
+from batchgen.model.checkpoint import resolve
+from batchgen.planning.plan import groups
+from batchgen.settings.job import Cache, load_job
+from benchmarks.fidelity import Pixels, psnr, ssim
+from benchmarks.held_out import TEXT_TOKENS, held_out
+from training.world import Scene
 
 TARGET = {"skipped": 0.78, "mean_db": 47.0, "worst_db": 40.0}
 LEAST_PICTURES = 32
@@ -52,12 +49,16 @@ def paint(engine: TorchEngine, pictures: Sequence[Picture]) -> Painted:
         denoised = engine.denoise(group)
         pixels, _ = engine.decode(denoised)
         painted.pixels |= {picture.key: image for picture, image in zip(group, pixels, strict=True)}
-        painted.skipped += [trace.skipped.count(SKIPPED) / len(trace.skipped) for trace in denoised.traces]
+        painted.skipped += [
+            trace.skipped.count(SKIPPED) / len(trace.skipped) for trace in denoised.traces
+        ]
     painted.cpu_s = time.process_time() - begin
     return painted
 
 
-def line(cache: Cache, painted: Painted, plain: Painted, scenes: Sequence[Scene]) -> tuple[str, bool]:
+def line(
+    cache: Cache, painted: Painted, plain: Painted, scenes: Sequence[Scene]
+) -> tuple[str, bool]:
     """A row of the table, and whether it meets the target."""
     keys = sorted(plain.pixels)
     decibels = [psnr(plain.pixels[key], painted.pixels[key]) for key in keys]
@@ -68,25 +69,53 @@ def line(cache: Cache, painted: Painted, plain: Painted, scenes: Sequence[Scene]
     if cache.policy != "none":
         setting = f"{cache.threshold:g} | {cache.taylor_order}"
         quality = f"{np.mean(decibels):.1f} / {min(decibels):.1f} | {np.mean(likeness):.4f} / {min(likeness):.4f}"
-    met = skipped >= TARGET["skipped"] and np.mean(decibels) >= TARGET["mean_db"] and min(decibels) >= TARGET["worst_db"]
+    met = (
+        skipped >= TARGET["skipped"]
+        and np.mean(decibels) >= TARGET["mean_db"]
+        and min(decibels) >= TARGET["worst_db"]
+    )
     speed = f"{rate:.2f} | {plain.cpu_s / painted.cpu_s:.2f}"
     return f"| {setting} | {skipped:.1%} | {quality} | {right:.0%} | {speed} |", bool(met)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pictures", type=int, default=48)
     parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.35, 0.4, 0.5])
+    parser.add_argument(
+        "--thresholds", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.35, 0.4, 0.5]
+    )
     parser.add_argument("--orders", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--set", action="append", default=[], dest="settings", help="of the job, e.g. cache.warmup=2")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        help="of the job, e.g. cache.warmup=2",
+    )
     given = parser.parse_args()
-    job = load_job(None, ["engine.device=cpu", f"model.max_sequence_length={TEXT_TOKENS}", *given.settings])
+    job = load_job(
+        None, ["engine.device=cpu", f"model.max_sequence_length={TEXT_TOKENS}", *given.settings]
+    )
     checkpoint, chosen = resolve(job.model), held_out(given.pictures, steps=given.steps)
-    engine, pictures, scenes = build_engine(job, checkpoint), [picture for picture, _ in chosen], [scene for _, scene in chosen]
-    settings = [{"threshold": threshold, "taylor_order": order} for order in given.orders for threshold in given.thresholds]
-    caches = [job.cache.model_copy(update={"policy": "first_block"} | setting) for setting in settings]
-    print("| threshold | Taylor | skipped | PSNR mean / worst, dB | SSIM mean / worst | wholly right | pictures/s | × |")
+    engine, pictures, scenes = (
+        build_engine(job, checkpoint),
+        [picture for picture, _ in chosen],
+        [scene for _, scene in chosen],
+    )
+    settings = [
+        {"threshold": threshold, "taylor_order": order}
+        for order in given.orders
+        for threshold in given.thresholds
+    ]
+    caches = [
+        job.cache.model_copy(update={"policy": "first_block"} | setting) for setting in settings
+    ]
+    print(
+        "| threshold | Taylor | skipped | PSNR mean / worst, dB | SSIM mean / worst | wholly right | pictures/s | × |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     paint(engine, pictures[:8])  # warm
     plain, best = None, ""
@@ -98,7 +127,9 @@ def main() -> None:
         print(text, flush=True)
         best = best or (text if met else "")
     enough = given.pictures >= LEAST_PICTURES
-    print(f"\ntarget {TARGET}: {'met' if best and enough else 'met, but with too few pictures' if best else 'NOT met'}")
+    print(
+        f"\ntarget {TARGET}: {'met' if best and enough else 'met, but with too few pictures' if best else 'NOT met'}"
+    )
 
 
 if __name__ == "__main__":

@@ -25,13 +25,15 @@ import diffusers
 import torch
 import transformers
 
-from batchgen.checkpoint import Checkpoint
-from batchgen.engine.components import load_scheduler, load_tokenizer, without_transformer
 from batchgen.engine.device import Device
-from batchgen.engine.flux import Flux
-from batchgen.models import TINY
+from batchgen.engine.families.flux import Flux
+from batchgen.engine.families.loading import load_scheduler, load_tokenizer, without_transformer
+from batchgen.model import TINY
+from batchgen.model.checkpoint import Checkpoint
 
-FULL: dict[str, dict[str, Any]] = {  # what black-forest-labs/FLUX.1-dev has other than the embedded model
+FULL: dict[
+    str, dict[str, Any]
+] = {  # what black-forest-labs/FLUX.1-dev has other than the embedded model
     "transformer": {
         "num_layers": 19,
         "num_single_layers": 38,
@@ -58,7 +60,14 @@ FULL: dict[str, dict[str, Any]] = {  # what black-forest-labs/FLUX.1-dev has oth
         "projection_dim": 768,
         "vocab_size": 49408,
     },
-    "text_encoder_2": {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24, "vocab_size": 32128},
+    "text_encoder_2": {
+        "d_model": 4096,
+        "d_ff": 10240,
+        "d_kv": 64,
+        "num_heads": 64,
+        "num_layers": 24,
+        "vocab_size": 32128,
+    },
 }
 MODULES: dict[str, Any] = {
     "transformer": diffusers.FluxTransformer2DModel,
@@ -70,7 +79,9 @@ MODULES: dict[str, Any] = {
 
 def write_configurations(folder: Path, *, small: bool = False) -> Checkpoint:
     """A model folder in diffusers layout that has everything but weights, as a checkpoint."""
-    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+    shutil.copytree(
+        TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True
+    )
     for component, changes in ({} if small else FULL).items():
         file = folder / component / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | changes, indent=2))
@@ -82,11 +93,17 @@ def random_module(folder: Path, component: str, kind: Any, device: Device) -> An
     config = json.loads((folder / component / "config.json").read_text())
     torch.manual_seed(zlib.crc32(component.encode()))
     with torch.device(device.kind), _default_dtype(device.dtype):
-        module = kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class.from_dict(config))
+        module = (
+            kind.from_config(config)
+            if hasattr(kind, "from_config")
+            else kind(kind.config_class.from_dict(config))
+        )
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def random_family(checkpoint: Checkpoint, device: Device, max_sequence_length: int, transformer: bool) -> Flux:
+def random_family(
+    checkpoint: Checkpoint, device: Device, max_sequence_length: int, transformer: bool
+) -> Flux:
     """For `build_engine(…, load=random_family)`."""
     load = random_module if transformer else without_transformer(random_module)
     return Flux(checkpoint.folder, device, max_sequence_length, load)
@@ -94,8 +111,13 @@ def random_family(checkpoint: Checkpoint, device: Device, max_sequence_length: i
 
 def random_pipeline(folder: Path, device: Device) -> Any:
     """Diffusers' `FluxPipeline` of the same weights."""
-    modules = {component: random_module(folder, component, kind, device) for component, kind in MODULES.items()}
-    tokenizers = {component: load_tokenizer(folder, component) for component in ("tokenizer", "tokenizer_2")}
+    modules = {
+        component: random_module(folder, component, kind, device)
+        for component, kind in MODULES.items()
+    }
+    tokenizers = {
+        component: load_tokenizer(folder, component) for component in ("tokenizer", "tokenizer_2")
+    }
     return diffusers.FluxPipeline(scheduler=load_scheduler(folder), **modules, **tokenizers)
 
 

@@ -1,6 +1,6 @@
 """`batchgen status` of a run with 100,000 finished shards: the first look, and the second, which opens only what is new.
 
-    python benchmarks/status_scale.py [--shards 100000]
+    python -m benchmarks.status_scale [--shards 100000]
 
 The run is planned for real (a manifest of one prompt a shard); its commits are written directly, as `publish` writes them.
 """
@@ -17,15 +17,31 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen.job import load_job
-from batchgen.run import create
-from batchgen.store import Done, Store
+from batchgen.run.directory import RunDirectory
+from batchgen.run.run import create
+from batchgen.settings.job import load_job
+from batchgen.shard.commit import Done
 
 
-def finished(store: Store, shard: int) -> None:
-    done = Done(shard, 1, 0, shard, 1, 0, {}, f"{shard:06d}.tar", 10240, "0" * 64, "0" * 32, "0" * 64, 1.0, 0.0)
-    store.done(shard).write_bytes(done.encode())
-    store.metadata(shard).write_bytes(b"")
+def finished(directory: RunDirectory, shard: int) -> None:
+    done = Done(
+        shard,
+        1,
+        0,
+        shard,
+        1,
+        0,
+        {},
+        f"{shard:06d}.tar",
+        10240,
+        "0" * 64,
+        "0" * 32,
+        "0" * 64,
+        1.0,
+        0.0,
+    )
+    directory.done(shard).write_bytes(done.encode())
+    directory.metadata(shard).write_bytes(b"")
 
 
 def look(root: Path) -> float:
@@ -42,11 +58,17 @@ def main() -> None:
     shards = parser.parse_args().shards
     with tempfile.TemporaryDirectory() as folder:
         manifest, root = Path(folder) / "prompts.parquet", Path(folder) / "run"
-        pq.write_table(pa.table({"prompt": [f"prompt {number}" for number in range(shards + 1)]}), manifest)
-        run, _ = create(root, [manifest], load_job(None, ["engine.kind=pattern", "shards.pictures=1"]))
+        pq.write_table(
+            pa.table({"prompt": [f"prompt {number}" for number in range(shards + 1)]}), manifest
+        )
+        run, _ = create(
+            root, [manifest], load_job(None, ["engine.kind=pattern", "shards.pictures=1"])
+        )
         for shard in range(shards):
-            finished(run.store, shard)
-        print(f"{shards} finished shards: first status {look(root):.2f} s, second {look(root):.2f} s (whole process)")
+            finished(run.directory, shard)
+        print(
+            f"{shards} finished shards: first status {look(root):.2f} s, second {look(root):.2f} s (whole process)"
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen.models.training.world import SIZES, Scene, scene
+from training.world import SIZES, Scene, scene
 
 PICTURES_A_SIZE = 80
 SCENE_SEEDS = 1000
@@ -65,7 +65,9 @@ def row(seed: int, painted: Scene, images: int, *, negative: bool) -> dict[str, 
     return {
         "prompt": painted.caption,
         "id": f"scene-{seed:03d}",
-        "negative_prompt": scene(seed + SCENE_SEEDS, painted.width, painted.height).caption if negative else None,
+        "negative_prompt": scene(seed + SCENE_SEEDS, painted.width, painted.height).caption
+        if negative
+        else None,
         "seed": None if seed % 4 == 0 else seed,
         "width": painted.width,
         "height": painted.height,
@@ -84,7 +86,9 @@ def main() -> None:
     made = table()
     pq.write_table(made, destination, compression="zstd", store_schema=False)
     pictures = sum(made["images"].to_pylist())
-    print(f"{destination}: {made.num_rows} rows, {pictures} pictures, {destination.stat().st_size} bytes")
+    print(
+        f"{destination}: {made.num_rows} rows, {pictures} pictures, {destination.stat().st_size} bytes"
+    )
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from drivers import Driver, write_driver
-from rehearsal import Answer, ask, faulty, settings, write_prompts
+
+from tests.support.fake_squeue import FakeSqueue
+from tests.support.nvidia_driver import Driver, write_driver
+from tests.support.rehearsal import Answer, ask, faulty, settings, write_prompts
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of datasets or huggingface_hub
 
@@ -32,7 +34,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
     )
     run = folder / "test-train-dev"
     with faulty():
-        words = settings(run__workers=2, engine__batch_size=4, shards__pictures=8, output__license="cc0-1.0")
+        words = settings(
+            run__workers=2, engine__batch_size=4, shards__pictures=8, output__license="cc0-1.0"
+        )
         return run, ask("submit", file, "--rehearse", "--out", run, *words)
 
 
@@ -51,3 +55,9 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return lambda *cards: write_driver(folder, cards)
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSqueue:
+    """Stands in the place of SLURM's."""
+    return FakeSqueue(tmp_path, monkeypatch)

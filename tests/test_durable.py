@@ -48,7 +48,9 @@ def test_a_link_never_replaces_and_knows_its_own_file(tmp_path: Path) -> None:
     assert target.read_bytes() == b"mine"
 
 
-def test_a_name_is_synced_also_when_another_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_synced_also_when_another_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever linked it may have died before the name was on the disk."""
     synced: list[Path] = []
     durable.write(tmp_path / "mine", b"")
@@ -58,11 +60,15 @@ def test_a_name_is_synced_also_when_another_made_it(tmp_path: Path, monkeypatch:
     assert synced == [tmp_path]
 
 
-def test_bytes_are_synced_before_the_name_that_vouches_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_are_synced_before_the_name_that_vouches_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
     fsync, link = os.fsync, os.link
     monkeypatch.setattr(os, "fsync", lambda file: (order.append("sync"), fsync(file)))
-    monkeypatch.setattr(os, "link", lambda source, target: (order.append("link"), link(source, target)))
+    monkeypatch.setattr(
+        os, "link", lambda source, target: (order.append("link"), link(source, target))
+    )
     durable.create(tmp_path / "file", b"data")
     assert order == ["sync", "link", "sync"]
 
@@ -95,12 +101,18 @@ def test_an_append_that_the_system_cuts_short_goes_on(tmp_path: Path) -> None:
 
 def test_of_many_who_use_the_reserve_the_first_ones_data_counts(tmp_path: Path) -> None:
     durable.write(tmp_path / "reserve", bytes(1000))
-    at_once(8, lambda number: durable.create_from(tmp_path / "reserve", tmp_path / "flag", b"%d" % number))
+    at_once(
+        8,
+        lambda number: durable.create_from(tmp_path / "reserve", tmp_path / "flag", b"%d" % number),
+    )
     assert (tmp_path / "flag").read_bytes() in {b"%d" % number for number in range(8)}
     assert list(tmp_path.iterdir()) == [tmp_path / "flag"]
 
 
-@pytest.mark.parametrize(("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EFBIG, True), (errno.EIO, False)])
+@pytest.mark.parametrize(
+    ("number", "full"),
+    [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EFBIG, True), (errno.EIO, False)],
+)
 def test_a_full_disk_is_told_from_a_broken_one(number: int, full: bool) -> None:
     assert durable.is_full(OSError(number, "")) == full
     assert not durable.is_full(ValueError(number))

@@ -1,60 +1,126 @@
-"""The map is true: a module imports only modules that stand before it, and planning needs no torch."""
-
-from __future__ import annotations
+"""The map is true: imports point down the list of wings, nothing is circular, planning needs no torch."""
 
 import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import batchgen
 
 PACKAGE = Path(batchgen.__file__).parent
+ROOMS = {
+    path: ".".join(("batchgen", *path.relative_to(PACKAGE).with_suffix("").parts))
+    for path in PACKAGE.rglob("*.py")
+}
+ROOMS = {path: name.removesuffix(".__init__") for path, name in ROOMS.items()}
+NAMES = set(ROOMS.values())
 
 
-def order() -> list[str]:
-    """Module names as the package's docstring lists them."""
-    names = re.findall(r"^    ([\w/.]+?)(?:\.py|/)? {2,}", batchgen.__doc__ or "", re.MULTILINE)
+def listed(docstring: str | None) -> list[str]:
+    """Names of the folders and files that a map in a docstring lists, in its order."""
+    names = re.findall(r"^    ([\w/.]+?)(?:\.py|/)? {2,}", docstring or "", re.MULTILINE)
     return [name.rstrip("/").removesuffix(".py") for name in names]
 
 
-def modules(path: Path) -> set[str]:
-    """Top-level parts of batchgen that a file imports anywhere."""
+WINGS = listed(batchgen.__doc__)
+
+
+def imported(path: Path, *, at_once: bool = False) -> set[str]:
+    """Modules of the package that a file imports: anywhere, or while it is itself imported.
+
+    A name that a package's door re-exports is an import of the door.
+    """
+    tree = ast.parse(path.read_text())
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "batchgen":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("batchgen."):
-            found.add((node.module or "").split(".")[1])
-    return found - {"__version__"}
+    for node in tree.body if at_once else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in NAMES}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "") in NAMES:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & NAMES
+            if inner - NAMES:
+                found.add(node.module or "")
+    return found
 
 
-def test_the_map_lists_every_module_once() -> None:
-    there = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert sorted(order()) == sorted(there - {"__init__"})
+def wing(module: str) -> str:
+    return (module.split(".") + [""])[1]
 
 
-def test_a_module_imports_only_what_stands_before_it_on_the_map() -> None:
-    names = order()
-    for place, name in enumerate(names):
-        files = [PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").exists() else (PACKAGE / name).rglob("*.py")
-        for file in files:
-            later = modules(file) - set(names[: place + 1])
-            assert not later, f"{file.relative_to(PACKAGE)} imports {later}, which the map places after it"
+def test_the_map_lists_every_wing_and_every_file_beside_them_once() -> None:
+    there = [path.stem for path in PACKAGE.glob("*.py")]
+    there += [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
+    assert sorted(WINGS) == sorted(set(there) - {"__init__"})
+
+
+@pytest.mark.parametrize("name", [path.name for path in PACKAGE.iterdir() if path.is_dir()])
+def test_the_map_of_a_wing_lists_each_of_its_rooms_once(name: str) -> None:
+    if not (PACKAGE / name / "__init__.py").exists():
+        return
+    door = ast.parse((PACKAGE / name / "__init__.py").read_text())
+    there = [path.stem for path in (PACKAGE / name).glob("*.py")]
+    there += [path.parent.name for path in (PACKAGE / name).glob("*/__init__.py")]
+    rooms = [room for room in listed(ast.get_docstring(door, clean=False)) if room != "tiny"]
+    assert sorted(rooms) == sorted(set(there) - {"__init__"})
+
+
+def test_imports_point_down_the_list_of_wings() -> None:
+    for path, name in ROOMS.items():
+        if name == "batchgen":
+            continue
+        for other in imported(path) - {"batchgen"}:
+            above = WINGS.index(wing(other)) < WINGS.index(wing(name))
+            assert not above, f"{name} imports {other}, which the map places above it"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {name: imported(path) - {name} for path, name in ROOMS.items()}
+    for name in list(graph):  # a door imports its rooms; a room does not enter by its own door
+        graph[name] = {other for other in graph[name] if not name.startswith(other + ".")}
+    tuple(TopologicalSorter(graph).static_order())
+
+
+def test_a_room_does_not_enter_by_its_own_door() -> None:
+    for path, name in ROOMS.items():
+        door = name.rpartition(".")[0]
+        assert door == "batchgen" or door not in imported(path), f"{name} imports {door}"
 
 
 def test_the_engine_knows_nothing_of_shards_or_workers() -> None:
-    allowed = {"engine", "errors", "job", "manifest", "checkpoint", "weights", "models", "durable", "process"}
-    for file in (PACKAGE / "engine").rglob("*.py"):
-        assert modules(file) <= allowed, file.name
+    allowed = {"engine", "errors", "settings", "manifest", "model", "durable", "process"}
+    for path in (PACKAGE / "engine").rglob("*.py"):
+        assert {wing(name) for name in imported(path)} - {""} <= allowed, path.name
 
 
-def test_only_submit_imports_submitit() -> None:
-    users = [path.name for path in PACKAGE.rglob("*.py") if re.search(r"^\s*(import|from) submitit", path.read_text(), re.MULTILINE)]
-    assert users == ["submit.py"]
+def test_rooms_of_the_engine_import_each_other_in_one_order() -> None:
+    """Techniques know what is below them: the order in which `build.py` puts them together."""
+    door = ast.parse((PACKAGE / "engine" / "__init__.py").read_text())
+    order = listed(ast.get_docstring(door, clean=False))
+    for path in (PACKAGE / "engine").rglob("*.py"):
+        name = ROOMS[path].split(".")
+        if len(name) < 3:
+            continue
+        for other in imported(path):
+            parts = other.split(".")
+            if parts[:2] == ["batchgen", "engine"] and len(parts) > 2:
+                assert order.index(parts[2]) >= order.index(name[2]), (
+                    f"{ROOMS[path]} imports {other}"
+                )
+
+
+def test_only_the_launch_wing_imports_submitit() -> None:
+    pattern = re.compile(r"^\s*(import|from) submitit", re.MULTILINE)
+    users = sorted(name for path, name in ROOMS.items() if pattern.search(path.read_text()))
+    assert {wing(name) for name in users} == {"launch"}, users
 
 
 def test_planning_and_status_import_no_torch() -> None:
-    code = "import sys, batchgen.run, batchgen.status, batchgen.submit, batchgen.worker; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, batchgen.planning, batchgen.run, batchgen.view.show, batchgen.view.watch,"
+        "batchgen.launch.slurm_array, batchgen.worker.main; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

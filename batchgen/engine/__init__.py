@@ -1,104 +1,76 @@
-"""Pixels: groups of pictures in, images out. Knows nothing of shards, tar files or SLURM.
+"""Prompts → pixels. Knows nothing of shards, tar files or SLURM.
 
-    encode → denoise → decode
+`open_engine` gives a worker its engine; `follow_engine` makes a process one of a replica's other
+ranks. Rooms in the order of their imports: each imports only rooms below it.
 
-`open.py` is the door. `build.py` composes the engine of `stages.py`; the torch-free `pattern.py` is another with the same face, for
-rehearsals.
+    replica/            several ranks that act as one engine
+    build.py            the techniques, applied in the one order that is right
+    torch_engine.py     encode → denoise → decode
+    denoise.py          the denoising loop
+    forward_pass.py     one group's steps through the transformer
+    vae/                latents → pixels
+    precision/          [precision]: 8-bit linears
+    cache/              [cache]: steps skipped, decided for each picture
+    offload.py          what leaves the device while it is not needed
+    compile/            [compile]: compiled blocks, and the folder that keeps them
+    parallel/           [parallel]: context parallelism
+    pattern.py          engine.kind = "pattern": test cards without a model
+    families/           one file a model family
+    sizes.py            thresholds in pixels that planning shares
+    trusted_files.py    files that only this user can have written
+    attention/          the attention of every block
+    modulation.py       adaLN vectors, computed once a group
+    interface.py        what a worker asks of an engine
+    quiet_imports.py    imports without their noise
+    device.py           one device: type, clock, its errors named
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
-
-from batchgen.manifest import Picture
+from batchgen.engine.interface import Engine, Rendezvous, Workload
+from batchgen.engine.pattern import PatternEngine
+from batchgen.engine.quiet_imports import quiet_imports
+from batchgen.model import Checkpoint
+from batchgen.settings import Job
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What became of one picture's steps."""
+def open_engine(
+    job: Job,
+    checkpoint: Checkpoint | None,
+    work: Workload | None = None,
+    seat: Rendezvous | None = None,
+) -> Engine:
+    """The engine a job asks for, ready to work.
 
-    skipped: str  # a letter a step: 1 skipped, 0 computed
-    distances: tuple[float | None, ...]  # a number a step; None where none was measured, or it was not finite
+    :param checkpoint: the job's model, resolved; the pattern engine needs none.
+    :param work: sizes and numbers of pictures to come; blocks are compiled for these and no others.
+    :param seat: rank 0 of its replica; None: a rank alone.
+    :raises JobError: the device is not there, or what the job asks for is not to be had on it.
+    :raises ModelError: the weights do not load, or a LoRA does not fit.
+    :raises DeviceFault: the replica's other ranks do not come.
+    """
+    if job.engine.kind == "pattern":
+        return PatternEngine(job.pattern.delay_s)
+    with quiet_imports():
+        from batchgen.engine.replica.replica import (
+            lead,  # here: torch takes seconds, and gigabytes of address space
+        )
 
-
-@dataclass(frozen=True, slots=True)
-class Compilation:
-    """What compiling came to so far. All zero: nothing is compiled."""
-
-    graphs: int = 0  # made in this process, from the compiler's cache or anew
-    cached: int = 0  # of them, found in the cache
-    breaks: int = 0  # graph breaks: 0, for a break is an error
-    recompilations: int = 0  # needed after the warm-up, and refused
-    code_sha256: str = ""  # of the archive the code came from or was published as: it names the code that made a picture
-
-
-@dataclass(frozen=True, slots=True)
-class Denoised:
-    """A group between denoising and decoding. Legend: B pictures of the group, in order."""
-
-    latents: Any  # the engine's own, on its device; opaque to everyone else
-    finite: tuple[bool, ...]  # B: whether the picture's latents hold no NaN or infinity
-    width: int  # px
-    height: int  # px
-    text_s: float  # seconds encoding the group's prompts
-    denoise_s: float  # seconds in the denoising loop
-    peak_bytes: int  # peak device memory so far; 0 where the device does not say
-    traces: tuple[Trace, ...] = ()  # B: which steps were skipped; () where no cache was asked
+    assert checkpoint is not None, "a torch engine needs a resolved checkpoint"
+    return lead(job, checkpoint, work, seat or Rendezvous())
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a replica fails, where its pictures have to do with it: what its next life must do otherwise."""
+def follow_engine(
+    job: Job, checkpoint: Checkpoint | None, work: Workload | None, seat: Rendezvous
+) -> None:
+    """Be one of the replica's other ranks, until rank 0 needs it no more. As `open_engine`.
 
-    cause: Literal["out of memory", "exception"]
-    pictures: tuple[int, ...]  # keys of those that were being made together
-    why: str  # which rank failed, and its error
+    :raises DeviceFault: the replica failed.
+    """
+    if job.engine.kind == "pattern":  # test cards need no second rank
+        return
+    with quiet_imports():
+        from batchgen.engine.replica.replica import follow
 
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """Where this process stands in its replica: the ranks, a device each, that paint one group together."""
-
-    rank: int = 0
-    degree: int = 1
-    publish: Callable[[str], None] = lambda _: None  # rank 0: tell the others an address
-    find: Callable[[], str] = lambda: ""  # the others: wait for it
-    report: Callable[[Verdict], None] = lambda _: None  # rank 0: before it ends with its replica; called by any thread, once
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What a run will ask of its engine: known from the plan, so that it can be made ready for it."""
-
-    sizes: tuple[tuple[int, int], ...]  # (width, height), px
-    batch: int  # pictures of a group
-    negative: bool  # whether some of them have a negative prompt
-
-
-class Engine(Protocol):
-    """What a worker asks of an engine. A picture depends on its row and the job alone, up to rounding."""
-
-    identity: str
-    """Device kind and numerics, e.g. `cuda NVIDIA H200, bf16`: pictures of one run come from one identity."""
-
-    @property
-    def compilation(self) -> Compilation:
-        """Its compiled code; counts so far."""
-
-    def denoise(self, group: Sequence[Picture]) -> Denoised:
-        """Text and latents of a group whose pictures share width, height, steps and having a negative prompt.
-
-        :raises OutOfMemory: a smaller group may fit.
-        :raises DeviceFault: nothing more may be computed in this process.
-        """
-
-    def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
-        """Pixels, uint8 [B, height, width, 3], RGB, and the seconds it took. May run in another thread while the next group is denoised."""
-
-    def close(self) -> None:
-        """No more groups will come."""
+    assert checkpoint is not None, "a torch engine needs a resolved checkpoint"
+    follow(job, checkpoint, work, seat)

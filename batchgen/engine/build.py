@@ -10,30 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from batchgen.checkpoint import Checkpoint
-from batchgen.engine import Workload
-from batchgen.engine.artifacts import FOLDER, WAIT_S, CompiledCode
-from batchgen.engine.attention import choose_attention, fuse_projections, install_attention
-from batchgen.engine.compile import compile_blocks
+from batchgen.engine.attention.joint import fuse_projections, install_attention
+from batchgen.engine.attention.kernels import choose_attention
+from batchgen.engine.attention.log_sum_exp import choose_attend_part
+from batchgen.engine.cache import make_policy
+from batchgen.engine.compile.blocks import compile_blocks
+from batchgen.engine.compile.compile_cache import FOLDER, WAIT_S, CompileCache
+from batchgen.engine.compile.compiler import Compiler, Mode
 from batchgen.engine.device import Device, choose_device
-from batchgen.engine.family import Family, load_family
-from batchgen.engine.logsumexp import choose_attend_part
-from batchgen.engine.lora import fuse_lora
-from batchgen.engine.mesh import shares
+from batchgen.engine.families import load_family
+from batchgen.engine.families.family import Family
+from batchgen.engine.families.lora import fuse_lora
+from batchgen.engine.interface import Workload
 from batchgen.engine.modulation import Modulator, hoist_modulations
 from batchgen.engine.offload import Residence
-from batchgen.engine.parallel import RanksAttention
-from batchgen.engine.policies import make_policy
-from batchgen.engine.precision_rules import check_independence, check_tokens
-from batchgen.engine.ranks import Ranks
-from batchgen.engine.regions import Compiler, Mode
-from batchgen.engine.stages import TorchEngine
-from batchgen.engine.vae import CompiledDecode, plain_decode, worth_compiling
+from batchgen.engine.parallel.collectives import Ranks
+from batchgen.engine.parallel.mesh import shares
+from batchgen.engine.parallel.ulysses_ring import RanksAttention
+from batchgen.engine.precision.rules import check_independence, check_tokens
+from batchgen.engine.torch_engine import TorchEngine
+from batchgen.engine.vae.decode import CompiledDecode, plain_decode, worth_compiling
 from batchgen.errors import JobError
-from batchgen.job import Job
+from batchgen.model import Checkpoint
+from batchgen.settings import Job
 
 if TYPE_CHECKING:
-    from batchgen.engine.quantized_weights import QuantizedWeights
+    from batchgen.engine.precision.quantized_weights import QuantizedWeights
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,11 @@ LoadFamily = Callable[[Checkpoint, Device, int, bool], Family]
 
 
 def build_engine(
-    job: Job, checkpoint: Checkpoint, ranks: Ranks | None = None, work: Workload | None = None, load: LoadFamily = load_family
+    job: Job,
+    checkpoint: Checkpoint,
+    ranks: Ranks | None = None,
+    work: Workload | None = None,
+    load: LoadFamily = load_family,
 ) -> TorchEngine:
     """Load the model and make it what the job asks for, on the device the job asks for.
 
@@ -57,7 +63,9 @@ def build_engine(
     weights = _choose_weights(job, checkpoint, ranks, work, device)
     # Where a file has the quantized transformer, all that comes before quantization happens to its structure alone.
     trained = weights is None or not weights.stored()
-    family = device.attempt(lambda: load(checkpoint, device, job.model.max_sequence_length, trained))
+    family = device.attempt(
+        lambda: load(checkpoint, device, job.model.max_sequence_length, trained)
+    )
 
     # LoRAs first: they are stated against the trained weights, under the trained names, in the trained precision. Whatever follows moves
     # linears (modulations), renames them (fused q/k/v), rounds them (quantization) or has read them already (compilation).
@@ -72,46 +80,71 @@ def build_engine(
     # Attention must be final before anything is traced.
     attend, kernel = choose_attention(job.engine.attention, device.kind, device.dtype)
     attentions = None
-    if ranks.degree > 1:  # text and image tokens are split over them; some blocks have a second attention, among image tokens alone
-        joint, image = (RanksAttention(ranks, checkpoint.heads, attend, choose_attend_part(kernel)) for _ in range(2))
+    if (
+        ranks.degree > 1
+    ):  # text and image tokens are split over them; some blocks have a second attention, among image tokens alone
+        joint, image = (
+            RanksAttention(ranks, checkpoint.heads, attend, choose_attend_part(kernel))
+            for _ in range(2)
+        )
         attentions = joint, image
         kernel += f" ulysses={ranks.layout.ulysses} ring={ranks.layout.ring}"
     install_attention(family.blocks, *(attentions or (attend, attend)))
     # The model goes to the device once nothing about it will change: no larger than it must be, and without what may leave it again.
-    residence = device.attempt(lambda: Residence(job.engine.offload, device.kind, family, modulator))
+    residence = device.attempt(
+        lambda: Residence(job.engine.offload, device.kind, family, modulator)
+    )
     # The cache's branch stays outside the blocks: it is asked at every group's every step, by `forward.py`.
     policy = make_policy(job.cache, checkpoint.family, len(family.blocks))
     identity = f"{device.identity}{numbers} attention={kernel}"
     vae = plain_decode(family.vae, device.kind)
-    engine = TorchEngine(identity, family, modulator, policy, device, ranks, attentions, residence, vae)
+    engine = TorchEngine(
+        identity, family, modulator, policy, device, ranks, attentions, residence, vae
+    )
     # Compile and warm last: what is traced stays as it is, and all that a group will need is there before one is timed.
     if mode := _mode(job, device):
         _compile(engine, mode, job, checkpoint, work)
     return engine
 
 
-def _choose_weights(job: Job, checkpoint: Checkpoint, ranks: Ranks, work: Workload | None, device: Device) -> QuantizedWeights | None:
+def _choose_weights(
+    job: Job, checkpoint: Checkpoint, ranks: Ranks, work: Workload | None, device: Device
+) -> QuantizedWeights | None:
     """How the blocks' linears are put into 8 bits, if the job says so, and whether a file has them already."""
     asked = job.precision
     if asked.linear != "fp8" and asked.linear != "int8":
         return None
-    check_independence(asked.linear, asked.granularity, cp=ranks.degree, group=job.engine.batch_size, force=asked.force)
+    check_independence(
+        asked.linear,
+        asked.granularity,
+        cp=ranks.degree,
+        group=job.engine.batch_size,
+        force=asked.force,
+    )
     if work:
-        lengths = {tokens for size in work.sizes for tokens in checkpoint.tokens(*size, job.model.max_sequence_length)}
+        lengths = {
+            tokens
+            for size in work.sizes
+            for tokens in checkpoint.tokens(*size, job.model.max_sequence_length)
+        }
         check_tokens(asked.linear, lengths, ranks.degree, cuda=device.kind.type == "cuda")
-    from batchgen.engine.quantized_weights import choose_weights  # here: torchao takes seconds to import
+    from batchgen.engine.precision.quantized_weights import (
+        choose_weights,  # here: torchao takes seconds to import
+    )
 
     return choose_weights(job, asked.linear, checkpoint, device)
 
 
-def _quantize(job: Job, family: Family, modulator: Modulator, weights: QuantizedWeights | None, device: Device) -> str:
+def _quantize(
+    job: Job, family: Family, modulator: Modulator, weights: QuantizedWeights | None, device: Device
+) -> str:
     """Put the blocks' linears and the text encoder into 8 bits where the job says so; how, for the engine's identity."""
     asked, identity = job.precision, ""
     if weights is not None:
         count = device.attempt(lambda: weights.install(family, modulator, device.kind))
         identity += f" {asked.linear}/{asked.granularity}x{count}"
     if asked.text != "none":
-        from batchgen.engine.quantize import quantize_text
+        from batchgen.engine.precision.quantize import quantize_text
 
         identity += f" text={asked.text}x{quantize_text(family.t5, asked.text, device.kind)}"
     return identity
@@ -124,11 +157,15 @@ def _mode(job: Job, device: Device) -> Mode | None:
     if job.compile.mode == "none":
         return None
     if job.engine.offload == "layers":
-        raise JobError(f'compile.mode = "{job.compile.mode}" with engine.offload = "layers": layers that move cannot be compiled; drop one')
+        raise JobError(
+            f'compile.mode = "{job.compile.mode}" with engine.offload = "layers": layers that move cannot be compiled; drop one'
+        )
     return job.compile.mode
 
 
-def _compile(engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, work: Workload | None) -> None:
+def _compile(
+    engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, work: Workload | None
+) -> None:
     """Compile blocks and VAE for the sizes and numbers of rows to come, or take their code from the cache of an earlier process."""
     if work is None:
         raise JobError("[compile] needs to know the sizes to come")
@@ -138,7 +175,11 @@ def _compile(engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, 
     engine.compiler = Compiler(mode)
     blocks = compile_blocks(family.blocks, engine.compiler, set(tokens.values()), rows)
     family.blocks = blocks.blocks
-    decode = CompiledDecode(family, engine.compiler, work.sizes, ranks) if worth_compiling(engine.device.kind) else None
+    decode = (
+        CompiledDecode(family, engine.compiler, work.sizes, ranks)
+        if worth_compiling(engine.device.kind)
+        else None
+    )
     engine.vae = decode or engine.vae
     facts = {
         "identity": engine.identity,
@@ -156,8 +197,12 @@ def _compile(engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, 
         return bool(ranks.agree(torch.tensor([int(found)], device=engine.device.kind)))
 
     folder = Path(job.run.compile_cache or FOLDER)
-    patience_s = WAIT_S if ranks.degree == 1 else min(WAIT_S, job.run.group_timeout_s / 2)  # the other ranks wait in an exchange
-    with CompiledCode(folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree, wait_s=patience_s) as code:
+    patience_s = (
+        WAIT_S if ranks.degree == 1 else min(WAIT_S, job.run.group_timeout_s / 2)
+    )  # the other ranks wait in an exchange
+    with CompileCache(
+        folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree, wait_s=patience_s
+    ) as code:
         blocks.warm(engine.rehearse, tokens)
         if decode:
             decode.warm(work.batch, engine.device.kind, engine.device.dtype)
@@ -168,7 +213,11 @@ def _compile(engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, 
 
 def _configuration(module: Any) -> dict[str, Any]:
     """A diffusers model's, without the folder it came from: copies of a model share their code."""
-    return {key: value for key, value in json.loads(module.to_json_string()).items() if key != "_name_or_path"}
+    return {
+        key: value
+        for key, value in json.loads(module.to_json_string()).items()
+        if key != "_name_or_path"
+    }
 
 
 def _tokens(family: Family, size: tuple[int, int]) -> int:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from batchgen.engine.device import Device
-from batchgen.engine.family import Family, Schedule, Text
-from batchgen.engine.forward import Forward
+from batchgen.engine.families.family import Family, Schedule, Text
+from batchgen.engine.forward_pass import Forward
 from batchgen.manifest import Picture
 
 
@@ -25,7 +25,9 @@ from batchgen.manifest import Picture
 class Rows:
     """The rows of a transformer call: every picture, then the classifier-free branch of those that have one."""
 
-    owner: Tensor  # [R] int64: which picture a row belongs to; 0, 1, … B-1, then the contrasted ones
+    owner: (
+        Tensor  # [R] int64: which picture a row belongs to; 0, 1, … B-1, then the contrasted ones
+    )
     scales: Tensor  # [R - B] fp32: guidance scale of each contrasted picture
     text: Text  # [R]: prompts, then negative prompts
 
@@ -36,7 +38,10 @@ def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tens
     Drawn on the CPU in fp32: the same on every device. Rounded to bf16 it is what diffusers draws in bf16 from the same seed.
     """
     shape = family.noise_shape(group[0].width, group[0].height)
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(picture.seed)) for picture in group]
+    noise = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(picture.seed))
+        for picture in group
+    ]
     return family.pack(torch.stack(noise).to(device.kind, device.dtype))
 
 
@@ -47,9 +52,13 @@ def denoise(forward: Forward, noise: Tensor, rows: Rows, schedule: Schedule) -> 
     """
     latents = noise
     for step in range(len(schedule.timesteps)):
-        velocity = forward.velocity(latents if len(rows.owner) == len(latents) else latents[rows.owner], step)
+        velocity = forward.velocity(
+            latents if len(rows.owner) == len(latents) else latents[rows.owner], step
+        )
         velocity = contrast(velocity, rows)
-        latents = (latents.float() + (schedule.sigmas[step + 1] - schedule.sigmas[step]) * velocity).to(noise.dtype)
+        latents = (
+            latents.float() + (schedule.sigmas[step + 1] - schedule.sigmas[step]) * velocity
+        ).to(noise.dtype)
     return latents
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from batchgen.errors import DeviceFault, JobError, OutOfMemory
-from batchgen.job import EngineSettings
+from batchgen.settings import EngineSettings
 
 Result = TypeVar("Result")
 
@@ -39,7 +39,11 @@ class Device:
         """
         try:
             # A new thread's current device is the first one, whatever the process chose.
-            with torch.cuda.device(self.kind) if self.kind.type == "cuda" else contextlib.nullcontext():
+            with (
+                torch.cuda.device(self.kind)
+                if self.kind.type == "cuda"
+                else contextlib.nullcontext()
+            ):
                 return work()
         except torch.OutOfMemoryError as error:
             memory = str(error)
@@ -113,5 +117,7 @@ def choose_device(settings: EngineSettings, linear: str = "auto") -> Device:
     if name == "cuda":
         what = f"cuda {torch.cuda.get_device_name(kind)} {precision}"
     else:
-        what = f"cpu {torch.backends.cpu.get_cpu_capability()} {precision} threads={settings.threads}"
+        what = (
+            f"cpu {torch.backends.cpu.get_cpu_capability()} {precision} threads={settings.threads}"
+        )
     return Device(kind, _DTYPES[precision], f"{what} torch={torch.__version__}")

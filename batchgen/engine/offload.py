@@ -22,7 +22,7 @@ import torch
 from diffusers.hooks.group_offloading import apply_group_offloading
 from torch import nn
 
-from batchgen.engine.family import Family
+from batchgen.engine.families.family import Family
 from batchgen.engine.modulation import Modulator
 from batchgen.errors import JobError
 
@@ -32,22 +32,36 @@ Offload = Literal["none", "text", "model", "layers"]
 class Residence:
     """Which models are on the device."""
 
-    def __init__(self, offload: Offload, device: torch.device, family: Family, modulator: Modulator) -> None:
+    def __init__(
+        self, offload: Offload, device: torch.device, family: Family, modulator: Modulator
+    ) -> None:
         """What `offload` lets stay goes to the device; the rest is on the host, or goes back to it.
 
         :raises JobError: the device is the CPU, which nothing can leave.
         """
         if offload != "none" and device.type == "cpu":
-            raise JobError(f'engine.offload = "{offload}" on a CPU: there is no device to leave. --set engine.offload=none')
+            raise JobError(
+                f'engine.offload = "{offload}" on a CPU: there is no device to leave. --set engine.offload=none'
+            )
         self._device = device
         self._encoders = list(family.encoders) if offload != "none" else []
         self._transformer = [family.transformer] if offload == "model" else []
-        stays: list[nn.Module] = [modulator, family.vae, *(family.encoders if offload == "none" else ())]
+        stays: list[nn.Module] = [
+            modulator,
+            family.vae,
+            *(family.encoders if offload == "none" else ()),
+        ]
         if offload == "layers":
             for block in family.blocks:
-                apply_group_offloading(block, device, torch.device("cpu"), "leaf_level", use_stream=True)
+                apply_group_offloading(
+                    block, device, torch.device("cpu"), "leaf_level", use_stream=True
+                )
             blocks = set(map(id, family.blocks))
-            stays += [child for child in family.transformer.children() if not blocks & set(map(id, child.children()))]
+            stays += [
+                child
+                for child in family.transformer.children()
+                if not blocks & set(map(id, child.children()))
+            ]
         else:
             stays.append(family.transformer)
         self._move(self._encoders, "cpu")

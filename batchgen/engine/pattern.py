@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from batchgen.engine import Compilation, Denoised
+from batchgen.engine.interface import Compilation, Denoised
 from batchgen.manifest import Picture
 
 _BARS = 8
@@ -65,14 +65,23 @@ def draw_card(picture: Picture) -> npt.NDArray[np.uint8]:
     draw = ImageDraw.Draw(card)
     columns = max(1, (width - 4 * _MARGIN_PX) // _LETTER_PX[0])
     settings = f"seed {picture.seed} steps {picture.steps} guidance {picture.guidance:g}"
-    lines = [f"TEST CARD {picture.key:09d}", *textwrap.wrap(settings, columns), *textwrap.wrap(picture.prompt, columns)]
+    lines = [
+        f"TEST CARD {picture.key:09d}",
+        *textwrap.wrap(settings, columns),
+        *textwrap.wrap(picture.prompt, columns),
+    ]
     lines = lines[: (height - 4 * _MARGIN_PX) // _LETTER_PX[1]]
     box = (_MARGIN_PX, _MARGIN_PX, width - _MARGIN_PX, 3 * _MARGIN_PX + len(lines) * _LETTER_PX[1])
     if lines:
         draw.rectangle(box, fill="white", outline="black")
     for number, line in enumerate(lines):
         words = line.encode("latin-1", "replace")  # the built-in font knows no other letters
-        draw.text((2 * _MARGIN_PX, 2 * _MARGIN_PX + number * _LETTER_PX[1]), words, fill="black", font=_FONT)
+        draw.text(
+            (2 * _MARGIN_PX, 2 * _MARGIN_PX + number * _LETTER_PX[1]),
+            words,
+            fill="black",
+            font=_FONT,
+        )
     return np.asarray(card.resize((picture.width, picture.height), Image.Resampling.NEAREST))
 
 

@@ -10,16 +10,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchgen.job import MAX_SIDE_PX, Sampling
-from batchgen.manifest.contract import COLUMNS, MAX_ID_CHARACTERS, Layout, normalise
+from batchgen.manifest.contract import COLUMNS, MAX_ID_CHARACTERS, Columns, normalise
 from batchgen.manifest.problems import Problems, shorten
 from batchgen.manifest.utf8 import replace, undecodable
+from batchgen.settings import MAX_SIDE_PX, Sampling
 
 Rows = npt.NDArray[np.int64]
 
 _END_AND_SPACE = 2  # tokens a tokenizer adds: the end and the leading space
 _MAX_SEQUENCE_LENGTH = 512  # what model.max_sequence_length accepts
-NO_TRUE_CFG = "this family has one guidance scale: give it as guidance, and leave true_cfg out or at 1"
+NO_TRUE_CFG = (
+    "this family has one guidance scale: give it as guidance, and leave true_cfg out or at 1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,11 @@ class Limits:
 
     def wrong_sides(self, sides: Rows) -> npt.NDArray[np.bool_]:
         """Widths or heights [R] that the model cannot paint."""
-        wrong: npt.NDArray[np.bool_] = (sides % self.pixel_multiple != 0) | (sides < self.pixel_multiple) | (sides > self.most_px)
+        wrong: npt.NDArray[np.bool_] = (
+            (sides % self.pixel_multiple != 0)
+            | (sides < self.pixel_multiple)
+            | (sides > self.most_px)
+        )
         return wrong
 
 
@@ -46,7 +52,7 @@ class Checks:
 
     def __init__(
         self,
-        columns: Layout,
+        columns: Columns,
         sampling: Sampling,
         max_tokens: int,
         long_prompts: str,
@@ -62,7 +68,9 @@ class Checks:
         self.over_long = 0
         self.prompt_bytes = 0
 
-    def batch(self, batch: pa.RecordBatch, place: Callable[[int], str], problems: Problems) -> pa.Array | None:
+    def batch(
+        self, batch: pa.RecordBatch, place: Callable[[int], str], problems: Problems
+    ) -> pa.Array | None:
         """Check a batch; `place` names a row of it in messages. Gives the ids that can be compared, None without any."""
         report = _Report(place, problems)
         ids = None
@@ -74,7 +82,11 @@ class Checks:
             else:
                 self._numbers(batch.column(name), name, report)
         for name in self._columns.extra.names:
-            report.rows(undecodable(batch.column(name)), name, lambda _: "is not valid UTF-8, or damaged; write the column again")
+            report.rows(
+                undecodable(batch.column(name)),
+                name,
+                lambda _: "is not valid UTF-8, or damaged; write the column again",
+            )
         problems.end_batch()
         return ids
 
@@ -82,10 +94,18 @@ class Checks:
         texts = normalise(batch.column(name), name)
         broken = undecodable(texts)
         if len(broken):
-            report.rows(broken, name, lambda _: f"is not valid UTF-8; expected {COLUMNS[name].accepted}")
+            report.rows(
+                broken, name, lambda _: f"is not valid UTF-8; expected {COLUMNS[name].accepted}"
+            )
             texts = replace(texts, broken, None if name == "id" else "?")
         nul = _where(pc.match_substring(texts, "\0"))
-        report.rows(nul, name, lambda row: f"{shorten(texts[row].as_py())} holds a NUL character, which text encoders cannot read")
+        report.rows(
+            nul,
+            name,
+            lambda row: (
+                f"{shorten(texts[row].as_py())} holds a NUL character, which text encoders cannot read"
+            ),
+        )
         if name == "id":
             self._ids(texts, report)
             return texts
@@ -96,15 +116,31 @@ class Checks:
         return texts
 
     def _blank(self, prompts: pa.Array, report: _Report) -> None:
-        blank = pc.or_(pc.equal(pc.binary_length(prompts), 0), pc.utf8_is_space(prompts)).fill_null(True)
-        report.rows(_where(blank), "prompt", lambda row: f"{_empty(prompts[row].as_py())}; expected {COLUMNS['prompt'].accepted}")
+        blank = pc.or_(pc.equal(pc.binary_length(prompts), 0), pc.utf8_is_space(prompts)).fill_null(
+            True
+        )
+        report.rows(
+            _where(blank),
+            "prompt",
+            lambda row: f"{_empty(prompts[row].as_py())}; expected {COLUMNS['prompt'].accepted}",
+        )
 
     def _ids(self, ids: pa.Array, report: _Report) -> None:
         lengths = pc.utf8_length(ids)
         long = _where(pc.greater(lengths, MAX_ID_CHARACTERS))
-        report.rows(long, "id", lambda row: f"{shorten(ids[row].as_py())}; expected {COLUMNS['id'].accepted}")
+        report.rows(
+            long,
+            "id",
+            lambda row: f"{shorten(ids[row].as_py())}; expected {COLUMNS['id'].accepted}",
+        )
         control = _where(pc.match_substring_regex(ids, r"[\x01-\x1f\x7f-\x{9f}]"))
-        report.rows(control, "id", lambda row: f"{shorten(ids[row].as_py())} holds a control character; expected {COLUMNS['id'].accepted}")
+        report.rows(
+            control,
+            "id",
+            lambda row: (
+                f"{shorten(ids[row].as_py())} holds a control character; expected {COLUMNS['id'].accepted}"
+            ),
+        )
 
     def _lengths(self, texts: pa.Array, name: str, report: _Report) -> None:
         """Tokenize the texts whose bytes could be too many tokens: a token takes a byte at least."""
@@ -116,7 +152,11 @@ class Checks:
             report.rows(np.array(over, np.int64), name, lambda row: self._too_long(tokens[row]))
 
     def _too_long(self, tokens: int) -> str:
-        longer = f"or --set model.max_sequence_length={tokens}, " if tokens <= _MAX_SEQUENCE_LENGTH else ""
+        longer = (
+            f"or --set model.max_sequence_length={tokens}, "
+            if tokens <= _MAX_SEQUENCE_LENGTH
+            else ""
+        )
         return f"{tokens} tokens, the limit is {self._max_tokens}: shorten it, {longer}or --set model.long_prompts=truncate"
 
     def _numbers(self, found: pa.Array, name: str, report: _Report) -> None:
@@ -127,9 +167,17 @@ class Checks:
         low, high = column.low or 0, column.high or 0
         values = array.fill_null(low).to_numpy(zero_copy_only=False)
         good = (values >= low) & (values <= high)
-        report.rows(np.flatnonzero(~good), name, lambda row: f"{found[row].as_py()}; expected {column.accepted}")
+        report.rows(
+            np.flatnonzero(~good),
+            name,
+            lambda row: f"{found[row].as_py()}; expected {column.accepted}",
+        )
         if name == "true_cfg" and not self._limits.true_cfg:
-            report.rows(np.flatnonzero(good & (values > 1)), name, lambda row: f"{found[row].as_py()}; {NO_TRUE_CFG}")
+            report.rows(
+                np.flatnonzero(good & (values > 1)),
+                name,
+                lambda row: f"{found[row].as_py()}; {NO_TRUE_CFG}",
+            )
 
     def _sides(self, found: pa.Array, array: pa.Array, name: str, report: _Report) -> None:
         """Widths or heights, those that the job gives included."""
@@ -152,14 +200,18 @@ class _Report:
 
     def rows(self, rows: Rows, column: str, describe: Callable[[int], str]) -> None:
         if len(rows):
-            self._problems.rows(rows.tolist(), lambda row: f"{self._place(row)}, column {column}: {describe(row)}")
+            self._problems.rows(
+                rows.tolist(), lambda row: f"{self._place(row)}, column {column}: {describe(row)}"
+            )
 
 
 def most_bytes(texts: pa.Array) -> pa.Array:
     """UTF-8 bytes of each text as a tokenizer sees it: T5's applies NFKC, which makes 33 bytes of U+FDFA's 3. ASCII stays."""
     if pc.all(pc.string_is_ascii(texts)).as_py() is not False:
         return pc.binary_length(texts)
-    return pc.max_element_wise(pc.binary_length(texts), pc.binary_length(pc.utf8_normalize(texts, "NFKC")))
+    return pc.max_element_wise(
+        pc.binary_length(texts), pc.binary_length(pc.utf8_normalize(texts, "NFKC"))
+    )
 
 
 def _where(mask: pa.Array) -> Rows:

@@ -14,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 
 from batchgen.errors import ManifestError
-from batchgen.job import MAX_SEED, MAX_SIDE_PX
+from batchgen.settings import MAX_SEED, MAX_SIDE_PX
 
 MAX_ID_CHARACTERS = 256
 MAX_PICTURES = 10**9  # keys have nine digits
@@ -41,7 +41,10 @@ class Column:
 
 COLUMNS: dict[str, Column] = {
     "prompt": Column("string", "a text that is not empty, in UTF-8 and without NUL"),
-    "id": Column("string", f"a unique text of at most {MAX_ID_CHARACTERS} characters without control characters"),
+    "id": Column(
+        "string",
+        f"a unique text of at most {MAX_ID_CHARACTERS} characters without control characters",
+    ),
     "negative_prompt": Column("string", "a text in UTF-8 without NUL"),
     "seed": Column("int", "an integer from 0 to 2^63-1", 0, MAX_SEED),
     "width": Column("int", f"px, a multiple of 16 from 16 to {MAX_SIDE_PX}", 16, MAX_SIDE_PX),
@@ -54,7 +57,7 @@ COLUMNS: dict[str, Column] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Columns:
     """The columns of one file, types normalised."""
 
     contract: tuple[str, ...]  # the contract's columns it has, in the contract's order
@@ -88,11 +91,15 @@ def unencode(array: pa.Array) -> pa.Array:
         return array
     if isinstance(array.type, pa.BaseExtensionType):
         inner = unencode(array.storage)
-        return pa.ExtensionArray.from_storage(target, inner.cast(pa.string())) if isinstance(target, pa.JsonType) else inner
+        return (
+            pa.ExtensionArray.from_storage(target, inner.cast(pa.string()))
+            if isinstance(target, pa.JsonType)
+            else inner
+        )
     return array.cast(target)
 
 
-def layout(schema: pa.Schema, file: str | Path) -> Layout:
+def find_columns(schema: pa.Schema, file: str | Path) -> Columns:
     """Check a file's columns against the contract.
 
     :raises ManifestError: no `prompt`, a contract column of another type, or two columns of one name.
@@ -100,9 +107,13 @@ def layout(schema: pa.Schema, file: str | Path) -> Layout:
     names = list(schema.names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ManifestError(f"{file}, column {twice[0]}: stands twice; column names must differ. Columns found: {', '.join(names)}")
+        raise ManifestError(
+            f"{file}, column {twice[0]}: stands twice; column names must differ. Columns found: {', '.join(names)}"
+        )
     if "prompt" not in names:
-        raise ManifestError(f"{file}: no column prompt (string), the one that is required. Columns found: {', '.join(names) or 'none'}")
+        raise ManifestError(
+            f"{file}: no column prompt (string), the one that is required. Columns found: {', '.join(names) or 'none'}"
+        )
     wrong = [
         f"{file}, column {name}: found type {schema.field(name).type}, expected {_EXPECTED[column.kind]}"
         for name, column in COLUMNS.items()
@@ -110,11 +121,13 @@ def layout(schema: pa.Schema, file: str | Path) -> Layout:
     ]
     if wrong:
         raise ManifestError("\n".join(wrong))
-    extra = pa.schema([pa.field(name, plain(schema.field(name).type)) for name in names if name not in COLUMNS])
-    return Layout(tuple(name for name in COLUMNS if name in names), extra)
+    extra = pa.schema(
+        [pa.field(name, plain(schema.field(name).type)) for name in names if name not in COLUMNS]
+    )
+    return Columns(tuple(name for name in COLUMNS if name in names), extra)
 
 
-def agree(layouts: Sequence[tuple[str | Path, Layout]]) -> Layout:
+def agree(layouts: Sequence[tuple[str | Path, Columns]]) -> Columns:
     """The layout all files share.
 
     A column that only some files have is refused: its rows would take the job's default in silence.
@@ -127,7 +140,9 @@ def agree(layouts: Sequence[tuple[str | Path, Layout]]) -> Layout:
         found = other.types()
         for name in sorted(expected.keys() ^ found.keys()):
             has, lacks = (first_file, file) if name in expected else (file, first_file)
-            raise ManifestError(f"{lacks}, column {name}: missing, but {has} has it; files of one manifest must have the same columns")
+            raise ManifestError(
+                f"{lacks}, column {name}: missing, but {has} has it; files of one manifest must have the same columns"
+            )
         for name, type_ in expected.items():
             if found[name] != type_:
                 raise ManifestError(

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import ManifestError, OutputError
-from batchgen.manifest.delimited import csv_batches, csv_schema
-from batchgen.manifest.files import ORIGINS, Source, identify, kind_of
-from batchgen.manifest.jsonlines import jsonl_batches, jsonl_schema
+from batchgen.manifest.csv_rows import csv_batches, csv_schema
+from batchgen.manifest.files import ORIGINS, Source, identify_file, kind_of
+from batchgen.manifest.jsonl_rows import jsonl_batches, jsonl_schema
 from batchgen.manifest.problems import Problems
 
 _Reader = Callable[[Path, pa.Schema, Problems], Iterator[pa.RecordBatch]]
@@ -43,8 +43,12 @@ def to_parquet(files: Sequence[Path], destination: Path) -> tuple[Source, ...]:
         origins = _write(partial, schema, files, csv_batches if is_csv else jsonl_batches, problems)
         problems.raise_if_any()
         if not sum(rows for _, rows in origins):
-            raise ManifestError(f"{', '.join(map(str, files))}: no rows; a manifest needs at least one prompt")
-        sources = tuple(identify(file, rows) for file, (_, rows) in zip(files, origins, strict=True))
+            raise ManifestError(
+                f"{', '.join(map(str, files))}: no rows; a manifest needs at least one prompt"
+            )
+        sources = tuple(
+            identify_file(file, rows) for file, (_, rows) in zip(files, origins, strict=True)
+        )
         partial.replace(destination)
     except OSError as error:
         raise OutputError(f"{destination}: cannot be written: {error.strerror or error}") from error
@@ -53,7 +57,9 @@ def to_parquet(files: Sequence[Path], destination: Path) -> tuple[Source, ...]:
     return sources
 
 
-def _write(partial: Path, schema: pa.Schema, files: Sequence[Path], read: _Reader, problems: Problems) -> list[tuple[str, int]]:
+def _write(
+    partial: Path, schema: pa.Schema, files: Sequence[Path], read: _Reader, problems: Problems
+) -> list[tuple[str, int]]:
     origins = []
     with partial.open("wb") as stream:
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:

@@ -44,7 +44,9 @@ def hashes_of(ids: pa.Array) -> npt.NDArray[np.int64]:
     return np.fromiter(((hash(text) or 1) if text else 0 for text in texts), np.int64, len(texts))
 
 
-def find_duplicates(opened: Sequence[ParquetManifest], hashes: IdHashes, problems: Problems) -> None:
+def find_duplicates(
+    opened: Sequence[ParquetManifest], hashes: IdHashes, problems: Problems
+) -> None:
     """Report every row whose id an earlier row has, naming both rows."""
     suspects = np.unique(hashes.repeated())
     if not len(suspects):
@@ -61,7 +63,9 @@ class _Search:
 
     def __init__(self, suspects: npt.NDArray[np.int64]) -> None:
         self._suspects = suspects
-        self._seen = np.zeros(len(suspects), np.bool_)  # for the ids that are not remembered as texts
+        self._seen = np.zeros(
+            len(suspects), np.bool_
+        )  # for the ids that are not remembered as texts
         self._first: dict[str, str] = {}
 
     def batch(self, manifest: ParquetManifest, row: int, ids: pa.Array, problems: Problems) -> None:
@@ -70,7 +74,9 @@ class _Search:
         rows = np.flatnonzero(np.isin(hashes, self._suspects))
         suspect = np.searchsorted(self._suspects, hashes[rows])
         duplicates: dict[int, str] = {}
-        for index, k, text in zip(rows.tolist(), suspect.tolist(), ids.take(pa.array(rows)).to_pylist(), strict=True):
+        for index, k, text in zip(
+            rows.tolist(), suspect.tolist(), ids.take(pa.array(rows)).to_pylist(), strict=True
+        ):
             if text in self._first:
                 duplicates[index] = text
             elif len(self._first) < _REMEMBERED:
@@ -79,7 +85,9 @@ class _Search:
                 problems.count_only(1)
             else:
                 self._seen[k] = True
-        problems.rows(list(duplicates), lambda i: self._describe(manifest.place(row + i), duplicates[i]))
+        problems.rows(
+            list(duplicates), lambda i: self._describe(manifest.place(row + i), duplicates[i])
+        )
         problems.end_batch()
 
     def _describe(self, place: str, text: str) -> str:

@@ -35,7 +35,7 @@ from batchgen.manifest.contract import COLUMNS, plain, unencode
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def extras(table: pa.Table, *, typed_json: bool = False) -> pa.Table:
+def extra_columns(table: pa.Table, *, typed_json: bool = False) -> pa.Table:
     """The travelling columns of a table from `read_rows`; JSON text as plain strings unless `typed_json`."""
     kept = table.select([name for name in table.schema.names if name not in COLUMNS])
     return kept if typed_json or not kept.num_columns else kept.cast(stored_schema(kept.schema))
@@ -43,7 +43,12 @@ def extras(table: pa.Table, *, typed_json: bool = False) -> pa.Table:
 
 def stored_schema(extra: pa.Schema) -> pa.Schema:
     """The types `extras` gives the metadata."""
-    return pa.schema([pa.field(field.name, pa.string() if isinstance(field.type, pa.JsonType) else field.type) for field in extra])
+    return pa.schema(
+        [
+            pa.field(field.name, pa.string() if isinstance(field.type, pa.JsonType) else field.type)
+            for field in extra
+        ]
+    )
 
 
 def json_rows(extra: pa.Table) -> list[str]:
@@ -51,12 +56,17 @@ def json_rows(extra: pa.Table) -> list[str]:
     if not extra.num_columns:
         return ["{}"] * extra.num_rows
     columns = [_values(pa.concat_arrays(extra.column(name).chunks)) for name in extra.schema.names]
-    return [json_text(dict(zip(extra.schema.names, row, strict=True))) for row in zip(*columns, strict=True)]
+    return [
+        json_text(dict(zip(extra.schema.names, row, strict=True)))
+        for row in zip(*columns, strict=True)
+    ]
 
 
 def json_text(value: Any) -> str:
     """A value as JSON: keys sorted, text as itself, escaped only where it could not be written as UTF-8 (lone surrogates)."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -98,9 +108,14 @@ def _integers(array: pa.Array) -> pa.Array:
 
 def _moments(array: pa.Array, unit: str) -> list[str | None]:
     """ISO 8601 by numpy, whose years have no bounds; Python's datetime ends at 9999 and has no nanoseconds."""
-    moments = _integers(array).fill_null(0).to_numpy(zero_copy_only=False).astype(f"datetime64[{unit}]")
+    moments = (
+        _integers(array).fill_null(0).to_numpy(zero_copy_only=False).astype(f"datetime64[{unit}]")
+    )
     texts = np.datetime_as_string(moments).tolist()
-    return [text if valid else None for text, valid in zip(texts, array.is_valid().to_pylist(), strict=True)]
+    return [
+        text if valid else None
+        for text, valid in zip(texts, array.is_valid().to_pylist(), strict=True)
+    ]
 
 
 def _timestamps(array: pa.Array) -> list[Any]:
@@ -114,16 +129,24 @@ def _times(array: pa.Array) -> list[Any]:
 
 def _durations(array: pa.Array) -> list[Any]:
     ticks = _PER_SECOND[array.type.unit]
-    return [None if value is None else value if ticks == 1 else value / ticks for value in _integers(array).to_pylist()]
+    return [
+        None if value is None else value if ticks == 1 else value / ticks
+        for value in _integers(array).to_pylist()
+    ]
 
 
 def _lists(array: pa.Array) -> list[Any]:
     values = iter(_values(array.flatten()))
-    return [None if size is None else [next(values) for _ in range(size)] for size in pc.list_value_length(array).to_pylist()]
+    return [
+        None if size is None else [next(values) for _ in range(size)]
+        for size in pc.list_value_length(array).to_pylist()
+    ]
 
 
 def _maps(array: pa.Array) -> list[Any]:
-    entry = pa.struct([pa.field("key", array.type.key_type), pa.field("value", array.type.item_type)])
+    entry = pa.struct(
+        [pa.field("key", array.type.key_type), pa.field("value", array.type.item_type)]
+    )
     return _lists(array.cast(pa.list_(entry)))
 
 
@@ -131,7 +154,10 @@ def _structs(array: pa.Array) -> list[Any]:
     names = [field.name for field in array.type]
     fields = [_values(field) for field in array.flatten()]
     valid = array.is_valid().to_pylist()
-    return [dict(zip(names, (field[i] for field in fields), strict=True)) if is_valid else None for i, is_valid in enumerate(valid)]
+    return [
+        dict(zip(names, (field[i] for field in fields), strict=True)) if is_valid else None
+        for i, is_valid in enumerate(valid)
+    ]
 
 
 def _is_bytes(found: pa.DataType) -> bool:
@@ -140,12 +166,18 @@ def _is_bytes(found: pa.DataType) -> bool:
 
 _CONVERSIONS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], list[Any]]], ...] = (
     (lambda t: isinstance(t, pa.JsonType), lambda array: _each(_parsed)(array.storage)),
-    (lambda t: isinstance(t, pa.BaseExtensionType) or pa.types.is_dictionary(t), lambda array: _values(unencode(array))),
+    (
+        lambda t: isinstance(t, pa.BaseExtensionType) or pa.types.is_dictionary(t),
+        lambda array: _values(unencode(array)),
+    ),
     (pa.types.is_floating, _each(_number)),
     (pa.types.is_decimal, _each(lambda value: format(value, "f"))),
     (pa.types.is_timestamp, _timestamps),
     (lambda t: t == pa.date32(), lambda array: _moments(array, "D")),
-    (lambda t: t == pa.date64(), lambda array: [text and text.partition("T")[0] for text in _moments(array, "ms")]),
+    (
+        lambda t: t == pa.date64(),
+        lambda array: [text and text.partition("T")[0] for text in _moments(array, "ms")],
+    ),
     (pa.types.is_time, _times),
     (pa.types.is_duration, _durations),
     (_is_bytes, _each(lambda value: base64.b64encode(value).decode())),

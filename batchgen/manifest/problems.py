@@ -13,7 +13,11 @@ _SHOWN_CHARACTERS = 60
 def shorten(value: object) -> str:
     """A value as it stands in a message: quoted, cut after 60 characters."""
     text = value if isinstance(value, str) else str(value)
-    cut = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"
+    cut = (
+        text
+        if len(text) <= _SHOWN_CHARACTERS
+        else f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"
+    )
     return repr(cut) if isinstance(value, str) else cut
 
 
@@ -57,4 +61,6 @@ class Problems:
             raise ManifestError(self._shown[0])
         shown = f", the first {len(self._shown)}" if self.count > len(self._shown) else ""
         lines = "\n  ".join(self._shown)
-        raise ManifestError(f"{self.count} problems in the manifest{shown} (rows are counted from 0 within their file):\n  {lines}")
+        raise ManifestError(
+            f"{self.count} problems in the manifest{shown} (rows are counted from 0 within their file):\n  {lines}"
+        )

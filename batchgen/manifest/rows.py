@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from batchgen.errors import ManifestError, PlanChanged
-from batchgen.job import MAX_SEED, Sampling
 from batchgen.manifest.contract import COLUMNS, normalise, unencode
-from batchgen.manifest.extras import extras, json_rows
+from batchgen.manifest.extras import extra_columns, json_rows
 from batchgen.manifest.files import ParquetManifest, Source
 from batchgen.manifest.picture import Picture
+from batchgen.settings import MAX_SEED, Sampling
 
 
 def read_rows(sources: Sequence[Source], start_row: int, rows: int) -> pa.Table:
@@ -39,12 +39,16 @@ def read_rows(sources: Sequence[Source], start_row: int, rows: int) -> pa.Table:
             rows -= taken
         start_row = max(start_row - source.rows, 0)
     if rows > 0 or not batches:
-        raise ValueError(f"{rows} rows wanted beyond the {sum(source.rows for source in sources)} of the manifest")
+        raise ValueError(
+            f"{rows} rows wanted beyond the {sum(source.rows for source in sources)} of the manifest"
+        )
     first = batches[0].schema.names
     return pa.Table.from_batches([batch.select(first) for batch in batches])
 
 
-def pictures(table: pa.Table, first_row: int, first_key: int, skip: int, count: int, sampling: Sampling) -> list[Picture]:
+def pictures(
+    table: pa.Table, first_row: int, first_key: int, skip: int, count: int, sampling: Sampling
+) -> list[Picture]:
     """Expand rows to their pictures, in order of keys.
 
     :param table: from `read_rows`, beginning at row `first_row` of the manifest.
@@ -53,7 +57,7 @@ def pictures(table: pa.Table, first_row: int, first_key: int, skip: int, count: 
     :param count: pictures to return; the table must hold them.
     """
     columns = {name: _column(table, name, default) for name, default in _defaults(sampling).items()}
-    texts = json_rows(extras(table, typed_json=True))
+    texts = json_rows(extra_columns(table, typed_json=True))
     made: list[Picture] = []
     for i in range(table.num_rows):
         values = {name: column[i] for name, column in columns.items()}
@@ -62,7 +66,14 @@ def pictures(table: pa.Table, first_row: int, first_key: int, skip: int, count: 
             seed = row_seed(sampling.seed, values["id"], first_row + i)
         for j in range(skip, min(images, skip + count - len(made))):
             made.append(
-                Picture(key=first_key + len(made), row=first_row + i, image=j, seed=(seed + j) & MAX_SEED, extra=texts[i], **values)
+                Picture(
+                    key=first_key + len(made),
+                    row=first_row + i,
+                    image=j,
+                    seed=(seed + j) & MAX_SEED,
+                    extra=texts[i],
+                    **values,
+                )
             )
         skip = 0
     if len(made) != count:
@@ -73,7 +84,9 @@ def pictures(table: pa.Table, first_row: int, first_key: int, skip: int, count: 
 def row_seed(run_seed: int, row_id: str, row: int) -> int:
     """The seed of a row without one: 63 bits, by the formula above."""
     name = b"id\0" + row_id.encode() if row_id else b"row\0" + str(row).encode()
-    digest = hashlib.blake2b(b"batchgen\0" + str(run_seed).encode() + b"\0" + name, digest_size=8).digest()
+    digest = hashlib.blake2b(
+        b"batchgen\0" + str(run_seed).encode() + b"\0" + name, digest_size=8
+    ).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
@@ -83,12 +96,19 @@ def _read(source: Source, start_row: int, rows: int) -> Iterator[pa.RecordBatch]
     except ManifestError:
         if Path(source.path).exists():
             raise
-        raise PlanChanged(f"{source.path}: the manifest this run was planned from is gone") from None
+        raise PlanChanged(
+            f"{source.path}: the manifest this run was planned from is gone"
+        ) from None
     if manifest.rows != source.rows:
-        raise PlanChanged(f"{source.path}: the manifest changed since planning: {source.rows} rows then, {manifest.rows} now")
+        raise PlanChanged(
+            f"{source.path}: the manifest changed since planning: {source.rows} rows then, {manifest.rows} now"
+        )
     names = manifest.schema.names
     for _, batch in manifest.batches(names, start_row, rows):
-        arrays = [normalise(batch.column(name), name) if name in COLUMNS else unencode(batch.column(name)) for name in names]
+        arrays = [
+            normalise(batch.column(name), name) if name in COLUMNS else unencode(batch.column(name))
+            for name in names
+        ]
         yield pa.RecordBatch.from_arrays(arrays, names=names)
     manifest.close()
 

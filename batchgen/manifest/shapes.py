@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchgen.job import Sampling
 from batchgen.manifest.contract import normalise
 from batchgen.manifest.files import open_all
+from batchgen.settings import Sampling
 
 Ints = npt.NDArray[np.int64]
 SHAPE_COLUMNS = ("width", "height", "steps", "negative_prompt", "images")
@@ -21,7 +21,7 @@ _CONSTANT_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Shapes:
+class ShapeColumns:
     """R consecutive rows, in manifest order; the columns of the shape in the order groups are cut by."""
 
     width: Ints  # R: px
@@ -31,7 +31,7 @@ class Shapes:
     images: Ints  # R: pictures of the row
 
 
-def image_shapes(files: Sequence[str | Path], sampling: Sampling) -> Iterator[Shapes]:
+def image_shapes(files: Sequence[str | Path], sampling: Sampling) -> Iterator[ShapeColumns]:
     """The shapes of all rows in manifest order, in batches, reading the columns of the shape alone.
 
     A file without any of them is not read at all. To be called after `survey` has found the values valid.
@@ -50,9 +50,9 @@ def image_shapes(files: Sequence[str | Path], sampling: Sampling) -> Iterator[Sh
         manifest.close()
 
 
-def shapes_of(batch: pa.RecordBatch, sampling: Sampling) -> Shapes:
+def shapes_of(batch: pa.RecordBatch, sampling: Sampling) -> ShapeColumns:
     """The shapes of one batch, columns that are absent or null filled from the job."""
-    return Shapes(
+    return ShapeColumns(
         width=integers(batch, "width", sampling.width),
         height=integers(batch, "height", sampling.height),
         steps=integers(batch, "steps", sampling.steps),
@@ -65,7 +65,9 @@ def integers(batch: pa.RecordBatch, name: str, default: int) -> Ints:
     """An integer column of the contract with its nulls filled."""
     if name not in batch.schema.names:
         return np.broadcast_to(np.int64(default), batch.num_rows)
-    filled: Ints = normalise(batch.column(name), name).fill_null(default).to_numpy(zero_copy_only=False)
+    filled: Ints = (
+        normalise(batch.column(name), name).fill_null(default).to_numpy(zero_copy_only=False)
+    )
     return filled
 
 
@@ -77,8 +79,8 @@ def _has_negative(batch: pa.RecordBatch, default: str) -> npt.NDArray[np.bool_]:
     return filled > 0
 
 
-def _constant(rows: int, sampling: Sampling) -> Shapes:
-    return Shapes(
+def _constant(rows: int, sampling: Sampling) -> ShapeColumns:
+    return ShapeColumns(
         width=np.broadcast_to(np.int64(sampling.width), rows),
         height=np.broadcast_to(np.int64(sampling.height), rows),
         steps=np.broadcast_to(np.int64(sampling.steps), rows),

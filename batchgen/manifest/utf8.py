@@ -22,8 +22,15 @@ def _undecodable(array: pa.Array, start: int) -> list[int]:
         if len(array) == 1:
             return [start]
         half = len(array) // 2
-        parts = ((0, half), (half, len(array)))  # taken, not sliced: a slice of a struct still validates all its children
-        return [row for a, b in parts for row in _undecodable(array.take(pa.array(range(a, b), pa.int64())), start + a)]
+        parts = (
+            (0, half),
+            (half, len(array)),
+        )  # taken, not sliced: a slice of a struct still validates all its children
+        return [
+            row
+            for a, b in parts
+            for row in _undecodable(array.take(pa.array(range(a, b), pa.int64())), start + a)
+        ]
     return []
 
 

@@ -9,15 +9,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from drivers import Driver
-from full_size import write_full_size
-from rehearsal import ask, settings, write_prompts
 
-from batchgen.job import load_job
-from batchgen.models import TINY
-from batchgen.run import create
+from batchgen.model import TINY
+from batchgen.run.run import create
+from batchgen.settings.job import load_job
+from tests.support.full_size import write_full_size
+from tests.support.nvidia_driver import Driver
+from tests.support.rehearsal import ask, settings, write_prompts
 
-Write = Callable[[Path], list[object]]  # writes the manifest into a folder; the words of the command
+Write = Callable[
+    [Path], list[object]
+]  # writes the manifest into a folder; the words of the command
 
 
 def only(**columns: Any) -> Write:
@@ -79,7 +81,9 @@ def small_sd3(job: str = "width = 128\nheight = 128", cache: str = "", **columns
         index |= {"_class_name": "StableDiffusion3Pipeline", "tokenizer_3": index["tokenizer_2"]}
         (model / "model_index.json").write_text(json.dumps(index))
         shutil.copytree(model / "tokenizer_2", model / "tokenizer_3")
-        config = json.loads((model / "transformer" / "config.json").read_text()) | {"pos_embed_max_size": 8}
+        config = json.loads((model / "transformer" / "config.json").read_text()) | {
+            "pos_embed_max_size": 8
+        }
         (model / "transformer" / "config.json").write_text(json.dumps(config))
         sections = f"[model]\npath = '{model}'\nmax_sequence_length = 32\n[sampling]\n{job}\n[cache]\n{cache}\n"
         (folder / "job.toml").write_text(sections)
@@ -97,52 +101,139 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
     # the file
     "missing manifest": (lambda folder: [folder / "none.parquet"], ["none.parquet: no such file"]),
     "glob without match": (lambda folder: [folder / "*.parquet"], ["*.parquet: no file matches"]),
-    "folder without files": (lambda folder: [folder], ["a folder without manifest files", ".parquet", ".jsonl"]),
+    "folder without files": (
+        lambda folder: [folder],
+        ["a folder without manifest files", ".parquet", ".jsonl"],
+    ),
     "unknown extension": (file("bad.txt", b"a cat"), ["bad.txt: unknown extension '.txt'", ".csv"]),
     "files of two kinds": (two_kinds, ["a.parquet", "b.csv", "of one kind"]),
     "empty file": (file("bad.parquet", b""), ["bad.parquet", "empty (0 bytes)"]),
-    "not Parquet": (file("bad.parquet", b"<html>not found</html>" * 9), ["bad.parquet: cannot be read as Parquet"]),
-    "zero rows": (only(prompt=pa.array([], pa.string())), ["bad.parquet: no rows", "at least one prompt"]),
+    "not Parquet": (
+        file("bad.parquet", b"<html>not found</html>" * 9),
+        ["bad.parquet: cannot be read as Parquet"],
+    ),
+    "zero rows": (
+        only(prompt=pa.array([], pa.string())),
+        ["bad.parquet: no rows", "at least one prompt"],
+    ),
     "truncated Parquet": (truncated, ["bad.parquet: cannot be read as Parquet", "Truncated"]),
     "corrupt page": (corrupt, ["bad.parquet: corrupt data at or after row 0"]),
-    "broken CSV": (file("bad.csv", b"prompt,seed\na cat, on a mat,1\n"), ["row 0 of", "bad.csv", "3 fields, the header has 2"]),
-    "broken JSONL": (file("bad.jsonl", b'{"prompt": "a cat"}\n{"prompt": \n'), ["row 1 of", "bad.jsonl", "not a JSON object"]),
+    "broken CSV": (
+        file("bad.csv", b"prompt,seed\na cat, on a mat,1\n"),
+        ["row 0 of", "bad.csv", "3 fields, the header has 2"],
+    ),
+    "broken JSONL": (
+        file("bad.jsonl", b'{"prompt": "a cat"}\n{"prompt": \n'),
+        ["row 1 of", "bad.jsonl", "not a JSON object"],
+    ),
     # columns
     "no prompt column": (only(text=["a cat"]), ["bad.parquet: no column prompt", "found: text"]),
-    "int prompts": (only(prompt=[1, 2]), ["bad.parquet, column prompt: found type int64, expected a string type"]),
-    "string seeds": (table(seed=["1"]), ["bad.parquet, column seed: found type string, expected an integer type"]),
-    "float widths": (table(width=[512.0]), ["column width: found type double, expected an integer type"]),
+    "int prompts": (
+        only(prompt=[1, 2]),
+        ["bad.parquet, column prompt: found type int64, expected a string type"],
+    ),
+    "string seeds": (
+        table(seed=["1"]),
+        ["bad.parquet, column seed: found type string, expected an integer type"],
+    ),
+    "float widths": (
+        table(width=[512.0]),
+        ["column width: found type double, expected an integer type"],
+    ),
     # rows
-    "null prompt": (only(prompt=["a cat", None]), ["row 1 of", "bad.parquet, column prompt: is null; expected a text"]),
+    "null prompt": (
+        only(prompt=["a cat", None]),
+        ["row 1 of", "bad.parquet, column prompt: is null; expected a text"],
+    ),
     "empty prompt": (only(prompt=["a cat", ""]), ["row 1 of", "column prompt: is empty"]),
-    "blank prompt": (only(prompt=["a cat", " \t"]), ["row 1 of", "column prompt: holds only whitespace"]),
+    "blank prompt": (
+        only(prompt=["a cat", " \t"]),
+        ["row 1 of", "column prompt: holds only whitespace"],
+    ),
     "NUL in a prompt": (only(prompt=["a\0cat"]), ["row 0 of", "column prompt:", "NUL"]),
-    "100,000 characters": (only(prompt=["cat " * 25_000]), ["row 0 of", "tokens, the limit is 32", "long_prompts=truncate"]),
-    "duplicate ids": (table(id=["a", "b", "a"]), ["row 2 of", "column id: 'a' is also the id of row 0"]),
-    "id of 300 characters": (table(id=["x" * 300]), ["row 0 of", "column id:", "(300 characters)", "at most 256"]),
+    "100,000 characters": (
+        only(prompt=["cat " * 25_000]),
+        ["row 0 of", "tokens, the limit is 32", "long_prompts=truncate"],
+    ),
+    "duplicate ids": (
+        table(id=["a", "b", "a"]),
+        ["row 2 of", "column id: 'a' is also the id of row 0"],
+    ),
+    "id of 300 characters": (
+        table(id=["x" * 300]),
+        ["row 0 of", "column id:", "(300 characters)", "at most 256"],
+    ),
     "id with a newline": (table(id=["a\nb"]), ["row 0 of", "column id:", "control character"]),
-    "negative seed": (table(seed=[-1]), ["row 0 of", "column seed: -1; expected an integer from 0"]),
-    "seed of 64 bits": (table(seed=pa.array([2**63], pa.uint64())), ["column seed: 9223372036854775808; expected"]),
-    "width 17": (table(width=[17]), ["row 0 of", "column width: 17; expected px, a multiple of 16 from 16 to 16384"]),
+    "negative seed": (
+        table(seed=[-1]),
+        ["row 0 of", "column seed: -1; expected an integer from 0"],
+    ),
+    "seed of 64 bits": (
+        table(seed=pa.array([2**63], pa.uint64())),
+        ["column seed: 9223372036854775808; expected"],
+    ),
+    "width 17": (
+        table(width=[17]),
+        ["row 0 of", "column width: 17; expected px, a multiple of 16 from 16 to 16384"],
+    ),
     "width 0": (table(width=[0]), ["row 0 of", "column width: 0; expected px"]),
-    "steps 0": (table(steps=[0]), ["row 0 of", "column steps: 0; expected an integer from 1 to 1000"]),
-    "images -1": (table(images=[-1]), ["row 0 of", "column images: -1; expected an integer from 1"]),
-    "NaN guidance": (table(guidance=[float("nan")]), ["row 0 of", "column guidance: nan; expected a finite number"]),
+    "steps 0": (
+        table(steps=[0]),
+        ["row 0 of", "column steps: 0; expected an integer from 1 to 1000"],
+    ),
+    "images -1": (
+        table(images=[-1]),
+        ["row 0 of", "column images: -1; expected an integer from 1"],
+    ),
+    "NaN guidance": (
+        table(guidance=[float("nan")]),
+        ["row 0 of", "column guidance: nan; expected a finite number"],
+    ),
     "many at once": (table(width=[17] * 12), ["12 problems", "the first 10", "row 9 of"]),
     # the job
-    "missing job file": (words("--job", "/nowhere/job.toml"), ["/nowhere/job.toml: no such job file"]),
+    "missing job file": (
+        words("--job", "/nowhere/job.toml"),
+        ["/nowhere/job.toml: no such job file"],
+    ),
     "job that is not TOML": (job("[engine\n"), ["job.toml: not TOML", "line 1"]),
-    "unknown job key": (job("[engine]\nbatchsize = 4\n"), ["job.toml", "engine.batchsize: unknown key; accepted here: ", "batch_size"]),
-    "unknown section": (job("[motor]\nx = 4\n"), ["job.toml", "motor: unknown key; accepted here: ", "engine"]),
-    "wrong value": (job("[output]\nformat = 'gif'\n"), ["job.toml", "output.format = 'gif'", "'jpg', 'png' or 'webp'"]),
-    "unknown --set": (words(*settings(sampling__step=4)), ["sampling.step: unknown key; accepted here: ", "steps"]),
-    "--set without =": (words("--set", "sampling.steps"), ["--set sampling.steps: expected section.key=value"]),
-    "NaN in --set": (words(*settings(sampling__guidance="nan")), ["sampling.guidance = nan", "finite number"]),
-    "unknown model path": (words(*settings(model__path="/nowhere/model")), ["/nowhere/model", "no such folder", "model_index.json"]),
+    "unknown job key": (
+        job("[engine]\nbatchsize = 4\n"),
+        ["job.toml", "engine.batchsize: unknown key; accepted here: ", "batch_size"],
+    ),
+    "unknown section": (
+        job("[motor]\nx = 4\n"),
+        ["job.toml", "motor: unknown key; accepted here: ", "engine"],
+    ),
+    "wrong value": (
+        job("[output]\nformat = 'gif'\n"),
+        ["job.toml", "output.format = 'gif'", "'jpg', 'png' or 'webp'"],
+    ),
+    "unknown --set": (
+        words(*settings(sampling__step=4)),
+        ["sampling.step: unknown key; accepted here: ", "steps"],
+    ),
+    "--set without =": (
+        words("--set", "sampling.steps"),
+        ["--set sampling.steps: expected section.key=value"],
+    ),
+    "NaN in --set": (
+        words(*settings(sampling__guidance="nan")),
+        ["sampling.guidance = nan", "finite number"],
+    ),
+    "unknown model path": (
+        words(*settings(model__path="/nowhere/model")),
+        ["/nowhere/model", "no such folder", "model_index.json"],
+    ),
     "unknown hub model": (words(*settings(model__path="nobody/nothing")), ["nobody/nothing"]),
     # what the model cannot do
-    "width beyond the model's positions": (small_sd3(width=[128, 192]), ["row 1 of", "column width: 192; expected px", "to 128 for this"]),
-    "job's width beyond them": (small_sd3(height=[64], job="width = 144"), ["sampling.width = 144: expected px", "to 128 for this model"]),
+    "width beyond the model's positions": (
+        small_sd3(width=[128, 192]),
+        ["row 1 of", "column width: 192; expected px", "to 128 for this"],
+    ),
+    "job's width beyond them": (
+        small_sd3(height=[64], job="width = 144"),
+        ["sampling.width = 144: expected px", "to 128 for this model"],
+    ),
     "job's width where a row has none": (
         small_sd3(width=[64, None], job="width = 144\nheight = 64"),
         ["row 1 of", "null, and sampling.width = 144"],
@@ -151,18 +242,38 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
         small_sd3(true_cfg=[1.0, 2.5]),
         ["row 1 of", "column true_cfg: 2.5; this family has one guidance scale"],
     ),
-    "mesh that does not come out": (words(*settings(parallel__cp=4, parallel__ulysses=3)), ["ulysses * ring = 3 * 1 = 3, but cp = 4"]),
-    "policy that needs more": (words(*settings(cache__policy="schedule")), ['policy = "schedule" needs skip']),
+    "mesh that does not come out": (
+        words(*settings(parallel__cp=4, parallel__ulysses=3)),
+        ["ulysses * ring = 3 * 1 = 3, but cp = 4"],
+    ),
+    "policy that needs more": (
+        words(*settings(cache__policy="schedule")),
+        ['policy = "schedule" needs skip'],
+    ),
     "policy of another family": (
         small_sd3(seed=[1], job="", cache="policy = 'teacache'"),
         ["coefficients are published for flux, not for sd3"],
     ),
-    "per-tensor FP8 in groups": (words(*settings(precision__linear="fp8", precision__granularity="tensor")), ["groups of 8 pictures"]),
+    "per-tensor FP8 in groups": (
+        words(*settings(precision__linear="fp8", precision__granularity="tensor")),
+        ["groups of 8 pictures"],
+    ),
     "several at once": (
-        words(*settings(parallel__cp=3, parallel__ulysses=3, cache__policy="schedule", engine__attention="cudnn", engine__device="cpu")),
+        words(
+            *settings(
+                parallel__cp=3,
+                parallel__ulysses=3,
+                cache__policy="schedule",
+                engine__attention="cudnn",
+                engine__device="cpu",
+            )
+        ),
         ["4 % 3 = 1", "needs skip", "cudnn"],
     ),
-    "missing LoRA": (job("[model]\nlora = [{path = '/nowhere/lora.safetensors'}]\n"), ["/nowhere/lora.safetensors"]),
+    "missing LoRA": (
+        job("[model]\nlora = [{path = '/nowhere/lora.safetensors'}]\n"),
+        ["/nowhere/lora.safetensors"],
+    ),
 }
 
 
@@ -205,20 +316,27 @@ def test_odd_but_good_prompts_are_planned(name: str, tmp_path: Path) -> None:
         "a file": ("file", "file: cannot hold a run: Not a directory"),
         "a kernel folder": ("/proc/run", "/proc/run: cannot hold a run"),
         "a name too long": ("x" * 300, "File name too long"),
-        "someone's folder": ("full", "full: not empty (diary.txt, …) and not a run of batchgen. Name another folder with --out."),
+        "someone's folder": (
+            "full",
+            "full: not empty (diary.txt, …) and not a run of batchgen. Name another folder with --out.",
+        ),
     }.values(),
 )
 def test_a_folder_that_cannot_hold_a_run_is_refused(out: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "diary.txt").write_text("")
-    answer = ask("submit", write_prompts(tmp_path / "p.parquet", ["a cat"]), "--out", tmp_path / out)
+    answer = ask(
+        "submit", write_prompts(tmp_path / "p.parquet", ["a cat"]), "--out", tmp_path / out
+    )
     assert answer.code == 2
     assert told in answer.err
     assert not (tmp_path / "full" / ".batchgen").exists()
 
 
-def test_a_gpu_that_is_not_there_is_told_before_anything_is_planned_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_planned_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     file = write_prompts(tmp_path / "p.parquet", ["a cat"])
     answer = ask("submit", file, "--out", tmp_path / "run", *settings(engine__device="cuda"))
@@ -227,9 +345,15 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_planned_for_it(tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_memory_that_will_not_suffice_is_told_by_plan_and_submit_before_anything_starts(tmp_path: Path, driver: Driver) -> None:
+def test_memory_that_will_not_suffice_is_told_by_plan_and_submit_before_anything_starts(
+    tmp_path: Path, driver: Driver
+) -> None:
     driver("GPU-aa, 24564, 8.9, NVIDIA GeForce RTX 4090")
-    size = settings(model__path=write_full_size(tmp_path / "flux-dev"), sampling__width=1024, sampling__height=1024)
+    size = settings(
+        model__path=write_full_size(tmp_path / "flux-dev"),
+        sampling__width=1024,
+        sampling__height=1024,
+    )
     file = write_prompts(tmp_path / "p.parquet", ["a cat"] * 8)
     for verb in (["plan"], ["submit", "--out", tmp_path / "run"]):
         answer = ask(*verb, file, *size)
@@ -245,20 +369,35 @@ def test_memory_that_will_not_suffice_is_told_by_plan_and_submit_before_anything
     assert "NVIDIA H100 80GB HBM3 has 85.5 GB" in answer.out
 
 
-def test_a_site_profile_that_says_what_its_gpus_are_has_jobs_refused_for_them(tmp_path: Path) -> None:
-    (tmp_path / "site.toml").write_text('gpus_per_node = 8\ntime = "1:00:00"\ngpu_memory_gib = 24\ngpu_capability = "8.6"\n')
-    file, site = write_prompts(tmp_path / "p.parquet", ["a cat"]), ["--site", tmp_path / "site.toml"]
+def test_a_site_profile_that_says_what_its_gpus_are_has_jobs_refused_for_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "site.toml").write_text(
+        'gpus_per_node = 8\ntime = "1:00:00"\ngpu_memory_gib = 24\ngpu_capability = "8.6"\n'
+    )
+    file, site = (
+        write_prompts(tmp_path / "p.parquet", ["a cat"]),
+        ["--site", tmp_path / "site.toml"],
+    )
     refused = ask("plan", file, *site, *settings(precision__linear="fp8"))
     assert refused.code == 2
     assert "compute capability 8.6: FP8 products need 8.9" in refused.err
-    refused = ask("plan", file, *site, *settings(model__path=write_full_size(tmp_path / "flux-dev")))
+    refused = ask(
+        "plan", file, *site, *settings(model__path=write_full_size(tmp_path / "flux-dev"))
+    )
     assert refused.code == 2
     assert "a GPU of the site has 25.8 GB" in refused.err
 
 
-def test_a_run_is_resumed_only_where_its_precision_can_be_computed(tmp_path: Path, driver: Driver) -> None:
+def test_a_run_is_resumed_only_where_its_precision_can_be_computed(
+    tmp_path: Path, driver: Driver
+) -> None:
     run = tmp_path / "run"
-    create(run, [write_prompts(tmp_path / "p.parquet", ["a cat"])], load_job(None, ["precision.linear=fp8"]))
+    create(
+        run,
+        [write_prompts(tmp_path / "p.parquet", ["a cat"])],
+        load_job(None, ["precision.linear=fp8"]),
+    )
     driver("GPU-aa, 23028, 8.6, NVIDIA A10")
     answer = ask("resume", run)
     assert answer.code == 2
@@ -271,7 +410,13 @@ def test_a_run_is_resumed_only_where_its_precision_can_be_computed(tmp_path: Pat
 def test_the_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     run = tmp_path / "run"
     create(run, [write_prompts(tmp_path / "a.parquet", ["a cat"])], load_job(None))
-    answer = ask("submit", write_prompts(tmp_path / "b.parquet", ["a dog"]), "--out", run, *settings(sampling__steps=3))
+    answer = ask(
+        "submit",
+        write_prompts(tmp_path / "b.parquet", ["a dog"]),
+        "--out",
+        run,
+        *settings(sampling__steps=3),
+    )
     assert answer.code == 2
     assert "run was planned from other inputs" in answer.err
     assert "manifest: [" in answer.err
@@ -286,7 +431,9 @@ def test_a_folder_that_is_no_run_is_told_by_every_verb(verb: str, tmp_path: Path
     assert f"{tmp_path}: not a run directory" in answer.err
 
 
-def test_a_run_that_was_planned_and_never_started_is_stalled_and_says_what_to_type(tmp_path: Path) -> None:
+def test_a_run_that_was_planned_and_never_started_is_stalled_and_says_what_to_type(
+    tmp_path: Path,
+) -> None:
     create(tmp_path / "run", [write_prompts(tmp_path / "a.parquet", ["a cat"])], load_job(None))
     answer = ask("status", tmp_path / "run", "--json")
     told = json.loads(answer.out)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
-from rehearsal import Answer, ask, records, settings
 
 from batchgen.engine.pattern import draw_card
-from batchgen.job import Output
 from batchgen.manifest import Picture
-from batchgen.writer import encode_image
+from batchgen.settings.job import Output
+from batchgen.worker.samples import encode_image
+from tests.support.rehearsal import Answer, ask, records, settings
 
 CARD = draw_card(Picture(0, 0, 0, "", "a cat", "", 1, 128, 96, 28, 3.5, 1.0, "{}"))
 
@@ -40,7 +40,9 @@ def test_jpeg_keeps_colours_at_full_resolution() -> None:
 
 def test_quality_decides_the_size_of_jpeg_and_lossy_webp() -> None:
     for kind in ("jpg", "webp"):
-        small, large = (len(encode_image(CARD, Output(format=kind, quality=quality))) for quality in (10, 95))
+        small, large = (
+            len(encode_image(CARD, Output(format=kind, quality=quality))) for quality in (10, 95)
+        )
         assert small < large
 
 
@@ -56,14 +58,24 @@ def samples(run: Path) -> dict[str, dict[str, Any]]:
 
 def make(file: Path, **chosen: object) -> tuple[Answer, dict[str, dict[str, Any]]]:
     run = file.with_name("run")
-    answer = ask("submit", file, "--rehearse", "--out", run, *settings(run__workers=1, shards__pictures=4, **chosen))
+    answer = ask(
+        "submit",
+        file,
+        "--rehearse",
+        "--out",
+        run,
+        *settings(run__workers=1, shards__pictures=4, **chosen),
+    )
     return answer, samples(run)
 
 
 @pytest.mark.slow
 def test_a_csv_with_several_pictures_a_row_becomes_lossless_webp(tmp_path: Path) -> None:
     file = tmp_path / "prompts.csv"
-    file.write_text('prompt,id,seed,images,source\n"a cat, ""sleeping""\non a mat",a,5,3,left\n🐈 on a שטיח,b.b,,2,\n', encoding="utf-8")
+    file.write_text(
+        'prompt,id,seed,images,source\n"a cat, ""sleeping""\non a mat",a,5,3,left\n🐈 on a שטיח,b.b,,2,\n',
+        encoding="utf-8",
+    )
     answer, made = make(file, output__format="webp", output__lossless="true")
     assert (answer.code, len(made)) == (0, 5)
     assert [json.loads(sample["json"])["seed"] for sample in made.values()][:3] == [5, 6, 7]
@@ -71,8 +83,12 @@ def test_a_csv_with_several_pictures_a_row_becomes_lossless_webp(tmp_path: Path)
     assert json.loads(made["000000003"]["json"])["extra"] == '{"source":null}'
     for sample, record in zip(made.values(), records(tmp_path / "run"), strict=True):
         assert json.loads(sample["json"])["image"] == record["image"]
-        picture = Picture(**{name: record[name] for name in Picture.__slots__ if name != "extra"}, extra="{}")
-        assert (np.asarray(Image.open(io.BytesIO(sample["webp"])).convert("RGB")) == draw_card(picture)).all()
+        picture = Picture(
+            **{name: record[name] for name in Picture.__slots__ if name != "extra"}, extra="{}"
+        )
+        assert (
+            np.asarray(Image.open(io.BytesIO(sample["webp"])).convert("RGB")) == draw_card(picture)
+        ).all()
 
 
 @pytest.mark.slow

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rehearsal import alive, ask, owners, records, settings, status, wait_until, write_prompts
+
+from tests.support.rehearsal import (
+    alive,
+    ask,
+    owners,
+    records,
+    settings,
+    status,
+    wait_until,
+    write_prompts,
+)
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
@@ -67,8 +77,21 @@ def submit(run: Path) -> Submit:
 
     def type_in(delay_s: float, *words: str) -> Terminal:
         file = write_prompts(run.with_name("prompts.parquet"), [f"a cat {n}" for n in range(24)])
-        chosen = settings(engine__batch_size=4, shards__pictures=12, run__workers=2, pattern__delay_s=delay_s)
-        command = [sys.executable, "-m", "batchgen.cli", "submit", str(file), "--rehearse", "--out", str(run), *words, *chosen]
+        chosen = settings(
+            engine__batch_size=4, shards__pictures=12, run__workers=2, pattern__delay_s=delay_s
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "batchgen.cli",
+            "submit",
+            str(file),
+            "--rehearse",
+            "--out",
+            str(run),
+            *words,
+            *chosen,
+        ]
         pid, screen = pty.fork()
         if pid == 0:
             os.execvpe(sys.executable, command, os.environ | {"TERM": "xterm", "COLUMNS": "200"})
@@ -77,15 +100,27 @@ def submit(run: Path) -> Submit:
     return type_in
 
 
-def test_ctrl_c_finishes_the_groups_in_flight_and_resume_makes_the_rest(submit: Submit, run: Path) -> None:
+def test_ctrl_c_finishes_the_groups_in_flight_and_resume_makes_the_rest(
+    submit: Submit, run: Path
+) -> None:
     terminal = submit(1.0)
     terminal.read("2 workers  ")
     terminal.read(r" [1-9]\d*/24 pictures")
     terminal.press_ctrl_c()
     terminal.read("ends the workers at once")
     assert terminal.exit_code() == 3
-    assert "Stopping after the groups in flight; Ctrl-C again ends the workers at once." in terminal.shown
-    for told in ("pictures  ", "/s  ", " left  ", " workers  ", "stopped: user: asked to stop", f"next: batchgen resume {run}"):
+    assert (
+        "Stopping after the groups in flight; Ctrl-C again ends the workers at once."
+        in terminal.shown
+    )
+    for told in (
+        "pictures  ",
+        "/s  ",
+        " left  ",
+        " workers  ",
+        "stopped: user: asked to stop",
+        f"next: batchgen resume {run}",
+    ):
         assert told in terminal.shown
     told = status(run)
     assert told["in_progress"] % 4 == 0
@@ -118,7 +153,9 @@ def test_a_lost_terminal_does_not_stop_the_run(submit: Submit, run: Path) -> Non
     assert status(run)["state"] == "complete"
 
 
-def test_a_detached_run_is_watched_from_elsewhere_and_refuses_a_second_crew(submit: Submit, run: Path) -> None:
+def test_a_detached_run_is_watched_from_elsewhere_and_refuses_a_second_crew(
+    submit: Submit, run: Path
+) -> None:
     terminal = submit(1.0, "--detach")
     assert terminal.exit_code() == 0
     assert f"batchgen status {run} --watch" in terminal.shown

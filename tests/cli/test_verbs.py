@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from rehearsal import Answer, ask, owners, settings, write_prompts
 
 from batchgen import cli
-from batchgen.job import load_job
-from batchgen.run import create
+from batchgen.run.run import create
+from batchgen.settings.job import load_job
+from tests.support.rehearsal import Answer, ask, owners, settings, write_prompts
 
 Finished = tuple[Path, Answer]
 
@@ -16,7 +16,12 @@ Finished = tuple[Path, Answer]
 def test_submit_shows_the_way_to_the_pictures(finished: Finished) -> None:
     run, answer = finished
     assert (answer.code, answer.err) == (0, "")
-    for told in (f"40 pictures in 5 shards → {run}", "2 workers started.", "30 ok, 10 failed, 0 pending of 40 pictures", "  9 × exception"):
+    for told in (
+        f"40 pictures in 5 shards → {run}",
+        "2 workers started.",
+        "30 ok, 10 failed, 0 pending of 40 pictures",
+        "  9 × exception",
+    ):
         assert told in answer.out
     for name in ("data/*.tar", "contact.jpg", "README.md"):
         assert f"{run}/{name}" in answer.out
@@ -25,7 +30,9 @@ def test_submit_shows_the_way_to_the_pictures(finished: Finished) -> None:
 def test_the_same_submit_again_says_so_and_starts_nobody(finished: Finished) -> None:
     run, _ = finished
     before = owners(run, "worker")
-    same = settings(run__workers=2, engine__batch_size=4, shards__pictures=8, output__license="cc0-1.0")
+    same = settings(
+        run__workers=2, engine__batch_size=4, shards__pictures=8, output__license="cc0-1.0"
+    )
     answer = ask("submit", run.parent / "prompts.parquet", "--rehearse", "--out", run, *same)
     assert answer.code == 0
     assert f"{run} was planned before from the same inputs: continuing it." in answer.out
@@ -43,9 +50,17 @@ def test_a_complete_run_needs_nothing_more(verb: str, finished: Finished) -> Non
 
 def test_plan_tells_rows_sizes_shards_groups_time_and_bytes(finished: Finished) -> None:
     manifest = finished[0].parent / "prompts.parquet"
-    answer = ask("plan", manifest, "--rehearse", *settings(engine__batch_size=4, shards__pictures=8))
+    answer = ask(
+        "plan", manifest, "--rehearse", *settings(engine__batch_size=4, shards__pictures=8)
+    )
     assert answer.code == 0
-    for told in (f"38 rows, 40 pictures, from {manifest}", "128×128  28     no        30", "192×128", "5 of 8 pictures", "jpg, roughly"):
+    for told in (
+        f"38 rows, 40 pictures, from {manifest}",
+        "128×128  28     no        30",
+        "192×128",
+        "5 of 8 pictures",
+        "jpg, roughly",
+    ):
         assert told in answer.out
     assert "Every row is valid. Nothing was written." in answer.out
 
@@ -55,7 +70,12 @@ def test_status_as_json_is_one_object_whose_counts_add_up(finished: Finished) ->
     told = json.loads(answer.out)
     assert answer.code == 0
     assert told["ok"] + told["failed"] + told["pending"] == told["rows"] == 40
-    assert (told["state"], told["shards_done"], told["shards"], told["workers"]) == ("complete", 5, 5, 0)
+    assert (told["state"], told["shards_done"], told["shards"], told["workers"]) == (
+        "complete",
+        5,
+        5,
+        0,
+    )
     assert sum(told["failures"].values()) == told["failed"]
     assert told["next"].startswith("batchgen verify ")
     assert told["cause"]
@@ -97,7 +117,9 @@ def test_logs_of_failures_name_picture_row_id_and_reason(finished: Finished) -> 
         ("table/../table/", "table"),
     ],
 )
-def test_a_run_is_named_after_its_manifest(given: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_named_after_its_manifest(
+    given: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "table").mkdir()
     for file in ("prompts.parquet", "my.prompts.v2.parquet", "table/part-0.parquet"):
         write_prompts(tmp_path / file, ["a cat"])

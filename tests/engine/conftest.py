@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from stock import make_job
 
-from batchgen.checkpoint import resolve
 from batchgen.engine.build import build_engine
-from batchgen.engine.stages import TorchEngine
-from batchgen.models import TINY
+from batchgen.engine.torch_engine import TorchEngine
+from batchgen.model import TINY
+from batchgen.model.checkpoint import resolve
+from tests.support.stock import make_job
 
 
 def _open(folder: Path) -> tuple[Any, TorchEngine]:
@@ -33,9 +33,13 @@ def schnell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, TorchEngine]
     """Random weights configured like FLUX.1-schnell: no embedded guidance, no dynamic shift."""
     folder = _copy_tiny(tmp_path_factory.mktemp("schnell"))
     torch.manual_seed(0)
-    config = dict(FluxTransformer2DModel.load_config(folder, subfolder="transformer")) | {"guidance_embeds": False}
+    config = dict(FluxTransformer2DModel.load_config(folder, subfolder="transformer")) | {
+        "guidance_embeds": False
+    }
     FluxTransformer2DModel.from_config(config).save_pretrained(folder / "transformer")
-    FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False).save_pretrained(folder / "scheduler")
+    FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False).save_pretrained(
+        folder / "scheduler"
+    )
     return _open(folder)
 
 
@@ -54,7 +58,7 @@ def weights_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def weights_file(weights_folder: Path) -> Path:
     """The embedded model's quantized weights, in FP8."""
-    import eight_bits  # here: it imports torchao
+    from tests.engine.precision import eight_bits  # here: it imports torchao
 
     eight_bits.build(eight_bits.make_job(weights_folder))
     (path,) = weights_folder.iterdir()

@@ -2,24 +2,30 @@
 
 import pytest
 import torch
-from stock import TEXT_TOKENS, make_picture, psnr
 
-from batchgen.checkpoint import resolve
 from batchgen.engine.build import build_engine
-from batchgen.job import parse_job
+from batchgen.model.checkpoint import resolve
+from batchgen.settings.job import parse_job
+from tests.support.stock import TEXT_TOKENS, make_picture, psnr
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def open_on_gpu(precision):
-    settings = {"model": {"max_sequence_length": TEXT_TOKENS}, "engine": {"device": "cuda"}, "compile": {"mode": "none"}}
+    settings = {
+        "model": {"max_sequence_length": TEXT_TOKENS},
+        "engine": {"device": "cuda"},
+        "compile": {"mode": "none"},
+    }
     job = parse_job(settings | {"precision": {"linear": precision}}, "a test")
     return build_engine(job, resolve(job.model))
 
 
 def test_a_gpu_in_fp32_paints_what_the_cpu_paints(dev):
     group = [make_picture(key) for key in range(4)]
-    assert psnr(dev[1].denoise(group).latents, open_on_gpu("fp32").denoise(group).latents.cpu()) >= 60
+    assert (
+        psnr(dev[1].denoise(group).latents, open_on_gpu("fp32").denoise(group).latents.cpu()) >= 60
+    )
 
 
 def test_bf16_is_a_little_rounder_and_timed_on_the_device(dev):

@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from stock import make_picture
 
 from batchgen.engine.device import choose_device
 from batchgen.errors import DeviceFault, JobError, OutOfMemory
-from batchgen.job import EngineSettings
+from batchgen.settings.job import EngineSettings
+from tests.support.stock import make_picture
 
 
 @pytest.fixture
@@ -49,10 +49,21 @@ def test_a_full_host_is_out_of_memory_and_keeps_nothing_alive(cpu):
 @pytest.mark.parametrize(
     ("error", "becomes"),
     [
-        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceFault),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), DeviceFault),
+        (
+            torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+            DeviceFault,
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+            DeviceFault,
+        ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceFault),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            OutOfMemory,
+        ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
     ],
 )

@@ -4,20 +4,23 @@ import pytest
 import torch
 from torch import nn
 
-from batchgen.checkpoint import resolve
 from batchgen.engine.device import choose_device
-from batchgen.engine.family import Family, load_family
+from batchgen.engine.families import load_family
+from batchgen.engine.families.family import Family
 from batchgen.engine.modulation import Modulator, hoist_modulations
 from batchgen.engine.offload import Offload, Residence
 from batchgen.errors import JobError
-from batchgen.job import EngineSettings, Model
+from batchgen.model.checkpoint import resolve
+from batchgen.settings.job import EngineSettings, Model
 
 CARD = torch.device("meta")
 
 
 @pytest.fixture
 def model() -> tuple[Family, Modulator]:
-    family = load_family(resolve(Model()), choose_device(EngineSettings(device="cpu")), 32, transformer=True)
+    family = load_family(
+        resolve(Model()), choose_device(EngineSettings(device="cpu")), 32, transformer=True
+    )
     return family, hoist_modulations(family.blocks)
 
 
@@ -27,10 +30,15 @@ def places(module: nn.Module) -> set[str]:
 
 def test_weights_are_loaded_onto_the_host(model: tuple[Family, Modulator]) -> None:
     family, modulator = model
-    assert all(places(part) == {"cpu"} for part in (family.transformer, modulator, family.vae, *family.encoders))
+    assert all(
+        places(part) == {"cpu"}
+        for part in (family.transformer, modulator, family.vae, *family.encoders)
+    )
 
 
-@pytest.mark.parametrize(("offload", "encoders"), [("none", "meta"), ("text", "cpu"), ("model", "cpu")])
+@pytest.mark.parametrize(
+    ("offload", "encoders"), [("none", "meta"), ("text", "cpu"), ("model", "cpu")]
+)
 def test_everything_goes_to_the_device_but_what_is_not_needed_all_the_time(
     offload: Offload, encoders: str, model: tuple[Family, Modulator]
 ) -> None:

@@ -4,20 +4,20 @@ import hashlib
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from stock import make_picture
 
-from batchgen.engine.open import open_engine
+from batchgen.engine import open_engine
 from batchgen.engine.pattern import PatternEngine, draw_card
-from batchgen.job import parse_job
+from batchgen.settings.job import parse_job
+from tests.support import ROOT
+from tests.support.stock import make_picture
 
 
 def test_a_rehearsal_imports_no_torch():
     script = (
-        "import sys; from batchgen.engine.open import open_engine; from batchgen.job import parse_job;"
+        "import sys; from batchgen.engine import open_engine; from batchgen.settings.job import parse_job;"
         "engine = open_engine(parse_job({'engine': {'kind': 'pattern'}}, 'test'), None); print(engine.identity, 'torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -25,7 +25,15 @@ def test_a_rehearsal_imports_no_torch():
 
 
 @pytest.mark.parametrize(
-    "change", [{"prompt": "a blue star"}, {"seed": 5}, {"guidance": 9.0}, {"steps": 9}, {"negative_prompt": "blue"}, {"true_cfg": 3.0}]
+    "change",
+    [
+        {"prompt": "a blue star"},
+        {"seed": 5},
+        {"guidance": 9.0},
+        {"steps": 9},
+        {"negative_prompt": "blue"},
+        {"true_cfg": 3.0},
+    ],
 )
 def test_whatever_decides_a_picture_changes_its_card(change):
     assert not np.array_equal(draw_card(make_picture()), draw_card(make_picture(**change)))
@@ -33,17 +41,23 @@ def test_whatever_decides_a_picture_changes_its_card(change):
 
 def test_the_same_row_gives_the_same_bytes_in_another_process():
     script = (
-        "import hashlib; from stock import make_picture; from batchgen.engine.pattern import draw_card;"
+        "import hashlib; from tests.support.stock import make_picture; from batchgen.engine.pattern import draw_card;"
         "print(hashlib.sha256(draw_card(make_picture(3)).tobytes()).hexdigest())"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert run.stdout.strip() == hashlib.sha256(draw_card(make_picture(3)).tobytes()).hexdigest()
 
 
-@pytest.mark.parametrize(("width", "height"), [(16, 16), (16, 256), (128, 128), (208, 144), (1024, 1024)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(16, 16), (16, 256), (128, 128), (208, 144), (1024, 1024)]
+)
 def test_cards_have_the_size_of_their_row_and_more_than_one_colour(width, height):
     engine = PatternEngine()
-    pixels, decode_s = engine.decode(engine.denoise([make_picture(key, width=width, height=height) for key in range(2)]))
+    pixels, decode_s = engine.decode(
+        engine.denoise([make_picture(key, width=width, height=height) for key in range(2)])
+    )
     assert pixels.shape == (2, height, width, 3)
     assert pixels.dtype == np.uint8
     assert all((card != card[0, 0]).any() for card in pixels)
@@ -55,7 +69,9 @@ def test_prompts_in_any_script_can_be_rehearsed():
 
 
 def test_the_delay_is_per_group():
-    engine = open_engine(parse_job({"engine": {"kind": "pattern"}, "pattern": {"delay_s": 0.05}}, "a test"), None)
+    engine = open_engine(
+        parse_job({"engine": {"kind": "pattern"}, "pattern": {"delay_s": 0.05}}, "a test"), None
+    )
     begin = time.perf_counter()
     denoised = engine.denoise([make_picture(key) for key in range(8)])
     assert 0.05 <= denoised.denoise_s <= time.perf_counter() - begin

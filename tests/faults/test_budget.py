@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from rehearsal import Answer, ask, faulty, records, rehearse, status
+
+from tests.support.rehearsal import Answer, ask, faulty, records, rehearse, status
 
 pytestmark = pytest.mark.slow
 
@@ -15,7 +16,9 @@ def hopeless(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
     return run, rehearse(run, [f"a cat {n} RAISE" for n in range(100)], shards__pictures=50)
 
 
-def test_all_failures_stop_the_run_within_a_group_of_the_budget(hopeless: tuple[Path, Answer]) -> None:
+def test_all_failures_stop_the_run_within_a_group_of_the_budget(
+    hopeless: tuple[Path, Answer],
+) -> None:
     run, answer = hopeless
     assert answer.code == 4
     told = status(run)
@@ -25,15 +28,24 @@ def test_all_failures_stop_the_run_within_a_group_of_the_budget(hopeless: tuple[
     assert "the budget is 10" in told["cause"]
 
 
-def test_status_says_the_same_by_its_exit_code_and_next_command(hopeless: tuple[Path, Answer]) -> None:
+def test_status_says_the_same_by_its_exit_code_and_next_command(
+    hopeless: tuple[Path, Answer],
+) -> None:
     answer = ask("status", hopeless[0])
     assert answer.code == 4
-    assert f"next: see batchgen logs --failed; to go on all the same: batchgen resume {hopeless[0]} --set run.failure_budget" in answer.out
+    assert (
+        f"next: see batchgen logs --failed; to go on all the same: batchgen resume {hopeless[0]} --set run.failure_budget"
+        in answer.out
+    )
 
 
-def test_the_reasons_can_be_read_before_any_shard_is_published(hopeless: tuple[Path, Answer]) -> None:
+def test_the_reasons_can_be_read_before_any_shard_is_published(
+    hopeless: tuple[Path, Answer],
+) -> None:
     failed = ask("logs", hopeless[0], "--failed").out
-    assert "000000000 row 0: exception: RuntimeError: the picture does not want to be made" in failed
+    assert (
+        "000000000 row 0: exception: RuntimeError: the picture does not want to be made" in failed
+    )
 
 
 def test_a_raised_budget_lets_the_run_end(hopeless: tuple[Path, Answer]) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rehearsal import Answer, ask, settings, write_prompts
 
-from batchgen.job import load_job
-from batchgen.models import TINY
-from batchgen.run import create
-from batchgen.store import Store
+from batchgen.model import TINY
+from batchgen.run.directory import RunDirectory
+from batchgen.run.run import create
+from batchgen.settings.job import load_job
+from tests.support.rehearsal import Answer, ask, settings, write_prompts
 
 
 @pytest.fixture
@@ -43,14 +43,22 @@ CHANGES: dict[str, tuple[dict[str, object], str]] = {
 @pytest.mark.parametrize("verb", ["submit", "resume"])
 def test_a_changed_setting_is_refused_with_the_difference(name: str, verb: str, run: Path) -> None:
     changed, told = CHANGES[name]
-    answer = again(run, *settings(**changed)) if verb == "submit" else ask("resume", run, *settings(**changed))
+    answer = (
+        again(run, *settings(**changed))
+        if verb == "submit"
+        else ask("resume", run, *settings(**changed))
+    )
     assert answer.code == 2
     assert f"\n  {told}\n" in answer.err
     assert "was planned from other inputs, and a run never changes" in answer.err
 
 
-@pytest.mark.parametrize(("prompts", "seeds"), [(["a cat", "a fox"], [1, 2]), (["a cat", "a dog"], [1, 3])])
-def test_another_manifest_of_the_same_name_is_refused(prompts: list[str], seeds: list[int], run: Path) -> None:
+@pytest.mark.parametrize(
+    ("prompts", "seeds"), [(["a cat", "a fox"], [1, 2]), (["a cat", "a dog"], [1, 3])]
+)
+def test_another_manifest_of_the_same_name_is_refused(
+    prompts: list[str], seeds: list[int], run: Path
+) -> None:
     write_prompts(run.parent / "prompts.parquet", prompts, seed=seeds)
     answer = again(run)
     assert answer.code == 2
@@ -69,9 +77,15 @@ def longer(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "told"),
-    [(edit_in_place, "its size is the same, its sha256 is not"), (longer, "bytes then"), (Path.unlink, "cannot be read: No such file")],
+    [
+        (edit_in_place, "its size is the same, its sha256 is not"),
+        (longer, "bytes then"),
+        (Path.unlink, "cannot be read: No such file"),
+    ],
 )
-def test_resume_refuses_a_manifest_that_is_not_what_was_planned(damage: Callable[[Path], None], told: str, run: Path) -> None:
+def test_resume_refuses_a_manifest_that_is_not_what_was_planned(
+    damage: Callable[[Path], None], told: str, run: Path
+) -> None:
     file = run.parent / "prompts.parquet"
     write_prompts(file, ["a cat", "a dog"], seed=[1, 2])
     os.utime(file, (0, 0))
@@ -85,11 +99,16 @@ def test_resume_refuses_a_manifest_that_is_not_what_was_planned(damage: Callable
 def test_other_weights_are_refused_naming_the_file(tmp_path: Path) -> None:
     model = shutil.copytree(TINY, tmp_path / "model")
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat"])
-    words = settings(model__path=model, model__max_sequence_length=32, sampling__width=128, sampling__height=128)
+    words = settings(
+        model__path=model, model__max_sequence_length=32, sampling__width=128, sampling__height=128
+    )
     create(tmp_path / "run", [file], load_job(None, words[1::2]))
     weights = model / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    for answer in (ask("submit", file, "--out", tmp_path / "run", *words), ask("resume", tmp_path / "run")):
+    for answer in (
+        ask("submit", file, "--out", tmp_path / "run", *words),
+        ask("resume", tmp_path / "run"),
+    ):
         assert answer.code == 2
         assert 'weights.vae/diffusion_pytorch_model.safetensors: "sha256:' in answer.err
 
@@ -103,8 +122,10 @@ def test_other_weights_are_refused_naming_the_file(tmp_path: Path) -> None:
         ("[sampling]", "[sampling", "job.toml: not TOML"),
     ],
 )
-def test_a_job_edited_by_hand_in_the_run_directory_is_refused(old: str, new: str, told: str, run: Path) -> None:
-    job = Store(run).job
+def test_a_job_edited_by_hand_in_the_run_directory_is_refused(
+    old: str, new: str, told: str, run: Path
+) -> None:
+    job = RunDirectory(run).job
     job.write_text(job.read_text().replace(old, new))
     answer = ask("resume", run)
     assert answer.code == 2
@@ -124,9 +145,12 @@ def test_a_package_upgrade_is_told_and_recorded(tmp_path: Path) -> None:
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat"])
     made, _ = create(tmp_path / "run", [file], load_job(None, ["engine.kind=pattern"]))
     old = made.plan.model_copy(update={"software": made.plan.software | {"pillow": "1.0"}})
-    made.store.plan.write_text(old.model_dump_json())
+    made.directory.plan.write_text(old.model_dump_json())
     answer = ask("resume", tmp_path / "run")
     assert answer.code == 0
-    assert f"note: pillow was 1.0 when the run was planned and is {made.plan.software['pillow']} now" in answer.out
-    (job,) = (json.loads(path.read_text()) for path in made.store.jobs.glob("*.json"))
+    assert (
+        f"note: pillow was 1.0 when the run was planned and is {made.plan.software['pillow']} now"
+        in answer.out
+    )
+    (job,) = (json.loads(path.read_text()) for path in made.directory.jobs.glob("*.json"))
     assert job["software"] == made.plan.software

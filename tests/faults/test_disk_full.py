@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rehearsal import Answer, ask, faulty, records, rehearse, status
 
-from batchgen.store import Store
+from batchgen.run.directory import RunDirectory
+from batchgen.run.stop import ask_to_stop, clear_stop, read_stop
+from tests.support.rehearsal import Answer, ask, faulty, records, rehearse, status
 
 pytestmark = pytest.mark.slow
 PROMPTS = [f"a cat {n}" for n in range(60)]
@@ -36,7 +37,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root need not")
 def test_as_a_user_the_small_disk_is_mounted_in_a_namespace() -> None:
     """Runs the next test once more, as the root of a user namespace."""
-    command = ["unshare", "-rm", sys.executable, "-m", "pytest", f"{__file__}::test_a_full_disk_stops_the_run_and_resume_finishes_it"]
+    command = [
+        "unshare",
+        "-rm",
+        sys.executable,
+        "-m",
+        "pytest",
+        f"{__file__}::test_a_full_disk_stops_the_run_and_resume_finishes_it",
+    ]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     if told.returncode and "unshare: " in told.stderr:
         pytest.skip("no user namespaces here")
@@ -46,7 +54,9 @@ def test_as_a_user_the_small_disk_is_mounted_in_a_namespace() -> None:
 def test_a_full_disk_stops_the_run_and_resume_finishes_it(small_disk: Path, tmp_path: Path) -> None:
     run = small_disk / "run"
     check_stopped(run, rehearse(run, PROMPTS, run__workers=2, **SIZE), "No space left on device")
-    (small_disk / "more").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize))
+    (small_disk / "more").write_bytes(
+        bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize)
+    )
     again = ask("resume", run)
     assert (again.code, "No space left on device" in again.err + again.out) == (3, True)
     assert status(run)["state"] == "stopped"
@@ -56,21 +66,23 @@ def test_a_full_disk_stops_the_run_and_resume_finishes_it(small_disk: Path, tmp_
 
 
 def test_the_stop_flag_fits_on_a_disk_without_a_single_free_byte(small_disk: Path) -> None:
-    store = Store(small_disk / "run")
-    store.make_folders(1)
-    store.clear_stop()
+    directory = RunDirectory(small_disk / "run")
+    directory.make_folders(1)
+    clear_stop(directory)
     with contextlib.suppress(OSError), (small_disk / "more").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(512))
-    store.ask_to_stop("disk full", "the first")
-    store.ask_to_stop("disk full", "the second")
-    assert (stop := store.stopped())
+    ask_to_stop(directory, "disk full", "the first")
+    ask_to_stop(directory, "disk full", "the second")
+    assert (stop := read_stop(directory))
     assert stop.text == "the first"
 
 
 def test_a_file_size_limit_stops_the_run_and_resume_finishes_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    check_stopped(run, rehearse(run, PROMPTS, faults={"FILE_BYTES": "200000"}, **SIZE), "File too large")
+    check_stopped(
+        run, rehearse(run, PROMPTS, faults={"FILE_BYTES": "200000"}, **SIZE), "File too large"
+    )
     with faulty(FILE_BYTES="200000"):
         for _ in range(3):  # a good picture is not condemned, however often the disk is full
             assert ask("resume", run).code == 3
@@ -94,7 +106,9 @@ def check_finished(run: Path, answer: Answer) -> None:
 
 def check_same(run: Path, elsewhere: Path) -> None:
     """An interrupted run's tars are those of an undisturbed one, byte for byte."""
-    (elsewhere / "run-prompts.parquet").write_bytes(run.with_name("run-prompts.parquet").read_bytes())
+    (elsewhere / "run-prompts.parquet").write_bytes(
+        run.with_name("run-prompts.parquet").read_bytes()
+    )
     assert rehearse(elsewhere / "run", PROMPTS, run__workers=2, **SIZE).code == 0
     for tar in (run / "data").iterdir():
         assert tar.read_bytes() == (elsewhere / "run" / "data" / tar.name).read_bytes()

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from rehearsal import Answer, ask, records, rehearse
+
+from tests.support.rehearsal import Answer, ask, records, rehearse
 
 pytestmark = pytest.mark.slow
 POISON = {2: "KILL", 8: "HANG", 19: "SEGV", 28: "KILLDECODE"}
@@ -25,15 +26,28 @@ def test_the_run_is_complete_and_sound(poisoned: tuple[Path, Answer]) -> None:
     assert ask("verify", "--deep", run).code == 0
 
 
-def test_a_picture_that_kills_twice_alone_is_recorded_and_only_it(poisoned: tuple[Path, Answer]) -> None:
+def test_a_picture_that_kills_twice_alone_is_recorded_and_only_it(
+    poisoned: tuple[Path, Answer],
+) -> None:
     killers = [record for record in records(poisoned[0]) if record["cause"] == "killed its worker"]
     assert [record["key"] for record in killers] == sorted(POISON)
     assert {record["path"] for record in killers} == {"solo"}
 
 
-def test_a_picture_that_throws_or_turns_out_bad_costs_one_record(poisoned: tuple[Path, Answer]) -> None:
-    told = {record["key"]: (record["cause"], record["error"]) for record in records(poisoned[0]) if record["key"] in COSTLY}
-    assert [cause for cause, _ in told.values()] == ["exception", "exception", "not finite", "one colour"]
+def test_a_picture_that_throws_or_turns_out_bad_costs_one_record(
+    poisoned: tuple[Path, Answer],
+) -> None:
+    told = {
+        record["key"]: (record["cause"], record["error"])
+        for record in records(poisoned[0])
+        if record["key"] in COSTLY
+    }
+    assert [cause for cause, _ in told.values()] == [
+        "exception",
+        "exception",
+        "not finite",
+        "one colour",
+    ]
     assert told[5][1].startswith("RuntimeError: the picture does not want to be made")
     assert "Unable to allocate" in told[6][1]
 
@@ -43,7 +57,9 @@ def test_no_good_picture_is_missing(poisoned: tuple[Path, Answer]) -> None:
     assert good == [key for key in range(32) if key not in POISON | COSTLY]
 
 
-def test_the_logs_tell_where_it_hung_and_which_pictures_failed(poisoned: tuple[Path, Answer]) -> None:
+def test_the_logs_tell_where_it_hung_and_which_pictures_failed(
+    poisoned: tuple[Path, Answer],
+) -> None:
     assert "Timeout (0:00:03)!" in ask("logs", poisoned[0], "-n", 0).out
     failed = ask("logs", poisoned[0], "--failed").out
     assert "000000008 row 8: killed its worker" in failed

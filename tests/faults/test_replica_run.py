@@ -9,14 +9,20 @@ import numpy as np
 import psutil
 import pytest
 import webdataset as wds
-from rehearsal import Answer, ask, records, settings, write_prompts
 
-from batchgen.store import Store
-from batchgen.submissions import read
+from batchgen.run.directory import RunDirectory
+from batchgen.run.submissions import read_submission
+from tests.support.rehearsal import Answer, ask, records, settings, write_prompts
 
 pytestmark = pytest.mark.slow
 PROMPTS = ["a red circle", "two blue squares", "a green star", "a yellow triangle"] * 4
-COMMON = {"run__workers": 1, "sampling__steps": 6, "engine__batch_size": 4, "shards__pictures": 8, "output__format": "png"}
+COMMON = {
+    "run__workers": 1,
+    "sampling__steps": 6,
+    "engine__batch_size": 4,
+    "shards__pictures": 8,
+    "output__format": "png",
+}
 
 
 def submit(out: Path, *words: str, **values: object) -> Answer:
@@ -26,7 +32,10 @@ def submit(out: Path, *words: str, **values: object) -> Answer:
 
 def pixels(run: Path) -> dict[str, np.ndarray]:
     tars = [str(tar) for tar in sorted((run / "data").glob("*.tar"))]
-    return {sample["__key__"]: sample["png"].astype(int) for sample in wds.WebDataset(tars, shardshuffle=False).decode("rgb8")}
+    return {
+        sample["__key__"]: sample["png"].astype(int)
+        for sample in wds.WebDataset(tars, shardshuffle=False).decode("rgb8")
+    }
 
 
 def second_rank(run: Path, patience_s: float = 180.0) -> psutil.Process:
@@ -35,8 +44,15 @@ def second_rank(run: Path, patience_s: float = 180.0) -> psutil.Process:
     while time.monotonic() < until:
         if any(b"begin" in journal.read_bytes() for journal in run.rglob("*.journal")):
             for process in psutil.process_iter(["environ", "cmdline"]):
-                environment, words = process.info["environ"] or {}, " ".join(process.info["cmdline"] or [])
-                if environment.get("SUBMITIT_LOCAL_LOCALID") == "1" and str(run) in words and "_submit" in words:
+                environment, words = (
+                    process.info["environ"] or {},
+                    " ".join(process.info["cmdline"] or []),
+                )
+                if (
+                    environment.get("SUBMITIT_LOCAL_LOCALID") == "1"
+                    and str(run) in words
+                    and "_submit" in words
+                ):
                     return process
         time.sleep(0.05)
     raise AssertionError("no second rank began")
@@ -46,7 +62,7 @@ def test_a_killed_rank_ends_its_replica_and_the_next_one_completes_the_run(tmp_p
     alone, run = tmp_path / "alone", tmp_path / "run"
     assert submit(alone).code == 0
     assert submit(run, "--detach", parallel__cp=2).code == 0
-    assert read(Store.open(run), 1).ranks == 2
+    assert read_submission(RunDirectory.open(run), 1).ranks == 2
     victim = second_rank(run)
     os.kill(victim.pid, signal.SIGKILL)
     until = time.monotonic() + 240
@@ -58,4 +74,6 @@ def test_a_killed_rank_ends_its_replica_and_the_next_one_completes_the_run(tmp_p
     assert {record["attempt"] for record in records(run)} > {1}, "nobody died"
     ours, theirs = pixels(run), pixels(alone)
     assert ours.keys() == theirs.keys()
-    assert max(abs(ours[key] - theirs[key]).max() for key in ours) <= 1, "one level of 255: two ranks round differently"
+    assert max(abs(ours[key] - theirs[key]).max() for key in ours) <= 1, (
+        "one level of 255: two ranks round differently"
+    )

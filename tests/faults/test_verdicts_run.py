@@ -12,18 +12,30 @@ import numpy as np
 import psutil
 import pytest
 import webdataset as wds
-from rehearsal import ask, faulty, records, settings, write_prompts
 
-from batchgen.partial import Entry, read_journal
+from batchgen.shard.journal import Entry, read_journal
+from tests.support.rehearsal import ask, faulty, records, settings, write_prompts
 
 pytestmark = pytest.mark.slow
 WORDS = ["a red circle", "two blue squares", "a green star", "a yellow triangle"]
 OTHERS = ["a small yellow star", "three green squares", "a blue triangle", "two red circles"]
 SHARD = 12
-PROMPTS = [*WORDS, WORDS[0], f"{WORDS[1]} RAISE", *WORDS[2:], *(f"{word} HEAVY" for word in WORDS), *OTHERS * 3]
+PROMPTS = [
+    *WORDS,
+    WORDS[0],
+    f"{WORDS[1]} RAISE",
+    *WORDS[2:],
+    *(f"{word} HEAVY" for word in WORDS),
+    *OTHERS * 3,
+]
 WIDTHS = [128] * 8 + [192] * 4 + [128] * SHARD
 STEPS = [6] * SHARD + [9] * SHARD
-COMMON = {"run__workers": 2, "engine__batch_size": 4, "shards__pictures": SHARD, "output__format": "png"}
+COMMON = {
+    "run__workers": 2,
+    "engine__batch_size": 4,
+    "shards__pictures": SHARD,
+    "output__format": "png",
+}
 PATIENCE_S = 420.0
 
 
@@ -33,7 +45,9 @@ class Finished:
 
     folder: Path
     verdicts: dict[tuple[int, int], Entry]  # by shard and attempt
-    gone_s: dict[str, float]  # by job of a failed replica: seconds from the fault until all its ranks had ended
+    gone_s: dict[
+        str, float
+    ]  # by job of a failed replica: seconds from the fault until all its ranks had ended
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +59,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     assert ask("submit", manifest, "--out", folder / "alone", *settings(**COMMON)).code == 0
     seen = Finished(folder / "run", {}, {})
     with faulty(NOTE_STRIKES=str(strikes)):
-        assert ask("submit", manifest, "--out", seen.folder, "--detach", *settings(**COMMON, parallel__cp=2)).code == 0
+        assert (
+            ask(
+                "submit",
+                manifest,
+                "--out",
+                seen.folder,
+                "--detach",
+                *settings(**COMMON, parallel__cp=2),
+            ).code
+            == 0
+        )
     until = time.monotonic() + PATIENCE_S
     while ask("status", seen.folder).code != 0:
         assert time.monotonic() < until, ask("logs", seen.folder).out
         for job, struck in (line.split() for line in strikes.read_text().splitlines()):
-            if job not in seen.gone_s and not any(job == _job(process) for process in psutil.process_iter()):
+            if job not in seen.gone_s and not any(
+                job == _job(process) for process in psutil.process_iter()
+            ):
                 seen.gone_s[job] = time.time() - float(struck)
         for path in seen.folder.glob(".batchgen/partial/*/*.journal"):
             shard, attempt = map(int, path.name.split(".")[:2])
@@ -64,7 +90,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def _job(process: psutil.Process) -> str:
     """Of a rank; "" of other processes."""
     try:
-        return process.environ().get("SUBMITIT_LOCAL_JOB_ID", "") if "_submit" in process.cmdline() else ""
+        return (
+            process.environ().get("SUBMITIT_LOCAL_JOB_ID", "")
+            if "_submit" in process.cmdline()
+            else ""
+        )
     except psutil.Error:
         return ""
 
@@ -75,16 +105,24 @@ def told(record: dict[str, Any]) -> tuple[str, str, int]:
 
 def test_every_verdict_is_applied_by_the_next_life(run: Finished) -> None:
     """Three deaths: a group, a picture of it again, and a group that is too large. The journals go when the shard is published."""
-    said = [(attempt, entry.at, entry.count, entry.cause) for (shard, attempt), entry in sorted(run.verdicts.items()) if shard == 0]
+    said = [
+        (attempt, entry.at, entry.count, entry.cause)
+        for (shard, attempt), entry in sorted(run.verdicts.items())
+        if shard == 0
+    ]
     assert said == [(1, 4, 4, "exception"), (2, 5, 1, "exception"), (3, 8, 4, "out of memory")]
     assert max(record["attempt"] for record in records(run.folder)) == 4
 
 
-def test_only_the_picture_that_cannot_be_made_is_missing_and_the_failing_ranks_words_are_kept(run: Finished) -> None:
+def test_only_the_picture_that_cannot_be_made_is_missing_and_the_failing_ranks_words_are_kept(
+    run: Finished,
+) -> None:
     made = records(run.folder)
     assert [record["key"] for record in made] == list(range(len(PROMPTS)))
     assert [told(record) for record in made[:4]] == [("", "normal", 4)] * 4
-    assert [told(record) for record in made[4:8]] == [("exception" if key == 5 else "", "retry", 1) for key in range(4, 8)]
+    assert [told(record) for record in made[4:8]] == [
+        ("exception" if key == 5 else "", "retry", 1) for key in range(4, 8)
+    ]
     assert [told(record) for record in made[8:SHARD]] == [("", "oom_split", 2)] * 4
     assert "rank 1 of 2 on " in made[5]["error"]
     assert "RuntimeError: the picture does not want to be made" in made[5]["error"]
@@ -92,7 +130,10 @@ def test_only_the_picture_that_cannot_be_made_is_missing_and_the_failing_ranks_w
 
 
 def test_the_other_replica_never_notices(run: Finished) -> None:
-    assert {(*told(record), record["attempt"], record["worker"]) for record in records(run.folder)[SHARD:]} == {("", "normal", 4, 1, 1)}
+    assert {
+        (*told(record), record["attempt"], record["worker"])
+        for record in records(run.folder)[SHARD:]
+    } == {("", "normal", 4, 1, 1)}
     assert all(shard == 0 for shard, _ in run.verdicts)
 
 
@@ -105,9 +146,14 @@ def test_the_failing_replicas_ranks_are_gone_within_a_minute(run: Finished) -> N
 def test_each_picture_is_the_one_a_rank_alone_makes(run: Finished) -> None:
     ours, theirs = _pixels(run.folder), _pixels(run.folder.with_name("alone"))
     assert ours.keys() == theirs.keys() - {"000000005"}
-    assert max(abs(ours[key] - theirs[key]).max() for key in ours) <= 1, "one level of 255: two ranks round differently"
+    assert max(abs(ours[key] - theirs[key]).max() for key in ours) <= 1, (
+        "one level of 255: two ranks round differently"
+    )
 
 
 def _pixels(run: Path) -> dict[str, np.ndarray]:
     tars = [str(tar) for tar in sorted((run / "data").glob("*.tar"))]
-    return {sample["__key__"]: sample["png"].astype(int) for sample in wds.WebDataset(tars, shardshuffle=False).decode("rgb8")}
+    return {
+        sample["__key__"]: sample["png"].astype(int)
+        for sample in wds.WebDataset(tars, shardshuffle=False).decode("rgb8")
+    }

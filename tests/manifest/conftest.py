@@ -7,15 +7,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import ManifestError
-from batchgen.job import Sampling
-from batchgen.manifest import Survey, survey
+from batchgen.manifest import ValidManifest, validate_manifest
+from batchgen.settings.job import Sampling
 
 
 @pytest.fixture
 def parquet(tmp_path: Path) -> Callable[..., Path]:
     """Writes a Parquet file; columns by name, `prompt` filled in where only others matter."""
 
-    def write(name: str = "prompts.parquet", options: dict[str, Any] | None = None, **columns: Any) -> Path:
+    def write(
+        name: str = "prompts.parquet", options: dict[str, Any] | None = None, **columns: Any
+    ) -> Path:
         rows = len(next(iter(columns.values()))) if columns else 1
         table = pa.table({"prompt": ["a red circle"] * rows} | columns)
         pq.write_table(table, tmp_path / name, **(options or {}))
@@ -25,11 +27,17 @@ def parquet(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def look() -> Callable[..., Survey]:
+def look() -> Callable[..., ValidManifest]:
     """Surveys files with a limit of 20 tokens, a token being a word."""
 
-    def run(*files: Path, sampling: Sampling | None = None, long_prompts: str = "refuse", max_tokens: int = 20, **options: Any) -> Survey:
-        return survey(
+    def run(
+        *files: Path,
+        sampling: Sampling | None = None,
+        long_prompts: str = "refuse",
+        max_tokens: int = 20,
+        **options: Any,
+    ) -> ValidManifest:
+        return validate_manifest(
             files,
             sampling or Sampling(),
             max_tokens=max_tokens,
@@ -42,7 +50,7 @@ def look() -> Callable[..., Survey]:
 
 
 @pytest.fixture
-def refused(look: Callable[..., Survey]) -> Callable[..., str]:
+def refused(look: Callable[..., ValidManifest]) -> Callable[..., str]:
     """The message with which files are refused."""
 
     def run(*files: Path, **options: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scene import Scene
+from tests.protocol.scene import Scene
 
 BATCH_SIZE, SHARD = 2, 6
 
@@ -24,7 +24,9 @@ class World:
     scene: Callable[[], Scene]  # a fresh copy
     threads: ThreadPoolExecutor
 
-    def wrong_trials(self, trials: Iterable[Any], wrong_after: Callable[[Any], list[str]]) -> dict[str, list[str]]:
+    def wrong_trials(
+        self, trials: Iterable[Any], wrong_after: Callable[[Any], list[str]]
+    ) -> dict[str, list[str]]:
         """The trials that went wrong, and how; as many at once as there are cores."""
         kept = list(trials)
         assert kept

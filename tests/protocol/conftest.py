@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
-import recount
-from arena import BATCH_SIZE, SHARD, World
-from driver import UNPAINTABLE
-from scene import Drivers, Scene, plan
+
+from tests.protocol import recount
+from tests.protocol.arena import BATCH_SIZE, SHARD, World
+from tests.protocol.driver import UNPAINTABLE
+from tests.protocol.scene import Drivers, Scene, plan
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +26,15 @@ def drivers() -> Iterator[Drivers]:
 def world(tmp_path_factory: pytest.TempPathFactory, drivers: Drivers) -> Iterator[World]:
     """Three shards: three groups; three groups and in them a picture that fails; a short one without one good picture, so without a tar."""
     failures = frozenset({8, 12, 13})
-    prompts = [UNPAINTABLE if key in failures else f"a circle of {key} colours" for key in range(14)]
-    shape = [f"engine.batch_size={BATCH_SIZE}", f"shards.pictures={SHARD}", "sampling.width=16", "sampling.height=16"]
+    prompts = [
+        UNPAINTABLE if key in failures else f"a circle of {key} colours" for key in range(14)
+    ]
+    shape = [
+        f"engine.batch_size={BATCH_SIZE}",
+        f"shards.pictures={SHARD}",
+        "sampling.width=16",
+        "sampling.height=16",
+    ]
     folder = tmp_path_factory.mktemp("protocol")
     template = plan(folder / "planned", prompts, ["engine.kind=pattern", *shape])
     numbers = count()
@@ -38,4 +46,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, drivers: Drivers) -> Iterato
     assert undisturbed.work() == 0, undisturbed.output()
     assert recount.wrong_at_end(undisturbed.root, prompts, failures) == []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        yield World(template, prompts, failures, recount.tar_hashes(undisturbed.root), scene, threads)
+        yield World(
+            template, prompts, failures, recount.tar_hashes(undisturbed.root), scene, threads
+        )

@@ -58,7 +58,13 @@ class Watch:
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._lock = threading.Lock()
         self._seen: Counter[tuple[str, str]] = Counter()
-        self._open, self._fsync, self._link, self._replace, self._unlink = builtins.open, os.fsync, os.link, os.replace, os.unlink
+        self._open, self._fsync, self._link, self._replace, self._unlink = (
+            builtins.open,
+            os.fsync,
+            os.link,
+            os.replace,
+            os.unlink,
+        )
 
     def install(self) -> None:
         builtins.open = io.open = self.open  # type: ignore[assignment]
@@ -69,10 +75,14 @@ class Watch:
         """One line in the log, which all processes of a test share."""
         os.write(self._log, json.dumps({"pid": os.getpid(), **event}).encode() + b"\n")
 
-    def open(self, file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
+    def open(
+        self, file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any
+    ) -> Any:
         if not any(letter in mode for letter in "wxa+") or self._inside(file) is None:
             return self._open(file, mode, buffering, *args, **kwargs)
-        assert buffering == 0, f"{file} is written through a buffer: a kill would lose what the worker believes written"
+        assert buffering == 0, (
+            f"{file} is written through a buffer: a kill would lose what the worker believes written"
+        )
         opened = _File(os.fspath(file), mode, self)
         self._happened("create", file, inode=os.fstat(opened.fileno()).st_ino)
         return opened
@@ -112,7 +122,13 @@ class Watch:
             return None
         folder, name = os.path.split(os.fspath(path))
         full = f"{os.path.realpath(folder)}/{name}"
-        return "" if full == self._root else full.removeprefix(self._root + "/") if full.startswith(self._root + "/") else None
+        return (
+            ""
+            if full == self._root
+            else full.removeprefix(self._root + "/")
+            if full.startswith(self._root + "/")
+            else None
+        )
 
     def _point(self, op: str, path: Any) -> Point:
         name = _UUID.sub(".", self._inside(path) or ".")

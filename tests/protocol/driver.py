@@ -1,4 +1,4 @@
-"""Forks workers from one warm process: `python driver.py [torch]`.
+"""Forks workers from one warm process: `python -m tests.protocol.driver [torch]`.
 
 A worker needs a second or more for its imports, and a test of kills needs hundreds of workers. This process imports once, starts no
 thread, and forks a child for each request on stdin (JSON lines: a `Spec`, or {"wait": pid}); the child runs
@@ -16,8 +16,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-import mutants
-from disk_watch import Point, Strike, Watch
+from tests.protocol import mutants
+from tests.protocol.disk_watch import Point, Strike, Watch
 
 UNPAINTABLE = "unpaintable"  # pictures whose prompt says so fail, by an exception of the engine
 
@@ -40,15 +40,26 @@ class Spec:
 
 def be_worker(spec: Spec) -> None:
     """Run one worker to its end, or to its point."""
-    from batchgen import claims, partial, worker
     from batchgen.engine import pattern
-    from batchgen.run import open_run
-    from batchgen.seat import Place
-    from batchgen.submissions import Submission
+    from batchgen.run import owner
+    from batchgen.run.run import open_run
+    from batchgen.run.submissions import Submission
+    from batchgen.shard import partial_shard
+    from batchgen.worker import main as worker_main
+    from batchgen.worker import signals
+    from batchgen.worker.placement import Placement
 
-    watch = Watch(Path(spec.root), Path(spec.log), Strike(Point(*spec.point), spec.torn, spec.signal) if spec.point else None)
+    watch = Watch(
+        Path(spec.root),
+        Path(spec.log),
+        Strike(Point(*spec.point), spec.torn, spec.signal) if spec.point else None,
+    )
     watch.install()
-    begin, life, denoise = partial.Partial.begin, claims.Owner.life, pattern.PatternEngine.denoise
+    begin, life, denoise = (
+        partial_shard.PartialShard.begin,
+        owner.Owner.life,
+        pattern.PatternEngine.denoise,
+    )
     chance = random.Random(spec.lie_seed)
 
     def watched_begin(self, at, count):
@@ -56,22 +67,41 @@ def be_worker(spec: Spec) -> None:
         begin(self, at, count)
 
     def lying_life(self, queue=None):
-        return "dead" if self.pid != os.getpid() and chance.random() < spec.lie else life(self, queue)
+        return (
+            "dead" if self.pid != os.getpid() and chance.random() < spec.lie else life(self, queue)
+        )
 
     def picky_denoise(self, group):
         if any(UNPAINTABLE in picture.prompt for picture in group):
             raise ValueError(UNPAINTABLE)
         return denoise(self, group)
 
-    partial.Partial.begin, claims.Owner.life, pattern.PatternEngine.denoise = watched_begin, lying_life, picky_denoise
+    partial_shard.PartialShard.begin, owner.Owner.life, pattern.PatternEngine.denoise = (
+        watched_begin,
+        lying_life,
+        picky_denoise,
+    )
     if spec.mutant:
         mutants.MUTANTS[spec.mutant]()
     submission = Submission(
-        number=1, at=0.0, command=("test",), host="test", workers=spec.workers, devices=(), deadline=None, steal=False, software={}
+        number=1,
+        at=0.0,
+        command=("test",),
+        host="test",
+        workers=spec.workers,
+        devices=(),
+        deadline=None,
+        steal=False,
+        software={},
     )
     reason = "an exception"
     try:
-        reason = worker.work(open_run(Path(spec.root)), Place(submission.number, spec.index), submission, worker.Orders())
+        reason = worker_main.work(
+            open_run(Path(spec.root)),
+            Placement(submission.number, spec.index),
+            submission,
+            signals.Signals(),
+        )
     finally:
         watch.note(op="left", reason=reason)
 
@@ -97,18 +127,23 @@ def fork_worker(spec: Spec) -> int:
 
 
 def main() -> None:
-    import batchgen.finalize
-    import batchgen.worker
+    import batchgen.dataset.finalize
+    import batchgen.worker.main  # noqa: F401
 
-    with contextlib.suppress(ImportError):  # pyarrow imports it where it is installed: half a second that not every child need spend
+    with contextlib.suppress(
+        ImportError
+    ):  # pyarrow imports it where it is installed: half a second that not every child need spend
         import pandas as pd  # noqa: F401
 
     if "torch" in sys.argv:
-        import batchgen.engine.build
-        import batchgen.engine.flux  # noqa: F401
+        import batchgen.engine.families.flux  # noqa: F401
 
-    threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")} - {"jemalloc_bg_thd"}  # Arrow's; minds forks
-    assert len(threads) == 1, f"{threads}: the locks that other threads hold would be held for ever in the forked workers"
+    threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")} - {
+        "jemalloc_bg_thd"
+    }  # Arrow's; minds forks
+    assert len(threads) == 1, (
+        f"{threads}: the locks that other threads hold would be held for ever in the forked workers"
+    )
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

@@ -1,4 +1,4 @@
-"""A reader of a dataset in the making: `python reader.py RUN` lists and reads `data/*.tar` in a loop until its stdin ends, and once more.
+"""A reader of a dataset in the making: `python -m tests.protocol.reader RUN` lists and reads `data/*.tar` in a loop until its stdin ends, and once more.
 
 Knows nothing of batchgen. Prints a JSON line for every tar it sees for the first time or sees changed, for every error, and at the end
 how often it has read everything there was.
@@ -11,7 +11,7 @@ import select
 import sys
 from pathlib import Path
 
-import recount
+from tests.protocol import recount
 
 
 def main() -> None:

@@ -29,7 +29,9 @@ def tar_hashes(root: Path) -> dict[str, str]:
 def published(root: Path) -> dict[str, tuple[int, str]]:
     """Identity (inode) and content of every name that says something final."""
     paths = [*root.glob("data/*"), *root.glob("metadata/*"), *root.glob(".batchgen/done/*/*.json")]
-    return {str(path.relative_to(root)): (path.stat().st_ino, sha256(path)) for path in sorted(paths)}
+    return {
+        str(path.relative_to(root)): (path.stat().st_ino, sha256(path)) for path in sorted(paths)
+    }
 
 
 def samples(path: Path) -> dict[int, dict[str, bytes]]:
@@ -51,7 +53,11 @@ def samples(path: Path) -> dict[int, dict[str, bytes]]:
 
 def wrong_in_view(root: Path, reference: Mapping[str, str]) -> list[str]:
     """What a reader would see that is not so, at any moment of a run; `reference`: an undisturbed run's tar hashes."""
-    strange = [name for name, found in tar_hashes(root).items() if found != reference.get(name, "no such tar")]
+    strange = [
+        name
+        for name, found in tar_hashes(root).items()
+        if found != reference.get(name, "no such tar")
+    ]
     wrong = [f"data/{name} is not the undisturbed run's" for name in strange]
     for path in sorted((root / "metadata").glob("*.parquet")):
         try:
@@ -67,12 +73,25 @@ def wrong_in_view(root: Path, reference: Mapping[str, str]) -> list[str]:
             wrong.append(str(error))
             continue
         if good != there:
-            wrong.append(f"metadata/{path.name} speaks of {len(good)} good pictures, and the tar beside it holds {len(there)}")
-    strangers = [path.name for folder in ("data", "metadata") for path in (root / folder).iterdir() if not path.stem.isdigit()]
+            wrong.append(
+                f"metadata/{path.name} speaks of {len(good)} good pictures, and the tar beside it holds {len(there)}"
+            )
+    strangers = [
+        path.name
+        for folder in ("data", "metadata")
+        for path in (root / folder).iterdir()
+        if not path.stem.isdigit()
+    ]
     return wrong + [f"a stranger lies among the published files: {name}" for name in strangers]
 
 
-def wrong_at_end(root: Path, prompts: Sequence[str], failures: frozenset[int] = frozenset(), *, swept: bool = True) -> list[str]:
+def wrong_at_end(
+    root: Path,
+    prompts: Sequence[str],
+    failures: frozenset[int] = frozenset(),
+    *,
+    swept: bool = True,
+) -> list[str]:
     """What is wrong with a finished run of these prompts, one picture a row.
 
     :param failures: keys that cannot be made.
@@ -95,17 +114,36 @@ def wrong_at_end(root: Path, prompts: Sequence[str], failures: frozenset[int] = 
         if counted[key] != 1:
             wrong.append(f"picture {key} has {counted[key]} records")
         if found[key] != (key in good):
-            wrong.append(f"picture {key} is in {found[key]} tars, and its record says {'ok' if key in good else 'failed'}")
+            wrong.append(
+                f"picture {key} is in {found[key]} tars, and its record says {'ok' if key in good else 'failed'}"
+            )
         if (key in failures) == (key in good):
-            wrong.append(f"picture {key} ({prompt}) should have {'failed' if key in failures else 'been made'}")
-    wrong += [f"picture {key} was never planned" for key in {*found, *counted} if not 0 <= key < len(prompts)]
-    left = [f"{path.name} is left of a shard in the making" for path in root.glob(".batchgen/partial/*/*")] if swept else []
+            wrong.append(
+                f"picture {key} ({prompt}) should have {'failed' if key in failures else 'been made'}"
+            )
+    wrong += [
+        f"picture {key} was never planned"
+        for key in {*found, *counted}
+        if not 0 <= key < len(prompts)
+    ]
+    left = (
+        [
+            f"{path.name} is left of a shard in the making"
+            for path in root.glob(".batchgen/partial/*/*")
+        ]
+        if swept
+        else []
+    )
     return wrong + left + _wrong_names(root)
 
 
 def records(root: Path) -> list[dict[str, Any]]:
     """Every published record."""
-    return [row for path in sorted((root / "metadata").glob("*.parquet")) for row in pq.read_table(path, use_threads=False).to_pylist()]
+    return [
+        row
+        for path in sorted((root / "metadata").glob("*.parquet"))
+        for row in pq.read_table(path, use_threads=False).to_pylist()
+    ]
 
 
 def redone_groups(begins: Sequence[Mapping[str, int]], batch_size: int) -> int:
@@ -119,8 +157,14 @@ def _wrong_sample(key: int, parts: Mapping[str, bytes], prompts: Sequence[str]) 
         return [f"picture {key} has the members {sorted(parts)}"]
     about = json.loads(parts["json"])
     wanted = prompts[key] if key < len(prompts) else None
-    right = about["key"] == f"{key:09d}" and about["prompt"] == parts["txt"].decode() == wanted and parts["jpg"][:2] == b"\xff\xd8"
-    return [] if right else [f"picture {key}: its members are not of one picture, or not of its row"]
+    right = (
+        about["key"] == f"{key:09d}"
+        and about["prompt"] == parts["txt"].decode() == wanted
+        and parts["jpg"][:2] == b"\xff\xd8"
+    )
+    return (
+        [] if right else [f"picture {key}: its members are not of one picture, or not of its row"]
+    )
 
 
 def _wrong_names(root: Path) -> list[str]:
@@ -129,8 +173,17 @@ def _wrong_names(root: Path) -> list[str]:
     if not (root / "index.json").exists():
         return ["index.json is missing"]
     index = json.loads((root / "index.json").read_text())["shardlist"]
-    listed = {shard["url"]: (shard["nsamples"], shard["filesize"], shard["md5sum"]) for shard in index}
-    there = {f"data/{path.name}": (len(samples(path)), path.stat().st_size, hashlib.md5(path.read_bytes()).hexdigest()) for path in tars}
+    listed = {
+        shard["url"]: (shard["nsamples"], shard["filesize"], shard["md5sum"]) for shard in index
+    }
+    there = {
+        f"data/{path.name}": (
+            len(samples(path)),
+            path.stat().st_size,
+            hashlib.md5(path.read_bytes()).hexdigest(),
+        )
+        for path in tars
+    }
     if listed != there:
         wrong.append("index.json does not list the tars that are there")
     commits = {path.stem for path in root.glob(".batchgen/done/*/*.json")}

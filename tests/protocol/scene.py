@@ -17,15 +17,20 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from disk_watch import Point
-from driver import Spec
 
-from batchgen.job import load_job
-from batchgen.run import create
+from batchgen.run.run import create
+from batchgen.settings.job import load_job
+from tests.protocol.disk_watch import Point
+from tests.protocol.driver import Spec
+from tests.support import ROOT
 
-HERE = Path(__file__).parent
 PATIENCE_S = 600.0
-_QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+_QUIET = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 
 
 class Drivers:
@@ -62,9 +67,11 @@ class Drivers:
 
     def _process(self) -> subprocess.Popen[str]:
         if not hasattr(self._mine, "process"):
-            command = [sys.executable, str(HERE / "driver.py"), *self._words]
+            command = [sys.executable, "-m", "tests.protocol.driver", *self._words]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._mine.process = subprocess.Popen(command, text=True, env={**os.environ, **_QUIET}, **pipes)
+            self._mine.process = subprocess.Popen(
+                command, text=True, cwd=ROOT, env={**os.environ, **_QUIET}, **pipes
+            )
             self._all.append(self._mine.process)
         process: subprocess.Popen[str] = self._mine.process
         return process

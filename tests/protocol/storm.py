@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scene import PATIENCE_S, Scene
-from trial import KILLED
+from tests.protocol.scene import PATIENCE_S, Scene
+from tests.protocol.trial import KILLED
 
 
 @dataclass
@@ -55,7 +55,12 @@ class Storm:
     def _decide(self, index: int) -> None:
         """Whether a worker dies now, or is replaced."""
         life = self.lives[index]
-        if life.dies_at and time.time() >= life.dies_at and len(self.killed) < self.kills and not life.left:
+        if (
+            life.dies_at
+            and time.time() >= life.dies_at
+            and len(self.killed) < self.kills
+            and not life.left
+        ):
             os.kill(life.pid, signal.SIGKILL)
             if self.scene.drivers.wait(life.pid) == KILLED:
                 self.killed.append(life.pid)
@@ -68,7 +73,12 @@ class Storm:
                 self.lives[index] = self._born(index)
 
     def _born(self, index: int) -> Life:
-        spec: dict[str, Any] = {"index": index, "workers": self.workers, "lie": self.lie, "lie_seed": self.chance.randrange(1 << 30)}
+        spec: dict[str, Any] = {
+            "index": index,
+            "workers": self.workers,
+            "lie": self.lie,
+            "lie_seed": self.chance.randrange(1 << 30),
+        }
         return Life(self.scene.start(**spec), self.chance.choice(self.groups))
 
     def _look(self) -> None:

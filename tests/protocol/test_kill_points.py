@@ -9,10 +9,11 @@ Every trial ends with a power cut after the run has finished: what a finished ru
 from __future__ import annotations
 
 import pytest
-import recount
-from arena import World
-from disk_watch import Point
-from trial import Death, deaths_at, die, wrong_after, wrong_when_finished
+
+from tests.protocol import recount
+from tests.protocol.arena import World
+from tests.protocol.disk_watch import Point
+from tests.protocol.trial import Death, deaths_at, die, wrong_after, wrong_when_finished
 
 SHARD_0 = ".batchgen/partial/000/000000.0001"
 
@@ -30,20 +31,38 @@ def test_the_enumeration_knows_every_step_of_the_protocol(points: list[Point]):
     seen = {(point.op, point.path) for point in points}
     synced = [("fsync", f"{SHARD_0}.{kind}") for kind in ("tar", "parquet", "json")]
     commit = [("link", ".batchgen/done/000/000000.json"), ("fsync", ".batchgen/done/000")]
-    forward = [("link", "data/000000.tar"), ("fsync", "data"), ("link", "metadata/000000.parquet"), ("fsync", "metadata")]
-    others = [("link", ".batchgen/claims/000/000000.0001"), ("unlink", f"{SHARD_0}.tar"), ("replace", "index.json"), ("fsync", ".")]
+    forward = [
+        ("link", "data/000000.tar"),
+        ("fsync", "data"),
+        ("link", "metadata/000000.parquet"),
+        ("fsync", "metadata"),
+    ]
+    others = [
+        ("link", ".batchgen/claims/000/000000.0001"),
+        ("unlink", f"{SHARD_0}.tar"),
+        ("replace", "index.json"),
+        ("fsync", "."),
+    ]
     assert seen.issuperset([*synced, *commit, *forward, *others])
     assert len(points) == len(set(points)) > 150
 
 
 @pytest.mark.slow
 def test_a_kill_at_any_operation_costs_nothing(world: World, points: list[Point]):
-    assert world.wrong_trials(deaths_at(points, "stays"), lambda death: wrong_after(world, [death])) == {}
+    assert (
+        world.wrong_trials(deaths_at(points, "stays"), lambda death: wrong_after(world, [death]))
+        == {}
+    )
 
 
 @pytest.mark.slow
 def test_a_power_cut_at_any_operation_costs_nothing(world: World, points: list[Point]):
-    assert world.wrong_trials(deaths_at(points, "cut", "zeros"), lambda death: wrong_after(world, [death])) == {}
+    assert (
+        world.wrong_trials(
+            deaths_at(points, "cut", "zeros"), lambda death: wrong_after(world, [death])
+        )
+        == {}
+    )
 
 
 @pytest.mark.slow
@@ -51,8 +70,15 @@ def test_a_second_death_at_any_operation_of_the_resume_costs_nothing(world: Worl
     """The first died in its shard's third group, which was half written: the second copies two groups and makes one."""
     first = Death(Point("write", f"{SHARD_0}.tar", 2), torn=True)
     second = [point for point in _second_workers(world, first) if "000000" in point.path]
-    assert any(point.path.endswith("000000.0002.tar") for point in second), "the resume did not copy"
-    assert world.wrong_trials(deaths_at(second, "stays", "cut"), lambda death: wrong_after(world, [first, death])) == {}
+    assert any(point.path.endswith("000000.0002.tar") for point in second), (
+        "the resume did not copy"
+    )
+    assert (
+        world.wrong_trials(
+            deaths_at(second, "stays", "cut"), lambda death: wrong_after(world, [first, death])
+        )
+        == {}
+    )
 
 
 @pytest.mark.slow
@@ -61,12 +87,21 @@ def test_a_second_death_at_any_operation_of_the_roll_forward_costs_nothing(world
     first = Death(Point("link", ".batchgen/done/000/000002.json", 0))
     second = _second_workers(world, first)
     assert Point("link", "metadata/000002.parquet", 0) in second
-    assert not any(point.op == "create" and ".batchgen/partial" in point.path for point in second), "a committed shard was made again"
-    assert world.wrong_trials(deaths_at(second, "stays", "cut"), lambda death: wrong_after(world, [first, death])) == {}
+    assert not any(
+        point.op == "create" and ".batchgen/partial" in point.path for point in second
+    ), "a committed shard was made again"
+    assert (
+        world.wrong_trials(
+            deaths_at(second, "stays", "cut"), lambda death: wrong_after(world, [first, death])
+        )
+        == {}
+    )
 
 
 @pytest.mark.parametrize("shard", [0, 1, 2])
-def test_an_attempt_that_dies_between_commit_and_roll_forward_is_completed_by_another(world: World, shard: int):
+def test_an_attempt_that_dies_between_commit_and_roll_forward_is_completed_by_another(
+    world: World, shard: int
+):
     """And not made again: the files that get the published names are the dead attempt's."""
     scene = world.scene()
     commit = f".batchgen/done/000/{shard:06d}.json"

@@ -10,13 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from arena import World
-from disk_watch import Point
-from mutants import MUTANTS
-from trial import Death, deaths_at, wrong_after, wrong_after_a_halt, wrong_when_finished
+
+from tests.protocol.arena import World
+from tests.protocol.disk_watch import Point
+from tests.protocol.mutants import MUTANTS
+from tests.protocol.trial import (
+    Death,
+    deaths_at,
+    wrong_after,
+    wrong_after_a_halt,
+    wrong_when_finished,
+)
 
 PARTIAL = ".batchgen/partial/000/000000.0001"
-COMMIT, TAR, METADATA = ".batchgen/done/000/000000.json", "data/000000.tar", "metadata/000000.parquet"
+COMMIT, TAR, METADATA = (
+    ".batchgen/done/000/000000.json",
+    "data/000000.tar",
+    "metadata/000000.parquet",
+)
 
 
 @dataclass(frozen=True)
@@ -33,15 +44,24 @@ def _at(*paths: str, power: str = "stays") -> Callable[[list[Point]], list[Death
 
 
 def _torn(points: list[Point]) -> list[Death]:
-    return [death for death in deaths_at(points, "stays") if death.torn and death.point.path == f"{PARTIAL}.journal"]
+    return [
+        death
+        for death in deaths_at(points, "stays")
+        if death.torn and death.point.path == f"{PARTIAL}.journal"
+    ]
 
 
 TRAPS = {
     "no-fsync": Trap(_at(COMMIT, TAR, power="cut"), "data/000000.tar is not the undisturbed run's"),
     "no-checksum": Trap(_torn, "the last worker ended with 1"),
-    "metadata-first": Trap(_at(TAR, METADATA), "metadata/000000.parquet speaks of 6 good pictures, and the tar beside it holds 0"),
+    "metadata-first": Trap(
+        _at(TAR, METADATA),
+        "metadata/000000.parquet speaks of 6 good pictures, and the tar beside it holds 0",
+    ),
     "no-journal": Trap(_at(f"{PARTIAL}.parquet"), "3 groups were begun again after 1 deaths"),
-    "rename-for-link": Trap(_at(f"{PARTIAL}.parquet"), f"{COMMIT} was published and then changed", halt=True),
+    "rename-for-link": Trap(
+        _at(f"{PARTIAL}.parquet"), f"{COMMIT} was published and then changed", halt=True
+    ),
     "commit-unsynced": Trap(_at(COMMIT), "commits and metadata differ"),
 }
 
@@ -55,7 +75,9 @@ def test_a_broken_rule_is_caught(world: World, mutant: str):
     trap = TRAPS[mutant]
     undisturbed = world.scene()
     assert undisturbed.work(mutant=mutant) == 0
-    assert wrong_when_finished(world, undisturbed) == [], "this mutant is caught without any death: it shows nothing about them"
+    assert wrong_when_finished(world, undisturbed) == [], (
+        "this mutant is caught without any death: it shows nothing about them"
+    )
     # Where its rule is broken the mutant makes other operations, so the real protocol's points are listed with the real protocol.
     shutil.rmtree(undisturbed.root)
     real = world.scene()
@@ -63,11 +85,17 @@ def test_a_broken_rule_is_caught(world: World, mutant: str):
     for death in trap.trials(real.points()):
         wrong = _trial(world, trap, death, mutant)
         if any(line.startswith(trap.sign) for line in wrong):
-            print(f"{mutant}: caught by {'a halt' if trap.halt else 'a death'} after {death}: {wrong[0]}")
+            print(
+                f"{mutant}: caught by {'a halt' if trap.halt else 'a death'} after {death}: {wrong[0]}"
+            )
             assert _trial(world, trap, death, "") == [], "the unbroken protocol fails there, too"
             return
     pytest.fail(f"{mutant} was not caught")
 
 
 def _trial(world: World, trap: Trap, death: Death, mutant: str) -> list[str]:
-    return wrong_after_a_halt(world, death.point, mutant) if trap.halt else wrong_after(world, [death], mutant)
+    return (
+        wrong_after_a_halt(world, death.point, mutant)
+        if trap.halt
+        else wrong_after(world, [death], mutant)
+    )

@@ -12,13 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recount
-from scene import HERE, PATIENCE_S, Drivers, Scene, plan
-from storm import Storm
-from trial import GROUPS_A_DEATH
+
+from tests.protocol import recount
+from tests.protocol.scene import PATIENCE_S, Drivers, Scene, plan
+from tests.protocol.storm import Storm
+from tests.protocol.trial import GROUPS_A_DEATH
+from tests.support import ROOT
 
 KILLS, WORKERS, BATCH_SIZE = 100, 2, 2
-GROUPS = (1, 2, 3, 3, 4, 4, 5, 5, 6, 6)  # a worker lives until it has begun so many, chosen at random
+GROUPS = (
+    1,
+    2,
+    3,
+    3,
+    4,
+    4,
+    5,
+    5,
+    6,
+    6,
+)  # a worker lives until it has begun so many, chosen at random
 JITTER_S = 0.04  # and so much longer: about a group's time
 PICTURES, SHARD = 960, 24  # enough that no machine is through with them before the last kill
 
@@ -34,8 +47,8 @@ class Reader:
     """reader.py beside a run."""
 
     def __init__(self, root: Path) -> None:
-        command, pipe = [sys.executable, str(HERE / "reader.py"), str(root)], subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        command, pipe = [sys.executable, "-m", "tests.protocol.reader", str(root)], subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
 
     def close(self) -> list[dict[str, Any]]:
         """All it told."""
@@ -48,9 +61,16 @@ class Reader:
 def test_a_hundred_kills_of_the_real_engine(tmp_path: Path, torch_drivers: Drivers):
     prompts = [f"a red circle and {key} blue squares" for key in range(PICTURES)]
     small = ["sampling.steps=2", "sampling.width=64", "sampling.height=64"]
-    settings = ["engine.device=cpu", f"engine.batch_size={BATCH_SIZE}", f"shards.pictures={SHARD}", *small]
+    settings = [
+        "engine.device=cpu",
+        f"engine.batch_size={BATCH_SIZE}",
+        f"shards.pictures={SHARD}",
+        *small,
+    ]
     template = plan(tmp_path / "planned", prompts, settings)
-    undisturbed, disturbed = (Scene(template, tmp_path / name, torch_drivers) for name in ("undisturbed", "disturbed"))
+    undisturbed, disturbed = (
+        Scene(template, tmp_path / name, torch_drivers) for name in ("undisturbed", "disturbed")
+    )
     Storm(undisturbed, random.Random(0), WORKERS).rage()
     reader = Reader(disturbed.root)
     storm = Storm(disturbed, random.Random(1), WORKERS, KILLS, GROUPS, JITTER_S)
@@ -67,23 +87,38 @@ def test_a_hundred_kills_of_the_real_engine(tmp_path: Path, torch_drivers: Drive
     assert redone <= GROUPS_A_DEATH * KILLS
     _check_reader(told, disturbed.root)
     paths = Counter(row["path"] for row in recount.records(disturbed.root))
-    print(f"{KILLS} kills, {redone} groups begun again, {dict(paths)}, the reader looked {told[-1]['rounds']} times")
+    print(
+        f"{KILLS} kills, {redone} groups begun again, {dict(paths)}, the reader looked {told[-1]['rounds']} times"
+    )
 
 
 def _condemned(scene: Scene, killed: list[int]) -> frozenset[int]:
     """Keys recorded as failed. Two kills may hit one innocent picture that was alone in flight: then, and only then, it is recorded so."""
     condemned = [row for row in recount.records(scene.root) if row["outcome"] == "failed"]
-    assert all(row["cause"] == "killed its worker" and row["path"] == "solo" for row in condemned), condemned
+    assert all(
+        row["cause"] == "killed its worker" and row["path"] == "solo" for row in condemned
+    ), condemned
     last = {begin["pid"]: begin for begin in scene.begins()}
-    alone = Counter((last[pid]["shard"], last[pid]["at"]) for pid in killed if pid in last and last[pid]["count"] == 1)
-    assert all(alone[row["shard"], row["key"] % SHARD] >= 2 for row in condemned), (condemned, alone)
+    alone = Counter(
+        (last[pid]["shard"], last[pid]["at"])
+        for pid in killed
+        if pid in last and last[pid]["count"] == 1
+    )
+    assert all(alone[row["shard"], row["key"] % SHARD] >= 2 for row in condemned), (
+        condemned,
+        alone,
+    )
     return frozenset(row["key"] for row in condemned)
 
 
 def _differences(expected: Path, found: Path) -> list[str]:
     """Tars byte by byte; where pictures were made one by one after deaths (records say so), sample by sample without their pixels."""
     solo = {row["key"] for row in recount.records(found) if row["path"] != "normal"}
-    different = [name for name, sha in recount.tar_hashes(expected).items() if recount.tar_hashes(found)[name] != sha]
+    different = [
+        name
+        for name, sha in recount.tar_hashes(expected).items()
+        if recount.tar_hashes(found)[name] != sha
+    ]
     wrong = []
     for name in different:
         before, after = (recount.samples(root / "data" / name) for root in (expected, found))

@@ -10,24 +10,30 @@ import os
 import signal
 
 import pytest
-import recount
-from arena import World
-from disk_watch import Point
-from scene import Scene, go_on, wait_stopped
-from trial import KILLED, wrong_after_a_halt, wrong_when_finished
 
-from batchgen.finalize import finalize
-from batchgen.run import open_run
-from batchgen.store import Store
+from batchgen.dataset import finalize
+from batchgen.dataset.finalize import finalize_run
+from batchgen.run.directory import RunDirectory
+from batchgen.run.run import open_run
+from tests.protocol import recount
+from tests.protocol.arena import World
+from tests.protocol.disk_watch import Point
+from tests.protocol.scene import Scene, go_on, wait_stopped
+from tests.protocol.trial import KILLED, wrong_after_a_halt, wrong_when_finished
 
 PARTIAL, DONE = ".batchgen/partial/000", ".batchgen/done/000"
 
 
 @pytest.mark.slow
-def test_an_owner_wrongly_declared_dead_at_any_operation_changes_nothing_when_it_wakes(world: World):
+def test_an_owner_wrongly_declared_dead_at_any_operation_changes_nothing_when_it_wakes(
+    world: World,
+):
     undisturbed = world.scene()
     assert undisturbed.work() == 0
-    assert world.wrong_trials(undisturbed.points(), lambda point: wrong_after_a_halt(world, point)) == {}
+    assert (
+        world.wrong_trials(undisturbed.points(), lambda point: wrong_after_a_halt(world, point))
+        == {}
+    )
 
 
 def test_the_first_link_wins_and_later_attempts_roll_the_winner_forward(world: World):
@@ -45,7 +51,9 @@ def test_the_first_link_wins_and_later_attempts_roll_the_winner_forward(world: W
     assert wrong_when_finished(world, scene) == []
 
 
-def test_a_commit_without_roll_forward_is_completed_although_a_later_attempt_is_half_written(world: World):
+def test_a_commit_without_roll_forward_is_completed_although_a_later_attempt_is_half_written(
+    world: World,
+):
     """The dead winner is attempt 1; attempt 2 died while it wrote; a third worker publishes attempt 1 and removes both."""
     scene = world.scene()
     first = _halted(scene, Point("fsync", f"{PARTIAL}/000000.0001.json", 0))
@@ -60,24 +68,28 @@ def test_a_commit_without_roll_forward_is_completed_although_a_later_attempt_is_
     assert wrong_when_finished(world, scene) == []
 
 
-def test_a_resume_that_looked_before_the_last_commit_does_not_undo_completion(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_a_resume_that_looked_before_the_last_commit_does_not_undo_completion(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
     """Between its listing of commits and what it does about it, workers finish the run."""
     scene = world.scene()
-    published = Store.published
+    published = finalize.published_shards
 
-    def finish_meanwhile(self: Store) -> set[int]:
-        if not self.complete():
+    def finish_meanwhile(directory: RunDirectory) -> set[int]:
+        if not directory.complete():
             assert scene.work() == 0, scene.output()
-        return published(self)
+        return published(directory)
 
-    monkeypatch.setattr(Store, "published", finish_meanwhile)
-    finalize(open_run(scene.root))
+    monkeypatch.setattr(finalize, "published_shards", finish_meanwhile)
+    finalize_run(open_run(scene.root))
     assert wrong_when_finished(world, scene) == []
 
 
 def _halted(scene: Scene, point: Point, **settings: float) -> int:
     """A worker halted at a point."""
-    pid = scene.start(point=(point.op, point.path, point.ordinal), signal=int(signal.SIGSTOP), **settings)
+    pid = scene.start(
+        point=(point.op, point.path, point.ordinal), signal=int(signal.SIGSTOP), **settings
+    )
     assert wait_stopped(pid), f"{point} was not reached\n{scene.output()}"
     return pid
 

@@ -7,11 +7,10 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import power_cut
-import recount
-from arena import BATCH_SIZE, World
-from disk_watch import Point
-from scene import Scene, go_on, wait_stopped
+from tests.protocol import power_cut, recount
+from tests.protocol.arena import BATCH_SIZE, World
+from tests.protocol.disk_watch import Point
+from tests.protocol.scene import Scene, go_on, wait_stopped
 
 KILLED = -9
 GROUPS_A_DEATH = 2  # P3: one being denoised, one being decoded and written
@@ -31,8 +30,15 @@ class Death:
 
 def deaths_at(points: Sequence[Point], *powers: str) -> list[Death]:
     """A death after each operation, and one in the middle of each write; `powers` take turns."""
-    ways = [(point, torn) for point in points for torn in ([True, False] if point.op == "write" else [False])]
-    return [Death(point, torn, powers[number % len(powers)]) for number, (point, torn) in enumerate(ways)]
+    ways = [
+        (point, torn)
+        for point in points
+        for torn in ([True, False] if point.op == "write" else [False])
+    ]
+    return [
+        Death(point, torn, powers[number % len(powers)])
+        for number, (point, torn) in enumerate(ways)
+    ]
 
 
 def wrong_after(world: World, deaths: Sequence[Death], mutant: str = "") -> list[str]:
@@ -47,10 +53,16 @@ def wrong_after(world: World, deaths: Sequence[Death], mutant: str = "") -> list
         wrong.append(f"the last worker ended with {code}")
     power_cut.cut(scene.root, scene.events())
     wrong += recount.wrong_in_view(scene.root, world.reference)
-    if not (scene.root / "index.json").exists() and (code := scene.work(mutant=mutant)):  # its name was all that was lost
+    if not (scene.root / "index.json").exists() and (
+        code := scene.work(mutant=mutant)
+    ):  # its name was all that was lost
         wrong.append(f"the worker after the last power cut ended with {code}")
     wrong += wrong_when_finished(world, scene)
-    wrong += [f"{name} was published and then changed" for name, was in seen.items() if recount.published(scene.root).get(name) != was]
+    wrong += [
+        f"{name} was published and then changed"
+        for name, was in seen.items()
+        if recount.published(scene.root).get(name) != was
+    ]
     redone = recount.redone_groups(scene.begins(), BATCH_SIZE)
     if redone > GROUPS_A_DEATH * len(deaths):
         wrong.append(f"{redone} groups were begun again after {len(deaths)} deaths")
@@ -63,7 +75,9 @@ def wrong_after(world: World, deaths: Sequence[Death], mutant: str = "") -> list
 def wrong_after_a_halt(world: World, point: Point, mutant: str = "") -> list[str]:
     """A worker is halted at a point, another takes it for dead and makes everything, then the first goes on: what is wrong then."""
     scene = world.scene()
-    halted = scene.start(point=(point.op, point.path, point.ordinal), signal=int(signal.SIGSTOP), mutant=mutant)
+    halted = scene.start(
+        point=(point.op, point.path, point.ordinal), signal=int(signal.SIGSTOP), mutant=mutant
+    )
     stopped = wait_stopped(halted)
     wrong = [] if stopped else ["the worker was not halted"]
     if code := scene.work(lie=1.0, mutant=mutant):
@@ -75,7 +89,11 @@ def wrong_after_a_halt(world: World, point: Point, mutant: str = "") -> list[str
     if code := scene.drivers.wait(halted):
         wrong.append(f"the halted owner ended with {code}")
     wrong += wrong_when_finished(world, scene)
-    wrong += [f"{name} was published and then changed" for name, was in seen.items() if recount.published(scene.root).get(name) != was]
+    wrong += [
+        f"{name} was published and then changed"
+        for name, was in seen.items()
+        if recount.published(scene.root).get(name) != was
+    ]
     if wrong:
         wrong.append(scene.output())
     shutil.rmtree(scene.root.parent)

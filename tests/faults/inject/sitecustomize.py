@@ -65,7 +65,11 @@ WORKER = {"index": ""}
 
 
 def break_engine(module: ModuleType) -> None:
-    engine, denoise, decode = module.PatternEngine, module.PatternEngine.denoise, module.PatternEngine.decode
+    engine, denoise, decode = (
+        module.PatternEngine,
+        module.PatternEngine.denoise,
+        module.PatternEngine.decode,
+    )
 
     def faulty_denoise(self: Any, group: Any) -> Any:
         from batchgen.errors import OutOfMemory
@@ -79,7 +83,9 @@ def break_engine(module: ModuleType) -> None:
             WHILE_DENOISING[word]()
         if os.environ.get("SLOW_WORKER") == WORKER["index"] and len(group) > 1:
             time.sleep(0.7)
-        return replace(denoise(self, group), finite=tuple("NAN" not in _words([picture]) for picture in group))
+        return replace(
+            denoise(self, group), finite=tuple("NAN" not in _words([picture]) for picture in group)
+        )
 
     def faulty_decode(self: Any, denoised: Any) -> Any:
         if "KILLDECODE" in _words(denoised.latents):
@@ -95,7 +101,11 @@ def break_engine(module: ModuleType) -> None:
 
 
 def break_second_rank(module: ModuleType) -> None:
-    engine, denoise, forward = module.TorchEngine, module.TorchEngine._denoise, module.TorchEngine._forward
+    engine, denoise, forward = (
+        module.TorchEngine,
+        module.TorchEngine._denoise,
+        module.TorchEngine._forward,
+    )
     at_hand: list[Any] = []
 
     def noted_denoise(self: Any, group: Any) -> Any:
@@ -108,7 +118,10 @@ def break_second_rank(module: ModuleType) -> None:
 
         def faulty_velocity(latents: Any, step: int) -> Any:
             if self.ranks.rank == 1 and step == 2:
-                strike(set(WHILE_DENOISING) & _words(at_hand), heavy="HEAVY" in _words(at_hand) and len(at_hand) > 2)
+                strike(
+                    set(WHILE_DENOISING) & _words(at_hand),
+                    heavy="HEAVY" in _words(at_hand) and len(at_hand) > 2,
+                )
             return velocity(latents, step)
 
         made.velocity = faulty_velocity
@@ -138,13 +151,15 @@ def remember_worker(module: ModuleType) -> None:
     module.device_name = device_name
 
 
-if "libfaketime" in os.environ.get("LD_PRELOAD", ""):  # it takes the moment until which Python's sleep waits for one of the clock it shifts
+if "libfaketime" in os.environ.get(
+    "LD_PRELOAD", ""
+):  # it takes the moment until which Python's sleep waits for one of the clock it shifts
     time.sleep = lambda seconds: select.select((), (), (), seconds)
 
 AFTER_IMPORT = {
     "batchgen.engine.pattern": break_engine,
-    "batchgen.engine.stages": break_second_rank,
-    "batchgen.device": remember_worker,
+    "batchgen.engine.torch_engine": break_second_rank,
+    "batchgen.worker.sick_devices": remember_worker,
 }
 
 

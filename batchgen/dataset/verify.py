@@ -1,0 +1,98 @@
+"""Counts, hashes and keys of a run, recounted from its files against its plan (P1, P8).
+
+For every published shard: the commit's hashes and counts, one record a planned picture, one sample a good record, in plan order.
+`deep` also hashes every byte and decodes every picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from batchgen.errors import DamagedRun
+from batchgen.planning import Plan, Shard
+from batchgen.run import RunDirectory
+from batchgen.shard import Done, committed_shards, read_done, visible_shards
+
+
+def verify_run(
+    directory: RunDirectory, plan: Plan, *, deep: bool
+) -> Iterator[tuple[int, list[str]]]:
+    """For every committed shard, and every other that readers can see, its number and what is wrong with it: nothing, in a sound run."""
+    committed = committed_shards(directory)
+    promised = range(len(plan.shards) if directory.complete() else 0)
+    for shard in sorted(committed | visible_shards(directory) | set(promised)):
+        if shard >= len(plan.shards):
+            yield shard, ["is not in the plan"]
+        elif shard not in committed:
+            yield shard, [f"{directory.done(shard)} is missing"]
+        else:
+            yield shard, list(_problems(directory, plan.shards[shard], shard, deep=deep))
+
+
+def _problems(directory: RunDirectory, shard: Shard, number: int, *, deep: bool) -> Iterator[str]:
+    metadata, tar = directory.metadata(number), directory.data(number)
+    try:
+        done = read_done(directory, number)
+    except DamagedRun as error:
+        yield str(error)
+        return
+    if not metadata.exists() or (done.tar is not None and not tar.exists()):
+        yield f"{metadata if not metadata.exists() else tar} is missing"
+        return
+    if deep and hashlib.sha256(metadata.read_bytes()).hexdigest() != done.metadata_sha256:
+        yield f"{metadata}: its hash is not the committed one"
+    try:
+        table = pq.read_table(metadata, columns=["key", "outcome"])
+    except (pa.ArrowException, OSError) as error:
+        yield f"{metadata}: cannot be read: {error}"
+        return
+    keys, outcomes = table["key"].to_pylist(), table["outcome"].to_pylist()
+    planned = range(shard.first_key, shard.first_key + shard.pictures)
+    if sorted(keys) != list(planned):
+        yield f"{metadata}: {len(keys)} records, {len(set(keys))} keys; planned are {planned.start}…{planned.stop - 1}, each once"
+    good = [f"{key:09d}" for key, outcome in zip(keys, outcomes, strict=True) if outcome == "ok"]
+    if (len(good), len(keys) - len(good)) != (done.ok, done.failed):
+        yield f"{metadata}: {len(good)} good and {len(keys) - len(good)} failed; committed were {done.ok} and {done.failed}"
+    if done.tar is None:
+        return
+    if tar.stat().st_size != done.tar_bytes:
+        yield f"{tar}: {tar.stat().st_size} bytes; committed were {done.tar_bytes}"
+    else:
+        yield from _tar_problems(tar, good, done, deep=deep)
+
+
+def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Iterator[str]:
+    if deep:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != done.tar_sha256:
+                yield f"{path}: its hash is not the committed one"
+    keys: list[str] = []
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, kind = member.name.partition(".")
+                if kind == "json":
+                    keys.append(key)
+                elif kind != "txt" and deep:
+                    yield from _picture_problems(tar, member)
+    except (tarfile.TarError, OSError) as error:
+        yield f"{path}: not readable as tar: {error}"
+    if keys != good:
+        yield f"{path}: {len(keys)} samples, not the {len(good)} good records in their order"
+
+
+def _picture_problems(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[str]:
+    stream = tar.extractfile(member)
+    try:
+        with Image.open(io.BytesIO(stream.read() if stream else b"")) as image:
+            image.load()
+    except (OSError, SyntaxError) as error:  # Pillow says SyntaxError of a broken PNG
+        yield f"{member.name} does not decode: {error}"

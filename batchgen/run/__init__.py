@@ -1,0 +1,57 @@
+"""A run: its directory, its plan, and the processes that were sent to it.
+
+run.py           plan, job and directory together; created once, checked by everyone who opens it
+submissions.py   what was submitted, and the processes that belong to it
+departures.py    why workers leave
+owner.py         a process and its SLURM job, and whether it lives
+stop.py          the stop flag
+directory.py     every name under runs/NAME
+"""
+
+from batchgen.run import departures, submissions
+from batchgen.run.departures import ALL_DONE, DEADLINE, NOTHING_FREE, RELEASED
+from batchgen.run.directory import BUCKET, RunDirectory
+from batchgen.run.owner import Owner
+from batchgen.run.run import Run, create, dry_run, load_plan, open_run, pin_identity
+from batchgen.run.stop import ask_to_stop, clear_stop, read_stop
+from batchgen.run.submissions import (
+    Member,
+    Submission,
+    arrays_of,
+    batch_log,
+    elements_of,
+    given_up,
+    log_file,
+    members,
+    read_submissions,
+)
+
+__all__ = [
+    "ALL_DONE",
+    "BUCKET",
+    "DEADLINE",
+    "Member",
+    "NOTHING_FREE",
+    "Owner",
+    "RELEASED",
+    "Run",
+    "RunDirectory",
+    "Submission",
+    "arrays_of",
+    "ask_to_stop",
+    "batch_log",
+    "clear_stop",
+    "create",
+    "departures",
+    "dry_run",
+    "elements_of",
+    "given_up",
+    "load_plan",
+    "log_file",
+    "members",
+    "open_run",
+    "pin_identity",
+    "read_stop",
+    "read_submissions",
+    "submissions",
+]

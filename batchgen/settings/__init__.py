@@ -1,0 +1,41 @@
+"""What people write: strict TOML files that become frozen objects.
+
+site.py      site profile → Site: how work is asked for on a SLURM cluster
+job.py       job file → Job: how pictures are made
+section.py   a table of such a file; errors list what is accepted
+"""
+
+from batchgen.settings.job import (
+    MAX_SEED,
+    MAX_SIDE_PX,
+    Cache,
+    EngineSettings,
+    Job,
+    Lora,
+    Model,
+    Output,
+    Sampling,
+    load_job,
+    to_toml,
+)
+from batchgen.settings.section import Section
+from batchgen.settings.site import OURS, Site, load_site, seconds
+
+__all__ = [
+    "Cache",
+    "EngineSettings",
+    "Job",
+    "Lora",
+    "MAX_SEED",
+    "MAX_SIDE_PX",
+    "Model",
+    "OURS",
+    "Output",
+    "Sampling",
+    "Section",
+    "Site",
+    "load_job",
+    "load_site",
+    "seconds",
+    "to_toml",
+]

@@ -1,0 +1,33 @@
+"""A shard's pictures, read from the manifest when somebody works on it: the plan holds ranges of rows, not prompts."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from batchgen import manifest
+from batchgen.manifest import Picture
+from batchgen.planning import groups
+from batchgen.run import Run
+
+
+def read_shard(run: Run, number: int) -> tuple[list[list[Picture]], pa.Table]:
+    """The shard's groups, and its travelling columns with one row a picture in plan order.
+
+    :raises ManifestError: the rows cannot be read any more.
+    """
+    shard = run.plan.shards[number]
+    last = (
+        run.plan.shards[number + 1].row + 1 if number + 1 < len(run.plan.shards) else run.plan.rows
+    )
+    table = manifest.read_rows(run.plan.sources, shard.row, min(last, run.plan.rows) - shard.row)
+    pictures = manifest.pictures(
+        table,
+        first_row=shard.row,
+        first_key=shard.first_key,
+        skip=shard.skip,
+        count=shard.pictures,
+        sampling=run.job.sampling,
+    )
+    order = list(groups(pictures, run.job.engine.batch_size))
+    rows = [picture.row - shard.row for group in order for picture in group]
+    return order, manifest.extra_columns(table).take(rows)

@@ -1,0 +1,211 @@
+"""The test cluster, and runs on it that tests disturb."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Any
+
+from tests.protocol import recount
+from tests.support.rehearsal import Answer, rehearse
+
+SCRIPT = Path(__file__).parents[2] / "slurm" / "testcluster"
+PROMPTS = [f"a cat {n}" for n in range(160)]
+SHAPE = {
+    "engine__batch_size": 4,
+    "shards__pictures": 8,
+    "sampling__width": 16,
+    "sampling__height": 16,
+}
+NODES = 2
+PROFILE: dict[str, object] = {
+    "partition": "gpu",
+    "nodes": NODES,
+    "gpus_per_node": 2,
+    "cpus_per_gpu": 1,
+    "time": "30",
+    "poll_s": 2.0,
+}
+
+
+def load_script() -> Any:
+    """`slurm/testcluster` as a module."""
+    loader = SourceFileLoader("testcluster", str(SCRIPT))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def write_profile(path: Path, **values: object) -> Path:
+    path.write_text(
+        "".join(f"{key} = {json.dumps(value)}\n" for key, value in (PROFILE | values).items())
+    )
+    return path
+
+
+def until(true: Callable[[], object], what: str, patience_s: float = 120.0) -> float:
+    """Wait until it is so; seconds that took."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < patience_s, f"{what}: not within {patience_s:.0f} s"
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+@dataclass
+class Ground:
+    """A running cluster."""
+
+    cluster: Any
+    script: Any
+
+    def run(self, *command: str) -> str:
+        done = self.cluster.run(*command)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        return str(done.stdout)
+
+    def jobs(self) -> dict[str, str]:
+        """Names and states of jobs that have not ended."""
+        return dict(
+            line.split() for line in self.run("squeue", "-h", "-r", "-o", "%i %T").splitlines()
+        )
+
+    def processes(self, words: str) -> list[int]:
+        """Processes of the cluster whose command line has these words."""
+        found = []
+        for pid in self.cluster.processes():
+            try:
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if words in line:
+                found.append(pid)
+        return found
+
+    def start_daemon(self, *command: str) -> None:
+        self.cluster.daemon(*command)
+
+    def calm(self) -> None:
+        """No job, four idle nodes."""
+        self.cluster.run("scancel", f"--user={os.getuid()}")
+        until(lambda: not self.jobs(), "no job is left", 40)
+        for node in self.script.NODES:
+            self.cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
+        until(lambda: self.cluster.nodes() == ["idle"] * 4, "all nodes are idle", 40)
+
+
+@dataclass
+class Scene:
+    """A run of the pattern engine on the cluster."""
+
+    ground: Ground
+    root: Path
+    profile: Path
+
+    def submit(self, *words: str, prompts: list[str] = PROMPTS, **values: object) -> Answer:
+        notes = {"NOTE_GROUPS": str(self.notes)}
+        return rehearse(
+            self.root,
+            prompts,
+            "--site",
+            str(self.profile),
+            *words,
+            faults=notes,
+            run__workers='"auto"',
+            **SHAPE | values,
+        )
+
+    @property
+    def notes(self) -> Path:
+        return self.root.with_name(f"{self.root.name}-groups")
+
+    def members(self, worker: int) -> list[Path]:
+        """The incarnations of a worker of the first submission."""
+        return sorted(self.root.glob(f".batchgen/jobs/0001/worker-{worker:03d}.*.json"))
+
+    def owner(self, worker: int = 0) -> dict[str, Any]:
+        """Who the last incarnation of a worker is."""
+        told: dict[str, Any] = json.loads(self.members(worker)[-1].read_bytes())
+        return told
+
+    def element(self) -> str:
+        """The name of element 0 of the array."""
+        (array,) = json.loads((self.root / ".batchgen/jobs/0001/slurm.json").read_bytes())
+        return f"{array}_0"
+
+    def at_work(self, worker: int, incarnation: int = 0) -> bool:
+        """Whether an incarnation of a worker has written a group."""
+        return (
+            self.root / f".batchgen/jobs/0001/worker-{worker:03d}.{incarnation:02d}.made"
+        ).exists()
+
+    def done(self) -> bool:
+        return (self.root / "index.json").exists()
+
+    def steals(self) -> list[float]:
+        """When shards were taken over from somebody."""
+        claims = [path for path in self.root.glob(".batchgen/claims/*/*") if path.suffix != ".free"]
+        return sorted(path.stat().st_mtime for path in claims if path.suffix > ".0001")
+
+    def lost_groups(self, pictures: int = len(PROMPTS)) -> int:
+        """Groups that were begun again."""
+        return len(self.notes.read_text().splitlines()) - pictures // 4
+
+    def wrong(self, reference: dict[str, str], prompts: list[str] = PROMPTS) -> list[str]:
+        """What is wrong with the finished run, compared with an undisturbed one."""
+        wrong: list[str] = recount.wrong_at_end(self.root, prompts)
+        paths = {row["path"] for row in recount.records(self.root)}
+        wrong += [] if paths == {"normal"} else [f"pictures took other paths: {paths}"]
+        return wrong + recount.wrong_in_view(self.root, reference)
+
+
+def kill(*pids: int) -> None:
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def with_job(pids: list[int], job: str) -> Iterator[int]:
+    """Those of the processes that belong to a job."""
+    for pid in pids:
+        if f"SLURM_JOB_ID={job}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            yield pid
+
+
+def another_clock(folder: Path) -> str:
+    """A Python whose clock is an hour late on one half of the nodes and early on the other; its timers and its files' times are true.
+
+    :returns: "" where libfaketime is not installed.
+    """
+    if not (found := sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))):
+        return ""
+    python = folder / "python"
+    python.write_text(
+        "#!/bin/sh\ncase $SLURMD_NODENAME in *[13]) off=-1h;; *) off=+1h;; esac\n"
+        f'exec env LD_PRELOAD={found[0]} FAKETIME=$off FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1 {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    return str(python)
+
+
+def missing(*, accounting: bool) -> str:
+    """Programs that the cluster needs and that are not there."""
+    programs = [
+        "slurmctld",
+        "slurmd",
+        "munged",
+        "sbatch",
+        *(["slurmdbd", "mariadbd"] if accounting else []),
+    ]
+    return " ".join(
+        name for name in programs if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    )

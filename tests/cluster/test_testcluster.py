@@ -1,0 +1,120 @@
+"""The test cluster: there in seconds, gone without a trace, for root and for anybody, beside others."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.ground import SCRIPT, Ground, load_script, until
+
+pytestmark = pytest.mark.slow
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder(ground: Ground) -> Iterator[Path]:
+    """A folder with a short name, as sockets need it; the session's cluster runs beside."""
+    with tempfile.TemporaryDirectory(prefix="bg") as name:
+        Path(name).chmod(0o777)
+        yield Path(name) / "cluster"
+        load_script().Cluster(Path(name) / "cluster").stop()
+
+
+def say(
+    verb: str, folder: Path, *words: str, user: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The command, by another user from a copy that this user can read."""
+    python, script = sys.executable, SCRIPT
+    if user is not None:
+        python, script = (
+            "/usr/bin/python3",
+            shutil.copytree(SCRIPT.parent, folder.parent / "slurm", dirs_exist_ok=True)
+            / SCRIPT.name,
+        )
+    command = [python, "-I", str(script), verb, "--dir", str(folder), *words]
+    return subprocess.run(
+        command, **as_user(user), cwd="/", capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def as_user(user: int | None) -> dict[str, Any]:
+    return {} if user is None else {"user": user, "group": user, "extra_groups": []}
+
+
+def left(folder: Path) -> list[int]:
+    return list(load_script().Cluster(folder).processes())
+
+
+@pytest.mark.parametrize(
+    ("user", "words"), [(None, []), (NOBODY, []), (NOBODY, ["--accounting"])], ids=str
+)
+def test_it_starts_works_and_leaves_nothing(
+    user: int | None, words: list[str], folder: Path
+) -> None:
+    if user is not None and (os.getuid() != 0 or not Path("/usr/bin/python3").exists()):
+        pytest.skip("only root can be somebody else, and needs a Python that everybody can run")
+    began = time.time()
+    started = say("start", folder, *words, user=user)
+    assert started.returncode == 0, started.stderr
+    assert time.time() - began < 10 * max(1.0, os.getloadavg()[0] / 2)
+    variable, conf = say("env", folder).stdout.removeprefix("export ").strip().split("=")
+
+    def ask(command: str) -> str:
+        environment = os.environ | {variable: conf}
+        return subprocess.run(
+            command,
+            shell=True,
+            **as_user(user),
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    told = ask(
+        "srun --nodes=4 --ntasks=4 --gpus-per-node=2 sh -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES'"
+    )
+    assert sorted(told.splitlines()) == [f"127.0.0.{node} 0,1" for node in range(1, 5)]
+    if words:
+        until(
+            lambda: ask("sacct --noheader --allocations --format=Account").split() == ["lab"],
+            "sacct tells of it",
+            20,
+        )
+    ask("sbatch -N 1 -o /dev/null --wrap 'sleep 300'")
+    assert "gpu*" in say("status", folder).stdout
+    assert len(left(folder)) > 6
+    assert say("stop", folder, user=user).returncode == 0
+    assert (left(folder), folder.exists()) == ([], False)
+
+
+def test_what_cannot_be_is_told(folder: Path, ground: Ground) -> None:
+    assert (
+        "no cluster is there; start one with: slurm/testcluster start --dir"
+        in say("status", folder).stderr
+    )
+    assert (
+        "a cluster is there already; end it with: slurm/testcluster stop --dir"
+        in say("start", ground.cluster.root).stderr
+    )
+    assert "too long a name" in say("start", folder / ("x" * 90)).stderr
+    folder.mkdir()
+    (folder / "thesis.tex").touch()
+    assert "not empty" in say("start", folder).stderr
+    assert say("stop", folder).returncode == 0
+    assert (folder / "thesis.tex").exists()
+    script = load_script()
+    script.PATH = "/nowhere"
+    with pytest.raises(
+        SystemExit,
+        match=r"not installed(.|\n)*apt-get install --no-install-recommends slurm-wlm munge",
+    ):
+        script.require("slurmctld", "munged", packages="slurm-wlm munge")

@@ -1,0 +1,86 @@
+"""The dataset card: what loaders and people read. Every snippet of it is run as printed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.support.rehearsal import Answer, records
+
+Finished = tuple[Path, Answer]
+
+
+def test_its_front_matter_is_yaml_with_licence_and_one_split(finished: Finished) -> None:
+    matter = yaml.safe_load((finished[0] / "README.md").read_text().split("---\n")[1])
+    assert matter["license"] == "cc0-1.0"
+    assert matter["configs"] == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/*.tar"}]}
+    ]
+    assert matter["size_categories"] == ["n<1K"]
+
+
+def test_it_tells_how_many_pictures_failed_and_why(finished: Finished) -> None:
+    text = (finished[0] / "README.md").read_text()
+    assert "10 of 40 planned pictures could not be made (9 exception, 1 not finite)." in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["datasets", "webdataset", "wids"])
+def test_its_snippet_loads_every_good_picture(
+    finished: Finished, module: str, tmp_path: Path
+) -> None:
+    """A shard without one good picture has no tar, and the snippet does not stumble over it."""
+    run, _ = finished
+    pytest.importorskip(module)
+    snippets = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), re.DOTALL)
+    (snippet,) = [
+        text for text in snippets if f"import {module}" in text or f"from {module}" in text
+    ]
+    name = re.findall(r"^(\w+) = ", snippet, re.MULTILINE)[-1]
+    environment = os.environ | {"HF_HOME": str(tmp_path), "WIDS_CACHE": str(tmp_path)}
+    command = [
+        sys.executable,
+        "-W",
+        "error:set WebDataset",
+        "-c",
+        f"{snippet}\nprint(sum(1 for _ in {name}))",
+    ]
+    told = subprocess.run(
+        command, cwd=run.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert told.stdout.split()[-1:] == ["30"], told.stderr
+
+
+def test_statistics_can_be_recomputed_from_the_records(finished: Finished) -> None:
+    told, rows = json.loads((finished[0] / "statistics.json").read_text()), records(finished[0])
+    good = [row for row in rows if row["outcome"] == "ok"]
+    assert (told["pictures"], told["ok"], told["failed"]) == (
+        len(rows),
+        len(good),
+        len(rows) - len(good),
+    )
+    assert told["failures"] == Counter(row["cause"] for row in rows if row["cause"])
+    assert told["sizes"] == Counter(f"{row['width']}x{row['height']}" for row in good)
+    assert told["paths"] == Counter(row["path"] for row in good)
+    assert told["tar_bytes"] == sum(path.stat().st_size for path in finished[0].glob("data/*.tar"))
+    shares = [
+        (row["text_s"] + row["denoise_s"] + row["decode_s"]) / row["group_size"] for row in rows
+    ]
+    assert told["device_s"] == pytest.approx(sum(shares))
+    assert told["seconds"]["total_s"]["p95"] == pytest.approx(
+        np.quantile([row["total_s"] for row in good], 0.95)
+    )
+
+
+def test_the_contact_sheet_holds_the_good_pictures(finished: Finished) -> None:
+    from PIL import Image
+
+    with Image.open(finished[0] / "contact.jpg") as sheet:
+        assert sheet.width > sheet.height > 3 * 160  # thirty pictures, ten a row

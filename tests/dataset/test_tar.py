@@ -1,0 +1,84 @@
+"""Plain tools read a finished run: tarfile, and the wids index by its own description."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+from PIL import Image
+
+from tests.support.rehearsal import Answer, records
+
+Finished = tuple[Path, Answer]
+
+
+def members(path: Path) -> list[str]:
+    with tarfile.open(path) as tar:
+        return tar.getnames()
+
+
+def test_every_good_picture_is_three_members_in_a_row(finished: Finished) -> None:
+    run, _ = finished
+    names = [name for path in sorted(run.glob("data/*.tar")) for name in members(path)]
+    good = [f"{record['key']:09d}" for record in records(run) if record["outcome"] == "ok"]
+    assert names == [f"{key}.{kind}" for key in good for kind in ("jpg", "txt", "json")]
+
+
+def test_a_sample_is_what_its_record_says(finished: Finished) -> None:
+    run, _ = finished
+    told = {f"{record['key']:09d}": record for record in records(run)}
+    with tarfile.open(run / "data" / "000004.tar") as tar:
+        content = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+    for key in {name.split(".")[0] for name in content}:
+        about, record = json.loads(content[f"{key}.json"]), told[key]
+        assert Image.open(io.BytesIO(content[f"{key}.jpg"])).size == (
+            record["width"],
+            record["height"],
+        )
+        assert content[f"{key}.txt"].decode() == about["prompt"] == record["prompt"]
+        shared = (
+            "row",
+            "image",
+            "id",
+            "seed",
+            "width",
+            "height",
+            "steps",
+            "guidance",
+            "true_cfg",
+            "negative_prompt",
+        )
+        assert {name: about[name] for name in shared} == {name: record[name] for name in shared}
+        assert json.loads(about["extra"]) == record["extra"]
+
+
+def test_json_fields_have_one_type_in_all_samples(finished: Finished) -> None:
+    run, _ = finished
+    types = set()
+    for path in sorted(run.glob("data/*.tar")):
+        with tarfile.open(path) as tar:
+            texts = [
+                tar.extractfile(member).read() for member in tar if member.name.endswith(".json")
+            ]  # type: ignore[union-attr]
+        types |= {
+            tuple((name, type(value).__name__) for name, value in json.loads(text).items())
+            for text in texts
+        }
+    assert len(types) == 1, types
+
+
+def test_the_wids_index_names_every_tar_with_its_size_sum_and_samples(finished: Finished) -> None:
+    run, _ = finished
+    index = json.loads((run / "index.json").read_text())
+    assert (index["__kind__"], index["wids_version"]) == ("wids-shard-index-v1", 1)
+    found = []
+    for path in sorted(run.glob("data/*.tar")):
+        data = path.read_bytes()
+        sums = {
+            "md5sum": hashlib.md5(data).hexdigest(),
+            "nsamples": len(members(path)) // 3,
+            "filesize": len(data),
+        }
+        found.append({"url": f"data/{path.name}"} | sums)
+    assert index["shardlist"] == found

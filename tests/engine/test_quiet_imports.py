@@ -1,0 +1,43 @@
+"""Importing the libraries says nothing that a user need not read, and hides nothing else."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from batchgen.engine.quiet_imports import quiet_imports
+
+OPENING = """
+import logging
+logging.basicConfig(level=logging.INFO)
+from batchgen.model import resolve
+from batchgen.engine import open_engine
+from batchgen.settings.job import parse_job
+
+job = parse_job({"model": {"path": "tiny"}, "engine": {"device": "cpu"}, "precision": {"linear": "fp8"}}, "a test")
+open_engine(job, resolve(job.model))
+"""
+
+
+@pytest.mark.slow
+def test_opening_an_engine_with_8_bit_linears_says_nothing_of_what_it_does_not_use() -> None:
+    opened = subprocess.run(
+        [sys.executable, "-c", OPENING], capture_output=True, text=True, check=True
+    )
+    lines = (opened.stdout + opened.stderr).splitlines()
+    assert not [
+        line
+        for line in lines
+        if any(word in line for word in ("torchao", "triton", "pytree", "torchvision"))
+    ]
+
+
+def test_other_words_are_heard_and_all_of_them_afterwards(caplog: pytest.LogCaptureFixture) -> None:
+    torchao = logging.getLogger("torchao")
+    with quiet_imports():
+        torchao.warning("Failed to load %s", "a kernel")
+        torchao.warning("something new")
+        logging.getLogger("another").warning("Failed to load %s", "a model")
+    torchao.warning("Failed to load %s", "it later")
+    assert caplog.messages == ["something new", "Failed to load a model", "Failed to load it later"]

@@ -1,0 +1,97 @@
+"""A decoder that is compiled decodes as it does eagerly, every number of pictures of the planned sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from batchgen.engine.compile.compiler import Compiler
+from batchgen.engine.families.family import Family
+from batchgen.engine.parallel.collectives import Ranks
+from batchgen.engine.vae.decode import CompiledDecode, plain_decode
+from batchgen.errors import JobError
+
+CPU = torch.device("cpu")
+SIZES = [(32, 32), (48, 32)]  # px
+
+
+class Small:
+    """The parts of a family that decoding needs: a random decoder of few layers, for each takes seconds to compile."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.vae: Any = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",),
+            up_block_types=("UpDecoderBlock2D",),
+            block_out_channels=(8,),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=2,
+        ).eval()
+
+    def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        return 4, height, width
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[SimpleNamespace]:
+    """The decoder, compiled for two sizes and up to three pictures; with its compiler."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    family: Any = Small()
+    compiler = Compiler("default")
+    decode = CompiledDecode(
+        family, compiler, SIZES, Ranks(), static=1
+    )  # more sizes than that: one graph for both
+    decode.warm(3, CPU, torch.float32)
+    compiler.seal("")
+    yield SimpleNamespace(decode=decode, compiler=compiler, family=family)
+    torch.set_num_threads(before)
+
+
+def latents(family: Family, size: tuple[int, int], count: int) -> torch.Tensor:
+    return torch.randn(
+        count, *family.noise_shape(*size), generator=torch.Generator().manual_seed(count)
+    )
+
+
+@pytest.mark.slow
+def test_all_numbers_of_pictures_of_the_planned_sizes_decode_as_they_do_eagerly_in_any_thread(
+    compiled: SimpleNamespace,
+) -> None:
+    decode, eager = (
+        torch.inference_mode()(compiled.decode),
+        torch.inference_mode()(plain_decode(compiled.family.vae, CPU)),
+    )
+    with ThreadPoolExecutor(1) as writer:
+        for size in SIZES:
+            for count in (1, 2, 3):
+                given = latents(compiled.family, size, count)
+                torch.testing.assert_close(
+                    writer.submit(decode, given).result(), eager(given), rtol=0, atol=1e-5
+                )
+    assert compiled.compiler.compilation.graphs == 2  # one picture, more pictures
+    assert compiled.compiler.compilation.breaks == compiled.compiler.compilation.recompilations == 0
+
+
+@pytest.mark.slow
+def test_what_would_need_another_graph_is_refused(compiled: SimpleNamespace) -> None:
+    with pytest.raises(
+        JobError,
+        match=r"latents \[2, 4, 32, 32\] .* AutoencoderKL would have to be compiled again.*32×32, 48×32 px",
+    ):
+        compiled.decode(latents(compiled.family, SIZES[0], 2))  # not in inference mode
+    assert compiled.compiler.compilation.recompilations == 1
+
+
+def test_pictures_that_are_decoded_in_bands_are_not_compiled() -> None:
+    family: Any = Small()
+    compiler = Compiler("default")
+    CompiledDecode(family, compiler, [(4096, 4096)], Ranks()).warm(8, CPU, torch.float32)
+    assert compiler.compilation.graphs == 0

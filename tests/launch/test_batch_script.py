@@ -1,0 +1,259 @@
+"""What is sent to SLURM: one array of nodes, or as many as its size needs; nothing of it depends on the shards."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from batchgen import slurm
+from batchgen.errors import SchedulerSilent, SiteError
+from batchgen.launch.batch_script import script
+from batchgen.launch.elements import count_elements, refuse_misfit, refuse_shape
+from batchgen.launch.slurm_array import portions
+from batchgen.settings.job import parse_job
+from batchgen.settings.site import Site
+
+PLAIN = Site(gpus_per_node=8, time="12:00:00", nodes=4)
+FULL = Site(
+    partition="gpu",
+    account="me",
+    qos="low",
+    constraint="h100",
+    nodes=4,
+    max_running=2,
+    gpus_per_node=8,
+    workers_per_node=4,
+    cpus_per_gpu=6,
+    mem="480G",
+    time="1-0:30",
+    signal_s=300,
+    requeue=False,
+    setup=("module load cuda",),
+    python="apptainer exec image.sif python",
+    sbatch=("--exclusive", "--exclude=node7"),
+    srun=("--cpu-bind=cores",),
+    comment="for the accountants",
+)
+
+
+def lines(site: Site, root: str = "/runs/my run", elements: int = 4) -> list[str]:
+    return script(site, Path(root), "abc", elements).splitlines()
+
+
+def options(site: Site, **given: int) -> set[str]:
+    return {
+        line.removeprefix("#SBATCH --")
+        for line in lines(site, **given)
+        if line.startswith("#SBATCH")
+    }
+
+
+def test_a_plain_profile_asks_for_what_it_says_and_no_more() -> None:
+    output = "output='/runs/my run/.batchgen/jobs/0001/submitit/%A_%a_0_log.out'"
+    named = {"job-name='batchgen-my run'", "comment=batchgen:abc:1", output, "open-mode=append"}
+    shape = {"array=0-3%4", "nodes=1", "ntasks-per-node=8", "gpus-per-node=8", "cpus-per-task=4"}
+    assert options(PLAIN) == named | shape | {"time=720", "signal=USR2@120", "requeue"}
+
+
+def test_every_key_of_a_profile_arrives() -> None:
+    wanted = {
+        "partition=gpu",
+        "account=me",
+        "qos=low",
+        "constraint=h100",
+        "array=0-3%2",
+        "gpus-per-node=8",
+        "ntasks-per-node=4",
+    }
+    wanted |= {
+        "cpus-per-task=6",
+        "mem=480G",
+        "time=1470",
+        "signal=USR2@300",
+        "no-requeue",
+        "exclusive",
+        "exclude=node7",
+    }
+    wanted |= {"comment='batchgen:abc:1 for the accountants'"}
+    assert wanted <= options(FULL)
+    text = lines(FULL)
+    assert "module load cuda" in text
+    (srun,) = (line for line in text if line.startswith("srun "))
+    assert (
+        "--kill-on-bad-exit=1 --wait=0 --cpus-per-task=6 --cpu-bind=cores apptainer exec image.sif python -u -m submitit"
+        in srun
+    )
+
+
+def test_gpus_are_asked_for_as_the_site_wants() -> None:
+    named = options(PLAIN.model_copy(update={"gres": "gpu:h100:8"}))
+    assert "gres=gpu:h100:8" in named
+    assert not any(name.startswith("gpus") for name in named)
+    none = options(Site(gpus_per_node=0, workers_per_node=16, time="1:00"))
+    assert "ntasks-per-node=16" in none
+    assert not any(name.startswith(("gpus", "gres")) for name in none)
+
+
+def test_the_first_line_asks_whether_the_node_sees_the_run_after_all_is_set_up() -> None:
+    text = lines(FULL)
+    ask = (
+        "apptainer exec image.sif python -m batchgen.launch.node_check '/runs/my run' abc 1 || exit"
+    )
+    assert (
+        text.index("module load cuda")
+        < text.index(ask)
+        < text.index("export SUBMITIT_EXECUTOR=slurm")
+    )
+
+
+def test_an_element_has_as_many_nodes_as_a_replica_fills() -> None:
+    """Replicas of 16 ranks on nodes of 8: two elements of four nodes."""
+    site = PLAIN.model_copy(update={"max_running": 2})
+    assert [(site.span(ranks), site.workers(ranks)) for ranks in (1, 4, 8, 16)] == [
+        (1, 8),
+        (1, 2),
+        (1, 1),
+        (2, 1),
+    ]
+    assert [count_elements(site, ranks, shards=100) for ranks in (1, 4, 8, 16)] == [4, 4, 4, 2]
+    assert [count_elements(site, ranks, shards=3) for ranks in (1, 2, 8, 16)] == [1, 1, 3, 2]
+    text = script(site, Path("/runs/big"), "abc", 2, 16).splitlines()
+    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=8", "#SBATCH --array=0-1%1"} <= set(
+        text
+    )
+
+
+def test_one_node_is_no_array() -> None:
+    assert not any(name.startswith("array") for name in options(PLAIN, elements=1))
+
+
+def test_the_last_lines_requeue_this_element_and_not_the_array() -> None:
+    code, decide, leave = lines(FULL)[-3:]
+    assert (code, leave) == ("code=$?", "exit $code")
+    assert decide.startswith(
+        "apptainer exec image.sif python -m batchgen.launch.requeue '/runs/my run' 1 $((0 + ${SLURM_ARRAY_TASK_ID:-0})) $code && "
+    )
+    assert decide.endswith(
+        '&& scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("elements", "most"), [(1, 1), (4, 100), (100, 100), (101, 100), (1000, 101), (7, 2)]
+)
+def test_arrays_are_split_evenly_where_they_are_too_long(elements: int, most: int) -> None:
+    split = list(portions(elements, most))
+    assert [first for first, _ in split][:1] == [0]
+    assert all(first + count == following for (first, count), (following, _) in pairwise(split))
+    assert sum(count for _, count in split) == elements
+    assert max(count for _, count in split) <= most
+    assert len(split) == -(-elements // most)
+
+
+def test_a_job_that_does_not_fit_the_site_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cpu = Site(gpus_per_node=0, workers_per_node=1, time="1:00")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(
+        SiteError, match=r"sbatch: not found\. Submit on a machine of the cluster's; without --site"
+    ):
+        refuse_misfit(cpu, parse_job({}, ""))
+    (tmp_path / "sbatch").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refuse_misfit(cpu, parse_job({}, ""))
+    with pytest.raises(
+        SiteError, match=r'engine\.device = "cuda", and the site profile says gpus_per_node = 0'
+    ):
+        refuse_misfit(cpu, parse_job({"engine": {"device": "cuda"}}, ""))
+    with pytest.raises(
+        SiteError,
+        match=r"run\.time_limit_s is for runs on this machine.* set time in the site profile",
+    ):
+        refuse_misfit(PLAIN, parse_job({"run": {"time_limit_s": 60.0}}, ""))
+
+
+@pytest.mark.parametrize(
+    ("cp", "profile", "answer"),
+    [
+        (
+            3,
+            {},
+            r"parallel\.cp = 3, and the site profile has 8 tasks a node: neither divides the other",
+        ),
+        (
+            12,
+            {},
+            r"parallel\.cp = 12, and the site profile has 8 tasks a node: neither divides the other",
+        ),
+        (
+            16,
+            {"nodes": 3},
+            r"nodes = 3: parallel\.cp = 16 fills 2 nodes of 8 tasks, so take a multiple of 2",
+        ),
+        (16, {"nodes": 4, "max_running": 1}, r"max_running = 1: .* multiple of 2"),
+        (4, {}, ""),
+        (32, {"nodes": 8}, ""),
+    ],
+)
+def test_a_replica_that_does_not_fit_the_nodes_is_refused(
+    cp: int, profile: dict[str, int], answer: str
+) -> None:
+    site, job = PLAIN.model_copy(update=profile), parse_job({"parallel": {"cp": cp}}, "")
+    if not answer:
+        refuse_shape(site, job)
+        return
+    with pytest.raises(SiteError, match=answer):
+        refuse_shape(site, job)
+
+
+@contextmanager
+def inside(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Iterator[None]:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    yield
+
+
+def test_a_job_submitted_from_within_a_job_inherits_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But the cluster it is meant for, and what a person has preset and the profile leaves open."""
+    job = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SRUN_CPUS_PER_TASK": "2",
+        "SLURMD_NODENAME": "node1",
+        "SUBMITIT_EXECUTOR": "slurm",
+    }
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "me"}
+    with inside(monkeypatch, SBATCH_PARTITION="cpu", **job, **kept):
+        before = dict(os.environ)
+        with slurm.outside_of_a_job(["partition"]):
+            assert {
+                name for name in (*job, *kept, "SBATCH_PARTITION") if name in os.environ
+            } == set(kept)
+        assert dict(os.environ) == before
+
+
+def test_what_slurm_thinks_of_a_script_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sbatch = tmp_path / "sbatch"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    sbatch.touch(mode=0o755)
+    sbatch.write_text("#!/bin/sh\ncat > /dev/null\necho 'sbatch: Job 7 to start at noon' >&2")
+    assert slurm.test_only("#!/bin/sh") == "Job 7 to start at noon"
+    sbatch.write_text(
+        "#!/bin/sh\ncat > /dev/null\necho 'allocation failure: invalid partition' >&2; exit 1"
+    )
+    with pytest.raises(
+        SiteError,
+        match="SLURM would refuse it: sbatch failed: allocation failure: invalid partition",
+    ):
+        slurm.test_only("#!/bin/sh")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SchedulerSilent, match="sbatch: not found"):
+        slurm.test_only("#!/bin/sh")

@@ -1,0 +1,230 @@
+"""How many workers a submission has, and what its supervisor does when one leaves; no process is started."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchgen.errors import JobError
+from batchgen.launch import supervisor
+from batchgen.launch.supervisor import Supervisor, launch
+from batchgen.planning.hardware import visible_devices, worker_count
+from batchgen.run import departures, submissions
+from batchgen.run.directory import RunDirectory
+from batchgen.run.owner import Owner
+from batchgen.run.stop import ask_to_stop, read_stop
+from batchgen.settings.job import Job, parse_job
+from batchgen.shard.commit import committed_shards
+from tests.support.specimens import done, new_store
+
+
+def job(**sections: Any) -> Job:
+    return parse_job(sections, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "devices"),
+    [
+        ("0", ("0",)),
+        ("2,5", ("2", "5")),
+        (" 3 , 1 ", ("3", "1")),
+        ("GPU-8f3a,MIG-77", ("GPU-8f3a", "MIG-77")),
+        ("", ()),
+        ("-1", ()),
+        ("0,-1,1", ("0",)),
+    ],
+)
+def test_the_devices_are_those_this_process_was_given(
+    given: str, devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible_devices(job()) == devices
+
+
+@pytest.mark.parametrize("engine", [{"kind": "pattern"}, {"device": "cpu"}])
+def test_a_job_that_wants_no_gpu_is_given_none(
+    engine: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert visible_devices(job(engine=engine)) == ()
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_a_machine_without_a_driver_has_no_devices() -> None:
+    assert visible_devices(job()) == ()
+
+
+def test_where_nothing_was_given_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = "GPU 0: NVIDIA H200 (UUID: GPU-1)\n  MIG 1g.18gb Device 0: (UUID: MIG-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)\n"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(
+        subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, listing)
+    )
+    assert visible_devices(job()) == ("0", "1")
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_a_job_that_insists_on_a_gpu_is_refused_where_there_is_none() -> None:
+    class Wanted:
+        job = parse_job({"engine": {"device": "cuda"}}, "")
+
+    with pytest.raises(JobError, match=r'engine\.device = "cuda": this machine has no GPU'):
+        launch(Wanted(), [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sections", "devices", "shards", "workers"),
+    [
+        ({}, (), 99, 6),  # one a core
+        ({"engine": {"threads": 2}}, (), 99, 3),
+        ({"engine": {"threads": 8}}, (), 99, 1),
+        ({}, ("0", "1"), 99, 2),  # one a GPU
+        ({}, ("0", "1"), 1, 1),  # never more than shards
+        ({"run": {"workers": 5}}, ("0",), 99, 5),
+        ({"run": {"workers": 5}}, (), 3, 3),
+    ],
+)
+def test_workers_are_as_the_job_says_or_one_a_gpu_or_core(
+    sections: dict[str, Any],
+    devices: tuple[str, ...],
+    shards: int,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(6)))
+    assert worker_count(job(**sections), devices, shards) == workers
+
+
+class Dead:
+    """A submitit job that has ended."""
+
+    def done(self) -> bool:
+        return True
+
+
+Happening = Callable[[int], None]  # what a worker does before it ends; given how many were started
+
+
+class Scene:
+    """A supervisor whose workers live for a moment; `lives` tells what each does in it."""
+
+    def __init__(
+        self, directory: RunDirectory, patch: pytest.MonkeyPatch, workers: int = 1
+    ) -> None:
+        self.directory, self.lives, self.started = directory, [lambda _: None], [0] * workers
+        patch.setattr(supervisor, "POLL_S", 0)
+        patch.setattr(supervisor, "PAUSE_S", 0)
+        patch.setattr(supervisor.signal, "signal", lambda *_: None)
+        self.supervisor = Supervisor(
+            directory, submissions.record_submission(directory, [], workers, ())
+        )
+        patch.setattr(self.supervisor, "_submit", self._submit)
+
+    def _submit(self, index: int) -> Dead:
+        self.started[index] += 1
+        assert self.started[index] < 100, "started for ever"
+        for happening in self.lives:
+            happening(index)
+        return Dead()
+
+    def leaves(self, index: int, why: str) -> None:
+        path = submissions.join(self.directory, 1, "worker", index)
+        path.write_text(json.dumps(asdict(Owner("here", 1, 1.0))))
+        submissions.leave(path, why)
+
+    def publishes(self) -> None:
+        shard = len(committed_shards(self.directory))
+        self.directory.done(shard).write_bytes(done(shard).encode())
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return new_store(tmp_path, 50)
+
+
+def test_a_worker_that_left_in_good_order_is_not_started_again(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(directory, monkeypatch, workers=3)
+    scene.lives = [lambda index: scene.leaves(index, "all shards are done")]
+    scene.supervisor.run()
+    assert scene.started == [1, 1, 1]
+    assert read_stop(directory) is None
+
+
+def test_a_worker_that_only_dies_is_given_up_with_its_last_words(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(directory, monkeypatch)
+    submissions.log_file(directory, 1, 0).write_text(
+        "loading\nCUDA driver version is insufficient\n\n"
+    )
+    scene.supervisor.run()
+    stop = read_stop(directory)
+    assert scene.started == [supervisor.FRUITLESS_DEATHS]
+    assert stop is not None
+    assert (stop.cause, stop.text) == (
+        "restarts",
+        "worker 0 died 6 times without a new picture; its last words: CUDA driver version is insufficient",
+    )
+
+
+def test_a_worker_that_dies_with_progress_is_started_for_ever(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(directory, monkeypatch)
+    scene.lives = [
+        lambda _: scene.publishes(),
+        lambda index: scene.leaves(index, "done") if scene.started[0] == 40 else None,
+    ]
+    scene.supervisor.run()
+    assert scene.started == [40]
+    assert read_stop(directory) is None
+
+
+def test_a_dead_worker_of_a_stopped_run_is_not_started_again(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(directory, monkeypatch)
+    scene.lives = [lambda _: ask_to_stop(directory, "user", "")]
+    scene.supervisor.run()
+    assert scene.started == [1]
+
+
+def test_in_a_job_of_slurms_a_death_is_noted_for_who_goes_on_with_the_shard(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in [
+        ("SLURM_JOB_ID", "4711"),
+        ("SLURMD_NODENAME", "node1"),
+        ("SLURM_RESTART_COUNT", "2"),
+    ]:
+        monkeypatch.setenv(name, value)
+    Scene(directory, monkeypatch).supervisor.run()
+    assert directory.death("4711", 2).exists()
+
+
+def test_workers_who_left_because_nothing_was_free_come_back_once_for_what_a_sick_device_left(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(directory, monkeypatch, workers=3)
+    why = {0: "SickDevice: here.slot0", 1: departures.NOTHING_FREE, 2: "all shards are done"}
+    scene.lives = [lambda index: scene.leaves(index, why[index])]
+    scene.supervisor.run()
+    assert scene.started == [1, 2, 1]
+
+
+def test_a_submission_whose_time_is_over_stops_the_run(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(directory, monkeypatch)
+    scene.lives = [lambda index: scene.leaves(index, departures.DEADLINE)]
+    scene.supervisor.run()
+    stop = read_stop(directory)
+    assert stop is not None
+    assert stop.cause == "time limit"

@@ -1,0 +1,75 @@
+"""manifests/: the example and its documentation are true."""
+
+import re
+import runpy
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from batchgen.manifest import Picture, ValidManifest, find_files, pictures, read_rows, to_parquet
+from batchgen.manifest.contract import COLUMNS
+from batchgen.settings.job import Sampling
+from training.world import scene
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+Look = Callable[..., ValidManifest]
+
+
+@pytest.fixture
+def readme() -> str:
+    return (MANIFESTS / "README.md").read_text()
+
+
+@pytest.fixture
+def example() -> Path:
+    return MANIFESTS / "prompts.parquet"
+
+
+def block(text: str, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def painted(files: list[Path], look: Look) -> list[Picture]:
+    found = look(*files)
+    return pictures(read_rows(found.sources, 0, found.rows), 0, 0, 0, found.pictures, Sampling())
+
+
+def test_the_three_examples_of_the_readme_are_one_manifest(
+    readme: str, tmp_path: Path, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(block(readme, "python"))
+    expected = painted(find_files([tmp_path]), look)
+    assert [p.id for p in expected] == ["circle", "stars", "stars", "stars"]
+    for language, name in (("csv", "prompts.csv"), ("json", "prompts.jsonl")):
+        (tmp_path / name).write_text(block(readme, language))
+        to_parquet([Path(name)], tmp_path / "converted.parquet")
+        assert painted([tmp_path / "converted.parquet"], look) == expected
+
+
+def test_the_readme_has_every_column_of_the_contract(readme: str) -> None:
+    assert [name for name in COLUMNS if f"`{name}`" not in readme] == []
+
+
+def test_the_example_asks_for_240_pictures_of_three_sizes(example: Path, look: Look) -> None:
+    found = look(example)
+    sizes: Counter[tuple[int, int]] = Counter()
+    for (width, height, _, _), count in found.shapes.items():
+        sizes[width, height] += count
+    assert (found.pictures, dict(sizes)) == (240, {(128, 128): 80, (192, 128): 80, (128, 192): 80})
+
+
+def test_the_example_is_what_its_script_makes(example: Path) -> None:
+    made = runpy.run_path(str(MANIFESTS / "make_prompts.py"))["table"]()
+    assert pq.read_table(example).equals(made)
+
+
+def test_the_captions_of_the_example_are_those_of_its_scenes(example: Path) -> None:
+    for row in pq.read_table(example).to_pylist():
+        drawn = scene(row["scene_seed"], row["width"], row["height"])
+        assert (drawn.caption, drawn.held_out) == (row["prompt"], row["held_out"])

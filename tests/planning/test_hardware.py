@@ -1,0 +1,138 @@
+"""What is known of the devices, asked of a driver that is a script, of the operating system and of site profiles."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchgen.planning import hardware
+from batchgen.planning.hardware import GIB, MIB, Hardware, assumed, of_site, this_machine
+from batchgen.settings.job import Job, parse_job
+from batchgen.settings.site import Site
+from tests.support.nvidia_driver import Driver
+
+H100 = "GPU-aa, 81559, 9.0, NVIDIA H100 80GB HBM3"
+A10 = "GPU-bb, 23028, 8.6, NVIDIA A10"
+
+
+def job(**sections: Any) -> Job:
+    return parse_job(sections, "a test")
+
+
+def test_a_card_is_known_by_its_driver(driver: Driver) -> None:
+    driver(H100)
+    assert this_machine(job()) == Hardware(
+        True, "NVIDIA H100 80GB HBM3", 81559 * MIB, (9, 0), ("0",)
+    )
+
+
+def test_test_cards_ask_no_driver(driver: Driver) -> None:
+    driver(H100)
+    assert this_machine(job(engine={"kind": "pattern"})) == Hardware()
+
+
+def test_of_cards_that_differ_the_best_speaks_for_all(driver: Driver) -> None:
+    driver(A10, H100)
+    found = this_machine(job())
+    assert (found.memory, found.capability, found.devices) == (81559 * MIB, (9, 0), ("0", "1"))
+
+
+def test_a_card_named_by_its_id_is_the_only_one(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(A10, H100)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
+    assert this_machine(job()) == Hardware(True, "NVIDIA A10", 23028 * MIB, (8, 6), ("GPU-bb",))
+
+
+@pytest.mark.parametrize(
+    "answer", ["GPU-aa, [N/A], [N/A], NVIDIA GB10", "Field is not a valid field to query.", ""]
+)
+def test_what_a_driver_does_not_say_is_not_known(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    driver(answer)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    found = this_machine(job())
+    assert (found.cuda, found.memory, found.capability) == (True, None, None)
+
+
+def test_a_slice_of_a_card_has_memory_that_nobody_tells(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(H100)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    assert this_machine(job()).memory is None
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_without_a_gpu_it_is_the_cpu_unless_a_plan_may_be_for_another_machine() -> None:
+    cpu = this_machine(job())
+    assert (cpu.cuda, cpu.devices) == (False, ())
+    assert cpu.memory is not None
+    assert 2**28 < cpu.memory <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert assumed(job()) == cpu  # the embedded model
+    assert assumed(job(model={"path": "org/large"})) == Hardware()
+    assert assumed(job(model={"path": "org/large"}, engine={"device": "cpu"})) == cpu
+    assert this_machine(job(engine={"device": "cuda"})) == Hardware(cuda=True)
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_a_container_has_what_it_is_limited_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    (tmp_path / "none").write_text("max\n")
+    monkeypatch.setattr(
+        hardware, "_LIMITS", (tmp_path / "missing", tmp_path / "none", tmp_path / "memory.max")
+    )
+    assert this_machine(job()).memory == 10**9
+
+
+@pytest.mark.parametrize(
+    ("workers", "cp", "devices", "expected"),
+    [
+        (1, 1, (), 1200),
+        (3, 1, (), 400),
+        (2, 3, (), 200),
+        (2, 1, ("0", "1"), 1200),
+        (3, 1, ("0", "1"), 600),
+        (1, 2, ("0", "1"), 1200),
+    ],
+)
+def test_ranks_share_the_devices_there_are(
+    workers: int, cp: int, devices: tuple[str, ...], expected: int
+) -> None:
+    asked = job(run={"workers": workers}, parallel={"cp": cp})
+    assert (
+        Hardware(bool(devices), "", 1200, None, devices).memory_of_rank(asked, shards=100)
+        == expected
+    )
+
+
+def test_no_more_workers_than_shards_share_them() -> None:
+    assert (
+        Hardware(False, "", 1200, None, ()).memory_of_rank(job(run={"workers": 8}), shards=2) == 600
+    )
+
+
+def test_a_site_profile_says_what_its_gpus_are() -> None:
+    site = Site.model_validate(
+        {"gpus_per_node": 8, "time": "1:00:00", "gpu_memory_gib": 80, "gpu_capability": "9.0"},
+        strict=False,
+    )
+    assert of_site(site, job()) == Hardware(True, "a GPU of the site", 80 * GIB, (9, 0))
+    assert (
+        of_site(site, job()).memory_of_rank(job(run={"workers": 100}), shards=1000) == 80 * GIB
+    )  # each rank has one of its own
+    silent = of_site(Site.model_validate({"gpus_per_node": 8, "time": "1:00:00"}), job())
+    assert (silent.cuda, silent.memory, silent.capability) == (True, None, None)
+    assert (
+        of_site(
+            Site.model_validate({"gpus_per_node": 0, "workers_per_node": 2, "time": "1:00:00"}),
+            job(),
+        ).cuda
+        is False
+    )
+    assert of_site(site, job(engine={"device": "cpu"})).cuda is False

@@ -1,0 +1,249 @@
+"""What a job asks for and cannot have is said when it is planned, all of it at once."""
+
+import re
+
+import pytest
+
+from batchgen.errors import JobError
+from batchgen.model.checkpoint import Checkpoint, resolve
+from batchgen.planning.hardware import Hardware
+from batchgen.planning.memory import estimate_memory
+from batchgen.planning.memory_fit import describe_memory
+from batchgen.planning.preflight import refuse_impossible, refuse_unfit
+from batchgen.run.run import dry_run
+from batchgen.settings.job import load_job, parse_job
+from tests.support.full_size import write_full_size
+from tests.support.rehearsal import write_prompts
+
+CPU = Hardware(False, "the CPU", 10**12, None, ())
+A100 = Hardware(True, "A100", 42_949_672_960, (8, 0), ("0",))
+T4 = Hardware(True, "T4", 15_000_000_000, (7, 5), ("0",))
+H100 = Hardware(True, "H100", 85_520_809_984, (9, 0), ("0", "1"))
+UNKNOWN = Hardware()
+
+
+def refuse(hardware=UNKNOWN, **sections):
+    job = parse_job({"model": {"path": "tiny"}, **sections}, "a test")
+    refuse_impossible(job, resolve(job.model), hardware)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"parallel": {"cp": 4}, "cache": {"policy": "first_block", "blocks": 5}},
+        {"parallel": {"cp": 6, "ulysses": 2, "ring": 3}},
+        {"precision": {"linear": "fp8", "granularity": "tensor"}, "engine": {"batch_size": 1}},
+        {"precision": {"linear": "fp8", "granularity": "tensor", "force": True}},
+    ],
+)
+def test_what_can_be_had_passes(sections):
+    refuse(**sections)
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"parallel": {"cp": 3, "ulysses": 3}}, "4 % 3 = 1"),
+        ({"parallel": {"cp": 4, "ulysses": 2, "ring": 3}}, "2 \\* 3 = 6, but cp = 4"),
+        ({"cache": {"policy": "first_block", "blocks": 6}}, "blocks = 6: the model has 6 blocks"),
+        ({"cache": {"policy": "schedule"}}, "needs skip"),
+        ({"precision": {"linear": "fp8", "granularity": "tensor"}}, "groups of 8 pictures"),
+        (
+            {"engine": {"offload": "layers"}, "compile": {"mode": "default"}},
+            "layers that move cannot be compiled",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_told(sections, told):
+    with pytest.raises(JobError, match=told):
+        refuse(**sections)
+
+
+def test_everything_is_told_at_once():
+    with pytest.raises(JobError, match=r"(?s)4 % 3.*needs skip"):
+        refuse(parallel={"cp": 3, "ulysses": 3}, cache={"policy": "schedule"})
+
+
+def test_test_cards_need_nothing():
+    refuse_impossible(
+        parse_job({"engine": {"kind": "pattern"}, "parallel": {"cp": 7, "ulysses": 3}}, "a test"),
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("hardware", "sections", "told"),
+    [
+        (
+            A100,
+            {"precision": {"linear": "fp8"}},
+            r"compute capability 8\.0: FP8 products need 8\.9.*precision\.linear=int8",
+        ),
+        (
+            CPU,
+            {"precision": {"linear": "fp8", "granularity": "tensor"}, "engine": {"batch_size": 1}},
+            "on a CPU: .* reference kernel",
+        ),
+        (
+            UNKNOWN,
+            {"precision": {"linear": "int8", "granularity": "tensor"}},
+            "int8 is scaled per row only",
+        ),
+        (A100, {"parallel": {"cp": 2}}, "cp = 2: this machine has 1 GPUs; --set parallel.cp=1"),
+        (
+            CPU,
+            {"engine": {"offload": "text"}},
+            'offload = "text" on the CPU: there is no device to leave',
+        ),
+        (
+            CPU,
+            {"engine": {"attention": "cudnn"}},
+            'attention = "cudnn" on the CPU: it needs a CUDA device',
+        ),
+        (
+            A100,
+            {"precision": {"linear": "fp32"}, "engine": {"attention": "flash"}},
+            r'"flash" on A100 with precision\.linear = "fp32"',
+        ),
+        (
+            T4,
+            {"engine": {"attention": "flash"}},
+            r'"flash" on T4: fast kernels need compute capability 8\.0.*engine\.attention=math',
+        ),
+        (A100, {"engine": {"attention": "fa3"}}, "fa3.* on A100: it needs a Hopper card"),
+    ],
+)
+def test_what_the_device_lacks_is_told(hardware, sections, told):
+    with pytest.raises(JobError, match=told):
+        refuse(hardware, **sections)
+
+
+@pytest.mark.parametrize("known", [UNKNOWN, Hardware(cuda=True)])
+def test_a_device_that_is_not_known_is_refused_nothing(known):
+    refuse(known, precision={"linear": "fp8"}, engine={"attention": "fa3", "offload": "text"})
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory):
+    return write_full_size(tmp_path_factory.mktemp("feasible") / "flux-dev")
+
+
+@pytest.fixture
+def plan(flux, tmp_path, prompts):
+    """Plans a job of FLUX.1-dev at 1024 px."""
+
+    def run(*settings):
+        job = load_job(
+            None,
+            [
+                f"model.path={flux}",
+                "model.max_sequence_length=512",
+                "sampling.width=1024",
+                "sampling.height=1024",
+                *settings,
+            ],
+        )
+        return job, Checkpoint(flux, "flux", "", {}), dry_run([prompts], job)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    return write_prompts(tmp_path_factory.mktemp("feasible") / "prompts.parquet", ["a cat"] * 64)
+
+
+def test_a_job_that_cannot_fit_is_refused_with_numbers_and_what_would_help(plan):
+    with pytest.raises(JobError) as refusal:
+        refuse_unfit(*plan("engine.batch_size=32"), A100)
+    told = str(refusal.value).splitlines()
+    assert told[0].startswith(
+        "memory: about 59.0 GB a rank while denoising, by estimate: transformer 23.8 GB, text encoders 9.8 GB, VAE 0.2 GB"
+    )
+    assert "A100 has 42.9 GB" in told[0]
+    assert told[1:] == [
+        "What would help, what costs least first:",
+        "  --set engine.offload=text saves 9.8 GB",
+        "  --set engine.offload=model saves 9.8 GB",
+        "  --set engine.batch_size=6 saves 16.3 GB, then it fits",
+        "  --set precision.text=fp8 saves 4.6 GB",
+        "  --set precision.linear=int8 saves 8.6 GB",
+        "  --set engine.offload=layers saves 27.0 GB, then it fits",
+    ]
+
+
+def test_what_is_said_to_help_does(plan):
+    with pytest.raises(JobError) as refusal:
+        refuse_unfit(*plan("engine.batch_size=32"), A100)
+    cures = re.findall(r"--set (\S+) saves .*then it fits", str(refusal.value))
+    assert len(cures) == 2
+    for cure in cures:
+        job, checkpoint, planned = plan("engine.batch_size=32", cure)
+        assert estimate_memory(job, checkpoint, planned.shapes, cuda=True).total <= A100.memory
+        refuse_unfit(job, checkpoint, planned, A100)
+
+
+def test_where_nothing_helps_enough_it_says_how_much_is_missing(plan):
+    with pytest.raises(
+        JobError,
+        match=r"Even so 2\.3 GB are missing while encoding text: it needs devices with more memory",
+    ):
+        refuse_unfit(*plan("engine.batch_size=1"), T4)
+
+
+def test_only_what_cannot_fit_is_refused(plan):
+    job, checkpoint, planned = plan("engine.batch_size=8")
+    need = estimate_memory(job, checkpoint, planned.shapes, cuda=True)
+    for memory, refused in ((need.least, False), (need.least - 1, True)):
+        device = Hardware(True, "a card", memory, (9, 0), ("0",))
+        if refused:
+            with pytest.raises(JobError, match="a card has"):
+                refuse_unfit(job, checkpoint, planned, device)
+        else:
+            refuse_unfit(job, checkpoint, planned, device)
+            assert describe_memory(job, checkpoint, planned, device).endswith(
+                ", which may not be enough"
+            )
+    refuse_unfit(job, checkpoint, planned, UNKNOWN)
+    assert describe_memory(job, checkpoint, planned, UNKNOWN).endswith(
+        "what a device has is not known"
+    )
+    assert describe_memory(job, checkpoint, planned, H100).endswith("H100 has 85.5 GB")
+
+
+def test_on_a_cpu_fewer_workers_help(plan):
+    machine = Hardware(False, "the CPU", 90 * 10**9, None, ())
+    with pytest.raises(
+        JobError,
+        match=r"the CPU has 11\.2 GB for each rank.*\n.*\n  --set run.workers=1 saves 78.8 GB, then it fits",
+    ):
+        refuse_unfit(*plan("run.workers=8"), machine)
+    refuse_unfit(*plan("run.workers=1"), machine)
+
+
+@pytest.mark.parametrize(
+    ("cache", "told"),
+    [
+        (
+            ("cache.policy=schedule", "cache.skip=[28, 40]"),
+            r"cache\.skip = \[28, 40\]: the planned pictures have at most 28 steps",
+        ),
+        (
+            ("cache.policy=first_block", "cache.warmup=28"),
+            r"cache\.warmup = 28: .* at most 28 steps, so none would be skipped",
+        ),
+    ],
+)
+def test_a_cache_that_could_not_skip_anything_is_refused(plan, cache, told):
+    with pytest.raises(JobError, match=told):
+        refuse_unfit(*plan("sampling.steps=28", *cache), UNKNOWN)
+    refuse_unfit(*plan("sampling.steps=29", *cache), UNKNOWN)
+
+
+def test_int8_on_cuda_refuses_too_few_tokens_a_rank(plan):
+    small = ("precision.linear=int8", "sampling.width=64", "sampling.height=80")
+    refuse_unfit(*plan(*small), H100)
+    with pytest.raises(JobError, match=r"int8.* with 10 text or image tokens a rank"):
+        refuse_unfit(*plan(*small, "parallel.cp=2"), H100)
+    refuse_unfit(*plan(*small, "parallel.cp=2"), CPU)

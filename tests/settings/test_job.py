@@ -1,0 +1,218 @@
+"""A job file says exactly what it says: unknown keys and impossible values are refused, and a job survives being written down."""
+
+import tomllib
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from batchgen.errors import JobError
+from batchgen.settings.job import Job, load_job, parse_job, to_toml
+
+READY = Path(__file__).parents[2] / "jobs"
+
+
+def written_and_read(job: Job) -> Job:
+    return parse_job(tomllib.loads(to_toml(job)), "job.toml")
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(JobError) as error:
+        load_job(None, list(overrides))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted(READY.glob("*.toml")), ids=lambda path: path.name)
+def test_every_ready_job_loads_and_survives_being_written(path: Path) -> None:
+    job = load_job(path)
+    assert written_and_read(job) == job
+
+
+def test_the_tiny_job_is_the_default_spelled_out() -> None:
+    assert load_job(READY / "tiny.toml") == load_job(None)
+
+
+TEXTS = {
+    "plain": "black-forest-labs/FLUX.1-dev",
+    "quotes and backslashes": r'C:\new\models "quoted" \u0041 \/ ' + "'single'",
+    "lines": "one\ntwo\r\nthree\ttab",
+    "letters beyond 16 bits": "🐈‍⬛ 𝔘 \U0010ffff",
+    "line separators": "\u2028 \u2029 \u0085 \ufeff \ufffe",
+    "every control character": "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0)])),
+    "right to left": "קנגורו \u202eevil\u202c",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_any_text_survives_being_written(name: str) -> None:
+    lora = {"path": TEXTS[name], "scale": 0.1}
+    job = parse_job(
+        {
+            "model": {"path": TEXTS[name], "lora": [lora]},
+            "sampling": {"negative_prompt": TEXTS[name]},
+        },
+        "",
+    )
+    assert written_and_read(job) == job
+
+
+def test_loras_keep_their_order_and_scales() -> None:
+    loras = [{"path": "a", "scale": 1e-300}, {"path": "b"}, {"path": "a", "scale": -1e300}]
+    job = written_and_read(parse_job({"model": {"lora": loras}}, ""))
+    assert [(lora.path, lora.scale) for lora in job.model.lora] == [
+        ("a", 1e-300),
+        ("b", 1.0),
+        ("a", -1e300),
+    ]
+
+
+def test_numbers_at_their_ends_survive_being_written() -> None:
+    job = parse_job(
+        {
+            "sampling": {"seed": 2**63 - 1, "guidance": 0.1, "true_cfg": 1e-7},
+            "shards": {"pictures": 10**12},
+            "output": {"lossless": True},
+            "run": {"workers": 3, "time_limit_s": 1e16, "failure_budget": 0},
+        },
+        "",
+    )
+    assert written_and_read(job) == job
+
+
+def test_a_text_that_no_file_can_hold_is_refused() -> None:
+    """What a shell passes for a name that is not UTF-8."""
+    assert "not valid UTF-8" in refusal("model.path=/models/\udcff")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "motor.x=4",
+            "motor: unknown key; accepted here: model, sampling, engine, precision, cache, parallel, compile, output, shards, ",
+        ),
+        (
+            "engine.batchsize=4",
+            "engine.batchsize: unknown key; accepted here: kind, device, attention, batch_size, offload, threads",
+        ),
+        (
+            "model.lora=[{path='a', strength=2}]",
+            "model.lora.0.strength: unknown key; accepted here: path, scale",
+        ),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_accepted_ones(override: str, told: str) -> None:
+    assert told in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "sampling.steps='4'",
+            "sampling.steps = '4': Input should be a valid integer; sampling.steps is: denoising steps (default 28)",
+        ),
+        ("sampling.steps=4.0", "valid integer"),
+        ("sampling.steps=true", "valid integer"),
+        (
+            "sampling.width=100",
+            "sampling.width = 100: Input should be a multiple of 16; sampling.width is: px, a multiple of 16",
+        ),
+        ("sampling.guidance=inf", "finite number"),
+        ("sampling.seed=-1", "greater than or equal to 0"),
+        (
+            "output.lossless=1",
+            "output.lossless = 1: Input should be a valid boolean; output.lossless is: webp only (default False)",
+        ),
+        ("output.format=gif", "'jpg', 'png' or 'webp'"),
+        (
+            "run.workers=0",
+            "run.workers = 0: Input should be greater than or equal to 1; run.workers is: processes",
+        ),
+        ("run.workers=many", "run.workers = 'many': Input should be 'auto'"),
+        (
+            "model.lora=[{scale=2.0}]",
+            "model.lora.0.path = {'scale': 2.0}: Field required; model.lora.0.path is: safetensors file",
+        ),
+        ("engine=pattern", "engine = 'pattern': Input should be a valid dictionary"),
+        ("model.path=5", "model.path = 5: Input should be a valid string"),
+    ],
+)
+def test_an_impossible_value_is_told_with_what_the_key_means(override: str, told: str) -> None:
+    assert told in refusal(override)
+
+
+def test_all_problems_of_a_job_are_told_at_once() -> None:
+    told = refusal("sampling.steps=0", "output.quality=101", "motor=1")
+    assert [
+        key
+        for key in ("sampling.steps = 0", "output.quality = 101", "motor: unknown")
+        if key not in told
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("sampling.steps=4", "sampling", "steps", 4),
+        (" sampling.steps = 4 ", "sampling", "steps", 4),
+        ("sampling.guidance=3", "sampling", "guidance", 3.0),
+        ("sampling.width=0x200", "sampling", "width", 512),
+        ("output.license=cc-by-4.0", "output", "license", "cc-by-4.0"),
+        ('output.license="5"', "output", "license", "5"),
+        ("model.path=/models/FLUX.1 dev=new", "model", "path", "/models/FLUX.1 dev=new"),
+        ("model.revision=", "model", "revision", ""),
+        ("output.lossless=true", "output", "lossless", True),
+        ("run.workers=auto", "run", "workers", "auto"),
+    ],
+)
+def test_an_override_is_toml_or_a_bare_word(
+    override: str, section: str, key: str, value: Any
+) -> None:
+    given = getattr(getattr(load_job(None, [override]), section), key)
+    assert (type(given), given) == (type(value), value)
+
+
+def test_a_whole_list_can_be_overridden() -> None:
+    job = load_job(None, ["model.lora=[{path = 'a', scale = 0.5}, {path = 'b'}]"])
+    assert [(lora.path, lora.scale) for lora in job.model.lora] == [("a", 0.5), ("b", 1.0)]
+
+
+def test_of_two_overrides_the_last_counts_and_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text("[sampling]\nsteps = 9\nwidth = 64\n")
+    job = load_job(tmp_path / "job.toml", ["sampling.steps=3", "sampling.steps=4"])
+    assert (job.sampling.steps, job.sampling.width) == (4, 64)
+
+
+@pytest.mark.parametrize(
+    "override", ["sampling.steps", "=4", "sampling.=4", ".steps=4", "sampling..steps=4", ""]
+)
+def test_an_override_without_key_or_value_is_answered_with_an_example(override: str) -> None:
+    assert (
+        refusal(override)
+        == f"--set {override}: expected section.key=value, for example --set sampling.steps=28"
+    )
+
+
+def test_an_override_below_a_value_is_refused() -> None:
+    assert refusal("model.path.name=x") == "--set model.path.name=x: path is a value, not a section"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"[sampling]\nsteps = \xff\n", "cannot be read"), (b"steps = [", "not TOML")],
+)
+def test_an_unreadable_job_file_is_named(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_bytes(content)
+    with pytest.raises(JobError, match=f"job.toml: {told}"):
+        load_job(tmp_path / "job.toml")
+    with pytest.raises(JobError, match="cannot be read"):
+        load_job(tmp_path)
+
+
+def test_a_job_never_changes() -> None:
+    with pytest.raises((ValidationError, FrozenInstanceError)):
+        load_job(None).sampling.steps = 4  # type: ignore[misc]

@@ -1,0 +1,247 @@
+"""Commit is one link: one attempt wins, anyone completes it, any number of times, and nobody's pictures get lost on the way."""
+
+import errno
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from batchgen import durable
+from batchgen.errors import DamagedRun, OutputError
+from batchgen.run.directory import BUCKET, RunDirectory
+from batchgen.run.stop import ask_to_stop, clear_stop, read_stop
+from batchgen.shard.commit import (
+    commit_shard,
+    committed_shards,
+    published_shards,
+    read_done,
+    roll_forward,
+    visible_shards,
+)
+from tests.support.specimens import done, new_store, ready
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return new_store(tmp_path)
+
+
+def published(directory: RunDirectory, shard: int = 0) -> tuple[bytes, bytes]:
+    return directory.data(shard).read_bytes(), directory.metadata(shard).read_bytes()
+
+
+def left_over(directory: RunDirectory) -> list[str]:
+    return [path.name for path in (directory.inner / "partial").rglob("*.*")]
+
+
+def test_of_many_who_commit_at_once_one_wins_and_its_files_are_published(
+    directory: RunDirectory,
+) -> None:
+    commits = [ready(directory, 0, attempt) for attempt in range(1, 9)]
+    barrier = threading.Barrier(len(commits))
+
+    def commit(attempt: int) -> bool:
+        barrier.wait()
+        return commit_shard(RunDirectory(directory.root), commits[attempt - 1])
+
+    with ThreadPoolExecutor(len(commits)) as threads:
+        won = [
+            attempt
+            for attempt, mine in zip(range(1, 9), threads.map(commit, range(1, 9)), strict=True)
+            if mine
+        ]
+    assert won == [read_done(directory, 0).attempt]
+    assert published(directory) == (
+        b"tar of attempt %d" % won[0],
+        b"parquet of attempt %d" % won[0],
+    )
+    assert left_over(directory) == []
+
+
+def test_the_second_to_commit_is_told_and_changes_nothing(directory: RunDirectory) -> None:
+    first, second = ready(directory, 0, 1), ready(directory, 0, 2)
+    assert commit_shard(directory, second)
+    before = published(directory)
+    assert not commit_shard(directory, first)
+    assert published(directory) == before == (b"tar of attempt 2", b"parquet of attempt 2")
+
+
+@pytest.mark.parametrize("names", [0, 1, 2])
+@pytest.mark.parametrize("swept", [0, 1, 4])
+def test_anyone_completes_a_commit_that_broke_off_anywhere(
+    names: int, swept: int, directory: RunDirectory
+) -> None:
+    """After the commit's link: no, one or both published names; nothing is swept before both are there."""
+    ready(directory, 0, 1)
+    ready(directory, 0, 2)
+    durable.link(directory.partial(0, 2, "json"), directory.done(0))
+    for kind, target in [("tar", directory.data(0)), ("parquet", directory.metadata(0))][:names]:
+        durable.link(directory.partial(0, 2, kind), target)
+    for path in sorted((directory.inner / "partial").rglob("*.*"))[: swept if names == 2 else 0]:
+        path.unlink()
+    for _ in range(3):
+        roll_forward(RunDirectory(directory.root), 0)
+        assert published(directory) == (b"tar of attempt 2", b"parquet of attempt 2")
+        assert left_over(directory) == []
+
+
+def test_a_shard_without_a_good_picture_is_published_without_a_tar(directory: RunDirectory) -> None:
+    commit_shard(directory, ready(directory, 0, 1, ok=0, failed=4, tar=None))
+    assert (published_shards(directory), directory.data(0).exists(), left_over(directory)) == (
+        {0},
+        False,
+        [],
+    )
+
+
+def test_readers_see_the_tar_before_the_records(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, order = ready(directory, 0, 1), []
+    link = durable.link
+    monkeypatch.setattr(
+        durable, "link", lambda source, target: order.append(target) or link(source, target)
+    )  # type: ignore[func-returns-value]
+    commit_shard(directory, commit)
+    assert order == [directory.done(0), directory.data(0), directory.metadata(0)]
+
+
+def test_a_lost_reply_to_the_winning_link_is_still_a_win(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS may link, lose the answer, and say of the retry that the name exists."""
+    commit, link = ready(directory, 0, 1), os.link
+
+    def forgetful(source: Path, target: Path) -> None:
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, "exists")
+
+    monkeypatch.setattr(os, "link", forgetful)
+    assert commit_shard(directory, commit)
+    assert published(directory) == (b"tar of attempt 1", b"parquet of attempt 1")
+
+
+def test_a_commit_cannot_be_read_before_it_is_whole(directory: RunDirectory) -> None:
+    commit = ready(directory, 0, 1, failures={"one colour": 2}, ok=2, failed=2)
+    commit_shard(directory, commit)
+    assert read_done(directory, 0) == commit
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 600, b"{}", b"[]", b'{"shard": 0}', done(0).encode()[:-9]]
+)
+def test_a_damaged_commit_is_told_with_the_remedy(content: bytes, directory: RunDirectory) -> None:
+    directory.done(0).write_bytes(content)
+    with pytest.raises(
+        DamagedRun,
+        match=r"000000\.json: not a commit.*Move it, .*000000\.tar and .*000000\.parquet away and resume",
+    ):
+        read_done(directory, 0)
+
+
+def test_an_attempt_that_vanished_before_any_commit_is_told(directory: RunDirectory) -> None:
+    with pytest.raises(DamagedRun, match="is gone, and shard 0 was not committed by another"):
+        commit_shard(directory, done(0))
+
+
+@pytest.mark.parametrize("name", ["data", "metadata"])
+def test_a_published_name_that_is_another_file_is_told_and_nothing_is_removed(
+    name: str, directory: RunDirectory
+) -> None:
+    commit = ready(directory, 0, 1)
+    (directory.data(0) if name == "data" else directory.metadata(0)).write_bytes(b"someone else's")
+    with pytest.raises(
+        DamagedRun,
+        match=f"{name}/000000.*is not the file that was committed.*batchgen verify {directory.root}",
+    ):
+        commit_shard(directory, commit)
+    assert len(left_over(directory)) == 4
+
+
+def test_a_committed_file_that_is_missing_is_told(directory: RunDirectory) -> None:
+    commit_shard(directory, ready(directory, 0, 1))
+    directory.data(0).unlink()
+    with pytest.raises(DamagedRun, match=r"000000\.tar was committed and is missing"):
+        roll_forward(directory, 0)
+
+
+def test_what_is_done_is_known_by_names_alone(directory: RunDirectory) -> None:
+    for shard in (0, 2):
+        commit_shard(directory, ready(directory, shard, 1))
+    (directory.inner / "done" / "000" / ".000001.json.abc.tmp").touch()
+    (directory.root / "data" / "000001.tar").touch()
+    (directory.root / "metadata" / "notes.parquet").touch()
+    directory.done(0).write_bytes(b"")
+    assert (
+        committed_shards(directory),
+        published_shards(directory),
+        visible_shards(directory),
+    ) == ({0, 2}, {0, 2}, {0, 1, 2})
+
+
+@pytest.mark.parametrize("shards", [1, BUCKET, BUCKET + 1, 2 * BUCKET + 500])
+def test_no_folder_holds_more_than_a_thousand_shards(shards: int, tmp_path: Path) -> None:
+    directory = new_store(tmp_path, shards)
+    for name in (
+        directory.done,
+        lambda shard: directory.claim(shard, 1),
+        lambda shard: directory.partial(shard, 1, "tar"),
+    ):
+        folders = [name(shard).parent for shard in range(shards)]
+        assert max(folders.count(folder) for folder in set(folders)) <= 1000
+        assert [folder for folder in set(folders) if not folder.is_dir()] == []
+
+
+def test_the_first_cause_to_stop_stays(directory: RunDirectory) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: ask_to_stop(directory, "user", f"caller {n}"), range(8)))
+    first = read_stop(directory)
+    ask_to_stop(directory, "failure budget", "too many")
+    assert first is not None
+    assert read_stop(directory) == first
+    assert (first.cause, first.text[:7]) == ("user", "caller ")
+
+
+def test_a_cleared_stop_can_be_set_again(directory: RunDirectory) -> None:
+    assert read_stop(directory) is None
+    ask_to_stop(directory, "user", "one")
+    clear_stop(directory)
+    assert read_stop(directory) is None
+    ask_to_stop(directory, "time limit", "two")
+    assert read_stop(directory) is not None
+    assert json.loads(directory.stop.read_bytes())["cause"] == "time limit"
+
+
+def test_a_full_disk_can_still_say_so(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flag is written into the bytes of a file kept for this."""
+
+    def full(_path: Path, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable, "write", full)
+    for text in ("first", "second"):
+        ask_to_stop(directory, "disk full", text)
+    stop = read_stop(directory)
+    assert stop is not None
+    assert (stop.cause, stop.text) == ("disk full", "first")
+
+
+def test_another_error_of_the_disk_is_not_taken_for_a_full_one(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_path: Path, _data: bytes) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(durable, "write", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        ask_to_stop(directory, "user", "")
+
+
+def test_a_folder_without_a_plan_is_no_run(directory: RunDirectory) -> None:
+    with pytest.raises(OutputError, match=r"not a run directory.*batchgen submit MANIFEST --out"):
+        RunDirectory.open(directory.root)

@@ -1,0 +1,121 @@
+"""A small Stable Diffusion 3.5 medium with random weights: every peculiarity of the published one, nothing of its skill."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
+
+from batchgen.engine.build import build_engine
+from batchgen.engine.interface import Denoised
+from batchgen.engine.parallel.collectives import Ranks
+from batchgen.manifest import Picture
+from batchgen.model import TINY
+from batchgen.model.checkpoint import resolve
+from batchgen.settings.job import Cache
+from tests.support.stock import make_job
+
+CLIP_WIDTHS, T5_WIDTH = (16, 32), 64  # CLIP's, side by side, are padded to T5's
+MOST_PX = (
+    13 * 16
+)  # positions are the middle of a square of 13, an odd one: some crops are off its centre
+
+
+def save_sd3(folder: Path, **changes: object) -> Path:
+    """Make it, with these changes to the transformer's configuration, and save it."""
+    torch.manual_seed(0)
+    config = {
+        "sample_size": 16,
+        "num_layers": 4,
+        "attention_head_dim": 32,
+        "num_attention_heads": 4,
+        "joint_attention_dim": T5_WIDTH,
+        "caption_projection_dim": 128,
+        "pooled_projection_dim": sum(CLIP_WIDTHS),
+        "pos_embed_max_size": 13,
+        "dual_attention_layers": (0, 1),
+        "qk_norm": "rms_norm",
+    }
+    transformer = SD3Transformer2DModel(**(config | changes))
+    for name, parameter in transformer.named_parameters():
+        if ".norm_" in name:  # of queries and keys: all ones when new, whichever is applied to what
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    clip, t5 = (
+        AutoTokenizer.from_pretrained(TINY / component)
+        for component in ("tokenizer", "tokenizer_2")
+    )
+    first, second = (_clip(width, len(clip)) for width in CLIP_WIDTHS)
+    StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(),
+        text_encoder=first,
+        tokenizer=clip,
+        text_encoder_2=second,
+        tokenizer_2=clip,
+        text_encoder_3=T5EncoderModel(
+            T5Config(
+                vocab_size=len(t5),
+                d_model=T5_WIDTH,
+                d_kv=32,
+                d_ff=128,
+                num_layers=2,
+                num_heads=2,
+                feed_forward_proj="gated-gelu",
+            )
+        ),
+        tokenizer_3=t5,
+    ).save_pretrained(folder)
+    return folder
+
+
+def _clip(width: int, words: int) -> CLIPTextModelWithProjection:
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=words,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=width,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=4,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+    )
+
+
+def denoise_over_ranks(
+    ranks: Ranks, folder: Path, group: Sequence[Picture], cache: Cache
+) -> Denoised:
+    """What a rank does."""
+    job = make_job(folder).model_copy(update={"cache": cache})
+    return build_engine(job, resolve(job.model), ranks).denoise(group)

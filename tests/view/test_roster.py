@@ -1,0 +1,161 @@
+"""Status tells SLURM's truth about a run: what runs, what waits and why, what died; and says so where it cannot be asked."""
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from batchgen.run import submissions
+from batchgen.run.directory import RunDirectory
+from batchgen.run.owner import Owner
+from batchgen.run.run import Run
+from batchgen.settings.site import Site
+from batchgen.slurm.queue import Queue
+from batchgen.view.status import Status, read_status
+from tests.support.fake_squeue import FAILS, FakeSqueue, line
+from tests.support.rehearsal import ask
+from tests.support.specimens import done, planned
+
+SITE = Site(gpus_per_node=2, time="1:00", nodes=2)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Ten pictures in three shards, submitted to two nodes of two workers."""
+    run = planned(tmp_path, ["a cat"] * 10)
+    submissions.record_submission(run.directory, ["batchgen", "submit"], 4, site=SITE)
+    return run
+
+
+def joined(
+    directory: RunDirectory, worker: int, job: str, ended: str = "", restarts: int = 0
+) -> None:
+    path = submissions.join(directory, 1, "worker", worker)
+    path.write_text(json.dumps(asdict(Owner(f"node{job}", 1, 0.0, job, restarts))))
+    os.utime(path, times=(began := time.time() - 100, began))
+    if ended:
+        submissions.leave(path, ended)
+
+
+def of(run: Run, job: str, state: str = "RUNNING", restarts: int = 0, reason: str = "None") -> str:
+    return line(job, state, restarts, reason, f"batchgen:{run.plan.run}:1")
+
+
+def said(run: Run) -> tuple[str, str]:
+    status: Status = read_status(run.directory)
+    return status.state, status.cause
+
+
+def test_nodes_that_wait_are_told_with_slurms_reason(run: Run, squeue: FakeSqueue) -> None:
+    squeue.answer(
+        [
+            of(run, "1", "PENDING", 0, "Priority"),
+            of(run, "2", "PENDING", 0, "ReqNodeNotAvail"),
+            line("3", "PENDING"),
+        ]
+    )
+    assert said(run) == ("queued", "2 nodes wait in SLURM (Priority, ReqNodeNotAvail)")
+    assert read_status(run.directory).waiting == {"Priority": 1, "ReqNodeNotAvail": 1}
+
+
+def test_elements_that_wait_are_counted_one_by_one_although_they_share_an_id(
+    run: Run, squeue: FakeSqueue
+) -> None:
+    rows = [
+        of(run, "1", "PENDING", 0, "Priority").replace("N/A", f"{element:<3}", 1)
+        for element in range(3)
+    ]
+    squeue.answer(rows)
+    assert said(run) == ("queued", "3 nodes wait in SLURM (Priority)")
+    assert [job.name for job in Queue().jobs()] == ["1_0", "1_1", "1_2"]
+
+
+def test_nodes_without_a_worker_yet_are_told(run: Run, squeue: FakeSqueue) -> None:
+    squeue.answer([of(run, "1"), of(run, "2", "CONFIGURING")])
+    assert said(run) == ("queued", "workers start or leave on 2 nodes")
+
+
+def test_workers_that_live_and_nodes_that_wait_for_another_allocation_are_told(
+    run: Run, squeue: FakeSqueue
+) -> None:
+    """Worker 2 and 3 died with their node, which waits."""
+    for worker in range(4):
+        joined(run.directory, worker, "1" if worker < 2 else "2")
+    squeue.answer([of(run, "1"), of(run, "2", "PENDING", 1, "BeginTime")])
+    assert said(run) == ("running", "2 workers; 1 nodes wait in SLURM (BeginTime)")
+    status = read_status(run.directory)
+    assert (status.workers, status.dead) == (2, 2)
+    assert 200 <= status.used_s == status.wasted_s < 250
+
+
+def test_devices_are_counted_with_all_ranks_of_a_worker(run: Run, squeue: FakeSqueue) -> None:
+    """Two replicas of two ranks, a hundred seconds old; one shard of four pictures took six seconds of its replica."""
+    submissions.record_submission(run.directory, ["batchgen", "resume"], 2, site=SITE, ranks=2)
+    for worker in range(2):
+        joined(run.directory, worker, "1")
+    run.directory.done(0).write_bytes(done(0, ok=4, group_s=6.0).encode())
+    squeue.answer([of(run, "1")])
+    status = read_status(run.directory)
+    assert (status.device_s, status.pictures_per_device_hour, status.to_go_s) == (
+        12.0,
+        1200.0,
+        18.0,
+    )
+    assert 400 <= status.used_s == status.wasted_s + 12.0 < 450
+    told = ask("status", run.directory.root).out
+    assert (
+        "1,200 pictures per device-hour, about 4 s left\n7 min of devices used, 6 min of it not on published pictures, about 18 s to go"
+        in told
+    )
+
+
+def test_the_dead_are_told_with_their_last_words(run: Run, squeue: FakeSqueue) -> None:
+    joined(run.directory, 0, "1", "nothing free: others work on the rest")
+    joined(run.directory, 1, "1")
+    joined(run.directory, 1, "1", restarts=1)
+    submissions.log_file(run.directory, 1, 1).write_text("painting\nBus error\n")
+    submissions.give_up(
+        run.directory,
+        1,
+        0,
+        "element 0 on node1: a worker died (exit code 135), and 6 allocations in a row brought no new picture",
+    )
+    squeue.answer([])
+    state, cause = said(run)
+    assert state == "stalled"
+    assert "worker 1 died on node1: Bus error" in cause
+    assert "6 allocations in a row brought no new picture" in cause
+    assert read_status(run.directory).dead == 1
+
+
+def test_where_squeue_is_silent_nobody_is_called_dead(run: Run, squeue: FakeSqueue) -> None:
+    squeue.answer(FAILS)
+    state, cause = said(run)
+    assert state == "queued"
+    assert "squeue failed: slurm_load_jobs error: Unable to contact slurm controller" in cause
+    joined(run.directory, 0, "1")
+    state, cause = said(run)
+    assert state == "running"
+    assert cause.startswith("on node1, squeue failed: ")
+
+
+def test_where_squeue_is_silent_and_all_workers_left_the_run_is_stalled(
+    run: Run, squeue: FakeSqueue
+) -> None:
+    squeue.answer(FAILS)
+    for worker in range(4):
+        joined(run.directory, worker, "1", "PlanChanged: the manifest is another")
+    assert said(run) == (
+        "stalled",
+        "shards are left, and no worker is alive\n  a worker left: PlanChanged: the manifest is another",
+    )
+
+
+def test_a_run_that_was_never_on_a_cluster_asks_nobody(tmp_path: Path, squeue: FakeSqueue) -> None:
+    run = planned(tmp_path, ["a cat"] * 10)
+    submissions.record_submission(run.directory, ["batchgen", "submit"], 1)
+    read_status(run.directory)
+    assert squeue.asked == 0

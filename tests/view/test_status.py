@@ -1,0 +1,226 @@
+"""Status says what is done, who lives and what to type, from a few opened files."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from batchgen import durable
+from batchgen.planning.plan import Plan, Shard
+from batchgen.run import departures, submissions
+from batchgen.run.directory import RunDirectory
+from batchgen.run.owner import Owner
+from batchgen.run.run import Run
+from batchgen.run.stop import StopCause, ask_to_stop
+from batchgen.run.submissions import Role
+from batchgen.shard.partial_shard import PartialShard
+from batchgen.view.status import START_S, Status, read_status
+from tests.support.specimens import done, opens, planned, write_group
+
+ME = Owner.me()
+GONE = replace(ME, started=1.0)
+ELSEWHERE = Owner("elsewhere", 1, 1.0)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Ten pictures in three shards; nothing begun."""
+    return planned(tmp_path, ["a cat"] * 10)
+
+
+def submitted(directory: RunDirectory, *, seconds_ago: float = 0.0) -> None:
+    submission = submissions.record_submission(directory, ["batchgen", "submit"], 1, ())
+    text = submission.model_copy(update={"at": submission.at - seconds_ago}).model_dump_json()
+    (directory.jobs / f"{submission.number:04d}.json").write_text(text)
+
+
+def joined(directory: RunDirectory, owner: Owner, role: Role = "worker", ended: str = "") -> None:
+    path = submissions.join(directory, submissions.read_submissions(directory)[-1].number, role)
+    path.write_text(json.dumps(asdict(owner)))
+    if ended:
+        submissions.leave(path, ended)
+
+
+def said(directory: RunDirectory) -> tuple[str, int]:
+    status = read_status(directory)
+    return status.state, status.exit_code
+
+
+def test_a_run_that_was_never_submitted_is_stalled(run: Run) -> None:
+    status = read_status(run.directory)
+    assert (status.state, status.exit_code, status.cause) == (
+        "stalled",
+        5,
+        "nothing was submitted yet",
+    )
+    assert (status.rows, status.pending, status.shards, status.next) == (
+        10,
+        10,
+        3,
+        f"batchgen resume {run.directory.root}",
+    )
+
+
+def test_a_run_just_submitted_is_queued_and_one_whose_supervisor_never_came_is_stalled(
+    run: Run,
+) -> None:
+    submitted(run.directory)
+    assert said(run.directory) == ("queued", 3)
+    durable.remove(run.directory.jobs / "0001.json")
+    submitted(run.directory, seconds_ago=START_S + 1)
+    assert said(run.directory) == ("stalled", 5)
+
+
+def test_a_run_with_a_supervisor_and_no_worker_yet_is_queued(run: Run) -> None:
+    submitted(run.directory, seconds_ago=999)
+    joined(run.directory, ME, "supervisor")
+    assert said(run.directory) == ("queued", 3)
+
+
+def test_a_run_with_a_living_worker_runs(run: Run) -> None:
+    submitted(run.directory)
+    joined(run.directory, ME)
+    joined(run.directory, GONE)
+    status = read_status(run.directory)
+    assert (status.state, status.exit_code, status.workers, status.cause) == (
+        "running",
+        3,
+        1,
+        "1 workers",
+    )
+
+
+def test_a_run_whose_workers_live_elsewhere_runs_as_far_as_is_known(run: Run) -> None:
+    submitted(run.directory)
+    joined(run.directory, ELSEWHERE)
+    status = read_status(run.directory)
+    assert (status.state, status.workers, status.cause) == (
+        "running",
+        0,
+        "on elsewhere, which cannot be asked from here",
+    )
+
+
+def test_a_run_whose_workers_died_is_stalled(run: Run) -> None:
+    submitted(run.directory)
+    joined(run.directory, GONE, "supervisor")
+    joined(run.directory, GONE)
+    assert said(run.directory) == ("stalled", 5)
+
+
+def test_a_stalled_run_tells_why_its_last_workers_left(run: Run) -> None:
+    submitted(run.directory)
+    joined(run.directory, GONE, ended="SIGTERM of long ago")
+    submitted(run.directory)
+    joined(run.directory, ME, ended=departures.NOTHING_FREE)
+    joined(run.directory, ME, ended="SickDevice: node3")
+    status = read_status(run.directory)
+    assert (status.state, status.cause) == (
+        "stalled",
+        "shards are left, and no worker is alive\n  a worker left: SickDevice: node3",
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "following"),
+    [
+        ("user", 3, "batchgen resume {}"),
+        ("disk full", 3, "free space, then: batchgen resume {}"),
+        (
+            "failure budget",
+            4,
+            "see batchgen logs --failed; to go on all the same: batchgen resume {} --set run.failure_budget=SHARE",
+        ),
+        ("time limit", 3, "batchgen resume {}"),
+        ("restarts", 3, "batchgen resume {}"),
+    ],
+)
+def test_a_stopped_run_tells_its_cause_and_what_to_type(
+    cause: StopCause, code: int, following: str, run: Run
+) -> None:
+    submitted(run.directory)
+    joined(run.directory, GONE)
+    ask_to_stop(run.directory, cause, "why")
+    status = read_status(run.directory)
+    assert (status.state, status.exit_code, status.cause) == ("stopped", code, f"{cause}: why")
+    assert status.next == following.format(run.directory.root)
+
+
+def test_a_run_asked_to_stop_runs_until_its_workers_have_left(run: Run) -> None:
+    submitted(run.directory)
+    joined(run.directory, ME)
+    ask_to_stop(run.directory, "failure budget", "too many")
+    status = read_status(run.directory)
+    assert (status.state, status.exit_code, status.cause) == (
+        "running",
+        3,
+        "1 workers; asked to stop: failure budget",
+    )
+
+
+def test_a_finalized_run_is_complete_whatever_else_is_said(run: Run) -> None:
+    submitted(run.directory)
+    joined(run.directory, ME)
+    ask_to_stop(run.directory, "user", "")
+    for shard in range(3):
+        run.directory.done(shard).write_bytes(done(shard).encode())
+    assert said(run.directory) == ("running", 3)
+    durable.write(run.directory.index, b"{}")
+    assert said(run.directory) == ("complete", 0)
+
+
+def test_a_finalized_run_from_which_a_shard_was_taken_away_is_not_complete(run: Run) -> None:
+    durable.write(run.directory.index, b"{}")
+    assert said(run.directory) == ("stalled", 5)
+
+
+def test_done_failed_and_pending_add_up_to_the_plan(run: Run) -> None:
+    """One shard published, one in progress."""
+    run.directory.done(0).write_bytes(
+        done(0, ok=3, failed=1, failures={"exception": 1}, group_s=6.0).encode()
+    )
+    write_group(PartialShard(run.directory, 1, 1, []), 2, failed=1)
+    submitted(run.directory)
+    joined(run.directory, ME)
+    status = read_status(run.directory)
+    assert (status.ok, status.failed, status.pending, status.in_progress) == (3, 1, 6, 2)
+    assert (status.shards_done, status.failures) == (1, {"exception": 1})
+    assert (status.pictures_per_device_hour, status.pictures_per_second, status.left_s) == (
+        1800.0,
+        0.5,
+        8.0,
+    )
+
+
+def test_status_is_one_json_object_of_one_line(run: Run) -> None:
+    told = read_status(run.directory).to_json()
+    assert "\n" not in told
+    assert set(json.loads(told)) == set(Status.__dataclass_fields__)
+
+
+def test_status_of_a_run_with_many_finished_shards_opens_only_what_is_new(tmp_path: Path) -> None:
+    """3,000 commits: the second look opens a handful of files."""
+    run, shards = planned(tmp_path), 3000
+    directory, plan = (
+        run.directory,
+        Plan(
+            **dict(run.plan)
+            | {
+                "shards": tuple(Shard(n, 1, n, 0) for n in range(shards + 2)),
+                "pictures": shards + 2,
+            }
+        ),
+    )
+    directory.make_folders(shards + 2)
+    for shard in range(shards):
+        directory.done(shard).write_bytes(done(shard, ok=1).encode())
+    submitted(directory)
+    joined(directory, ME)
+    read_status(directory, plan)
+    write_group(PartialShard(directory, shards, 1, []), 1)
+    directory.done(shards + 1).write_bytes(done(shards + 1, ok=1).encode())
+    with opens(directory.root) as opened:
+        status = read_status(directory, plan)
+    assert (status.ok, status.pending, status.in_progress) == (shards + 1, 1, 1)
+    assert len(opened) < 20, opened

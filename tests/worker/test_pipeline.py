@@ -1,0 +1,255 @@
+"""Two groups in flight and never three; whatever happens, what is written has no hole and what was denoised is written."""
+
+import io
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchgen.engine.interface import Verdict
+from batchgen.errors import DeviceFault
+from batchgen.shard.escalation import Task
+from batchgen.shard.journal import read_journal
+from batchgen.shard.partial_shard import PartialShard
+from batchgen.worker.pipeline import Pipeline
+from tests.support.specimens import StubEngine, new_pipeline, new_store, picture, pictures
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> PartialShard:
+    return PartialShard(new_store(tmp_path), 0, 1, [])
+
+
+@pytest.fixture
+def engine() -> StubEngine:
+    return StubEngine()
+
+
+@pytest.fixture
+def pipeline(engine: StubEngine) -> Iterator[Pipeline]:
+    made = new_pipeline(engine)
+    yield made
+    made.close()
+
+
+def tasks_of(groups: int, *, careful: bool = False, condemned: bool = False) -> list[Task]:
+    everything = pictures(2 * groups)
+    tried = {"path": "solo", "cause": "killed its worker", "error": "twice"} if condemned else {}
+    return [Task(at, everything[at : at + 2], careful, **tried) for at in range(0, 2 * groups, 2)]  # type: ignore[arg-type]
+
+
+def always(_task: Task) -> bool:
+    return True
+
+
+def journal(partial: PartialShard) -> list[tuple[str, int]]:
+    return [(entry.do, entry.at) for entry in read_journal(partial.path("journal"))]
+
+
+def names(partial: PartialShard) -> list[str]:
+    return tarfile.open(
+        fileobj=io.BytesIO(partial.path("tar").read_bytes() + bytes(1024))
+    ).getnames()
+
+
+def test_groups_are_written_and_told_in_order(pipeline: Pipeline, partial: PartialShard) -> None:
+    told = [
+        (made[0].picture.key, partial.position)
+        for made in pipeline.run(partial, tasks_of(5), always)
+    ]
+    assert [key for key, _ in told] == [0, 2, 4, 6, 8]
+    assert all(position >= key + 2 for key, position in told), (
+        "a group is told when it is safely written"
+    )
+    assert names(partial) == [
+        f"{key:09d}.{kind}" for key in range(10) for kind in ("png", "txt", "json")
+    ]
+    assert [record.key for record in partial.records()] == list(range(10))
+
+
+def test_while_a_group_is_denoised_the_one_before_is_written_and_no_other(
+    pipeline: Pipeline, engine: StubEngine, partial: PartialShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding is slow: denoising runs one group ahead, and waits there."""
+    in_flight: list[int] = []
+    denoise, decode = engine.denoise, engine.decode
+
+    def counted(group):  # type: ignore[no-untyped-def]
+        in_flight.append(group[0].key + 2 - partial.position)
+        return denoise(group)
+
+    def slow(denoised):  # type: ignore[no-untyped-def]
+        time.sleep(0.02)
+        return decode(denoised)
+
+    monkeypatch.setattr(engine, "denoise", counted)
+    monkeypatch.setattr(engine, "decode", slow)
+    list(pipeline.run(partial, tasks_of(8), always))
+    assert max(in_flight) == 4, "pictures: two groups of two"
+
+
+def test_the_journal_shows_at_most_two_groups_open(
+    pipeline: Pipeline, partial: PartialShard
+) -> None:
+    list(pipeline.run(partial, tasks_of(8), always))
+    begun = ended = 0
+    for do, at in journal(partial):
+        begun, ended = (at + 2, ended) if do == "begin" else (begun, at)
+        assert begun - ended <= 4
+    assert (begun, ended) == (16, 16)
+
+
+def test_a_careful_group_is_alone_in_flight(pipeline: Pipeline, partial: PartialShard) -> None:
+    list(pipeline.run(partial, tasks_of(4, careful=True), always))
+    assert journal(partial) == [
+        (do, at + 2 * (do == "end")) for at in (0, 2, 4, 6) for do in ("begin", "end")
+    ]
+
+
+def test_a_group_that_may_not_begin_ends_the_run_after_those_in_flight(
+    pipeline: Pipeline, engine: StubEngine, partial: PartialShard
+) -> None:
+    told = list(pipeline.run(partial, tasks_of(5), lambda task: task.at < 4))
+    assert (len(told), partial.position) == (2, 4)
+    assert engine.denoised == [[0, 1], [2, 3]]
+    assert journal(partial)[-1] == ("end", 4)
+
+
+def test_what_was_denoised_is_written_when_the_consumer_stops_early(
+    pipeline: Pipeline, engine: StubEngine, partial: PartialShard
+) -> None:
+    run = pipeline.run(partial, tasks_of(5), always)
+    next(run)
+    run.close()  # type: ignore[attr-defined]
+    assert engine.denoised == [[0, 1], [2, 3]]
+    assert partial.position == 4
+
+
+def test_an_order_to_leave_while_denoising_lets_the_group_before_be_written(
+    pipeline: Pipeline, engine: StubEngine, partial: PartialShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoise = engine.denoise
+
+    def interrupted(group):  # type: ignore[no-untyped-def]
+        if group[0].key == 2:
+            raise SystemExit(0)
+        return denoise(group)
+
+    monkeypatch.setattr(engine, "denoise", interrupted)
+    with pytest.raises(SystemExit):
+        list(pipeline.run(partial, tasks_of(5), always))
+    assert partial.position == 2
+    assert ("begin", 2) in journal(partial), "a death while denoising must leave evidence"
+
+
+@pytest.mark.parametrize("group", [0, 1, 2])
+def test_after_a_write_error_the_following_group_is_not_written(
+    group: int, pipeline: Pipeline, partial: PartialShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stand where the lost one belongs."""
+    grow, calls = PartialShard.end, []
+
+    def full(self, samples, records):  # type: ignore[no-untyped-def]
+        calls.append(records[0].key)
+        if records[0].key == 2 * group:
+            raise OSError(28, "No space left on device")
+        grow(self, samples, records)
+
+    monkeypatch.setattr(PartialShard, "end", full)
+    with pytest.raises(OSError, match="No space left"):
+        list(pipeline.run(partial, tasks_of(5), always))
+    assert calls == list(range(0, 2 * group + 1, 2))
+    assert [record.key for record in partial.records()] == list(range(2 * group))
+
+
+def test_a_device_fault_in_the_writing_thread_reaches_the_worker(
+    pipeline: Pipeline, engine: StubEngine, partial: PartialShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(_denoised: object) -> None:
+        raise DeviceFault("gone")
+
+    monkeypatch.setattr(engine, "decode", decode)
+    with pytest.raises(DeviceFault):
+        list(pipeline.run(partial, tasks_of(1), always))
+    assert partial.position == 0
+    assert journal(partial) == [("begin", 0)], "evidence of a death in this group"
+
+
+def test_a_condemned_picture_is_recorded_and_never_touches_the_engine(
+    pipeline: Pipeline, engine: StubEngine, partial: PartialShard
+) -> None:
+    list(pipeline.run(partial, tasks_of(1, condemned=True), always))
+    assert engine.denoised == []
+    told = [(one.outcome, one.cause, one.error, one.path) for one in partial.records()]
+    assert told == [("failed", "killed its worker", "twice", "solo")] * 2
+    assert names(partial) == []
+
+
+def test_a_verdict_is_written_about_the_pictures_in_flight_it_names_and_no_others(
+    pipeline: Pipeline, partial: PartialShard
+) -> None:
+    for _ in pipeline.run(partial, tasks_of(3), always):
+        pass
+    pipeline.judge(Verdict("out of memory", (4, 5), "rank 1 was full"))
+    pipeline.judge(Verdict("exception", (3,), "rank 1 raised"))
+    pipeline.judge(Verdict("exception", (77,), "of another shard"))
+    said = [entry for entry in read_journal(partial.path("journal")) if entry.do == "verdict"]
+    assert [(one.at, one.count, one.cause, one.why) for one in said] == [
+        (4, 2, "out of memory", "rank 1 was full"),
+        (3, 1, "exception", "rank 1 raised"),
+    ]
+
+
+def test_failures_leave_a_record_and_no_sample(pipeline: Pipeline, partial: PartialShard) -> None:
+    prompts = ["a cat", "NAN", "RAISE", "a cat"]
+    group = [picture(key, prompt=prompt) for key, prompt in enumerate(prompts)]
+    list(pipeline.run(partial, [Task(0, group[:2]), Task(2, group[2:])], always))
+    assert [name for name in names(partial) if name.endswith("json")] == [
+        "000000000.json",
+        "000000003.json",
+    ]
+    told = [(one.key, one.outcome, one.cause, one.path) for one in partial.records()]
+    assert told == [
+        (0, "ok", "", "normal"),
+        (1, "failed", "not finite", "retry"),
+        (2, "failed", "exception", "retry"),
+        (3, "ok", "", "retry"),
+    ]
+    assert (partial.position, partial.failed) == (4, 2)
+
+
+def test_a_record_tells_who_made_it_and_how_long_each_stage_took(
+    pipeline: Pipeline, partial: PartialShard
+) -> None:
+    before = time.time()
+    list(pipeline.run(partial, tasks_of(1), always))
+    one = partial.records()[0]
+    assert (one.host, one.worker, one.generation, one.shard, one.attempt, one.identity) == (
+        "here",
+        0,
+        0,
+        0,
+        1,
+        "stub",
+    )
+    assert (one.text_s, one.denoise_s, one.decode_s, one.peak_bytes, one.group_size) == (
+        1.0,
+        2.0,
+        3.0,
+        7,
+        2,
+    )
+    assert min(one.queue_s, one.image_encode_s, one.total_s) >= 0
+    assert before <= one.finished_at <= time.time()
+    assert one.image_bytes > 0
+
+
+def test_closing_ends_the_threads(engine: StubEngine, partial: PartialShard) -> None:
+    before = threading.active_count()
+    pipeline = new_pipeline(engine)
+    list(pipeline.run(partial, tasks_of(2), always))
+    pipeline.close()
+    assert threading.active_count() == before

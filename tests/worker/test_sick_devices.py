@@ -1,0 +1,65 @@
+"""A worker that turns out only black pictures quits; what it wrote does not count, and others make its pictures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from batchgen.run.run import create
+from batchgen.settings.job import load_job
+from batchgen.worker.sick_devices import device_name, is_sick, mark_sick
+from tests.support.rehearsal import Answer, ask, faulty, records, rehearse, status, write_prompts
+
+pytestmark = pytest.mark.slow
+PROMPTS = [f"a cat {n}" for n in range(64)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
+    """Worker 0's device is sick from the start and slow to show it; worker 1 is done with all the rest by then.
+
+    Two black groups are over the failure budget already, and one picture of them fails on a healthy device too.
+    """
+    run = tmp_path_factory.mktemp("sick") / "run"
+    prompts = [*PROMPTS[:2], "a cat RAISE", *PROMPTS[3:]]
+    faults = {"BLACK_WORKER": "0", "SLOW_WORKER": "0"}
+    return run, rehearse(
+        run, prompts, faults=faults, run__workers=2, shards__pictures=32, engine__batch_size=8
+    )
+
+
+def test_the_run_is_not_condemned(run: tuple[Path, Answer]) -> None:
+    assert run[1].code == 0, run[1]
+    assert "63 ok, 1 failed" in run[1].out
+    assert {record["worker"] for record in records(run[0])} == {1}
+
+
+def test_the_device_is_listed_with_the_reason(run: tuple[Path, Answer]) -> None:
+    (listed,) = (json.loads(path.read_text()) for path in (run[0] / ".batchgen" / "sick").iterdir())
+    assert listed["device"].endswith(".slot0")
+    assert "groups in a row failed, and picture 0000000" in listed["reason"]
+    assert "SickDevice" in ask("logs", run[0], "--worker", 0, "-n", 0).out
+
+
+def test_a_run_on_a_sick_device_alone_stops_and_resume_tries_it_again(tmp_path: Path) -> None:
+    """Nothing good is known of it, so the failure budget decides; the repaired device makes the rest."""
+    run = tmp_path / "alone"
+    answer = rehearse(run, PROMPTS[:32], faults={"BLACK_WORKER": "0"}, shards__pictures=32)
+    assert answer.code == 4
+    with faulty():
+        resumed = ask("resume", run)
+    assert resumed.code == 0
+    told = status(run)
+    assert 10 < told["failures"]["one colour"] <= 10 + 2 * 4
+    assert told["ok"] == 32 - told["failed"]
+
+
+def test_a_resume_forgives_a_device_that_was_listed(tmp_path: Path) -> None:
+    run, _ = create(
+        tmp_path / "run",
+        [write_prompts(tmp_path / "prompts.parquet", PROMPTS[:4])],
+        load_job(None, ["engine.kind=pattern"]),
+    )
+    mark_sick(run.directory, device_name(0), "it was on fire")
+    assert ask("resume", tmp_path / "run").code == 0
+    assert not is_sick(run.directory, device_name(0))

@@ -1,0 +1,47 @@
+"""A worker ends before SLURM ends its job: by itself, by an alarm, or, where it hangs, by a watchdog."""
+
+import subprocess
+import sys
+import time
+
+BEGIN = """
+import time
+from batchgen.worker import signals
+signals.HANG_S = 1.0
+given = signals.Signals()
+given.install()
+last = given.end_before(time.time() + 2.0, warning_s={warning})
+print(round(last - time.time()))
+try:
+    {work}
+except signals.Terminated:
+    print(given.leave)
+"""
+
+
+def run(work: str, warning: float = 2.0) -> tuple[int, str, str]:
+    command = [sys.executable, "-c", BEGIN.format(work=work, warning=warning)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_last_moment_interrupts_what_a_worker_does() -> None:
+    assert run("time.sleep(30)") == (0, "1\ndeadline\n", "")
+
+
+def test_the_alarm_leaves_the_batch_script_half_of_the_warning() -> None:
+    assert run("pass", warning=4.0)[1] == "0\n"
+
+
+def test_a_worker_that_hangs_where_no_signal_reaches_it_is_ended_with_its_stack() -> None:
+    began = time.time()
+    code, _, told = run("sum(range(10**12))")
+    assert code == 1
+    assert "Timeout" in told
+    assert time.time() - began < 25
+
+
+def test_a_job_without_an_end_sets_no_alarm() -> None:
+    from batchgen.worker.signals import Signals
+
+    assert Signals().end_before(None, 90) == float("inf")

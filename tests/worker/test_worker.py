@@ -1,0 +1,65 @@
+"""A worker before it gives a picture up."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from batchgen.run.owner import Owner
+from batchgen.run.run import Run
+from batchgen.shard.claims import Claim
+from batchgen.shard.partial_shard import PartialShard
+from batchgen.worker import worker
+from tests.support.rehearsal import records
+from tests.support.specimens import failure, planned, worked
+
+ALONE = (3, 4)  # attempts that were making the third picture by itself
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Of four pictures the first two have records; two owners were taken for dead over the others, then two over the third alone."""
+    run = planned(tmp_path, ["a cat"] * 4)
+    for attempt in range(1, 5):
+        run.directory.claim(0, attempt).write_text(
+            json.dumps({"owner": asdict(Owner.me()), "at": 0.0})
+        )
+        partial = PartialShard(run.directory, 0, attempt, range(1, attempt))
+        if attempt == 1:
+            partial.begin(0, 2)
+            partial.end(b"", [failure(0), failure(1)])
+        partial.begin(2, 1 if attempt in ALONE else 2)
+        partial.close()
+    monkeypatch.setattr(Owner, "life", lambda *_: "dead")
+    return run
+
+
+def outcomes(run: Run) -> list[tuple[str, str]]:
+    """Of the third picture and the fourth."""
+    return [(row["cause"], row["path"]) for row in records(run.directory.root)[2:]]
+
+
+def test_a_picture_that_killed_two_workers_alone_is_given_up_after_the_time_it_takes(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(worker.time, "sleep", waits.append)
+    worked(run)
+    assert outcomes(run) == [("killed its worker", "solo"), ("", "solo")]
+    assert waits == [
+        worker.SAFETY * 3 * 0.25
+    ]  # text, denoising and decoding, as its records have them
+
+
+def test_a_picture_whose_owners_live_after_all_is_made(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the meantime they see that they have a successor, and release their claims."""
+    monkeypatch.setattr(
+        worker.time,
+        "sleep",
+        lambda _: [Claim(run.directory, 0, attempt).release() for attempt in ALONE],
+    )
+    worked(run)
+    assert outcomes(run) == [("", "solo"), ("", "solo")]

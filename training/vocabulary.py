@@ -1,0 +1,67 @@
+"""Captions to token ids: two word-level tokenizers over the few dozen words of the world.
+
+Both are plain `tokenizers` graphs (lower-case, split at anything that is no letter, look the word
+up), saved under the generic fast class. transformers' own `CLIPTokenizer` and `T5Tokenizer` would
+rebuild themselves on load as BPE and Unigram models and lose the normalizer.
+"""
+
+from __future__ import annotations
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from training import world
+
+ARTICLES = ("a", "an", "one", "the")
+RELATIONS = ("of", "on", "in", "at", "to", "with", "and", "left", "right", "above", "below", "next")
+NOUNS = ("picture", "background")
+
+
+def words() -> list[str]:
+    """Every word the model knows, sorted."""
+    things = [form for shape in world.SHAPES for form in (shape, f"{shape}s")]
+    places = [word for place in world.PLACES for word in place.split()]
+    return sorted(
+        {*ARTICLES, *RELATIONS, *NOUNS, *world.COLOURS, *things, *places, *world.COUNTS.values()}
+    )
+
+
+def graph(specials: list[str], template: str) -> Tokenizer:
+    """A word-level tokenizer whose first ids are the special tokens, in their order."""
+    ids = {word: index for index, word in enumerate([*specials, *words()])}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = Split(Regex("[^a-z]+"), "removed")
+    tokenizer.post_processor = TemplateProcessing(
+        single=template, special_tokens=[(token, ids[token]) for token in specials]
+    )
+    return tokenizer
+
+
+def clip_tokenizer() -> PreTrainedTokenizerFast:
+    """Start and end mark the caption; the pooled embedding is read at the first end."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=graph(
+            ["<|startoftext|>", "<|endoftext|>", "<unk>"], "<|startoftext|> $A <|endoftext|>"
+        ),
+        model_max_length=77,
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        unk_token="<unk>",
+    )
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """T5's convention: pad 0, end 1, unknown 2."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=graph(["<pad>", "</s>", "<unk>"], "$A </s>"),
+        model_max_length=512,
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+    )
