@@ -22,6 +22,13 @@ Every error a user can cause or must act on is a `BatchgenError`. Its message sa
 
 from __future__ import annotations
 
+import shlex
+
+
+def shell_command(*words: object) -> str:
+    """A command for a message: `words`, quoted so that it can be pasted into a shell."""
+    return shlex.join(str(word) for word in words)
+
 
 class BatchgenError(Exception):
     """Root of the tree; its message is shown to the user without a traceback."""

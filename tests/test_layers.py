@@ -57,17 +57,6 @@ def test_the_map_lists_every_wing_and_every_file_beside_them_once() -> None:
     assert sorted(WINGS) == sorted(set(there) - {"__init__"})
 
 
-@pytest.mark.parametrize("name", [path.name for path in PACKAGE.iterdir() if path.is_dir()])
-def test_the_map_of_a_wing_lists_each_of_its_rooms_once(name: str) -> None:
-    if not (PACKAGE / name / "__init__.py").exists():
-        return
-    door = ast.parse((PACKAGE / name / "__init__.py").read_text())
-    there = [path.stem for path in (PACKAGE / name).glob("*.py")]
-    there += [path.parent.name for path in (PACKAGE / name).glob("*/__init__.py")]
-    rooms = [room for room in listed(ast.get_docstring(door, clean=False)) if room != "tiny"]
-    assert sorted(rooms) == sorted(set(there) - {"__init__"})
-
-
 def test_imports_point_down_the_list_of_wings() -> None:
     for path, name in ROOMS.items():
         if name == "batchgen":
@@ -96,20 +85,23 @@ def test_the_engine_knows_nothing_of_shards_or_workers() -> None:
         assert {wing(name) for name in imported(path)} - {""} <= allowed, path.name
 
 
-def test_rooms_of_the_engine_import_each_other_in_one_order() -> None:
-    """Techniques know what is below them: the order in which `build.py` puts them together."""
-    door = ast.parse((PACKAGE / "engine" / "__init__.py").read_text())
-    order = listed(ast.get_docstring(door, clean=False))
-    for path in (PACKAGE / "engine").rglob("*.py"):
-        name = ROOMS[path].split(".")
-        if len(name) < 3:
-            continue
-        for other in imported(path):
-            parts = other.split(".")
-            if parts[:2] == ["batchgen", "engine"] and len(parts) > 2:
-                assert order.index(parts[2]) >= order.index(name[2]), (
-                    f"{ROOMS[path]} imports {other}"
-                )
+DOORS = [path for path in ROOMS if path.name == "__init__.py" and path.parent != PACKAGE]
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda path: path.parent.name)
+def test_the_map_of_a_folder_lists_its_rooms_in_the_order_of_their_imports(door: Path) -> None:
+    folder, name = door.parent, ROOMS[door]
+    order = listed(ast.get_docstring(ast.parse(door.read_text()), clean=False))
+    there = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
+    assert sorted(set(order) - {"tiny"}) == sorted(there - {"__init__"})
+    for path in folder.rglob("*.py"):
+        room = ROOMS[path].removeprefix(name).split(".")
+        for other in imported(path) if len(room) > 1 else ():
+            if other.startswith(name + "."):
+                below = other.removeprefix(name).split(".")[1]
+                assert order.index(below) >= order.index(room[1]), f"{ROOMS[path]} imports {other}"
 
 
 def test_only_the_launch_wing_imports_submitit() -> None:

@@ -1,14 +1,16 @@
 """Manifest and job → plan. Everything that can be known before a device is touched. No torch.
 
-preflight.py    what a job asks for and cannot have
-memory_fit.py   does it fit into the devices' memory, and what would make it fit
-memory.py       how much device memory a rank takes: an estimate
-planner.py      manifest + job → Plan
-cut.py          the stream of rows → shards
-estimate.py     seconds and bytes of a picture
-identity.py     the fingerprint: what a run may never change
-hardware.py     devices, asked for without torch
-plan.py         Plan, Shard, Shape; the groups of a shard
+    preflight.py    what a job asks for and cannot have
+    memory_fit.py   does it fit into the devices' memory, and what would make it fit
+    memory.py       how much device memory a rank takes: an estimate
+    planner.py      manifest + job → Plan
+    cut.py          the stream of rows → shards
+    estimate.py     seconds and bytes of a picture
+    identity.py     the fingerprint: what a run may never change
+    hardware.py     devices, asked for without torch
+    plan.py         Plan, Shard, Shape; the groups of a shard
+
+A room imports only rooms below it.
 """
 
 from batchgen.planning.hardware import assumed, of_site, this_machine, visible_devices, worker_count

@@ -1,11 +1,13 @@
 """A run: its directory, its plan, and the processes that were sent to it.
 
-run.py           plan, job and directory together; created once, checked by everyone who opens it
-submissions.py   what was submitted, and the processes that belong to it
-departures.py    why workers leave
-owner.py         a process and its SLURM job, and whether it lives
-stop.py          the stop flag
-directory.py     every name under runs/NAME
+    run.py           plan, job and directory together; created once, checked by everyone who opens it
+    submissions.py   what was submitted, and the processes that belong to it
+    departures.py    why workers leave
+    owner.py         a process and its SLURM job, and whether it lives
+    stop.py          the stop flag
+    directory.py     every name under runs/NAME
+
+A room imports only rooms below it.
 """
 
 from batchgen.run import departures, submissions

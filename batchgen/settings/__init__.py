@@ -1,8 +1,10 @@
 """What people write: strict TOML files that become frozen objects.
 
-site.py      site profile → Site: how work is asked for on a SLURM cluster
-job.py       job file → Job: how pictures are made
-section.py   a table of such a file; errors list what is accepted
+    site.py      site profile → Site: how work is asked for on a SLURM cluster
+    job.py       job file → Job: how pictures are made
+    section.py   a table of such a file; errors list what is accepted
+
+A room imports only rooms below it.
 """
 
 from batchgen.settings.job import (

@@ -1,15 +1,17 @@
 """The life of a shard: claimed, written group by group, committed by one link, published.
 
-publish.py         a finished attempt becomes the published tar and metadata
-tally.py           how many pictures are done, counted from files
-in_progress.py     begun and not yet published, seen from outside
-claims.py          who works on which shard, and who is dead
-escalation.py      after deaths: carefully, one by one, not at all
-partial_shard.py   the files one attempt writes
-commit.py          commit is one link; roll-forward
-journal.py         begin, end, void, verdict: checksummed lines
-records.py         the per-picture record
-pictures.py        a shard's pictures, read from the manifest
+    publish.py         a finished attempt becomes the published tar and metadata
+    tally.py           how many pictures are done, counted from files
+    in_progress.py     begun and not yet published, seen from outside
+    claims.py          who works on which shard, and who is dead
+    escalation.py      after deaths: carefully, one by one, not at all
+    partial_shard.py   the files one attempt writes
+    commit.py          commit is one link; roll-forward
+    journal.py         begin, end, void, verdict: checksummed lines
+    records.py         the per-picture record
+    pictures.py        a shard's pictures, read from the manifest
+
+A room imports only rooms below it.
 """
 
 from batchgen.shard.claims import Claim, Claims

@@ -1,8 +1,10 @@
 """What SLURM says: its environment, its commands, its queue. No submitit, no accounting.
 
-queue.py         asks squeue now and then; who was missing in several good listings
-commands.py      squeue, scontrol, scancel, sbatch --test-only
-environment.py   the job this process runs in: node, id, restarts, end, devices
+    queue.py         asks squeue now and then; who was missing in several good listings
+    commands.py      squeue, scontrol, scancel, sbatch --test-only
+    environment.py   the job this process runs in: node, id, restarts, end, devices
+
+A room imports only rooms below it.
 """
 
 from batchgen.slurm.commands import ENDED, Remembered, cancel, last_state, max_array_size, test_only

@@ -1,9 +1,11 @@
 """What people look at: the state of a run, live progress, logs. Nothing here changes a run.
 
-show.py         what the verbs print
-watch.py        live progress
-status.py       what is done, who lives, what to type next
-last_words.py   why workers are gone
-roster.py       who works on a run, here and in SLURM
-units.py        42 s, 3.4 h, 1.2 GB
+    show.py         what the verbs print
+    watch.py        live progress
+    status.py       what is done, who lives, what to type next
+    last_words.py   why workers are gone
+    roster.py       who works on a run, here and in SLURM
+    units.py        42 s, 3.4 h, 1.2 GB
+
+A room imports only rooms below it.
 """

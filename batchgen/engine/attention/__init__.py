@@ -1,6 +1,8 @@
 """Attention of every block: one processor, one kernel, chosen once.
 
-joint.py         the processor put into every block; q, k and v from one linear
-log_sum_exp.py   attention to some of the keys, with what is needed to merge the parts
-kernels.py       cuDNN, flash, FlashAttention 3, math: which one a job gets
+    joint.py         the processor put into every block; q, k and v from one linear
+    log_sum_exp.py   attention to some of the keys, with what is needed to merge the parts
+    kernels.py       cuDNN, flash, FlashAttention 3, math: which one a job gets
+
+A room imports only rooms below it.
 """

@@ -1,6 +1,8 @@
 """Several processes that act as one engine: rank 0 leads, the others follow.
 
-replica.py      the leader and its followers
-control.py      the control channel: calls, failures, the watchdog
-rendezvous.py   how ranks meet
+    replica.py      the leader and its followers
+    control.py      the control channel: calls, failures, the watchdog
+    rendezvous.py   how ranks meet
+
+A room imports only rooms below it.
 """
