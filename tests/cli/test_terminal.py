@@ -94,6 +94,8 @@ def submit(run: Path) -> Submit:
         ]
         pid, screen = pty.fork()
         if pid == 0:
+            # A suite that a shell starts in the background inherits SIGINT ignored.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execvpe(sys.executable, command, os.environ | {"TERM": "xterm", "COLUMNS": "200"})
         return Terminal(pid, screen)
 

@@ -1,0 +1,74 @@
+"""Runs begun by batchgen 0.1.0 are resumed, verified and read by this version, byte for byte."""
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.rehearsal import ask, status
+
+ARCHIVE = Path(__file__).parent / "data" / "run-0.1.0.tar.gz"
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the old runs, on the node that wrote them."""
+    monkeypatch.setenv("SLURMD_NODENAME", "old-node")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and b"@ROOT@" in (content := path.read_bytes()):
+            path.write_bytes(content.replace(b"@ROOT@", str(tmp_path).encode()))
+    return tmp_path
+
+
+def hashes(run: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((run / "data").glob("*.tar"))
+    }
+
+
+def journaled(run: Path) -> list[dict[str, object]]:
+    """The records that the journal of the one unpublished shard counts as written."""
+    (journal,) = run.rglob("*.journal")
+    (records,) = run.rglob("*.records")
+    last_end = json.loads(journal.read_text().splitlines()[-1].rpartition(" ")[0])
+    assert last_end["do"] == "end"
+    return [json.loads(line) for line in records.read_bytes()[: last_end["records"]].splitlines()]
+
+
+def test_a_half_done_run_is_resumed_to_the_tars_that_its_own_version_would_have_made(
+    old: Path,
+) -> None:
+    run = old / "half"
+    published, written, told = hashes(run), journaled(run), status(run)
+    assert (told["state"], told["ok"], told["in_progress"]) == ("stalled", 16, len(written))
+    assert ask("resume", run, "--set", "pattern.delay_s=0").code == 0
+    expected = json.loads((old / "expected.json").read_text())
+    assert published.items() < expected.items()
+    assert hashes(run) == expected
+    assert ask("verify", run, "--deep").code == 0
+    # The group that was written is kept, with its times; it is not made again.
+    final = pq.read_table(run / "metadata" / "000002.parquet").sort_by("key").to_pylist()
+    assert final[: len(written)] == written
+
+
+def test_a_finished_run_is_verified_and_submitted_again_to_no_effect(old: Path) -> None:
+    run = old / "painted"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert ask("verify", run, "--deep").code == 0
+    assert status(run)["state"] == "complete"
+    assert ask("resume", run).code == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_run_is_read_as_a_dataset(old: Path) -> None:
+    rows = datasets.load_dataset(str(old / "painted"), cache_dir=str(old / "cache"))["train"]
+    assert len(rows) == 12
+    assert rows[0]["txt"] == "a red circle"
+    assert rows[0]["jpg"].size == (64, 64)
