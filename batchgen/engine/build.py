@@ -88,7 +88,7 @@ def build_engine(
             for _ in range(2)
         )
         attentions = joint, image
-        kernel += f" ulysses={ranks.layout.ulysses} ring={ranks.layout.ring}"
+        kernel += f" ulysses={ranks.mesh.ulysses} ring={ranks.mesh.ring}"
     install_attention(family.blocks, *(attentions or (attend, attend)))
     # The model goes to the device once nothing about it will change: no larger than it must be, and without what may leave it again.
     residence = device.attempt(
@@ -188,7 +188,7 @@ def _compile(
         "sizes": sorted(work.sizes),  # the same for all ranks, whose shares follow
         "text": job.model.max_sequence_length,
         "rows": rows,
-        "layout": [ranks.layout.ulysses, ranks.layout.ring],
+        "layout": [ranks.mesh.ulysses, ranks.mesh.ring],
         "model": _configuration(family.transformer),
         "vae": _configuration(family.vae),
     }

@@ -21,7 +21,7 @@ from batchgen.settings.job import Job, parse_job
 from tests.engine.parallel import rank_tasks as tasks
 from tests.engine.parallel.rank_tasks import Painted
 from tests.support import replica_processes as processes
-from tests.support.replica_processes import World
+from tests.support.replica_processes import RankProcesses
 from tests.support.sd3_folder import save_sd3
 from tests.support.stock import make_picture, psnr
 
@@ -71,9 +71,9 @@ def work(batch: int) -> Workload:
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[World]:
-    with World(2) as world:
-        yield world
+def two() -> Iterator[RankProcesses]:
+    with RankProcesses(2) as ranks:
+        yield ranks
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def alone(job: Job, group: Sequence[Picture]) -> list[Painted]:
 
 
 def on_all(
-    world: World, job: Job, group: Sequence[Picture], work: Workload | None = None
+    ranks: RankProcesses, job: Job, group: Sequence[Picture], work: Workload | None = None
 ) -> Painted:
     """As all ranks have it: the same bits."""
-    painted = world.run(tasks.paint, job, group, work)
+    painted = ranks.run(tasks.paint, job, group, work)
     assert len({(rank.bits, *rank.skipped) for rank in painted}) == 1
     return painted[0]
 
@@ -123,7 +123,7 @@ def joined(painted: Sequence[Painted]) -> Painted:
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_in_8_bits_a_token_has_the_same_bits_on_a_rank_that_holds_a_share(
-    two: World, layout: str, kind: str
+    two: RankProcesses, layout: str, kind: str
 ) -> None:
     two.connect(LAYOUTS[layout])
     assert two.run(tasks.linear_over_ranks, kind) == [True, True]
@@ -133,7 +133,7 @@ def test_in_8_bits_a_token_has_the_same_bits_on_a_rank_that_holds_a_share(
 @CACHES
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_fp8_over_two_ranks_paints_what_fp8_on_one_does(
-    two: World, layout: str, cache: dict[str, object]
+    two: RankProcesses, layout: str, cache: dict[str, object]
 ) -> None:
     fp8, group = job("fp8", cache), pictures(8)
     two.connect(LAYOUTS[layout])
@@ -152,7 +152,7 @@ def test_few_bits_paint_a_picture_among_seven_others_as_alone(
 
 
 def test_compiled_ranks_paint_what_eager_ones_do_and_the_next_ones_load_their_code(
-    two: World, tmp_path: Path, patience: None
+    two: RankProcesses, tmp_path: Path, patience: None
 ) -> None:
     """With a cache that skips, too: as a smaller batch, pictures that do not skip run in the graph of their number."""
     group, fast = pictures(3, steps=6), job(compiled_in=tmp_path)
@@ -163,37 +163,37 @@ def test_compiled_ranks_paint_what_eager_ones_do_and_the_next_ones_load_their_co
     }
     two.close()
     for cached in (0, 4):  # two kinds of blocks; one row, more rows
-        with World(2) as world:
-            world.connect(Mesh(ulysses=2))
-            started = world.run(tasks.start, fast, work(3))
+        with RankProcesses(2) as ranks:
+            ranks.connect(Mesh(ulysses=2))
+            started = ranks.run(tasks.start, fast, work(3))
             counts = [
                 (rank.graphs, rank.cached, rank.breaks, rank.recompilations) for rank in started
             ]
             assert counts == [(4, cached, 0, 0)] * 2
             assert len({rank.code_sha256 for rank in started}) == 2, "each rank has an archive"
             for name, cache in (("plain", {}), ("cached", CACHE)):
-                compiled = on_all(world, job(cache=cache, compiled_in=tmp_path), group, work(3))
+                compiled = on_all(ranks, job(cache=cache, compiled_in=tmp_path), group, work(3))
                 assert compiled.skipped == eager[name].skipped
                 assert 0 < error(compiled, eager[name]) < 1e-4
-            assert world.run(tasks.start, fast, work(3)) == started, "nothing was compiled again"
-            world.close()
+            assert ranks.run(tasks.start, fast, work(3)) == started, "nothing was compiled again"
+            ranks.close()
     assert len(set(eager["cached"].skipped)) > 1
 
 
-def start_alone(world: World, job: Job, batch: int) -> Compilation:
-    (started,) = world.run(tasks.start, job, work(batch))
+def start_alone(ranks: RankProcesses, job: Job, batch: int) -> Compilation:
+    (started,) = ranks.run(tasks.start, job, work(batch))
     assert (started.breaks, started.recompilations) == (0, 0)
     return started
 
 
 @pytest.fixture(scope="module")
-def one() -> Iterator[World]:
-    with World(1) as world:
-        yield world
+def one() -> Iterator[RankProcesses]:
+    with RankProcesses(1) as ranks:
+        yield ranks
 
 
 def test_compiled_fp8_with_a_cache_in_a_group_paints_what_eager_fp8_does(
-    one: World, tmp_path: Path, patience: None
+    one: RankProcesses, tmp_path: Path, patience: None
 ) -> None:
     started = start_alone(one, job("fp8", compiled_in=tmp_path), 4)
     group = pictures(4)
@@ -207,7 +207,7 @@ def test_compiled_fp8_with_a_cache_in_a_group_paints_what_eager_fp8_does(
             joined([one.run(tasks.paint, fast, [picture], work(4))[0] for picture in group]),
         )
     assert start_alone(one, job("fp8", compiled_in=tmp_path), 4) == started
-    with World(1) as another:
+    with RankProcesses(1) as another:
         again = start_alone(another, job("fp8", compiled_in=tmp_path), 4)
     assert (again.graphs, again.cached, again.code_sha256) == (
         started.graphs,
@@ -227,7 +227,7 @@ SD35_CACHES = pytest.mark.parametrize("cache", [{}, SD35_CACHE], ids=["plain", "
 
 @SD35_CACHES
 def test_stable_diffusion_in_fp8_paints_a_picture_over_ranks_and_in_a_group_as_alone(
-    two: World, sd35: Path, cache: dict[str, object]
+    two: RankProcesses, sd35: Path, cache: dict[str, object]
 ) -> None:
     """Each contrasted: two rows a picture."""
     fp8, group = job("fp8", cache, model=sd35), pictures(4, guidance=4.5)
@@ -244,7 +244,7 @@ def test_stable_diffusion_in_fp8_paints_a_picture_over_ranks_and_in_a_group_as_a
 
 
 def test_compiled_stable_diffusion_paints_what_the_eager_one_does(
-    one: World, sd35: Path, tmp_path: Path, patience: None
+    one: RankProcesses, sd35: Path, tmp_path: Path, patience: None
 ) -> None:
     group = pictures(2, guidance=4.5)
     started = start_alone(one, job(model=sd35, compiled_in=tmp_path), 2)

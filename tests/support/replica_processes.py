@@ -1,6 +1,6 @@
 """Real processes that stand for devices, one thread each; they do what they are told, all at once, and answer.
 
-The ranks of a `World` share groups and exchanges, those of a `Crew` are a replica as workers make it up.
+The ranks of a `RankProcesses` share groups and exchanges, those of a `ReplicaProcesses` are a replica as workers make it up.
 """
 
 import ctypes
@@ -44,13 +44,13 @@ Task = Callable[..., Any]
 """Called with the process's ranks first."""
 
 
-class World:
+class RankProcesses:
     """`count` processes. They form replicas when told to."""
 
     def __init__(self, count: int) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._meetings = 0
-        self.layout = Mesh()
+        self.mesh = Mesh()
         self.processes, self._pipes = [], []
         for _ in range(count):
             ours, theirs = _context.Pipe()
@@ -63,7 +63,7 @@ class World:
     def connect(self, layout: Mesh, timeout_s: float = 60.0) -> None:
         """Consecutive processes become replicas of this layout, each with a store of its own."""
         self._meetings += 1
-        self.layout = layout
+        self.mesh = layout
         for number in range(len(self._pipes)):
             replica, rank = divmod(number, layout.degree)
             path = Path(self._folder.name) / f"{self._meetings}-{replica}"
@@ -82,7 +82,7 @@ class World:
 
     def run_replicas(self, task: Task, *words: Any) -> list[list[Any]]:
         """The answers of each replica's ranks."""
-        answers, degree = self.run(task, *words), self.layout.degree
+        answers, degree = self.run(task, *words), self.mesh.degree
         return [answers[first : first + degree] for first in range(0, len(answers), degree)]
 
     def ask(self, number: int, task: Task, *words: Any) -> None:
@@ -138,7 +138,7 @@ def _connect(_: Ranks, path: str, rank: int, layout: Mesh, timeout_s: float) -> 
     )
 
 
-class Crew:
+class ReplicaProcesses:
     """A replica's processes, from their birth to their end. The leader does what it is told with its engine; the others follow."""
 
     def __init__(

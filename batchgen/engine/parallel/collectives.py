@@ -33,8 +33,8 @@ class Ranks:
         self, rank: int = 0, layout: Mesh | None = None, group: dist.ProcessGroup | None = None
     ) -> None:
         """:param group: of exactly these ranks; see `connect`."""
-        self.rank, self.layout, self._group = rank, layout or Mesh(), group
-        self.degree = self.layout.degree
+        self.rank, self.mesh, self._group = rank, layout or Mesh(), group
+        self.degree = self.mesh.degree
 
     @classmethod
     def connect(
@@ -73,7 +73,7 @@ class Ranks:
             return self
         with self._together():
             return Ranks(
-                self.rank, self.layout, dist.new_group(timeout=dt.timedelta(seconds=timeout_s))
+                self.rank, self.mesh, dist.new_group(timeout=dt.timedelta(seconds=timeout_s))
             )
 
     def split(self, x: Tensor, dim: int = 1) -> Tensor:
@@ -127,7 +127,7 @@ class Ranks:
 
         Neither may be touched before. Empty ones are not sent: both sides know.
         """
-        ulysses = self.layout.ulysses
+        ulysses = self.mesh.ulysses
         transfers = [
             dist.P2POp(operation, tensor, (self.rank + step) % self.degree, self._group)
             for operation, tensor, step in (

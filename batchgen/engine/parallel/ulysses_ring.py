@@ -40,7 +40,7 @@ class RanksAttention:
 
         :raises JobError: the Ulysses degree does not divide the heads.
         """
-        self._ulysses, self._ring = ranks.layout.ulysses, ranks.layout.ring
+        self._ulysses, self._ring = ranks.mesh.ulysses, ranks.mesh.ring
         check_mesh(ranks.degree, self._ulysses, self._ring, heads)
         self._ranks, self._attend, self._attend_part = ranks, attend, attend_part
         self._place, self._seat = divmod(ranks.rank, self._ulysses)  # in the ring, in Ulysses

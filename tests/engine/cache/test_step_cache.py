@@ -18,7 +18,7 @@ from tests.engine.compile.block_stack import (
     denoise_share,
     policy_of,
 )
-from tests.support.replica_processes import World
+from tests.support.replica_processes import RankProcesses
 from tests.support.stock import psnr
 
 GROUP = [3, 14, 15, 92, 65, 35, 89, 79]
@@ -300,7 +300,7 @@ def test_a_step_cannot_be_taken_twice_or_left_out():
 @pytest.fixture(scope="module")
 def pair():
     """Two processes, one replica."""
-    with World(2) as world:
+    with RankProcesses(2) as world:
         world.connect(Mesh(2))
         yield world
         world.close()

@@ -21,7 +21,7 @@ from batchgen.errors import JobError
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import Cache, Precision
 from tests.support.rehearsal import ask, settings, write_prompts
-from tests.support.replica_processes import World
+from tests.support.replica_processes import RankProcesses
 from tests.support.sd3_folder import MOST_PX, denoise_over_ranks, save_sd3
 from tests.support.stock import TEXT_TOKENS, make_job, make_picture, psnr
 
@@ -222,15 +222,15 @@ def test_two_ranks_paint_what_one_does(folder):
         for key, guidance in enumerate([1.0, 4.5])
     ]
     alone = open_engine(folder, cache=cache).denoise(group)
-    with World(2) as world:
+    with RankProcesses(2) as ranks:
         for layout in (Mesh(ulysses=2), Mesh(ring=2)):
-            world.connect(layout)
-            for denoised in world.run(denoise_over_ranks, folder, group, cache):
+            ranks.connect(layout)
+            for denoised in ranks.run(denoise_over_ranks, folder, group, cache):
                 assert (denoised.latents - alone.latents).abs().max() <= 1e-4
                 assert [trace.skipped for trace in denoised.traces] == [
                     trace.skipped for trace in alone.traces
                 ]
-            world.close()
+            ranks.close()
 
 
 @pytest.mark.parametrize(

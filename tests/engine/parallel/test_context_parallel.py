@@ -12,7 +12,7 @@ from batchgen.manifest import Picture
 from batchgen.settings.job import Job, parse_job
 from tests.engine.parallel import rank_tasks as tasks
 from tests.engine.parallel.rank_tasks import Painted
-from tests.support.replica_processes import World
+from tests.support.replica_processes import RankProcesses
 from tests.support.stock import make_picture, psnr
 
 pytestmark = pytest.mark.slow
@@ -24,14 +24,14 @@ THRESHOLD = 0.267  # in six steps of these pictures some are skipped, not the sa
 
 
 @pytest.fixture(scope="module")
-def worlds() -> Iterator[dict[int, World]]:
+def worlds() -> Iterator[dict[int, RankProcesses]]:
     """As many processes as the key says."""
-    with World(2) as two, World(4) as four:
+    with RankProcesses(2) as two, RankProcesses(4) as four:
         yield {2: two, 4: four}
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
-def world(request: pytest.FixtureRequest, worlds: dict[int, World]) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, worlds: dict[int, RankProcesses]) -> Iterator[RankProcesses]:
     """One replica of this layout."""
     layout = LAYOUTS[request.param]
     world = worlds[layout.degree]
@@ -74,7 +74,7 @@ def on_one(job: Job, pictures: tuple[Picture, ...]) -> Painted:
     return tasks.paint(Ranks(), job, pictures)
 
 
-def on_all(world: World, job: Job, pictures: tuple[Picture, ...]) -> Painted:
+def on_all(world: RankProcesses, job: Job, pictures: tuple[Picture, ...]) -> Painted:
     """As all ranks have it: the same bits."""
     painted = world.run(tasks.paint, job, pictures)
     assert len({(rank.bits, *rank.skipped) for rank in painted}) == 1
@@ -97,13 +97,13 @@ def margin(painted: Painted, threshold: float) -> float:
 
 
 @pytest.mark.parametrize(("text", "image"), product(TEXTS, SIZES))
-def test_ranks_paint_what_one_rank_paints(world: World, text: int, image: int) -> None:
+def test_ranks_paint_what_one_rank_paints(world: RankProcesses, text: int, image: int) -> None:
     pictures = group(image, text)
     assert error(on_all(world, job(text), pictures), on_one(job(text), pictures)) < 1e-4
 
 
 @pytest.mark.parametrize(("text", "image"), product(TEXTS, SIZES))
-def test_ranks_skip_the_steps_that_one_rank_skips(world: World, text: int, image: int) -> None:
+def test_ranks_skip_the_steps_that_one_rank_skips(world: RankProcesses, text: int, image: int) -> None:
     cached = job(text, THRESHOLD, order=image % 2)
     pictures = group(image, text)
     alone, together = on_one(cached, pictures), on_all(world, cached, pictures)
@@ -114,7 +114,7 @@ def test_ranks_skip_the_steps_that_one_rank_skips(world: World, text: int, image
 
 
 @pytest.mark.parametrize("threshold", [0.0, THRESHOLD])
-def test_contrasted_pictures_too(world: World, threshold: float) -> None:
+def test_contrasted_pictures_too(world: RankProcesses, threshold: float) -> None:
     pictures = (
         *group(225),
         make_picture(
@@ -127,14 +127,14 @@ def test_contrasted_pictures_too(world: World, threshold: float) -> None:
     assert error(together, alone) < 1e-4
 
 
-def test_bf16_differs_by_its_own_rounding(world: World) -> None:
+def test_bf16_differs_by_its_own_rounding(world: RankProcesses) -> None:
     rough = job(32, linear="bf16")
     alone, together = on_one(rough, group(225)), on_all(world, rough, group(225))
     assert psnr(alone.latents, together.latents) > 50
     assert psnr(alone.latents, on_one(job(32), group(225)).latents) < 90
 
 
-def test_one_rank_decides_though_each_sees_another_change(world: World) -> None:
+def test_one_rank_decides_though_each_sees_another_change(world: RankProcesses) -> None:
     """A signal that hardly moves on rank 0 and on the others as much as it measures: alone, one would skip and the others would not."""
     threshold = 0.35
     seen = world.run(tasks.paint_apart, job(32, threshold), group(64))

@@ -17,7 +17,7 @@ from batchgen.engine.parallel.mesh import Mesh, check_mesh, choose_mesh, shares
 from batchgen.engine.parallel.ulysses_ring import merge
 from batchgen.errors import DeviceFault, JobError
 from tests.engine.parallel import rank_tasks as tasks
-from tests.support.replica_processes import World
+from tests.support.replica_processes import RankProcesses
 
 # Two replicas of two ranks side by side, or one of four.
 LAYOUTS = {
@@ -30,20 +30,20 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[World]:
-    with World(4) as world:
+def processes() -> Iterator[RankProcesses]:
+    with RankProcesses(4) as world:
         yield world
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
-def world(request: pytest.FixtureRequest, processes: World) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, processes: RankProcesses) -> Iterator[RankProcesses]:
     """Four ranks, connected."""
     processes.connect(LAYOUTS[request.param])
     yield processes
     processes.close()
 
 
-def attention_error(world: World, *words: object) -> float:
+def attention_error(world: RankProcesses, *words: object) -> float:
     """The largest on any rank; the ranks of a replica must hold the same bits."""
     replicas = world.run_replicas(tasks.attend, *words)
     assert all(len({bits for _, bits in replica}) == 1 for replica in replicas)
@@ -52,27 +52,27 @@ def attention_error(world: World, *words: object) -> float:
 
 @pytest.mark.parametrize(("rows", "image", "text"), product((1, 3), (64, 96, 225), (32, 77, 512)))
 def test_attention_over_ranks_is_attention_on_one(
-    world: World, rows: int, image: int, text: int
+    world: RankProcesses, rows: int, image: int, text: int
 ) -> None:
     assert attention_error(world, rows, text, image) <= 1e-5
 
 
 @pytest.mark.parametrize(("text", "image"), [(0, 9), (1, 1), (3, 2), (2, 5), (0, 1)])
-def test_a_rank_may_hold_one_token_or_none(world: World, text: int, image: int) -> None:
+def test_a_rank_may_hold_one_token_or_none(world: RankProcesses, text: int, image: int) -> None:
     assert attention_error(world, 2, text, image) <= 1e-5
 
 
-def test_the_written_out_formula_serves_the_ring_as_well(world: World) -> None:
+def test_the_written_out_formula_serves_the_ring_as_well(world: RankProcesses) -> None:
     assert attention_error(world, 2, 32, 65, "fp32", "math") <= 1e-5
 
 
-def test_scores_in_the_thousands_are_merged_without_overflow(world: World) -> None:
+def test_scores_in_the_thousands_are_merged_without_overflow(world: RankProcesses) -> None:
     assert (
         attention_error(world, 2, 32, 65, "fp32", "sdpa", 40.0) <= 40 * 1e-4
     )  # values are of size 40, scores of 40² · 16 / 4
 
 
-def test_bf16_differs_by_its_own_rounding(world: World) -> None:
+def test_bf16_differs_by_its_own_rounding(world: RankProcesses) -> None:
     assert (
         attention_error(world, 2, 77, 225, "bf16") <= 0.02
     )  # values up to 4, three significant digits
@@ -80,57 +80,57 @@ def test_bf16_differs_by_its_own_rounding(world: World) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool", "int64"])
 @pytest.mark.parametrize("length", [1, 3, 8, 13])
-def test_what_is_split_gathers_to_the_whole(world: World, length: int, dtype: str) -> None:
+def test_what_is_split_gathers_to_the_whole(world: RankProcesses, length: int, dtype: str) -> None:
     assert world.run(tasks.regather, length, dtype) == [True] * 4
 
 
-def test_a_sum_has_the_same_bits_on_every_rank(world: World) -> None:
+def test_a_sum_has_the_same_bits_on_every_rank(world: RankProcesses) -> None:
     for replica in world.run_replicas(tasks.total):
         assert len({first.hex() for first, _ in replica}) == 1
-        assert replica[0][1] == sum(range(world.layout.degree))
+        assert replica[0][1] == sum(range(world.mesh.degree))
 
 
-def test_all_ranks_follow_rank_0_and_keep_what_they_had(world: World) -> None:
+def test_all_ranks_follow_rank_0_and_keep_what_they_had(world: RankProcesses) -> None:
     for replica in world.run_replicas(tasks.decision):
-        assert [agreed for agreed, _ in replica] == [[True, False, True]] * world.layout.degree
+        assert [agreed for agreed, _ in replica] == [[True, False, True]] * world.mesh.degree
         assert replica[1][1] == [False, True, True]
 
 
-def test_two_threads_with_a_group_each_do_not_meet(world: World) -> None:
+def test_two_threads_with_a_group_each_do_not_meet(world: RankProcesses) -> None:
     for error, gathered in world.run(tasks.in_two_threads):
         assert error <= 1e-5
         assert gathered
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[World]:
+def pair() -> Iterator[RankProcesses]:
     """Two connected ranks."""
-    with World(2) as world:
+    with RankProcesses(2) as world:
         world.connect(Mesh(1, 2))
         yield world
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_block_compiles_into_one_graph_for_all_batch_sizes(pair: World, dtype: str) -> None:
+def test_a_block_compiles_into_one_graph_for_all_batch_sizes(pair: RankProcesses, dtype: str) -> None:
     assert pair.run(tasks.compiled, dtype, "aot_eager") == [(0.0, 1, 0)] * 2
 
 
 @pytest.mark.slow
-def test_inductor_compiles_the_block_too(pair: World) -> None:
+def test_inductor_compiles_the_block_too(pair: RankProcesses) -> None:
     for error, graphs, breaks in pair.run(tasks.compiled, "fp32", "inductor"):
         assert error < 1e-5
         assert (graphs, breaks) == (1, 0)
 
 
-def test_the_operator_passes_pytorchs_own_checks(world: World) -> None:
+def test_the_operator_passes_pytorchs_own_checks(world: RankProcesses) -> None:
     world.run(tasks.check_operator)
 
 
-def test_heads_that_ulysses_cannot_deal_out_are_refused_at_construction(world: World) -> None:
-    if world.layout.ulysses == 1:
+def test_heads_that_ulysses_cannot_deal_out_are_refused_at_construction(world: RankProcesses) -> None:
+    if world.mesh.ulysses == 1:
         world.run(tasks.build, 3)
         return
-    with pytest.raises(JobError, match=f"3 % {world.layout.ulysses} = "):
+    with pytest.raises(JobError, match=f"3 % {world.mesh.ulysses} = "):
         world.run(tasks.build, 3)
 
 
@@ -144,7 +144,7 @@ def test_a_rank_alone_is_the_identity_and_needs_no_group() -> None:
 
 
 def test_lost_and_silent_peers_are_errors_in_time_and_other_replicas_never_notice() -> None:
-    with World(4) as world:
+    with RankProcesses(4) as world:
         world.connect(Mesh(1, 2), timeout_s=4)
         world.processes[1].kill()
         begin = time.monotonic()
@@ -162,7 +162,7 @@ def test_lost_and_silent_peers_are_errors_in_time_and_other_replicas_never_notic
 
 
 def test_a_rank_that_aborts_and_ends_is_an_error_for_its_peers() -> None:
-    with World(2) as world:
+    with RankProcesses(2) as world:
         world.connect(Mesh(2, 1), timeout_s=60)
         world.ask(1, tasks.total)  # waits for rank 0
         begin = time.monotonic()
@@ -173,7 +173,7 @@ def test_a_rank_that_aborts_and_ends_is_an_error_for_its_peers() -> None:
 
 
 def test_a_rank_that_never_comes_is_an_error_in_time() -> None:
-    with World(1) as world:
+    with RankProcesses(1) as world:
         begin = time.monotonic()
         with pytest.raises(DeviceFault, match="rank 0 of 2"):
             world.connect(Mesh(2, 1), timeout_s=2)

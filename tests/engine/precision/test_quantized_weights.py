@@ -25,7 +25,7 @@ from batchgen.errors import JobError
 from batchgen.model.checkpoint import resolve
 from tests.engine.parallel.rank_tasks import paint
 from tests.engine.precision.eight_bits import build, make_job, weights_of
-from tests.support.replica_processes import World
+from tests.support.replica_processes import RankProcesses
 from tests.support.sd3_folder import save_sd3
 from tests.support.stock import make_picture
 
@@ -125,12 +125,12 @@ def test_another_family_is_loaded_alike(tmp_path: Path, weights_folder: Path) ->
 
 @pytest.mark.slow
 def test_every_rank_of_a_replica_loads_the_one_file(weights_file: Path) -> None:
-    with World(2) as world:
-        world.connect(Mesh(2, 1))
+    with RankProcesses(2) as ranks:
+        ranks.connect(Mesh(2, 1))
         alone, later = (
-            world.run(paint, make_job(where), GROUP) for where in ("", weights_file.parent)
+            ranks.run(paint, make_job(where), GROUP) for where in ("", weights_file.parent)
         )
-        world.close()
+        ranks.close()
     assert len({painted.bits for painted in [*alone, *later]}) == 1
     assert list(weights_file.parent.iterdir()) == [weights_file]
 

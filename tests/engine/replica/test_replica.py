@@ -25,7 +25,7 @@ from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import Job, parse_job
 from tests.engine.parallel import rank_tasks as tasks
 from tests.engine.parallel.rank_tasks import Made
-from tests.support.replica_processes import Crew
+from tests.support.replica_processes import ReplicaProcesses
 from tests.support.stock import make_picture
 
 pytestmark = pytest.mark.slow
@@ -67,12 +67,12 @@ def assert_equal(made: Sequence[Made], expected: Sequence[Made]) -> None:
 
 
 @pytest.fixture(scope="module")
-def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaProcesses]:
     """A replica of three ranks that works while others fail; in the end it leaves in good order."""
-    with Crew(tmp_path_factory.mktemp("steady") / "crew", job(cp=3)) as crew:
-        yield crew
-        crew.close()
-        assert crew.ends() == [0, 0, 0]
+    with ReplicaProcesses(tmp_path_factory.mktemp("steady") / "replica", job(cp=3)) as replica:
+        yield replica
+        replica.close()
+        assert replica.ends() == [0, 0, 0]
 
 
 @functools.cache
@@ -81,7 +81,7 @@ def alone(*order: int) -> list[Made]:
     return tasks.make(tasks.engine_of(Ranks(), job()), groups(*order))
 
 
-def test_a_replica_makes_what_one_rank_makes(steady: Crew) -> None:
+def test_a_replica_makes_what_one_rank_makes(steady: ReplicaProcesses) -> None:
     """Decoding one group in a second thread while the next is denoised."""
     steady.ask(tasks.make, groups(0, 6, 4))
     assert_equal(steady.answer(), alone(0, 6, 4))
@@ -101,22 +101,22 @@ def since(folder: Path) -> float:
     ("deed", "rank"), [("raise", 1), ("raise", 0), ("fill", 1), ("kill", 1), ("kill", 0)]
 )
 def test_a_rank_that_fails_takes_its_replica_along_and_no_other(
-    steady: Crew, tmp_path: Path, deed: str, rank: int
+    steady: ReplicaProcesses, tmp_path: Path, deed: str, rank: int
 ) -> None:
     """Seconds to the end of all, seen over gloo: 0.1 to 0.4. What a rank cannot say, nobody makes up."""
-    with Crew(tmp_path / "crew", job(), {rank: spoil(deed, tmp_path)}) as crew:
-        crew.ask(tasks.make, groups(10, 9, 1))
-        made = crew.answer()
+    with ReplicaProcesses(tmp_path / "replica", job(), {rank: spoil(deed, tmp_path)}) as replica:
+        replica.ask(tasks.make, groups(10, 9, 1))
+        made = replica.answer()
         steady.ask(tasks.make, groups(0, 6, 4))  # from here on both work at the same time
-        crew.ask(tasks.make, groups(12, 9, 1))
+        replica.ask(tasks.make, groups(12, 9, 1))
         with pytest.raises(EOFError if (deed, rank) == ("kill", 0) else DeviceFault) as error:
-            crew.answer()
-        statuses, took = crew.ends(), since(tmp_path)
+            replica.answer()
+        statuses, took = replica.ends(), since(tmp_path)
     assert_equal(steady.answer(), alone(0, 6, 4))
     assert_equal(made, alone(10, 9, 1))
     print(f"{deed} {rank}: {took:.1f} s")
     assert took < 60
-    said = [(verdict.cause, verdict.pictures) for verdict in crew.verdicts()]
+    said = [(verdict.cause, verdict.pictures) for verdict in replica.verdicts()]
     if deed == "kill":
         assert said == []
     else:
@@ -126,87 +126,87 @@ def test_a_rank_that_fails_takes_its_replica_along_and_no_other(
         }[deed]
         assert said == [(cause, (12, 13))]
         assert re.search(f"rank {rank} of 2 on .*: {name}.*spoilt", str(error.value))
-        assert crew.verdicts()[0].why in str(error.value)
+        assert replica.verdicts()[0].why in str(error.value)
     assert statuses[rank] == (-signal.SIGKILL if deed == "kill" else control.LOST)
     assert statuses[1 - rank] == control.LOST
 
 
 def test_a_rank_that_hangs_is_ended_when_another_has_failed(tmp_path: Path) -> None:
     """As one does that waits on its device for a peer that will never come."""
-    with Crew(
-        tmp_path / "crew", job(), {0: spoil("hang", tmp_path), 1: spoil("raise", tmp_path)}, SOON
-    ) as crew:
-        crew.ask(tasks.make, groups(10, 9))
+    with ReplicaProcesses(
+        tmp_path / "replica", job(), {0: spoil("hang", tmp_path), 1: spoil("raise", tmp_path)}, SOON
+    ) as replica:
+        replica.ask(tasks.make, groups(10, 9))
         with pytest.raises(EOFError):
-            crew.answer()
-        assert crew.ends() == [control.LOST] * 2
-        assert [verdict.pictures for verdict in crew.verdicts()] == [(12, 13)], (
+            replica.answer()
+        assert replica.ends() == [control.LOST] * 2
+        assert [verdict.pictures for verdict in replica.verdicts()] == [(12, 13)], (
             "its watch speaks for the leader"
         )
 
 
 def test_a_rank_that_cannot_decode_names_the_group_it_was_decoding(tmp_path: Path) -> None:
     """Whatever the others have gone on to."""
-    with Crew(tmp_path / "crew", job(), {1: tasks.spoil_decoding}) as crew:
-        crew.ask(tasks.make, groups(10, 9))
+    with ReplicaProcesses(tmp_path / "replica", job(), {1: tasks.spoil_decoding}) as replica:
+        replica.ask(tasks.make, groups(10, 9))
         with pytest.raises(DeviceFault, match=r"rank 1 of 2 on .*: OutOfMemory"):
-            crew.answer()
-        assert crew.ends() == [control.LOST] * 2
-        assert [(verdict.cause, verdict.pictures) for verdict in crew.verdicts()] == [
+            replica.answer()
+        assert replica.ends() == [control.LOST] * 2
+        assert [(verdict.cause, verdict.pictures) for verdict in replica.verdicts()] == [
             ("out of memory", (10, 11))
         ]
 
 
 def test_a_rank_that_freezes_is_missed_and_ends_when_it_thaws(tmp_path: Path) -> None:
-    with Crew(tmp_path / "crew", job(), {1: spoil("freeze", tmp_path)}, SOON) as crew:
-        crew.ask(tasks.make, groups(10, 9))
+    with ReplicaProcesses(tmp_path / "replica", job(), {1: spoil("freeze", tmp_path)}, SOON) as replica:
+        replica.ask(tasks.make, groups(10, 9))
         with pytest.raises(EOFError):  # the leader hangs in an exchange
-            crew.answer()
-        crew.processes[0].join(30)
-        assert crew.processes[0].exitcode == control.LOST
-        os.kill(crew.processes[1].pid, signal.SIGCONT)
-        assert crew.ends(30) == [control.LOST] * 2
-        assert crew.verdicts() == []
+            replica.answer()
+        replica.processes[0].join(30)
+        assert replica.processes[0].exitcode == control.LOST
+        os.kill(replica.processes[1].pid, signal.SIGCONT)
+        assert replica.ends(30) == [control.LOST] * 2
+        assert replica.verdicts() == []
 
 
 def test_a_leader_that_is_terminated_takes_the_others_along(tmp_path: Path) -> None:
-    with Crew(tmp_path / "crew", job()) as crew:
-        crew.ask(tasks.identity)
-        crew.answer()
-        crew.ask(tasks.decode_late, *groups(10, 6, 1), *groups(10, 1000, 1))
+    with ReplicaProcesses(tmp_path / "replica", job()) as replica:
+        replica.ask(tasks.identity)
+        replica.answer()
+        replica.ask(tasks.decode_late, *groups(10, 6, 1), *groups(10, 1000, 1))
         time.sleep(3)
-        crew.processes[0].terminate()
-        assert crew.ends() == [0, control.LOST]
+        replica.processes[0].terminate()
+        assert replica.ends() == [0, control.LOST]
 
 
 def test_a_leader_that_leaves_waits_for_the_others(tmp_path: Path) -> None:
-    with Crew(tmp_path / "crew", job(), {1: tasks.hard_of_hearing}) as crew:
-        crew.close()
-        assert crew.ends() == [0, 0]
+    with ReplicaProcesses(tmp_path / "replica", job(), {1: tasks.hard_of_hearing}) as replica:
+        replica.close()
+        assert replica.ends() == [0, 0]
 
 
 def test_a_rank_that_cannot_load_its_model_is_an_error_for_the_leader(tmp_path: Path) -> None:
-    with Crew(tmp_path / "crew", job(), {1: tasks.no_model}) as crew:
-        crew.ask(tasks.make, groups(10, 6, 1))
+    with ReplicaProcesses(tmp_path / "replica", job(), {1: tasks.no_model}) as replica:
+        replica.ask(tasks.make, groups(10, 6, 1))
         with pytest.raises(DeviceFault, match=r"rank 1 of 2 on .*: ModelError: there is none"):
-            crew.answer()
-        assert crew.ends() == [control.LOST, 1]
+            replica.answer()
+        assert replica.ends() == [control.LOST, 1]
 
 
 def test_a_job_that_cannot_be_is_told_as_such(tmp_path: Path) -> None:
-    with Crew(tmp_path / "crew", job(cp=2, ulysses=1, ring=1)) as crew:
+    with ReplicaProcesses(tmp_path / "replica", job(cp=2, ulysses=1, ring=1)) as replica:
         with pytest.raises(JobError, match="but cp = 2"):
-            crew.answer()
-        assert crew.ends() == [1, 1]
+            replica.answer()
+        assert replica.ends() == [1, 1]
 
 
 def test_a_follower_that_never_comes_is_an_error_in_time(tmp_path: Path) -> None:
-    with Crew(tmp_path / "crew", job(cp=3), patience={"JOIN_S": 5.0}, absent=(1,)) as crew:
+    with ReplicaProcesses(tmp_path / "replica", job(cp=3), patience={"JOIN_S": 5.0}, absent=(1,)) as replica:
         with pytest.raises(
             DeviceFault, match=r"rank [02] of 3: ranks \[1\] did not come within 5 s"
         ):
-            crew.answer()
-        crew.ends()
+            replica.answer()
+        replica.ends()
 
 
 @pytest.mark.parametrize(
