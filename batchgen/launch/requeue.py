@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from batchgen import durable, slurm
-from batchgen.run import RELEASED, RunDirectory, Submission, read_stop, submissions
+from batchgen.run import RunDirectory, Submission, read_stop, submissions
 
 FRUITLESS_RELEASES = 3  # restarts in a row without a new group, after an orderly end
 NO_WORK = "none of its workers died or was told to leave"
@@ -37,7 +37,8 @@ def goes_on(
         for m in submissions.members_of(directory, submission.number)
         if m.index in submission.of_element(element)
     ]
-    released = sorted({m.ended for m in mine if m.owner.restarts == restarts} & RELEASED)
+    lefts = {m.departure for m in mine if m.owner.restarts == restarts}
+    released = sorted(str(left) for left in lefts if left and left.was_told)
     stop = read_stop(directory)
     if not (status or released):
         return False, NO_WORK

@@ -21,11 +21,12 @@ from batchgen.errors import BatchgenError
 from batchgen.launch.local import LocalJob, start_here
 from batchgen.planning import visible_devices, worker_count
 from batchgen.run import (
+    Departure,
+    LeaveCause,
     Run,
     RunDirectory,
     Submission,
     ask_to_stop,
-    departures,
     read_stop,
     submissions,
 )
@@ -109,7 +110,7 @@ class Supervisor:
                 self._end_workers()
                 return
         if not self.directory.complete() and any(
-            member.ended == departures.DEADLINE for member in self._members()
+            member.departure == Departure(LeaveCause.DEADLINE) for member in self._members()
         ):
             ask_to_stop(self.directory, "time limit", "the submission's run.time_limit_s is over")
 
@@ -142,20 +143,20 @@ class Supervisor:
     def _recall(self) -> list[Slot]:
         """Where a sick device left work behind, the workers that had gone because nothing was free; once."""
         ended = {
-            member.index: member.ended for member in self._members() if member.role == "worker"
+            member.index: member.departure for member in self._members() if member.role == "worker"
         }
         if (
             self.recalled
             or read_stop(self.directory)
             or self.stopping
-            or not any(why.startswith(departures.SICK) for why in ended.values())
+            or not any(why and why.cause == LeaveCause.SICK_DEVICE for why in ended.values())
         ):
             return []
         self.recalled = True
         return [
             Slot(index, self._submit(index))
             for index, why in ended.items()
-            if why == departures.NOTHING_FREE
+            if why == Departure(LeaveCause.NOTHING_FREE)
         ]
 
     def _give_up(self, slot: Slot) -> None:
@@ -170,7 +171,7 @@ class Supervisor:
 
     def _left_in_order(self, index: int) -> bool:
         mine = [m for m in self._members() if m.role == "worker" and m.index == index]
-        return bool(mine) and mine[-1].ended != ""
+        return bool(mine) and mine[-1].departure is not None
 
     def _members(self) -> list[submissions.Member]:
         return list(submissions.members_of(self.directory, self.submission.number))
@@ -202,7 +203,7 @@ def main() -> None:
     try:
         member = submissions.join(directory, number, "supervisor")
         Supervisor(directory, submissions.read_submission(directory, number)).run()
-        submissions.leave(member, "every worker has left")
+        submissions.leave(member, Departure(LeaveCause.WORKERS_LEFT))
     except BatchgenError as error:
         sys.exit(f"batchgen: {error}")
     except OSError as error:

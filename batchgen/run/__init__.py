@@ -2,7 +2,7 @@
 
     run.py           plan, job and directory together; created once, checked by everyone who opens it
     submissions.py   what was submitted, and the processes that belong to it
-    departures.py    why workers leave
+    departures.py    why a process left in good order
     owner.py         a process and its SLURM job, and whether it lives
     stop.py          the stop flag
     directory.py     every name under runs/NAME
@@ -10,8 +10,8 @@
 A room imports only rooms below it.
 """
 
-from batchgen.run import departures, submissions
-from batchgen.run.departures import ALL_DONE, DEADLINE, NOTHING_FREE, RELEASED
+from batchgen.run import submissions
+from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import BUCKET, RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.run.run import Run, create, dry_run, load_plan, open_run, pin_identity
@@ -29,13 +29,11 @@ from batchgen.run.submissions import (
 )
 
 __all__ = [
-    "ALL_DONE",
     "BUCKET",
-    "DEADLINE",
+    "Departure",
+    "LeaveCause",
     "Member",
-    "NOTHING_FREE",
     "Owner",
-    "RELEASED",
     "Run",
     "RunDirectory",
     "Submission",
@@ -44,7 +42,6 @@ __all__ = [
     "batch_log",
     "clear_stop",
     "create",
-    "departures",
     "dry_run",
     "elements_of",
     "given_up",

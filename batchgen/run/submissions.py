@@ -23,6 +23,7 @@ from typing import Literal
 from batchgen import durable
 from batchgen.planning import software
 from batchgen.process import Life
+from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.settings import Section, Site
@@ -61,11 +62,12 @@ class Member:
     role: Role
     index: int
     owner: Owner
-    ended: str  # why it left in good order; "" while it lives or if it died
+    # None while it lives, and if it died.
+    departure: Departure | None
 
     def life(self, queue: Queue | None = None) -> Life:
         """Whether it lives."""
-        return "dead" if self.ended else self.owner.life(queue)
+        return "dead" if self.departure else self.owner.life(queue)
 
     @property
     def made(self) -> bool:
@@ -153,9 +155,9 @@ def join(directory: RunDirectory, number: int, role: Role, index: int = 0) -> Pa
     return path
 
 
-def leave(path: Path, reason: str) -> None:
+def leave(path: Path, departure: Departure) -> None:
     """Say that the process which joined as `path` ends in good order."""
-    durable.create(path.with_suffix(".end"), reason.encode())
+    durable.create(path.with_suffix(".end"), str(departure).encode())
 
 
 def members(directory: RunDirectory) -> Iterator[Member]:
@@ -169,10 +171,10 @@ def members_of(directory: RunDirectory, number: int) -> Iterator[Member]:
     for path in sorted(folder(directory, number).iterdir()):
         if match := _MEMBER.match(path.name):
             end = path.with_suffix(".end")
-            ended = end.read_text() if end.exists() else ""
+            departure = Departure.parse(end.read_text()) if end.exists() else None
             role: Role = "worker" if match[2] else "supervisor"
             yield Member(
-                path, role, int(match[2] or 0), Owner(**json.loads(path.read_bytes())), ended
+                path, role, int(match[2] or 0), Owner(**json.loads(path.read_bytes())), departure
             )
 
 

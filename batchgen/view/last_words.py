@@ -14,9 +14,7 @@ from pathlib import Path
 from batchgen import slurm
 from batchgen.errors import SchedulerSilent
 from batchgen.run import (
-    ALL_DONE,
-    NOTHING_FREE,
-    RELEASED,
+    LeaveCause,
     Member,
     RunDirectory,
     Submission,
@@ -32,6 +30,7 @@ from batchgen.view.roster import Roster
 
 MANY = 8  # jobs that are asked about, one by one
 ASK_S = 30.0
+_EXPECTED = {LeaveCause.NOTHING_FREE, LeaveCause.ALL_DONE, LeaveCause.STOP_FLAG}
 
 
 def last_words(directory: RunDirectory, crew: Roster) -> list[str]:
@@ -45,7 +44,7 @@ def last_words(directory: RunDirectory, crew: Roster) -> list[str]:
         for member in crew.members
         if member.role == "worker" and member.path.parent.name == f"{number:04d}"
     ]
-    words = {f"a worker left: {member.ended}" for member in mine if _tells(member, crew)}
+    words = {f"a worker left: {member.departure}" for member in mine if _tells(member, crew)}
     words |= {
         f"worker {member.index} died on {member.owner.host}: {_tail(log_file(directory, number, member.index))}"
         for member in crew.dead
@@ -58,9 +57,10 @@ def last_words(directory: RunDirectory, crew: Roster) -> list[str]:
 
 def _tells(member: Member, crew: Roster) -> bool:
     """Whether its reason is worth telling: an order to leave is not, while somebody works on or will."""
-    if member.ended in ("", NOTHING_FREE, ALL_DONE) or member.ended.startswith("stop flag"):
+    left = member.departure
+    if left is None or left.cause in _EXPECTED:
         return False
-    return not (member.ended in RELEASED and (crew.alive or crew.jobs or crew.supervised))
+    return not (left.was_told and (crew.alive or crew.jobs or crew.supervised))
 
 
 def _never_came(

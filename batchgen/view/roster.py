@@ -37,7 +37,7 @@ def take_roll(directory: RunDirectory, run: str, queue: Queue) -> Roster:
     """
     everybody = list(members(directory))
     for member in everybody:  # before squeue is asked about the first
-        if member.owner.job and not member.ended:
+        if member.owner.job and not member.departure:
             queue.notice(member.owner.job, member.owner.restarts)
     lives = [(member, member.life(queue)) for member in everybody]
     workers = [(member, life) for member, life in lives if member.role == "worker"]
@@ -47,7 +47,7 @@ def take_roll(directory: RunDirectory, run: str, queue: Queue) -> Roster:
         for member, life in workers
         if member.path.parent == workers[0][0].path.parent
     }
-    dead = [member for member, life in last.values() if life == "dead" and not member.ended]
+    dead = [member for member, life in last.values() if life == "dead" and not member.departure]
     sent = read_submissions(directory)
     jobs = jobs_of(run, queue) if any(submission.site for submission in sent) else []
     ranks = sent[-1].ranks if sent else 1

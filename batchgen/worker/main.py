@@ -16,10 +16,11 @@ from batchgen.engine.interface import Workload
 from batchgen.errors import BatchgenError, DeviceFault
 from batchgen.planning import software
 from batchgen.run import (
+    Departure,
+    LeaveCause,
     Run,
     RunDirectory,
     Submission,
-    departures,
     open_run,
     pin_identity,
     submissions,
@@ -56,28 +57,29 @@ def main(root: Path, place: Placement, orders: Signals | None = None) -> None:
         return
     member = submissions.join(directory, place.number, "worker", place.index)
     try:
-        reason = work(open_run(root), place, submission, orders, member)
+        departure = work(open_run(root), place, submission, orders, member)
     except Terminated:
-        reason = orders.leave
+        assert orders.leave is not None
+        departure = orders.leave
     except DeviceFault:
         raise
     except BatchgenError as error:  # another try would end the same way
         log.error("%s", error)
-        reason = f"{type(error).__name__}: {error}"
+        departure = Departure.of_error(error)
     except OSError as error:
         if not durable.is_full(error):
             raise
         _stop_full(directory, error)
-        reason = "disk full"
+        departure = Departure(LeaveCause.DISK_FULL)
     finally:
         place.dismiss(directory)
-    log.info("leaving: %s", reason)
-    submissions.leave(member, reason)
+    log.info("leaving: %s", departure)
+    submissions.leave(member, departure)
 
 
 def work(
     run: Run, place: Placement, submission: Submission, orders: Signals, member: Path | None = None
-) -> str:
+) -> Departure:
     """Build the engine and work until there is nothing to do; why it ended.
 
     :param member: as what the worker joined the submission.
@@ -93,10 +95,10 @@ def work(
     )
     if not claims.unfinished():  # before the engine is built: another has made the last shard
         finalize_run(run)
-        return departures.ALL_DONE
+        return Departure(LeaveCause.ALL_DONE)
     device = device_name(place.index)
     if is_sick(run.directory, device):
-        return f"{device} is listed as sick"
+        return Departure(LeaveCause.ERROR, f"{device} is listed as sick")
     end = (
         orders.end_before(slurm.end_time(time.time()), submission.site.signal_s)
         if submission.site

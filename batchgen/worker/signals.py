@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from types import FrameType
 
-from batchgen.run import DEADLINE
+from batchgen.run import Departure, LeaveCause
 
 LAST_S = 30.0  # before SLURM ends the job: its batch script must still have time to requeue
 HANG_S = 10.0  # after its last moment a worker that is still there hangs
@@ -30,7 +30,8 @@ class Terminated(SystemExit):
 class Signals:
     """Signals, remembered until the group's border, or raised at once."""
 
-    leave: str = ""  # why, once it was asked to leave at the group's border
+    # Set once the worker was asked to leave at the border of its group.
+    leave: Departure | None = None
 
     def install(self) -> None:
         """Take over the signals of this process."""
@@ -58,12 +59,12 @@ class Signals:
         return last
 
     def _leave(self, number: int, _frame: FrameType | None) -> None:
-        self.leave = signal.Signals(number).name
+        self.leave = Departure(LeaveCause(signal.Signals(number).name))
 
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
-        self.leave = "SIGTERM"
+        self.leave = Departure(LeaveCause.SIGTERM)
         raise Terminated(0)
 
     def _last_moment(self, _number: int, _frame: FrameType | None) -> None:
-        self.leave = DEADLINE
+        self.leave = Departure(LeaveCause.DEADLINE)
         raise Terminated(0)

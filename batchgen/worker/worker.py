@@ -20,7 +20,7 @@ from batchgen import durable
 from batchgen.dataset import finalize_run
 from batchgen.errors import DeviceFault, SickDevice
 from batchgen.manifest import Picture
-from batchgen.run import Run, RunDirectory, ask_to_stop, departures, read_stop
+from batchgen.run import Departure, LeaveCause, Run, RunDirectory, ask_to_stop, read_stop
 from batchgen.shard import (
     KILLED,
     Claim,
@@ -67,7 +67,7 @@ class Worker:
     doubtful: int = 0  # wholly failed groups in a row
     good: Picture | None = None  # a picture this worker made well
 
-    def work(self) -> str:
+    def work(self) -> Departure:
         """Work until nothing is free or it must leave; why it ended."""
         self.pipeline.renderer.learn(
             too_large(unpublished_verdicts(self.run.directory))
@@ -81,9 +81,9 @@ class Worker:
         if reason := self._must_leave():
             return reason
         if self.claims.unfinished():
-            return departures.NOTHING_FREE
+            return Departure(LeaveCause.NOTHING_FREE)
         finalize_run(self.run)
-        return departures.ALL_DONE
+        return Departure(LeaveCause.ALL_DONE)
 
     def _wait(self) -> bool:
         """Nothing is free: until SLURM can be asked again whether an owner is dead. False where there is nothing to wait for."""
@@ -99,11 +99,11 @@ class Worker:
             time.sleep(min(WAIT_S, max(end - time.monotonic(), 0.0)))
         return True
 
-    def _must_leave(self) -> str:
+    def _must_leave(self) -> Departure | None:
         if self.orders.leave:
             return self.orders.leave
         stop = read_stop(self.run.directory)
-        return f"stop flag: {stop.cause}" if stop else ""
+        return Departure(LeaveCause.STOP_FLAG, stop.cause) if stop else None
 
     def _shard(self, claim: Claim) -> None:
         """Make what is left of a shard. Another attempt may publish it at any moment and sweep this one's files away."""
@@ -174,7 +174,7 @@ class Worker:
             return False
         expected_s = SAFETY * self.slowest_s.get(_size(task.pictures), 0.0)
         if time.time() + expected_s > self.deadline:
-            self.orders.leave = departures.DEADLINE
+            self.orders.leave = Departure(LeaveCause.DEADLINE)
             return False
         left_s = max(self.end + HANG_S - time.time(), 1.0)
         faulthandler.dump_traceback_later(min(self.run.job.run.group_timeout_s, left_s), exit=True)

@@ -10,6 +10,7 @@ import pytest
 from batchgen.launch import requeue
 from batchgen.launch.requeue import FRUITLESS_DEATHS, FRUITLESS_RELEASES, goes_on
 from batchgen.run import submissions
+from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.run.stop import ask_to_stop, clear_stop
@@ -42,7 +43,7 @@ def lived(
     if made:
         path.with_suffix(".made").touch()
     if ended:
-        submissions.leave(path, ended)
+        submissions.leave(path, Departure.parse(ended))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from batchgen.errors import JobError
 from batchgen.launch import supervisor
 from batchgen.launch.supervisor import Supervisor, launch
 from batchgen.planning.hardware import visible_devices, worker_count
-from batchgen.run import departures, submissions
+from batchgen.run import submissions
+from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.run.stop import ask_to_stop, read_stop
@@ -135,7 +136,7 @@ class Scene:
     def leaves(self, index: int, why: str) -> None:
         path = submissions.join(self.directory, 1, "worker", index)
         path.write_text(json.dumps(asdict(Owner("here", 1, 1.0))))
-        submissions.leave(path, why)
+        submissions.leave(path, Departure.parse(why))
 
     def publishes(self) -> None:
         shard = len(committed_shards(self.directory))
@@ -213,7 +214,11 @@ def test_workers_who_left_because_nothing_was_free_come_back_once_for_what_a_sic
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(directory, monkeypatch, workers=3)
-    why = {0: "SickDevice: here.slot0", 1: departures.NOTHING_FREE, 2: "all shards are done"}
+    why = {
+        0: "SickDevice: here.slot0",
+        1: "nothing free: others work on the rest",
+        2: "all shards are done",
+    }
     scene.lives = [lambda index: scene.leaves(index, why[index])]
     scene.supervisor.run()
     assert scene.started == [1, 2, 1]
@@ -223,7 +228,7 @@ def test_a_submission_whose_time_is_over_stops_the_run(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(directory, monkeypatch)
-    scene.lives = [lambda index: scene.leaves(index, departures.DEADLINE)]
+    scene.lives = [lambda index: scene.leaves(index, "deadline")]
     scene.supervisor.run()
     stop = read_stop(directory)
     assert stop is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.run import submissions
+from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.run.run import Run
@@ -37,7 +38,7 @@ def joined(
     path.write_text(json.dumps(asdict(Owner(f"node{job}", 1, 0.0, job, restarts))))
     os.utime(path, times=(began := time.time() - 100, began))
     if ended:
-        submissions.leave(path, ended)
+        submissions.leave(path, Departure.parse(ended))
 
 
 def of(run: Run, job: str, state: str = "RUNNING", restarts: int = 0, reason: str = "None") -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from batchgen import durable
 from batchgen.planning.plan import Plan, Shard
-from batchgen.run import departures, submissions
+from batchgen.run import submissions
+from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.run.run import Run
@@ -39,7 +40,7 @@ def joined(directory: RunDirectory, owner: Owner, role: Role = "worker", ended: 
     path = submissions.join(directory, submissions.read_submissions(directory)[-1].number, role)
     path.write_text(json.dumps(asdict(owner)))
     if ended:
-        submissions.leave(path, ended)
+        submissions.leave(path, Departure.parse(ended))
 
 
 def said(directory: RunDirectory) -> tuple[str, int]:
@@ -113,7 +114,7 @@ def test_a_stalled_run_tells_why_its_last_workers_left(run: Run) -> None:
     submitted(run.directory)
     joined(run.directory, GONE, ended="SIGTERM of long ago")
     submitted(run.directory)
-    joined(run.directory, ME, ended=departures.NOTHING_FREE)
+    joined(run.directory, ME, ended="nothing free: others work on the rest")
     joined(run.directory, ME, ended="SickDevice: node3")
     status = read_status(run.directory)
     assert (status.state, status.cause) == (
