@@ -11,6 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from batchgen.engine.cache import make_policy
 from batchgen.engine.parallel.mesh import choose_mesh
 from batchgen.engine.precision.rules import check_independence, check_precision, check_tokens
+from batchgen.engine.rules import (
+    check_attention,
+    check_offload,
+    check_offload_compiles,
+    check_true_cfg,
+)
 from batchgen.errors import JobError
 from batchgen.model import Checkpoint
 from batchgen.planning.hardware import Hardware, check_enough
@@ -19,7 +25,6 @@ from batchgen.planning.plan import Plan, Shape
 from batchgen.planning.planner import locate_model
 from batchgen.settings import Job
 
-FLASH_CAPABILITY = (8, 0)  # the first cards with PyTorch's flash and cuDNN attention
 _ANY_CARD = (99, 0)  # stands for a card of which nothing is known: it can do everything
 
 
@@ -93,33 +98,18 @@ def _reasons(job: Job, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[s
         lambda: check_independence(
             asked.linear, asked.granularity, cp=cp, group=job.engine.batch_size, force=asked.force
         ),
+        lambda: check_offload_compiles(job.engine.offload, job.compile.mode),
+        lambda: check_offload(job.engine.offload, cuda=hardware.cuda, where=hardware.name),
+        lambda: check_attention(
+            job.engine.attention,
+            cuda=hardware.cuda,
+            capability=hardware.capability,
+            fp32=asked.linear == "fp32",
+            where=hardware.name,
+        ),
+        lambda: check_true_cfg(job.sampling.true_cfg, contrasts=checkpoint.contrasts),
     ):
         yield from _told(check)
-    yield from _offloading(job, hardware)
-    yield from _attention(job, hardware)
-    if job.sampling.true_cfg > 1 and checkpoint.contrasts:
-        yield f"sampling.true_cfg = {job.sampling.true_cfg}: this family's guidance is classifier-free already; set sampling.guidance"
-
-
-def _offloading(job: Job, hardware: Hardware) -> Iterator[str]:
-    if job.engine.offload == "layers" and job.compile.mode not in ("auto", "none"):
-        yield f'compile.mode = "{job.compile.mode}" with engine.offload = "layers": layers that move cannot be compiled; drop one'
-    if job.engine.offload != "none" and hardware.cuda is False:
-        yield f'engine.offload = "{job.engine.offload}" on {hardware.name}: there is no device to leave. --set engine.offload=none'
-
-
-def _attention(job: Job, hardware: Hardware) -> Iterator[str]:
-    kernel, capability = job.engine.attention, hardware.capability
-    asked = f'engine.attention = "{kernel}" on {hardware.name or "CUDA"}'
-    if kernel in ("cudnn", "fa3") and hardware.cuda is False:
-        yield f"{asked}: it needs a CUDA device. --set engine.attention=auto"
-    if hardware.cuda and kernel not in ("auto", "math"):
-        if job.precision.linear == "fp32":
-            yield f'{asked} with precision.linear = "fp32": fast kernels take 16 bits. --set engine.attention=math or precision.linear=bf16'
-        if capability and capability < FLASH_CAPABILITY:
-            yield f"{asked}: fast kernels need compute capability 8.0 (Ampere) or newer. --set engine.attention=math"
-    if kernel == "fa3" and capability and capability[0] != 9:
-        yield f"{asked}: it needs a Hopper card (H100, H200). --set engine.attention=auto"
 
 
 def _never_skips(job: Job, shapes: Sequence[Shape]) -> Iterator[str]:
