@@ -1,6 +1,8 @@
-"""What the device can do at best, measured: matrix products in bf16 and FP8, and the attention kernels that the engine may choose.
+"""What the device can do at best, measured: matrix products in bf16 and FP8, and the attention
+kernels that the engine may choose.
 
-Shapes are those of FLUX.1-dev at 1024 px (4608 tokens, width 3072, 24 heads), and a large square for comparison with data sheets.
+Shapes are those of FLUX.1-dev at 1024 px (4608 tokens, width 3072, 24 heads), and a large square
+for comparison with data sheets.
 """
 
 from __future__ import annotations

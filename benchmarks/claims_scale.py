@@ -1,4 +1,5 @@
-"""32 processes share 10,000 shards through the real claim code: each shard exactly once, and how many claims a second.
+"""32 processes share 10,000 shards through the real claim code: each shard exactly once, and how
+many claims a second.
 
 python -m benchmarks.claims_scale [--shards 10000] [--workers 32]
 """
@@ -50,7 +51,8 @@ def main() -> None:
         seconds = time.perf_counter() - start
     assert sorted(taken) == list(range(given.shards)), "a shard was claimed twice or never"
     print(
-        f"{given.workers} processes, {given.shards} shards, each exactly once: {seconds:.1f} s, {given.shards / seconds:.0f} claims/s"
+        f"{given.workers} processes, {given.shards} shards, each exactly once: "
+        f"{seconds:.1f} s, {given.shards / seconds:.0f} claims/s"
     )
 
 

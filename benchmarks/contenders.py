@@ -1,8 +1,9 @@
-"""Those who are compared. Each paints the same pictures from the same seeds and writes them as JPEG into a tar.
+"""The contenders: each makes the same pictures from the same seeds and writes a tar of JPEGs.
 
     Diffusers   stock FluxPipeline; steps are skipped by its own FirstBlockCache
-    CacheDit    the same pipeline; steps are skipped by cache-dit, first block only (F1B0), with or without its TaylorSeer
-    Batchgen    its engine, its pipeline (writing goes on while the next group is denoised), its files
+    CacheDit    the same pipeline; steps are skipped by cache-dit, first block only (F1B0), with
+                or without its TaylorSeer
+    Batchgen    its engine, its pipeline (writing goes on while the next group is denoised)
 
 Tar and JPEG code is batchgen's for all of them, so that it makes no difference.
 """
@@ -42,11 +43,12 @@ from benchmarks.fidelity import Pixels
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Which steps are skipped, said so that all contenders understand it. The default skips none."""
+    """Which steps are skipped, in terms all contenders understand; none by default."""
 
     threshold: float = 0.0  # of the first block's relative change; 0: no cache
     taylor: int = 0  # order in which what is reused is extrapolated
-    given: str = ""  # a letter a step, 1 skipped, 0 computed, whatever the threshold; for cache-dit, which can be told
+    # A letter a step, 1 skipped, 0 computed, whatever the threshold. Only cache-dit takes it.
+    given: str = ""
 
     def __str__(self) -> str:
         if self.given:
@@ -60,7 +62,7 @@ class Skip:
 
 @dataclass
 class Result:
-    """What painting some pictures came to. Seconds; those of stages are on the device's clock, summed over groups."""
+    """What some pictures took. Seconds of stages are the device's, summed over groups."""
 
     pixels: dict[int, Pixels] = field(default_factory=dict)  # by key
     wall_s: float = 0.0  # to the last byte in the tar
@@ -195,7 +197,7 @@ class Diffusers:
 
 
 class CacheDit(Diffusers):
-    """Stock diffusers with cache-dit's DBCache, which takes one mean over the group to decide for all its pictures."""
+    """Stock diffusers with cache-dit's DBCache: one mean decides for the whole group."""
 
     cached = False
 
@@ -272,7 +274,7 @@ class Batchgen:
 
 
 def _add(result: Result, group: Sequence[Made]) -> None:
-    """A written group: all of its pictures must have turned out well, the first time and together."""
+    """A written group; all its pictures must be good, the first time and together."""
     assert {(one.cause, one.path) for one in group} == {("", "normal")}, [
         (one.cause, one.error, one.path) for one in group
     ]

@@ -18,10 +18,11 @@ def psnr(one: Pixels, other: Pixels) -> float:
 
 
 def ssim(one: Pixels, other: Pixels) -> float:
-    """Structural similarity, 1 for equal pictures: the mean over pixels and channels, Gaussian window of 11 px, sigma 1.5.
+    """Structural similarity, 1 for equal pictures: the mean over pixels and channels, Gaussian
+    window of 11 px, sigma 1.5.
 
-    Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, with its constants (0.01·255)² and (0.03·255)²; windows that leave
-    the picture are left out.
+    Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, with its constants (0.01·255)² and
+    (0.03·255)²; windows that leave the picture are left out.
     """
     x, y = one.astype(np.float64), other.astype(np.float64)
     mean_x, mean_y = _blur(x), _blur(y)

@@ -1,14 +1,18 @@
 """FLUX.1-dev at full size on a GPU, random weights: ranked rows within a time budget.
 
-    python -m benchmarks.gpu [--budget 540] [--only fp8 stock] [--json benchmarks/gpu.jsonl]      on a GPU of 80 GB or more
-    python -m benchmarks.gpu --small                                                            the same code on a CPU in a minute
+    python -m benchmarks.gpu [--budget 540] [--only fp8 stock] [--json benchmarks/gpu.jsonl]
+    python -m benchmarks.gpu --small       # the same code on a CPU, in a minute
 
-1024 px, 28 steps, 512 text tokens, end to end: text encoding, denoising, VAE, JPEG, tar. (1) diffusers eager, (2) compiled, (3) batchgen
-bf16 compiled, (4) FP8 compiled, (5) half of the steps skipped, (6) cache-dit compiled, FP8, as many skipped, (7) groups of 4, (8) 512 px in
-groups of 1, 4 and 8, (9) attention kernels, (10) cold and warm start, (11) 2048 px, (12) memory.
+It takes a GPU of 80 GB or more.
 
-Each session (`gpu_sessions.py`) is a process with one model. A row is a JSON line, written as soon as it is measured; what the budget does
-not reach, and what this machine cannot do, is a line too, with the reason. At the end the lines are printed as a table.
+1024 px, 28 steps, 512 text tokens, end to end: text encoding, denoising, VAE, JPEG, tar. (1)
+diffusers eager, (2) compiled, (3) batchgen bf16 compiled, (4) FP8 compiled, (5) half of the steps
+skipped, (6) cache-dit compiled, FP8, as many skipped, (7) groups of 4, (8) 512 px in groups of 1, 4
+and 8, (9) attention kernels, (10) cold and warm start, (11) 2048 px, (12) memory.
+
+Each session (`gpu_sessions.py`) is a process with one model. A row is a JSON line, written as soon
+as it is measured; what the budget does not reach, and what this machine cannot do, is a line too,
+with the reason. At the end the lines are printed as a table.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ def serve(pipe: Any, name: str, scale: Scale) -> None:
 
 
 class Session:
-    """A process that imports what it needs at once, which takes seconds, and begins when it is told."""
+    """A process that imports at once, which takes seconds, and begins when it is told."""
 
     def __init__(self, name: str, scale: Scale) -> None:
         self.name, self._deadline = name, scale.deadline
@@ -142,7 +146,10 @@ def table(lines: Sequence[Line]) -> str:
     for line in lines:
         if line["row"] == "ceiling" and "tflops" in line:
             best[line["precision"]] = max(best.get(line["precision"], 0.0), line["tflops"])
-    columns = "px | group | skipped | s a picture | s a step | text / denoise / decode, ms | wall / device | TFLOP/s | of best | peak, GB"
+    columns = (
+        "px | group | skipped | s a picture | s a step | text / denoise / decode, ms"
+        " | wall / device | TFLOP/s | of best | peak, GB"
+    )
     text = [f"| | | {columns} |", "|" + "---|" * 12]
     for line in sorted(
         (line for line in lines if "picture_s" in line), key=lambda line: int(line["row"])
@@ -153,8 +160,12 @@ def table(lines: Sequence[Line]) -> str:
         share = (
             f"{line['tflops'] / best[line['precision']]:.0%}" if line["precision"] in best else ""
         )
-        what = f"| {line['row']} | {line['name']} | {line['side_px']} | {line['group']} | {line['skipped']:.0%}"
-        speed = f"{line['picture_s']:.3f} | {line['step_s']:.4f} | {stages} | {line['wall_over_device']:.3f} | {line['tflops']:.3g}"
+        what = " | ".join(str(line[key]) for key in ("row", "name", "side_px", "group"))
+        what = f"| {what} | {line['skipped']:.0%}"
+        speed = (
+            f"{line['picture_s']:.3f} | {line['step_s']:.4f} | {stages}"
+            f" | {line['wall_over_device']:.3f} | {line['tflops']:.3g}"
+        )
         text.append(f"{what} | {speed} | {share} | {line['peak_bytes'] / 1e9:.1f} |")
     text += ["", *(f"- {_told(line)}" for line in lines if "picture_s" not in line)]
     return "\n".join(text)

@@ -1,6 +1,8 @@
-"""What `gpu.py` measures. A session is a process with one model; it yields a line a row, as soon as the row is measured.
+"""What `gpu.py` measures. A session is a process with one model; it yields a line a row, as soon as
+the row is measured.
 
-Weights are random (`random_flux.py`), so steps are skipped as given, never found: half of them, other ones for every picture of a group.
+Weights are random (`random_flux.py`), so steps are skipped as given, never found: half of them,
+other ones for every picture of a group.
 """
 
 from __future__ import annotations
@@ -155,7 +157,8 @@ def memory(scale: Scale) -> Iterator[Line]:
             )
             yield measure(scale, "12", name, contender, scale.side, 1)
             del contender
-        except Exception as error:  # noqa: BLE001 - one way to save memory that fails says nothing of the others
+        # One way to save memory that fails says nothing about the others.
+        except Exception as error:  # noqa: BLE001
             yield {"row": "12", "name": name, "cannot": tell(error)}
         gc.collect()
         if torch.cuda.is_available():
@@ -163,7 +166,7 @@ def memory(scale: Scale) -> Iterator[Line]:
 
 
 def start(scale: Scale) -> Iterator[Line]:
-    """(10) a fresh process to its first picture, from weights on disk: without compiled code, then with it."""
+    """(10) a fresh process to its first picture: without compiled code, then with it."""
     folder = scale.folder / "saved"
     pipeline = random_pipeline(scale.checkpoint().folder, scale.device())
     pipeline.save_pretrained(folder)
@@ -199,7 +202,9 @@ def start(scale: Scale) -> Iterator[Line]:
 
 
 def first_picture(file: Path) -> Line:
-    """Seconds from this process's start: until imports are done, the engine stands, the first picture is written."""
+    """Seconds from this process's start: until imports are done, the engine stands, the first
+    picture is written.
+    """
     from batchgen.model.checkpoint import resolve
 
     begun, ask = psutil.Process().create_time(), json.loads(file.read_text())
@@ -251,7 +256,9 @@ def halved(key: int, steps: int) -> str:
 
 
 def replay(scale: Scale) -> Cache:
-    """`[cache]` that has half of the steps skipped, measured and synchronised as the first-block cache does."""
+    """`[cache]` that has half of the steps skipped, measured and synchronised as the first-block
+    cache does.
+    """
     file = scale.folder / "traces.json"
     file.write_text(json.dumps({key: halved(key, scale.steps) for key in range(64)}))
     return Cache(policy="replay", trace=str(file))
@@ -269,7 +276,8 @@ def measure(
 ) -> Line:
     """A row: everything a picture costs, after one group to warm up.
 
-    :param given: steps are skipped as a trace of their full number says; otherwise two steps are enough to warm up.
+    :param given: steps are skipped as a trace of their full number says; otherwise two steps are
+        enough to warm up.
     """
     if isinstance(contender, Batchgen):
         contender.group = group
@@ -320,4 +328,5 @@ def storage(folder: Path) -> str:
     ]
     mount = max(mounts, key=lambda mount: len(mount.mountpoint), default=None)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    return f"{size / 1e9:.1f} GB on {mount.fstype if mount else 'unknown'}, just written: in the file cache as far as memory goes"
+    kind = mount.fstype if mount else "unknown"
+    return f"{size / 1e9:.1f} GB on {kind}, just written: in the file cache as far as memory goes"

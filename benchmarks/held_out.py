@@ -1,4 +1,6 @@
-"""Prompts that the embedded model was not trained on, as pictures to be painted, and the scenes they describe."""
+"""Prompts that the embedded model was not trained on, as pictures to be painted, and the scenes
+they describe.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ TEXT_TOKENS = 32  # what the captions are padded to
 def held_out(
     count: int, sizes: tuple[tuple[int, int], ...] = world.SIZES, steps: int = 28
 ) -> list[tuple[Picture, Scene]]:
-    """The first `count` held-out scenes of these sizes, (width, height) in px, in turn as `world.scenes` has them."""
+    """The first `count` held-out scenes of these sizes, (width, height) in px, in turn as
+    `world.scenes` has them.
+    """
     fitting = (
         scene for scene in world.scenes(0, held_out=True) if (scene.width, scene.height) in sizes
     )

@@ -1,11 +1,14 @@
-"""batchgen against its peers on the embedded model, equal settings, one run: 128 px, 28 steps, fp32, end to end with JPEG and tar.
+"""batchgen against its peers on the embedded model, equal settings, one run: 128 px, 28 steps,
+fp32, end to end with JPEG and tar.
 
-    python -m benchmarks.peers [--compile] [--pictures 32] [--rounds 3] [--threads 1] [--json FILE] [--only batchgen]
+    python -m benchmarks.peers [--compile] [--pictures 32] [--rounds 3] [--threads 1] [--json FILE]
+    [--only batchgen]
 
-Contenders (`contenders.py`) live in a process each, on the same core, and take turns: in every round each paints the same pictures once in
-every setting while the others wait. The first round is not counted: kernels, caches and compilers warm up in it. The reference of a
-contender's PSNR are its own uncached pictures, in the same groups and compiled alike. Prints a table, then who is faster at the same
-PSNR, batchgen or cache-dit. Needs `pip install batchgen[bench]`.
+Contenders (`contenders.py`) live in a process each, on the same core, and take turns: in every
+round each paints the same pictures once in every setting while the others wait. The first round is
+not counted: kernels, caches and compilers warm up in it. The reference of a contender's PSNR are
+its own uncached pictures, in the same groups and compiled alike. Prints a table, then who is faster
+at the same PSNR, batchgen or cache-dit. Needs `pip install batchgen[bench]`.
 """
 
 from __future__ import annotations
@@ -71,7 +74,9 @@ class Row:
 
 
 def settings(who: str, thresholds: Sequence[float], taylor: Sequence[float]) -> list[Skip]:
-    """No cache, these thresholds, and where it can extrapolate those with a Taylor term of first order."""
+    """No cache, these thresholds, and where it can extrapolate those with a Taylor term of first
+    order.
+    """
     extrapolated = [Skip(threshold, taylor=1) for threshold in taylor] if who != "diffusers" else []
     return [UNCACHED, *map(Skip, thresholds), *extrapolated]
 
@@ -99,7 +104,9 @@ def make(way: Way, threads: int) -> Contender:
 
 
 def serve(pipe: Any, way: Way, threads: int) -> None:
-    """Be a contender: answer (setting, pictures) with a `Result`, or with what went wrong, until None comes."""
+    """Be a contender: answer (setting, pictures) with a `Result`, or with what went wrong, until
+    None comes.
+    """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     logging.disable(logging.WARNING)
     try:
@@ -135,7 +142,9 @@ def processes(ways: Sequence[Way], threads: int) -> Iterator[dict[Way, Any]]:
 def compare(
     rows: dict[Way, list[Row]], painted: Sequence[Picture], rounds: int, threads: int
 ) -> None:
-    """All contenders in all their settings, `rounds` times and once more before; filled into the rows."""
+    """All contenders in all their settings, `rounds` times and once more before; filled into the
+    rows.
+    """
     uncached: dict[Way, Result] = {}
     with processes(list(rows), threads) as pipes:
         for number in range(rounds + 1):
@@ -177,22 +186,29 @@ def table(rows: Sequence[Row]) -> str:
         ),
         None,
     )
-    names = "| | group | | cache | skipped | PSNR mean / worst, dB | pictures/s (min–max) | × | CPU s a picture |"
+    names = (
+        "| | group | | cache | skipped | PSNR mean / worst, dB "
+        "| pictures/s (min–max) | × | CPU s a picture |"
+    )
     lines = [names, "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         quality = "" if row.skip == UNCACHED else f"{row.mean_db:.1f} / {row.worst_db:.1f}"
         factor = f"{row.rate / alone:.2f}" if alone else ""
         rates = f"{row.rate:.2f} ({min(row.rates):.2f}–{max(row.rates):.2f})"
         compiled = "compiled" if row.way.compiled else "eager"
-        what = f"| {row.way.who} | {row.way.group} | {compiled} | {row.skip} | {row.skipped:.0%} | {quality}"
-        lines.append(f"{what} | {rates} | {factor} | {statistics.median(row.cpu_s):.3f} |")
+        what = f"{row.way.who} | {row.way.group} | {compiled} | {row.skip} | {row.skipped:.0%}"
+        lines.append(
+            f"| {what} | {quality} | {rates} | {factor} | {statistics.median(row.cpu_s):.3f} |"
+        )
     return "\n".join(lines)
 
 
 def at_equal_quality(rows: Sequence[Row]) -> str:
-    """For every setting of cache-dit: batchgen's speed at the same mean PSNR, between its own settings on either side."""
+    """For every setting of cache-dit: batchgen's speed at the same mean PSNR, between its own
+    settings on either side.
+    """
     lines = [
-        "| group | | cache-dit | PSNR mean, dB | cache-dit, pictures/s | batchgen, pictures/s | × |",
+        "| group | | cache-dit | mean PSNR, dB | cache-dit pictures/s | batchgen pictures/s | × |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -207,14 +223,15 @@ def at_equal_quality(rows: Sequence[Row]) -> str:
         rate = interpolate([(other.mean_db, other.rate) for other in ours], row.mean_db)
         told = f"{rate:.2f} | {rate / row.rate:.2f}" if rate else "not measured | "
         compiled = "compiled" if row.way.compiled else "eager"
-        lines.append(
-            f"| {row.way.group} | {compiled} | {row.skip} | {row.mean_db:.1f} | {row.rate:.2f} | {told} |"
-        )
+        what = f"{row.way.group} | {compiled} | {row.skip} | {row.mean_db:.1f} | {row.rate:.2f}"
+        lines.append(f"| {what} | {told} |")
     return "\n".join(lines)
 
 
 def interpolate(points: Sequence[tuple[float, float]], quality: float) -> float | None:
-    """Speed at this quality on the line along the best settings: those that no other beats in both. None above the best quality."""
+    """Speed at this quality on the line along the best settings: those that no other beats in both.
+    None above the best quality.
+    """
     best = sorted(
         point
         for point in points

@@ -1,10 +1,11 @@
-"""How long a large manifest takes to validate, and how much memory: 10 million rows with ids by default.
+"""How long a large manifest takes to validate, and how much memory: 10 million rows with ids by
+default.
 
     python -m benchmarks.plan_scale [--rows 10000000] [--prompt-characters 60]
 
-Writes a manifest into a temporary folder (about 0.4 GB), runs `batchgen plan` on it in a fresh process and prints seconds and peak resident
-memory; the folder is removed. The writer has a process of its own too: Linux lets a child inherit its parent's peak.
-Target: 60 s and 1 GB on two cores.
+Writes a manifest into a temporary folder (about 0.4 GB), runs `batchgen plan` on it in a fresh
+process and prints seconds and peak resident memory; the folder is removed. The writer has a process
+of its own too: Linux lets a child inherit its parent's peak. Target: 60 s and 1 GB on two cores.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def write(manifest: Path, rows: int, characters: int) -> None:
 
 
 def measure(manifest: Path) -> dict[str, str]:
-    """Seconds and CPU seconds of the whole process `batchgen plan`, and its peak resident memory."""
+    """Seconds and CPU seconds of a `batchgen plan` process, and its peak resident memory."""
     settings = [
         "--set",
         "model.max_sequence_length=512",

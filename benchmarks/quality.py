@@ -1,11 +1,15 @@
-"""What skipping steps costs and brings, on the embedded model: thresholds × order of Taylor extrapolation.
+"""What skipping steps costs and brings, on the embedded model: thresholds × order of Taylor
+extrapolation.
 
-    python -m benchmarks.quality [--pictures 48] [--thresholds 0.1 0.2 0.3 0.35 0.4 0.5] [--orders 0 1 2] [--set cache.warmup=2]
+    python -m benchmarks.quality [--pictures 48] [--thresholds 0.1 0.2 0.3 0.35 0.4 0.5]
+                                 [--orders 0 1 2] [--set cache.warmup=2]
 
-Held-out prompts in all three sizes, 28 steps, fp32, groups of 8, against the same engine without a cache. PSNR and SSIM say how far the
-pictures are from those; the judge (`tests/judge.py`) says whether they show what the prompts ask for, which is another question: it hardly
-notices what PSNR sees. Speed is pictures per second of CPU time on one thread (text, denoising, decoding): other work on the
-machine disturbs it little. Target: at least 78% of the steps skipped at 47 dB mean and 40 dB worst, on 32 prompts or more.
+Held-out prompts in all three sizes, 28 steps, fp32, groups of 8, against the same engine without a
+cache. PSNR and SSIM say how far the pictures are from those. The judge
+(`tests/support/scene_judge.py`) says whether they show what the prompts ask for, which is another
+question: it hardly notices what PSNR sees. Speed is pictures per second of CPU time on one thread
+(text, denoising, decoding): other work on the machine disturbs it little. Target: at least 78% of
+the steps skipped at 47 dB mean and 40 dB worst, on 32 prompts or more.
 """
 
 from __future__ import annotations
@@ -68,7 +72,11 @@ def line(
     setting, quality = "none | ", " | | "
     if cache.policy != "none":
         setting = f"{cache.threshold:g} | {cache.taylor_order}"
-        quality = f"{np.mean(decibels):.1f} / {min(decibels):.1f} | {np.mean(likeness):.4f} / {min(likeness):.4f}"
+        db, alike = (
+            f"{np.mean(decibels):.1f} / {min(decibels):.1f}",
+            f"{np.mean(likeness):.4f} / {min(likeness):.4f}",
+        )
+        quality = f"{db} | {alike}"
     met = (
         skipped >= TARGET["skipped"]
         and np.mean(decibels) >= TARGET["mean_db"]
@@ -114,7 +122,8 @@ def main() -> None:
         job.cache.model_copy(update={"policy": "first_block"} | setting) for setting in settings
     ]
     print(
-        "| threshold | Taylor | skipped | PSNR mean / worst, dB | SSIM mean / worst | wholly right | pictures/s | × |"
+        "| threshold | Taylor | skipped | PSNR mean / worst, dB | SSIM mean / worst "
+        "| wholly right | pictures/s | × |"
     )
     print("|---|---|---|---|---|---|---|---|")
     paint(engine, pictures[:8])  # warm
@@ -128,7 +137,8 @@ def main() -> None:
         best = best or (text if met else "")
     enough = given.pictures >= LEAST_PICTURES
     print(
-        f"\ntarget {TARGET}: {'met' if best and enough else 'met, but with too few pictures' if best else 'NOT met'}"
+        f"\ntarget {TARGET}: "
+        f"{'met' if best and enough else 'met, but with too few pictures' if best else 'NOT met'}"
     )
 
 

@@ -1,12 +1,15 @@
-"""FLUX.1-dev at full size with random weights, made on the device in seconds: speed is measured without a download.
+"""FLUX.1-dev at full size with random weights, made on the device in seconds: speed is measured
+without a download.
 
-The transformer (11.9 billion parameters), T5-XXL's encoder (4.8), CLIP-L (0.12) and the VAE (0.08) have the shapes of the published
-model; tokenizers and noise levels are the embedded model's, whose token numbers are valid in any larger vocabulary. The same folder,
-device and type give the same weights, to batchgen's engine and to diffusers' pipeline alike.
+The transformer (11.9 billion parameters), T5-XXL's encoder (4.8), CLIP-L (0.12) and the VAE (0.08)
+have the shapes of the published model; tokenizers and noise levels are the embedded model's, whose
+token numbers are valid in any larger vocabulary. The same folder, device and type give the same
+weights, to batchgen's engine and to diffusers' pipeline alike.
 
-Weights come from PyTorch's own initialisation of each layer, uniform within ±1/√inputs: a linear shrinks what it is given, so that
-activations stay finite and ordinary through any depth. What such a model paints means nothing, and neither do the distances that step
-caches measure: skipped steps must be given (`policy = "replay"`), not found.
+Weights come from PyTorch's own initialisation of each layer, uniform within ±1/√inputs: a linear
+shrinks what it is given, so that activations stay finite and ordinary through any depth. What such
+a model paints means nothing, and neither do the distances that step caches measure: skipped steps
+must be given (`policy = "replay"`), not found.
 
 `small` has the shapes of the embedded model: the same code in a second on a CPU.
 """

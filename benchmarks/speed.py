@@ -1,10 +1,12 @@
-"""batchgen against the script a user would write, on the embedded model: 128 px, 28 steps, end to end, interleaved.
+"""batchgen against the script a user would write, on the embedded model: 128 px, 28 steps, end to
+end, interleaved.
 
     python -m benchmarks.speed [--pictures 192] [--rounds 3]
 
-The script is benchmarks/stock_script.py: stock FluxPipeline, one prompt at a time, JPEG, ShardWriter, PyTorch's default threads. Both
-are timed warm: the script without its first picture, batchgen without each worker's first group, both until the last picture
-is on the disk. Also prints each worker's wall time against its denoising time.
+The script is benchmarks/stock_script.py: stock FluxPipeline, one prompt at a time, JPEG,
+ShardWriter, PyTorch's default threads. Both are timed warm: the script without its first picture,
+batchgen without each worker's first group, both until the last picture is on the disk. Also prints
+each worker's wall time against its denoising time.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("circle", "square", "tria
 
 @dataclass(frozen=True)
 class Pace:
-    """Warm pictures a second over all workers, and wall over denoising time of the worst of them."""
+    """Warm pictures a second over all workers, and the worst wall over denoising time."""
 
     pictures_per_s: float
     wall_over_denoise: float
@@ -124,7 +126,8 @@ def main() -> None:
     )
     wall = statistics.median(pace.wall_over_denoise for pace in paces)
     print(
-        f"median: script {theirs:.2f}, batchgen {ours:.2f} pictures/s: {ours / theirs:.2f}×; wall / denoising {wall:.3f}"
+        f"median: script {theirs:.2f}, batchgen {ours:.2f} pictures/s: {ours / theirs:.2f}×; "
+        f"wall / denoising {wall:.3f}"
     )
 
 

@@ -1,8 +1,10 @@
-"""`batchgen status` of a run with 100,000 finished shards: the first look, and the second, which opens only what is new.
+"""`batchgen status` of a run with 100,000 finished shards: the first look, and the second, which
+opens only what is new.
 
     python -m benchmarks.status_scale [--shards 100000]
 
-The run is planned for real (a manifest of one prompt a shard); its commits are written directly, as `publish` writes them.
+The run is planned for real (a manifest of one prompt a shard); its commits are written directly, as
+`publish` writes them.
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ def main() -> None:
         for shard in range(shards):
             finished(run.directory, shard)
         print(
-            f"{shards} finished shards: first status {look(root):.2f} s, second {look(root):.2f} s (whole process)"
+            f"{shards} finished shards: first status {look(root):.2f} s, "
+            f"second {look(root):.2f} s (whole process)"
         )
 
 

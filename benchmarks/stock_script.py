@@ -1,9 +1,12 @@
-"""The alternative: the script a user would write. Stock diffusers, one prompt at a time, a webdataset ShardWriter.
+"""The alternative: the script a user would write. Stock diffusers, one prompt at a time, a
+webdataset ShardWriter.
 
-    python benchmarks/stock_script.py manifests/prompts.parquet OUT --model batchgen/model/tiny --limit 64
+    python benchmarks/stock_script.py manifests/prompts.parquet OUT --model batchgen/model/tiny
+    --limit 64
 
-Prints pictures per second, the first picture (kernels, caches) left out. Nothing here resumes, batches or records; it is what batchgen is
-compared with, and is kept faithful: the same pictures from the same seeds, JPEG 95 at 4:4:4, text padded alike.
+Prints pictures per second, the first picture (kernels, caches) left out. Nothing here resumes,
+batches or records; it is what batchgen is compared with, and is kept faithful: the same pictures
+from the same seeds, JPEG 95 at 4:4:4, text padded alike.
 """
 
 from __future__ import annotations
@@ -65,7 +68,8 @@ def main() -> None:
                 begin = time.perf_counter()
     seconds = time.perf_counter() - begin
     print(
-        f"{(len(rows) - 1) / seconds:.3f} pictures/s warm ({len(rows) - 1} in {seconds:.2f} s, {arguments.threads} threads)"
+        f"{(len(rows) - 1) / seconds:.3f} pictures/s warm "
+        f"({len(rows) - 1} in {seconds:.2f} s, {arguments.threads} threads)"
     )
 
 

@@ -1,4 +1,4 @@
-"""What all tests stand on. Nothing here asks the network."""
+"""Fixtures for all tests. Nothing here asks the network."""
 
 import os
 from pathlib import Path
@@ -15,9 +15,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of datasets or huggingfa
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
-    """A complete run of 40 pictures in 5 shards, and what `submit` said: two failures in the first shard, the second shard failed wholly.
+    """A complete run of 40 pictures in 5 shards, and what `submit` said.
 
-    Its name and its manifest's columns are such that a loader could take them for splits or disagree on types.
+    Two pictures of the first shard failed, and the whole second shard. The run's name and the
+    columns of its manifest are such that a loader could take them for splits or disagree on types.
     """
     folder = tmp_path_factory.mktemp("shared")
     words = ["RAISE", "NAN", *[""] * 6, *["RAISE"] * 8]

@@ -1,4 +1,4 @@
-"""The benchmarks run, measure what they say, and tell what they could not measure. How fast anything is, is no test's business."""
+"""The benchmarks run, measure what they say, and tell what they could not measure."""
 
 import importlib.util
 import json

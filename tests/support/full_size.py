@@ -1,4 +1,4 @@
-"""FLUX.1-dev as planning sees it: configurations and weight files of the true sizes, whose contents are holes."""
+"""FLUX.1-dev as planning sees it: true configurations, and weight files that are holes."""
 
 import json
 import math

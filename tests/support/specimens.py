@@ -1,4 +1,4 @@
-"""Specimens of what crosses the modules' borders: every field has a value, a test names those it is about."""
+"""Example values of the types that wings exchange. A test names the fields it is about."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -108,7 +108,7 @@ def done(shard: int, attempt: int = 1, **given: Any) -> Done:
     return Done(shard, attempt, **usual | given)
 
 
-def new_store(folder: Path, shards: int = 3) -> RunDirectory:
+def new_directory(folder: Path, shards: int = 3) -> RunDirectory:
     """A run directory without a plan."""
     directory = RunDirectory(folder / "run")
     directory.inner.mkdir(parents=True)
@@ -166,8 +166,10 @@ def worked(run: Run, engine: "StubEngine | None" = None) -> Run:
 
 
 class StubEngine:
-    """An engine without pixels worth seeing. A prompt is a fault of its picture, with ` once` behind it only the first time:
-    RAISE, FAULT (of the device), NAN, FLAT, and RAISE DECODING. More than `fits` pictures do not fit.
+    """An engine whose pictures fail as their prompts say.
+
+    RAISE, FAULT (of the device), NAN, FLAT and RAISE DECODING are such prompts; with ` once` behind
+    it the fault happens only the first time. More than `fits` pictures do not fit into memory.
     """
 
     identity = "stub"
