@@ -1,4 +1,4 @@
-"""The map is true: imports point down the list of wings, nothing is circular, planning needs no torch."""
+"""The map is true: imports point down the list of wings, in no circle; planning needs no torch."""
 
 import ast
 import re
@@ -48,7 +48,7 @@ def imported(path: Path, *, at_once: bool = False) -> set[str]:
 
 
 def wing(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def test_the_map_lists_every_wing_and_every_file_beside_them_once() -> None:

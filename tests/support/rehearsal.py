@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 
 from batchgen.cli import app
 
-INJECT = (
-    Path(__file__).parents[1] / "faults" / "inject"
-)  # on PYTHONPATH, words in prompts become faults: see its sitecustomize.py
+INJECT = Path(__file__).parents[1] / "faults" / "inject"
+"""On PYTHONPATH, its sitecustomize.py turns words in prompts into faults."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Answer:
 
 
 def ask(*words: object) -> Answer:
-    """A command in this process; an exception that is not told as a message fails the test."""
+    """Run a command in this process; an exception that is no message to the user fails the test."""
     given = CliRunner().invoke(
         app, [str(word) for word in words], catch_exceptions=False, env={"COLUMNS": "200"}
     )
