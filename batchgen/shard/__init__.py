@@ -1,14 +1,14 @@
 """The life of a shard: claimed, written group by group, committed by one link, published.
 
-    publish.py         a finished attempt becomes the published tar and metadata
-    tally.py           how many pictures are done, counted from files
-    in_progress.py     begun and not yet published, seen from outside
-    claims.py          who works on which shard, and who is dead
-    escalation.py      after deaths: carefully, one by one, not at all
-    partial_shard.py   the files one attempt writes
-    commit.py          commit is one link; roll-forward
-    journal.py         begin, end, void, verdict: checksummed lines
-    records.py         the per-picture record
+    publish.py         complete a finished attempt, and commit it
+    tally.py           count the pictures of committed shards
+    in_progress.py     shards begun and not published, seen by other processes
+    claims.py          who works on which shard, and whose shard may be taken
+    escalation.py      how carefully groups are made after deaths and verdicts
+    partial_shard.py   the files that one attempt writes
+    commit.py          the commit is one link; anyone completes it
+    journal.py         what an attempt has begun and ended, in lines with checksums
+    records.py         the record of one picture
     pictures.py        a shard's pictures, read from the manifest
 
 A room imports only rooms below it.
@@ -33,10 +33,10 @@ from batchgen.shard.records import Record, Route, identity_of
 from batchgen.shard.tally import Tally, count_pictures
 
 __all__ = [
+    "KILLED",
     "Claim",
     "Claims",
     "Done",
-    "KILLED",
     "PartialShard",
     "Record",
     "Route",

@@ -1,20 +1,25 @@
-"""What a shard's groups become after deaths and verdicts: together, carefully, one by one, or not at all.
+"""How carefully groups are made after deaths and verdicts: together, one by one, or not at all.
 
-A worker that dies is not asked why. Its journal says which groups were in flight, and what follows is a ladder:
+A worker that dies cannot say why. Its journal says which groups were in flight, and each death
+goes one step up:
 
-    no death                    the group is made while the one before is still being written
-    one death                   carefully: nothing else in flight, so that another death is surely its own
-    two deaths                  one by one
-    two deaths of one picture   recorded as failed: "killed its worker" (after another look at who is dead: worker.py)
+    no death                     a group is made while the one before is still being written
+    one death                    carefully: with nothing else in flight, another death is its own
+    two deaths                   one picture at a time
+    two deaths of one picture    it is recorded as failed: "killed its worker" (worker.py first
+                                 makes sure that its owners are dead)
 
-A replica that fails over its pictures says so: a verdict, which blames nobody else. It is applied as a rank alone applies it at once:
+A replica that fails because of its pictures writes a verdict: which pictures, and why. No other
+picture is blamed. The next process does what a process of one rank does at once:
 
-    out of memory               so many pictures of that size never again, in any shard: parts of half as many (`too_large`, see group.py)
-    out of memory, of one       recorded as failed, and the rest of its group one by one
-    exception                   the group one by one
-    and again, of one picture   recorded as failed, with its message
+    out of memory                so many pictures of this size are never made together again,
+                                 in any shard (`too_large`): the renderer halves them
+    out of memory, one picture   it is recorded as failed, the rest of its group is made one by one
+    exception                    the group is made one by one
+    exception again, alone       it is recorded as failed, with its message
 
-So each verdict halves a size, takes a group apart or ends a picture: restarts are bounded by the pictures that cannot be made.
+Each verdict halves a size, takes a group apart or ends a picture. So the number of restarts is
+bounded by the number of pictures that cannot be made.
 """
 
 from __future__ import annotations
@@ -29,18 +34,22 @@ from batchgen.shard.records import Route
 DEATHS_TO_SPLIT = 2
 DEATHS_TO_CONDEMN = 2
 KILLED = "killed its worker"
-EXCEPTIONS_TO_CONDEMN = 2  # one of them, at least, of the picture alone
+# At least one of these exceptions was raised while the picture was made alone.
+EXCEPTIONS_TO_CONDEMN = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """Pictures to make together."""
 
-    at: int  # position of the first in the shard's plan order
+    # The position of the first picture in the shard's plan order.
+    at: int
     pictures: Sequence[Picture]
-    careful: bool = False  # nothing else may be in flight
+    # Nothing else may be in flight.
+    careful: bool = False
     path: Route = "normal"
-    cause: str = ""  # do not make it but record this: it was tried often enough
+    # If there is a cause, the picture was tried often enough: it is recorded as failed, not made.
+    cause: str = ""
     error: str = ""
 
 
@@ -50,10 +59,10 @@ def plan_tasks(
     deaths: Sequence[Sequence[Entry]],
     verdicts: Sequence[Entry] = (),
 ) -> Iterator[Task]:
-    """The work left behind `position`, in plan order.
+    """The work left at and after `position`, in plan order.
 
-    :param deaths: for each attempt that died, the groups in flight (`Claim.deaths`).
-    :param verdicts: of attempts that could say why they ended (`Claim.verdicts`).
+    :param deaths: the groups in flight at each death (`Claim.deaths`).
+    :param verdicts: the verdicts of earlier attempts (`Claim.verdicts`).
     """
     at = 0
     for group in groups:
@@ -61,10 +70,8 @@ def plan_tasks(
         start = at + len(group) - len(left)
         killed = sum(any(_overlap(entry, at, len(group)) for entry in flight) for flight in deaths)
         mine = [verdict for verdict in verdicts if _overlap(verdict, at, len(group))]
-        apart = killed >= DEATHS_TO_SPLIT or any(
-            verdict.cause == "exception" or verdict.count == 1 for verdict in mine
-        )
-        if left and (apart or len(left) < len(group)):
+        failed = any(one.cause == "exception" or one.count == 1 for one in mine)
+        if left and (killed >= DEATHS_TO_SPLIT or failed or len(left) < len(group)):
             yield from _one_by_one(left, start, deaths, mine)
         elif left:
             yield Task(start, left, killed > 0)
@@ -72,7 +79,7 @@ def plan_tasks(
 
 
 def too_large(verdicts: Iterable[Entry]) -> Iterator[tuple[tuple[int, int], int]]:
-    """Sizes (width, height) in px, and how many pictures of each did not fit together, in whichever shard."""
+    """Sizes (width, height) in px, and how many pictures of each did not fit together."""
     for verdict in verdicts:
         if verdict.cause == "out of memory":
             yield (verdict.width, verdict.height), verdict.count
@@ -80,30 +87,30 @@ def too_large(verdicts: Iterable[Entry]) -> Iterator[tuple[tuple[int, int], int]
 
 def _one_by_one(
     pictures: Sequence[Picture],
-    at: int,
+    start: int,
     deaths: Sequence[Sequence[Entry]],
     verdicts: Sequence[Entry],
 ) -> Iterator[Task]:
     causes = {verdict.cause for verdict in verdicts}
     path: Route = "retry" if "exception" in causes else "oom_split" if causes else "solo"
-    for place, picture in enumerate(pictures, at):
-        cause, error = _sentence(place, deaths, verdicts)
-        yield Task(place, [picture], careful=True, path=path, cause=cause, error=error)
+    for at, picture in enumerate(pictures, start):
+        cause, error = _why_given_up(at, deaths, verdicts)
+        yield Task(at, [picture], careful=True, path=path, cause=cause, error=error)
 
 
-def _sentence(
+def _why_given_up(
     at: int, deaths: Sequence[Sequence[Entry]], verdicts: Sequence[Entry]
 ) -> tuple[str, str]:
-    """Cause and message of a picture that was tried often enough; "" for others."""
+    """Cause and message of a picture that was tried often enough; empty for others."""
     tried = sum(verdict.cause == "exception" and _overlap(verdict, at, 1) for verdict in verdicts)
     for verdict in verdicts:
         alone = (verdict.at, verdict.count) == (at, 1)
         if alone and (verdict.cause == "out of memory" or tried >= EXCEPTIONS_TO_CONDEMN):
             return verdict.cause, verdict.why
-    if (
-        sum(len(flight) == 1 and (flight[0].at, flight[0].count) == (at, 1) for flight in deaths)
-        >= DEATHS_TO_CONDEMN
-    ):
+    died_alone = [[(entry.at, entry.count) for entry in flight] for flight in deaths].count(
+        [(at, 1)]
+    )
+    if died_alone >= DEATHS_TO_CONDEMN:
         return KILLED, "it was alone in flight when two workers died"
     return "", ""
 

@@ -1,4 +1,7 @@
-"""batchgen.shard.in_progress."""
+"""Shards that are begun and not published, read from their attempts' files by other processes.
+
+A shard may have several attempts. The one that has safely written most pictures counts.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,25 @@ from batchgen.shard.journal import Entry, ends_that_count, read_journal
 from batchgen.shard.records import Record, parse
 
 
-def furthest(directory: RunDirectory, published: set[int]) -> dict[int, tuple[int, Entry]]:
-    """For every shard that is begun and not published: the attempt that came furthest, and its last end."""
+def furthest(directory: RunDirectory, committed: set[int]) -> dict[int, tuple[int, Entry]]:
+    """For every shard in progress: the attempt that counts, and its last `end` entry."""
     found: dict[int, tuple[int, Entry]] = {}
-    for path in (directory.inner / "partial").glob("*/*.journal"):
+    for path in directory.journals():
         shard, attempt = (int(number) for number in path.name.split(".")[:2])
-        ends = [] if shard in published else ends_that_count(read_journal(path))
+        ends = [] if shard in committed else ends_that_count(read_journal(path))
         if ends and (shard not in found or ends[-1].at > found[shard][1].at):
             found[shard] = attempt, ends[-1]
     return found
 
 
 def unpublished_verdicts(directory: RunDirectory) -> Iterator[Entry]:
-    """All that were given in shards that are not published yet."""
-    for path in (directory.inner / "partial").glob("*/*.journal"):
+    """The verdicts in the journals of unpublished shards."""
+    for path in directory.journals():
         yield from (entry for entry in read_journal(path) if entry.do == "verdict")
 
 
 def unpublished_records(directory: RunDirectory) -> Iterator[Record]:
-    """Records of pictures that are written and not published yet, shard by shard."""
+    """Records of the pictures that are written and not published, shard by shard."""
     for shard, (attempt, end) in sorted(furthest(directory, committed_shards(directory)).items()):
         path = directory.partial(shard, attempt, "records")
         try:
@@ -39,7 +42,7 @@ def unpublished_records(directory: RunDirectory) -> Iterator[Record]:
 
 
 def unpublished_counts(directory: RunDirectory, committed: set[int]) -> tuple[int, int]:
-    """Pictures written into partials but not yet published: (ok, failed); the furthest attempt of a shard counts."""
+    """How many pictures are written and not published: (ok, failed)."""
     ends = [end for _, end in furthest(directory, committed).values()]
     failed = sum(end.failed for end in ends)
     return sum(end.at for end in ends) - failed, failed

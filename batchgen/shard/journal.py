@@ -1,4 +1,16 @@
-"""batchgen.shard.journal."""
+"""The journal of one attempt at a shard: what it began, what is safely written, what is void.
+
+Every line is a JSON object and its checksum. There are four kinds of lines:
+
+    begin at=8 count=8     pictures 8 to 15 of the shard, in plan order, are being made
+    end at=16 …            the pictures before 16 are in tar and records, up to these offsets
+    void at=8              nothing written at or after picture 8 counts: a sick device made it
+    verdict at=8 count=4   this process ends because of these pictures: they did not fit the
+                           device together, or an exception was raised while they were made
+
+The `end` line is written after the samples and the records are synced. It holds a checksum of
+what both files grew by.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +27,36 @@ class Entry:
     """A line of the journal. Offsets are bytes from the start of the file."""
 
     do: Literal["begin", "end", "void", "verdict"]
-    at: int  # position in the shard: pictures before it, in plan order
-    count: int = 0  # begin, verdict: pictures being made together
-    tar: int = 0  # end: offset in the tar
-    records: int = 0  # end: offset in the records
-    failed: int = 0  # end: failed pictures so far
-    digest: str = ""  # end: of the bytes both files grew by since the last end
-    width: int = 0  # verdict: px of the pictures
+    # A position in the shard: how many pictures stand before it in plan order.
+    at: int
+    # begin, verdict: how many pictures are being made together.
+    count: int = 0
+    # end: offsets in the tar and in the records, and how many pictures have failed so far.
+    tar: int = 0
+    records: int = 0
+    failed: int = 0
+    # end: checksum of what both files grew by since the last end.
+    digest: str = ""
+    # verdict: the pictures' size in px, "out of memory" or "exception", and the message.
+    width: int = 0
     height: int = 0
-    cause: str = ""  # verdict: "out of memory" or "exception"
-    why: str = ""  # verdict: the message
+    cause: str = ""
+    why: str = ""
 
     def line(self) -> bytes:
         """The entry and its checksum as one line."""
-        text = json.dumps(
-            {name: value for name, value in asdict(self).items() if value != ""}
-        ).encode()
+        fields = {name: value for name, value in asdict(self).items() if value != ""}
+        text = json.dumps(fields).encode()
         return b"%s %08x\n" % (text, zlib.crc32(text))
 
 
 def read_journal(path: Path) -> list[Entry]:
-    """The journal's lines up to the first that is torn; [] where there is no journal."""
-    entries = []
+    """The entries up to the first damaged line; an empty list if there is no journal."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return []
+    entries = []
     for line in lines:
         text, _, checksum = line.rpartition(b" ")
         if checksum != b"%08x\n" % zlib.crc32(text):
@@ -50,14 +66,17 @@ def read_journal(path: Path) -> list[Entry]:
 
 
 def in_flight(entries: Sequence[Entry]) -> list[Entry]:
-    """The begins a journal breaks off in: none, the group being denoised, or also the one before it, being decoded and written."""
+    """The `begin` entries without their `end`.
+
+    There are at most two: the group being denoised, and the one before it, being decoded and
+    written.
+    """
     ended = max((entry.at for entry in entries if entry.do == "end"), default=0)
     return [entry for entry in entries if entry.do == "begin" and entry.at >= ended]
 
 
 def ends_that_count(entries: Sequence[Entry]) -> list[Entry]:
-    """A journal's `end` entries that are not void."""
-    limit = min((entry.at for entry in entries if entry.do == "void"), default=None)
-    return [
-        entry for entry in entries if entry.do == "end" and (limit is None or entry.at <= limit)
-    ]
+    """The `end` entries that are not void."""
+    ends = [entry for entry in entries if entry.do == "end"]
+    voids = [entry.at for entry in entries if entry.do == "void"]
+    return [end for end in ends if end.at <= min(voids)] if voids else ends

@@ -1,16 +1,12 @@
-"""A shard being written by one attempt: samples (tar), records (JSON lines), and the journal that vouches for them.
+"""A shard being written by one attempt: samples (tar), records (JSON lines) and the journal.
 
-The three files only grow, and belong to one attempt for ever. The journal's lines, each with its own checksum:
+The three files only grow, and they belong to one attempt for ever. What the journal has ended is
+safe; see journal.py for its lines. The next attempt copies the longest prefix whose checksums
+hold and goes on behind it. So a kill costs the groups in flight, and an owner that was wrongly
+declared dead harms nobody.
 
-    begin at=8 count=8     pictures 8…15 of the shard, in plan order, are being made
-    end at=16 …            pictures before 16 are in tar and records up to these offsets; checksum of what was added
-    void at=8              whatever was written at or after picture 8 does not count (a sick device made it)
-    verdict at=8 count=4   this process ends, because these pictures did not fit together, or an exception was raised while they were made
-
-`end` is written after samples and records are synced. Another attempt copies the longest prefix whose checksums
-hold and goes on behind it, so a kill costs the groups in flight and an owner wrongly declared dead harms nobody.
-A begin without its end, in the journal of an attempt that was not released, is a death inside that group; with a verdict nobody need
-guess which, and why.
+A `begin` without its `end`, in the journal of an attempt that was not released, is a death while
+this group was in flight.
 """
 
 from __future__ import annotations
@@ -28,10 +24,7 @@ from batchgen.shard.records import Record, parse
 
 
 class PartialShard:
-    """The files of one attempt, open for appending; created by copying a prefix of earlier attempts.
-
-    `position` is how many pictures of the shard are safely written, `failed` how many of those failed.
-    """
+    """The files of one attempt, open for appending; they begin with what earlier attempts wrote."""
 
     def __init__(
         self, directory: RunDirectory, shard: int, attempt: int, earlier: Sequence[int]
@@ -42,11 +35,12 @@ class PartialShard:
         self._records = self._new("records")
         self._journal = self._new("journal")
         self._end = Entry("end", 0)
-        self._turn = (
-            threading.Lock()
-        )  # the main thread begins a group while the writing thread ends the one before
+        # The main thread begins a group while the writing thread ends the one before.
+        self._journal_lock = threading.Lock()
         if ends:
-            self._copy(source, ends)
+            for _, samples, lines in _chunks(directory, shard, source, ends):
+                self._append(samples, lines)
+            self._end_with(ends)
         durable.sync_folder(self.path("journal").parent)
 
     def path(self, kind: str) -> Path:
@@ -55,43 +49,55 @@ class PartialShard:
 
     @property
     def position(self) -> int:
-        """Pictures safely written, in plan order."""
+        """How many pictures are safely written, in plan order."""
         return self._end.at
 
     @property
     def failed(self) -> int:
-        """Failures among them."""
+        """How many of the pictures that are safely written have failed."""
         return self._end.failed
 
     def begin(self, at: int, count: int) -> None:
-        """Say that pictures at…at+count are being made, before they are: a death is then theirs."""
+        """Say that the pictures at…at+count are being made, so a death is known to be theirs."""
         self._say(Entry("begin", at, count))
 
     def end(self, samples: bytes, records: Sequence[Record]) -> None:
-        """Append the next pictures: their tar members and their records, in plan order. On return they survive anything."""
-        failed = sum(record.outcome == "failed" for record in records)
+        """Append the next pictures. On return they survive anything.
+
+        :param samples: their tar members, in plan order.
+        :param records: their records, in plan order.
+        """
         lines = b"".join(record.line() for record in records)
-        self._grow(samples, lines, self._end.at + len(records), self._end.failed + failed)
+        self._append(samples, lines)
+        end = Entry(
+            "end",
+            at=self._end.at + len(records),
+            tar=self._end.tar + len(samples),
+            records=self._end.records + len(lines),
+            failed=self._end.failed + sum(record.outcome == "failed" for record in records),
+            digest=_digest(samples, lines),
+        )
+        self._end_with([end])
 
     def void(self, at: int) -> None:
-        """Nothing at or after picture `at` counts any more."""
+        """Say that nothing written at or after picture `at` counts."""
         self._say(Entry("void", at))
 
     def judge(self, at: int, count: int, size: tuple[int, int], cause: str, why: str) -> None:
-        """Say why this process ends: these pictures, together, cannot be made by it. Any thread may.
+        """Say that this process ends because of these pictures. Any thread may call this.
 
         :param size: their width and height in px.
         """
         self._say(Entry("verdict", at, count, width=size[0], height=size[1], cause=cause, why=why))
 
     def records(self) -> list[Record]:
-        """All records so far."""
+        """All records that are safely written."""
         path = self.path("records")
         return parse(path.read_bytes()[: self._end.records], str(path))
 
     def seal(self) -> Path:
         """End the tar archive and sync it; nothing may be appended after."""
-        size = self._end.tar + 1024  # two zero blocks, then to a whole record of 20 blocks
+        size = self._end.tar + 1024  # two zero blocks, then zeros up to a whole record of 20 blocks
         durable.append(self._tar, bytes(1024 + -size % 10240))
         durable.sync(self._tar)
         return self.path("tar")
@@ -104,49 +110,34 @@ class PartialShard:
     def _new(self, kind: str) -> BinaryIO:
         return self.path(kind).open("xb", buffering=0)
 
-    def _grow(self, samples: bytes, lines: bytes, at: int, failed: int) -> None:
+    def _append(self, samples: bytes, lines: bytes) -> None:
         durable.append(self._tar, samples)
         durable.append(self._records, lines)
-        durable.sync(self._tar)
-        durable.sync(self._records)
-        tar, records = self._end.tar + len(samples), self._end.records + len(lines)
-        end = Entry(
-            "end", at, tar=tar, records=records, failed=failed, digest=_digest(samples, lines)
-        )
-        self._say(end)
-        self._end = end
 
-    def _copy(self, source: int, ends: Sequence[Entry]) -> None:
-        for _, samples, lines in _chunks(self._directory, self.shard, source, ends):
-            durable.append(self._tar, samples)
-            durable.append(self._records, lines)
+    def _end_with(self, ends: Sequence[Entry]) -> None:
         durable.sync(self._tar)
         durable.sync(self._records)
         self._say(*ends)
         self._end = ends[-1]
 
     def _say(self, *entries: Entry) -> None:
-        with self._turn:
+        with self._journal_lock:
             durable.append(self._journal, b"".join(entry.line() for entry in entries))
             durable.sync(self._journal)
 
 
 def _digest(samples: bytes, lines: bytes) -> str:
-    return hashlib.blake2b(
-        hashlib.blake2b(samples).digest() + hashlib.blake2b(lines).digest(), digest_size=16
-    ).hexdigest()
+    both = hashlib.blake2b(samples).digest() + hashlib.blake2b(lines).digest()
+    return hashlib.blake2b(both, digest_size=16).hexdigest()
 
 
 def _longest_prefix(
     directory: RunDirectory, shard: int, attempts: Sequence[int]
 ) -> tuple[int, list[Entry]]:
-    """The attempt with the most pictures that count, and its good `end` entries; (0, []) where none has any."""
-    best: tuple[int, list[Entry]] = (0, [])
-    for attempt in attempts:
-        ends = _good_ends(directory, shard, attempt)
-        if ends and (not best[1] or ends[-1].at > best[1][-1].at):
-            best = (attempt, ends)
-    return best
+    """The attempt with most pictures that count, and its good `end` entries; or (0, [])."""
+    prefixes = [(attempt, _good_ends(directory, shard, attempt)) for attempt in attempts]
+    found = [(attempt, ends) for attempt, ends in prefixes if ends]
+    return max(found, key=lambda one: one[1][-1].at, default=(0, []))
 
 
 def _good_ends(directory: RunDirectory, shard: int, attempt: int) -> list[Entry]:
@@ -158,9 +149,7 @@ def _good_ends(directory: RunDirectory, shard: int, attempt: int) -> list[Entry]
             if _digest(samples, lines) != end.digest:
                 break
             good.append(end)
-    except (
-        FileNotFoundError
-    ):  # killed before its files were made, or swept because the shard is published
+    except FileNotFoundError:  # killed before its files were made, or removed after publishing
         return []
     return good
 

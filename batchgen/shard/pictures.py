@@ -1,4 +1,4 @@
-"""A shard's pictures, read from the manifest when somebody works on it: the plan holds ranges of rows, not prompts."""
+"""Read a shard's pictures from the manifest: the plan holds ranges of rows, not prompts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from batchgen.run import Run
 
 
 def read_shard(run: Run, number: int) -> tuple[list[list[Picture]], pa.Table]:
-    """The shard's groups, and its travelling columns with one row a picture in plan order.
+    """The shard's groups, and the manifest's other columns with one row a picture in plan order.
 
     :raises ManifestError: the rows cannot be read any more.
     """
-    shard = run.plan.shards[number]
-    last = (
-        run.plan.shards[number + 1].row + 1 if number + 1 < len(run.plan.shards) else run.plan.rows
-    )
-    table = manifest.read_rows(run.plan.sources, shard.row, min(last, run.plan.rows) - shard.row)
+    plan, shard = run.plan, run.plan.shards[number]
+    # A row of several pictures may be split over two shards: it is the last of one, the first of
+    # the next.
+    last = plan.shards[number + 1].row + 1 if number + 1 < len(plan.shards) else plan.rows
+    table = manifest.read_rows(plan.sources, shard.row, min(last, plan.rows) - shard.row)
     pictures = manifest.pictures(
         table,
         first_row=shard.row,

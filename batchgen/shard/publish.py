@@ -1,6 +1,7 @@
-"""A shard whose last group has ended → its commit.
+"""Publish a shard whose last group has ended: complete, sync and commit its tar and metadata.
 
-Everything is synced under attempt-named names first, the folder too; then `Store.commit` makes the one link.
+Everything is synced under names that carry the attempt's number, the folder too, before
+`commit_shard` links.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from batchgen.shard.records import Record, to_table
 def publish_shard(
     directory: RunDirectory, partial: PartialShard, shard: Shard, extras: pa.Table, generation: int
 ) -> bool:
-    """Commit a finished partial and give its files their published names; False if another attempt was first.
+    """Commit a finished attempt and give the winner's files their published names.
 
-    :param extras: the travelling columns, one row a record, in the records' order.
+    :param extras: the manifest's other columns, one row a record, in the records' order.
+    :return: whether this attempt has won.
     """
     records = partial.records()
     ok = sum(record.outcome == "ok" for record in records)
-    tar = _digests(partial.seal()) if ok else ("", "", 0)
+    tar_bytes, tar_sha256, tar_md5 = _fingerprints(partial.seal()) if ok else (0, "", "")
     sink = pa.BufferOutputStream()
     pq.write_table(to_table(records, extras), sink, compression="zstd")
     metadata = sink.getvalue().to_pybytes()
@@ -44,11 +46,11 @@ def publish_shard(
         failed=len(records) - ok,
         failures=dict(Counter(record.cause for record in records if record.outcome == "failed")),
         tar=directory.data(partial.shard).name if ok else None,
-        tar_sha256=tar[0],
-        tar_md5=tar[1],
-        tar_bytes=tar[2],
+        tar_bytes=tar_bytes,
+        tar_sha256=tar_sha256,
+        tar_md5=tar_md5,
         metadata_sha256=hashlib.sha256(metadata).hexdigest(),
-        group_s=device_seconds(records),
+        group_s=_device_seconds(records),
         finished_at=time.time(),
     )
     durable.write(partial.path("json"), done.encode())
@@ -56,19 +58,16 @@ def publish_shard(
     return commit_shard(directory, done)
 
 
-def device_seconds(records: list[Record]) -> float:
-    """Seconds a device worked on these pictures: each picture's share of its group's text, denoise and decode."""
-    return sum(
-        (record.text_s + record.denoise_s + record.decode_s) / record.group_size
-        for record in records
-    )
+def _device_seconds(records: list[Record]) -> float:
+    """Seconds that a device worked on these pictures: each has its share of its group's time."""
+    return sum(record.group_s / record.group_size for record in records)
 
 
-def _digests(path: Path) -> tuple[str, str, int]:
-    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+def _fingerprints(path: Path) -> tuple[int, str, str]:
+    """Bytes, SHA-256 and MD5 of a file; wids wants MD5."""
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-            md5.update(chunk)
-            size += len(chunk)
-    return sha256.hexdigest(), md5.hexdigest(), size
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.seek(0, 2)
+        file.seek(0)
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return size, sha256, md5

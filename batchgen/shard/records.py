@@ -1,7 +1,8 @@
-"""The per-picture record: identity, outcome, times. One row of `metadata/NNNNNN.parquet` each.
+"""The record of one picture: identity, outcome and times; a row of `metadata/NNNNNN.parquet`.
 
-Written as JSON lines while a shard runs and as Parquet when it is published, the row's travelling columns
-beside it, typed, in the struct `extra`. Every statistic batchgen shows can be recomputed from these rows (P8).
+Records are JSON lines while a shard runs and Parquet rows when it is published. The manifest's
+other columns stand beside them, typed, in the struct `extra`. Every statistic that batchgen shows
+can be recomputed from these rows (P8).
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from batchgen.errors import DamagedRun
 from batchgen.manifest import Picture
 
 Outcome = Literal["ok", "failed"]
+# "normal": together with its group. "retry": alone, after its group failed. "oom_split": in a
+# part of its group, which did not fit the device. "solo": alone, after two deaths.
 Route = Literal["normal", "retry", "oom_split", "solo"]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What became of one planned picture. Times are seconds; those of a stage are the whole group's:
-    divide by `group_size` for the picture's share.
+    """What became of one planned picture.
+
+    Times are seconds. Those of a stage are the whole group's: divide by `group_size` for the
+    picture's share.
     """
 
     key: int
@@ -42,40 +47,56 @@ class Record:
     guidance: float
     true_cfg: float
     outcome: Outcome
-    cause: str  # "" if ok; else a short class: "not finite", "one colour", "exception", "out of memory", "killed its worker"
-    error: str  # "" if ok; else the message
-    path: Route  # "normal"; "retry": alone, after its group failed; "oom_split": in a halved group; "solo": alone, after two deaths
+    # Empty, or a class of failures: "not finite", "one colour", "exception", "out of memory" or
+    # "killed its worker".
+    cause: str
+    # The message of a failure; empty otherwise.
+    error: str
+    path: Route
     group_size: int
     image_bytes: int
     text_s: float
     denoise_s: float
     decode_s: float
-    queue_s: float  # between denoising and decoding
-    image_encode_s: float  # this picture's own
-    total_s: float  # from the group's begin until it was handed to the disk
+    # Time between denoising and decoding.
+    queue_s: float
+    # Encoding this picture's image.
+    image_encode_s: float
+    # From the begin of the group until it was handed to the disk.
+    total_s: float
     peak_bytes: int
-    graphs: int  # compiled graphs of the process; 0: nothing was compiled
+    # Compiled graphs of the process; 0 if nothing was compiled.
+    graphs: int
     graph_breaks: int
-    recompilations: int  # asked for after the warm-up, and refused
-    code: str  # SHA-256 of the compiled code's archive; "" if nothing was compiled
-    skipped: str  # a letter a step: 1 skipped by the cache, 0 computed; "" without a cache
-    distances: list[float | None]  # what the cache measured at each step; null where it did not
+    # Recompilations that were asked for after the warm-up, and refused.
+    recompilations: int
+    # SHA-256 of the compiled code's archive; empty if nothing was compiled.
+    code: str
+    # A letter a step: 1 for skipped by the cache, 0 for computed. Empty without a cache.
+    skipped: str
+    # What the cache measured at each step; null where it did not measure.
+    distances: list[float | None]
     host: str
     worker: int
     attempt: int
-    finished_at: float  # seconds since the epoch
-    identity: str  # the engine's device and numerics
+    # Seconds since the epoch.
+    finished_at: float
+    # The engine's device and numerics.
+    identity: str
+
+    @property
+    def group_s(self) -> float:
+        """Seconds that the device worked on the picture's group: text, denoising and decoding."""
+        return self.text_s + self.denoise_s + self.decode_s
 
     def line(self) -> bytes:
-        """One JSON line."""
-        return (
-            json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False).encode()
-            + b"\n"
-        )
+        """The record as one JSON line."""
+        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+        return text.encode() + b"\n"
 
 
 def identity_of(picture: Picture) -> dict[str, Any]:
-    """The fields a record shares with its picture."""
+    """The fields that a record shares with its picture."""
     fields = dataclasses.asdict(picture)
     del fields["extra"]
     return fields
@@ -89,18 +110,15 @@ _ARROW = {
     "Route": pa.string(),
     "list[float | None]": pa.list_(pa.float64()),
 }
-SCHEMA = pa.schema(
-    [
-        pa.field(field.name, _ARROW[str(field.type)], nullable=False)
-        for field in dataclasses.fields(Record)
-    ]
-)
+_FIELDS = dataclasses.fields(Record)
+SCHEMA = pa.schema([pa.field(one.name, _ARROW[str(one.type)], nullable=False) for one in _FIELDS])
 
 
 def parse(lines: bytes, where: str) -> list[Record]:
-    """Records of JSON lines this version wrote.
+    """The records of JSON lines that this version wrote.
 
-    :raises DamagedRun: a line is none.
+    :param where: the file, for the message.
+    :raises DamagedRun: a line is not a record.
     """
     try:
         return [Record(**json.loads(line)) for line in lines.splitlines()]
@@ -109,17 +127,15 @@ def parse(lines: bytes, where: str) -> list[Record]:
 
 
 def to_table(records: Sequence[Record], extras: pa.Table) -> pa.Table:
-    """Records as Arrow rows, with the travelling columns as the struct column `extra` (absent where there are none).
+    """Records as Arrow rows.
 
-    :param extras: one row a record, in the same order.
+    :param extras: the manifest's other columns, one row a record, in the same order. They become
+        the struct column `extra`; without such columns there is no struct.
     """
-    table = pa.table(
-        {name: [getattr(record, name) for record in records] for name in SCHEMA.names},
-        schema=SCHEMA,
-    )
+    columns = {name: [getattr(record, name) for record in records] for name in SCHEMA.names}
+    table = pa.table(columns, schema=SCHEMA)
     if not extras.num_columns:
         return table
-    struct = pa.StructArray.from_arrays(
-        [column.combine_chunks() for column in extras.columns], fields=list(extras.schema)
-    )
+    arrays = [column.combine_chunks() for column in extras.columns]
+    struct = pa.StructArray.from_arrays(arrays, fields=list(extras.schema))
     return table.append_column("extra", struct)

@@ -1,7 +1,8 @@
-"""What is done, counted from the files on disk (P8).
+"""Count what is done, from the files on disk (P8).
 
-A commit is opened once: what was counted is kept in `.batchgen/summary.json`, so asking a run of 100,000 finished
-shards opens only what is new since the last question. The summary is recomputable and may be deleted at any time.
+A commit is opened once. The counts are kept in `.batchgen/summary.json`, so counting a run of
+100,000 finished shards opens only the commits that are new. The summary is recomputable and may
+be deleted at any time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from batchgen import durable
 from batchgen.run import RunDirectory
 from batchgen.shard.commit import committed_shards, read_done
 
-SAVE_AFTER = 100  # newly opened commits that make a new summary worth writing
+# So many newly opened commits make a new summary worth writing.
+SAVE_AFTER = 100
 
 
 @dataclass
@@ -30,28 +32,25 @@ class Tally:
 
     @classmethod
     def load(cls, directory: RunDirectory) -> Tally:
-        """The last summary; empty where there is none or it cannot be read."""
+        """The last summary; zeros if there is none or it cannot be read."""
         try:
             raw = json.loads(directory.summary.read_bytes())
-            shards = {
-                shard for first, last in raw.pop("shards") for shard in range(first, last + 1)
-            }
+            ranges = raw.pop("shards")
+            shards = {shard for first, last in ranges for shard in range(first, last + 1)}
             return cls(shards=shards, failures=Counter(raw.pop("failures")), **raw)
         except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
-    def refresh(self, directory: RunDirectory) -> int:
-        """Open and count the commits that are new; how many there were."""
-        new = committed_shards(directory) - self.shards
-        for shard in new:
+    def add(self, directory: RunDirectory, shards: set[int]) -> None:
+        """Open and count the commits of these shards."""
+        for shard in shards:
             done = read_done(directory, shard)
             self.ok += done.ok
             self.failed += done.failed
             self.failures.update(done.failures)
             self.bytes += done.tar_bytes
             self.device_s += done.group_s
-        self.shards |= new
-        return len(new)
+        self.shards |= shards
 
     def save(self, directory: RunDirectory) -> None:
         """Write the summary."""
@@ -60,22 +59,23 @@ class Tally:
             "ok": self.ok,
             "failed": self.failed,
             "failures": dict(self.failures),
+            "bytes": self.bytes,
+            "device_s": self.device_s,
         }
-        durable.replace(
-            directory.summary,
-            json.dumps(raw | {"bytes": self.bytes, "device_s": self.device_s}).encode(),
-        )
+        durable.replace(directory.summary, json.dumps(raw).encode())
 
 
 def count_pictures(directory: RunDirectory) -> Tally:
-    """Count now; renew the summary when much was new."""
-    counts = Tally.load(directory)
-    if counts.shards - committed_shards(
-        directory
-    ):  # a person took a damaged shard away: the summary counts what is gone
-        durable.remove(directory.summary)  # and would go on to, once the shard is made again
+    """Count now; write a new summary if many commits were new."""
+    counts, committed = Tally.load(directory), committed_shards(directory)
+    if counts.shards - committed:
+        # A person took a damaged shard away. The summary counts it as it was, now and after it is
+        # made again.
+        durable.remove(directory.summary)
         counts = Tally()
-    if counts.refresh(directory) >= SAVE_AFTER:
+    new = committed - counts.shards
+    counts.add(directory, new)
+    if len(new) >= SAVE_AFTER:
         counts.save(directory)
     return counts
 
