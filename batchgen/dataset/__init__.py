@@ -1,9 +1,9 @@
-"""What readers get beside the tars, and the recount that proves it.
+"""What readers get beside the tars, and the check that it is what was made.
 
-    finalize.py        the last worker completes the run: statistics, card, contact sheet, index
+    finalize.py        completes a run: statistics, contact sheet, card, index
     card.py            the dataset card (README.md)
     contact_sheet.py   a sheet of thumbnails
-    statistics.py      numbers of a finished run, from its records
+    statistics.py      counts and times of a finished run, from its records
     verify.py          hashes, counts and keys, recounted from the files
 
 A room imports only rooms below it.

@@ -1,8 +1,10 @@
-"""The dataset card: what the Hugging Face loader reads (YAML) and what people read."""
+"""The dataset card, README.md: YAML for the Hugging Face loader, and text for people."""
 
 from __future__ import annotations
 
 import json
+
+from huggingface_hub import DatasetCardData
 
 from batchgen.dataset.statistics import Statistics
 from batchgen.run import Run
@@ -18,64 +20,50 @@ _CATEGORIES = [
 
 
 def dataset_card(run: Run, statistics: Statistics) -> str:
-    """Markdown with YAML front matter; `configs` names the tars, so that no folder name is taken for a split."""
-    output, model = run.job.output, run.job.model
-    name = run.directory.root.name
-    painter = (
-        "the pattern engine (test cards, not a model)"
-        if run.job.engine.kind == "pattern"
-        else f"`{model.path}`"
-    )
-    category = next((label for limit, label in _CATEGORIES if statistics.ok < limit), "n>100M")
+    """Markdown with YAML front matter."""
+    plan, kind, name = run.plan, run.job.output.format, run.directory.root.name
+    pattern = run.job.engine.kind == "pattern"
+    model = "the pattern engine (test cards, not a model)" if pattern else f"`{run.job.model.path}`"
     return f"""---
-pretty_name: {json.dumps(name)}
-license: {output.license}
-task_categories:
-- text-to-image
-size_categories:
-- {category}
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/*.tar
----
+{_front_matter(run, statistics)}---
 
 # {name}
 
-{statistics.ok:,} pictures painted by {painter} from {run.plan.rows:,} prompts, made with batchgen {run.plan.software["batchgen"]}.
+{statistics.ok:,} pictures painted by {model} from {plan.rows:,} prompts, made with
+batchgen {plan.software["batchgen"]}.
 {_failures(statistics)}
-Each sample holds `{output.format}` (the picture), `txt` (its prompt) and `json` (key, id, seed, size, steps, guidance and the
-manifest's other columns as the JSON string `extra`). `metadata/*.parquet` holds a record for every planned picture, failed
-ones too, with all times. `contact.jpg` shows the first pictures; `statistics.json` has the numbers below and more.
+Each sample holds `{kind}` (the picture), `txt` (its prompt) and `json` (key, id, seed, size,
+steps, guidance and the manifest's other columns as the JSON string `extra`).
+`metadata/*.parquet` holds a record for every planned picture, also if it failed, with all
+times. `contact.jpg` shows the first pictures; `statistics.json` has the numbers below and more.
 
 ## Load
 
 ```python
 from datasets import load_dataset
 
-dataset = load_dataset("{name}", split="train")  # the folder's path; streaming=True works too
-```
+dataset = load_dataset({_quoted(name)}, split="train")  # the folder's path; streaming=True works
+too ```
 
 ```python
 import webdataset as wds
 from pathlib import Path
 
-tars = [str(tar) for tar in sorted(Path("{name}/data").glob("*.tar"))]
-pictures = wds.WebDataset(tars, shardshuffle=100).decode("pil").to_tuple("{output.format}", "txt")
+tars = [str(tar) for tar in sorted(Path({_quoted(name, "data")}).glob("*.tar"))]
+pictures = wds.WebDataset(tars, shardshuffle=100).decode("pil").to_tuple("{kind}", "txt")
 ```
 
 ```python
 import wids  # pip install wids
 
-pictures = wids.ShardListDataset("{name}/index.json")  # random access
+pictures = wids.ShardListDataset({_quoted(name, "index.json")})  # random access
 ```
 
 ## What is in it
 
 | size | pictures |
 |---|---|
-{_rows(statistics.sizes)}
+{_sizes(statistics)}
 
 Seconds of the group a picture was in:
 
@@ -85,25 +73,45 @@ Seconds of the group a picture was in:
 
 | | |
 |---|---|
-| plan fingerprint | `{run.plan.fingerprint}` |
-| planned | {run.plan.created} |
-| software | {", ".join(f"{package} {version}" for package, version in run.plan.software.items())} |
+| plan fingerprint | `{plan.fingerprint}` |
+| planned | {plan.created} |
+| software | {", ".join(f"{package} {version}" for package, version in plan.software.items())} |
 """
+
+
+def _front_matter(run: Run, statistics: Statistics) -> str:
+    category = next((label for limit, label in _CATEGORIES if statistics.ok < limit), "n>100M")
+    # The tars are named, so that the loader takes no folder's name for a split.
+    data_files = [{"split": "train", "path": "data/*.tar"}]
+    return DatasetCardData(
+        pretty_name=run.directory.root.name,
+        license=run.job.output.license,
+        task_categories=["text-to-image"],
+        size_categories=[category],
+        configs=[{"config_name": "default", "data_files": data_files}],
+    ).to_yaml()
+
+
+def _quoted(*parts: str) -> str:
+    """A path as a Python string literal."""
+    return json.dumps("/".join(parts), ensure_ascii=False)
 
 
 def _failures(statistics: Statistics) -> str:
     if not statistics.failed:
         return ""
     causes = ", ".join(f"{count:,} {cause}" for cause, count in sorted(statistics.failures.items()))
-    return f"{statistics.failed:,} of {statistics.pictures:,} planned pictures could not be made ({causes}).\n"
+    failed, planned = f"{statistics.failed:,}", f"{statistics.pictures:,}"
+    return f"{failed} of {planned} planned pictures could not be made ({causes}).\n"
 
 
-def _rows(counts: dict[str, int]) -> str:
-    return "\n".join(f"| {name} | {count:,} |" for name, count in sorted(counts.items()))
+def _sizes(statistics: Statistics) -> str:
+    return "\n".join(f"| {size} | {count:,} |" for size, count in sorted(statistics.sizes.items()))
 
 
 def _times(statistics: Statistics) -> str:
-    return "\n".join(
-        f"| {stage.removesuffix('_s').replace('_', ' ')} | {s['mean']:.3f} | {s['p50']:.3f} | {s['p95']:.3f} |"
-        for stage, s in statistics.seconds.items()
-    )
+    rows = []
+    for stage, seconds in statistics.seconds.items():
+        numbers = [f"{seconds[name]:.3f}" for name in ("mean", "p50", "p95")]
+        rows.append(f"| {' | '.join([stage.removesuffix('_s').replace('_', ' '), *numbers])} |")
+    return "\n".join(rows)

@@ -1,7 +1,7 @@
-"""The finished run: statistics, contact sheet, dataset card, wids index.
+"""Complete a run: statistics, contact sheet, dataset card, wids index.
 
-Happens by itself when the last shard is published, by whichever worker or `resume` sees it; doing it twice gives the
-same files. `index.json` comes last: a run that has it is complete.
+Any worker or `resume` does this when it sees that every shard is committed. Doing it twice gives
+the same files. `index.json` is written last: a run that has it is complete.
 """
 
 from __future__ import annotations
@@ -26,41 +26,43 @@ from batchgen.shard import (
 
 
 def finalize_run(run: Run) -> bool:
-    """Make the run complete if every shard is committed; whether it is."""
+    """Complete the run if every shard is committed.
+
+    :return: whether the run is complete.
+    """
     directory = run.directory
-    was_complete = (
-        directory.complete()
-    )  # asked first: what follows may be overtaken by workers who make it so
+    # Asked before the commits are listed: other workers may complete the run at any moment.
+    was_complete = directory.complete()
     committed = committed_shards(directory)
     for shard in sorted(committed - published_shards(directory)):
         roll_forward(directory, shard)
     if len(committed) < len(run.plan.shards):
-        if was_complete:  # a damaged shard was taken away: the run is incomplete again
+        if was_complete:  # a person took a damaged shard away
             durable.remove(directory.index)
         return False
-    if was_complete:
-        return True
-    done = [read_done(directory, shard) for shard in sorted(committed)]
-    statistics = gather(directory, done)
-    durable.replace(
-        directory.root / "statistics.json",
-        json.dumps(asdict(statistics), indent=1).encode() + b"\n",
-    )
-    sheet = contact_sheet(
-        [directory.data(one.shard) for one in done if one.tar], run.job.output.format
-    )
-    if sheet:
-        durable.replace(directory.root / "contact.jpg", sheet)
-    durable.replace(directory.root / "README.md", dataset_card(run, statistics).encode())
-    for shard in committed:
-        sweep(directory, shard)
-    count_pictures(directory).save(directory)
-    durable.replace(directory.index, wids_index(directory, done).encode())
+    if not was_complete:
+        _write_summaries(run, committed)
     return True
 
 
-def wids_index(directory: RunDirectory, done: list[Done]) -> str:
-    """The index that `wids.ShardListDataset` reads: paths relative to it, sizes, MD5 sums and samples of every tar."""
+def _write_summaries(run: Run, committed: set[int]) -> None:
+    directory, root = run.directory, run.directory.root
+    done = [read_done(directory, shard) for shard in sorted(committed)]
+    statistics = gather(directory, done)
+    text = json.dumps(asdict(statistics), indent=1) + "\n"
+    durable.replace(root / "statistics.json", text.encode())
+    tars = [directory.data(one.shard) for one in done if one.tar]
+    if sheet := contact_sheet(tars, run.job.output.format):
+        durable.replace(root / "contact.jpg", sheet)
+    durable.replace(root / "README.md", dataset_card(run, statistics).encode())
+    for shard in committed:
+        sweep(directory, shard)
+    count_pictures(directory).save(directory)
+    durable.replace(directory.index, _wids_index(directory, done).encode())
+
+
+def _wids_index(directory: RunDirectory, done: list[Done]) -> str:
+    """The index that `wids.ShardListDataset` reads: its paths are relative to it."""
     shards = [
         {
             "url": f"data/{one.tar}",
@@ -71,15 +73,10 @@ def wids_index(directory: RunDirectory, done: list[Done]) -> str:
         for one in done
         if one.tar
     ]
-    return (
-        json.dumps(
-            {
-                "__kind__": "wids-shard-index-v1",
-                "wids_version": 1,
-                "name": directory.root.name,
-                "shardlist": shards,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    index = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": directory.root.name,
+        "shardlist": shards,
+    }
+    return json.dumps(index, indent=1) + "\n"

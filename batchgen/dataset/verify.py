@@ -1,7 +1,8 @@
-"""Counts, hashes and keys of a run, recounted from its files against its plan (P1, P8).
+"""Verify a run: compare hashes, counts and keys of its files with its plan (P1, P8).
 
-For every published shard: the commit's hashes and counts, one record a planned picture, one sample a good record, in plan order.
-`deep` also hashes every byte and decodes every picture.
+Every published shard must have the counts of its commit, one record a planned picture, and one
+sample a good record, in plan order. A deep check also hashes every byte and decodes every
+picture.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ from batchgen.shard import Done, committed_shards, read_done, visible_shards
 def verify_run(
     directory: RunDirectory, plan: Plan, *, deep: bool
 ) -> Iterator[tuple[int, list[str]]]:
-    """For every committed shard, and every other that readers can see, its number and what is wrong with it: nothing, in a sound run."""
+    """What is wrong with each shard that is committed or that readers can see.
+
+    :param deep: also compare hashes and decode pictures.
+    :return: a shard's number and its problems; none if it is sound.
+    """
     committed = committed_shards(directory)
     promised = range(len(plan.shards) if directory.complete() else 0)
     for shard in sorted(committed | visible_shards(directory) | set(promised)):
@@ -47,20 +52,17 @@ def _problems(directory: RunDirectory, shard: Shard, number: int, *, deep: bool)
     if not metadata.exists() or (done.tar is not None and not tar.exists()):
         yield f"{metadata if not metadata.exists() else tar} is missing"
         return
-    if deep and hashlib.sha256(metadata.read_bytes()).hexdigest() != done.metadata_sha256:
-        yield f"{metadata}: its hash is not the committed one"
+    if deep:
+        yield from _hash_problems(metadata, done.metadata_sha256)
     try:
         table = pq.read_table(metadata, columns=["key", "outcome"])
     except (pa.ArrowException, OSError) as error:
         yield f"{metadata}: cannot be read: {error}"
         return
     keys, outcomes = table["key"].to_pylist(), table["outcome"].to_pylist()
-    planned = range(shard.first_key, shard.first_key + shard.pictures)
-    if sorted(keys) != list(planned):
-        yield f"{metadata}: {len(keys)} records, {len(set(keys))} keys; planned are {planned.start}…{planned.stop - 1}, each once"
     good = [f"{key:09d}" for key, outcome in zip(keys, outcomes, strict=True) if outcome == "ok"]
-    if (len(good), len(keys) - len(good)) != (done.ok, done.failed):
-        yield f"{metadata}: {len(good)} good and {len(keys) - len(good)} failed; committed were {done.ok} and {done.failed}"
+    for problem in _count_problems(shard, done, keys, len(good)):
+        yield f"{metadata}: {problem}"
     if done.tar is None:
         return
     if tar.stat().st_size != done.tar_bytes:
@@ -69,11 +71,25 @@ def _problems(directory: RunDirectory, shard: Shard, number: int, *, deep: bool)
         yield from _tar_problems(tar, good, done, deep=deep)
 
 
+def _hash_problems(path: Path, committed: str) -> Iterator[str]:
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != committed:
+            yield f"{path}: its hash is not the committed one"
+
+
+def _count_problems(shard: Shard, done: Done, keys: list[int], good: int) -> Iterator[str]:
+    first, last = shard.first_key, shard.first_key + shard.pictures - 1
+    if sorted(keys) != list(range(first, last + 1)):
+        counts = f"{len(keys)} records, {len(set(keys))} keys"
+        yield f"{counts}; planned are {first}…{last}, each once"
+    failed = len(keys) - good
+    if (good, failed) != (done.ok, done.failed):
+        yield f"{good} good and {failed} failed; committed were {done.ok} and {done.failed}"
+
+
 def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Iterator[str]:
     if deep:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != done.tar_sha256:
-                yield f"{path}: its hash is not the committed one"
+        yield from _hash_problems(path, done.tar_sha256)
     keys: list[str] = []
     try:
         with tarfile.open(path) as tar:
@@ -94,5 +110,5 @@ def _picture_problems(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator
     try:
         with Image.open(io.BytesIO(stream.read() if stream else b"")) as image:
             image.load()
-    except (OSError, SyntaxError) as error:  # Pillow says SyntaxError of a broken PNG
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         yield f"{member.name} does not decode: {error}"

@@ -1,5 +1,6 @@
 """The dataset card: what loaders and people read. Every snippet of it is run as printed."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,9 +13,14 @@ import numpy as np
 import pytest
 import yaml
 
+from batchgen.dataset.card import dataset_card
+from batchgen.dataset.statistics import Statistics
+from batchgen.run import RunDirectory
 from tests.support.rehearsal import Answer, records
+from tests.support.specimens import planned
 
 Finished = tuple[Path, Answer]
+NOTHING = Statistics(0, 0, 0, {}, {}, {}, 0, 0.0, {})
 
 
 def test_its_front_matter_is_yaml_with_licence_and_one_split(finished: Finished) -> None:
@@ -84,3 +90,18 @@ def test_the_contact_sheet_holds_the_good_pictures(finished: Finished) -> None:
 
     with Image.open(finished[0] / "contact.jpg") as sheet:
         assert sheet.width > sheet.height > 3 * 160  # thirty pictures, ten a row
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["cc-by: 4.0", 'the "best" licence', "a # b", "two\nlines", "- [x]", "null", "日本", "'"],
+)
+def test_its_front_matter_survives_any_licence_and_name(text: str, tmp_path: Path) -> None:
+    run = planned(tmp_path, ["a cat"])
+    output = run.job.output.model_copy(update={"license": text})
+    run = dataclasses.replace(run, job=run.job.model_copy(update={"output": output}))
+    named = RunDirectory(tmp_path / text.replace("/", ""))
+    card = dataset_card(dataclasses.replace(run, directory=named), NOTHING)
+    matter = yaml.safe_load(card.split("---\n")[1])
+    assert (matter["license"], matter["pretty_name"]) == (text, text)
+    assert f"load_dataset({json.dumps(text, ensure_ascii=False)}, split" in card
