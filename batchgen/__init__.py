@@ -4,22 +4,26 @@ The map. Wings stand in the order of the data, read from below; a wing imports o
 under it (tests/test_layers.py). A section of the job file names its wing or room: `[cache]` is
 engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
 
-    cli.py        the verbs: parse, call, print
-    view/         what people look at: status, progress, logs
-    launch/       starting, restarting and stopping workers, here and in SLURM
-    worker/       one process: claims shards, renders groups, writes samples
-    dataset/      what readers get: card, index, statistics; verification
-    shard/        the life of a shard: claim, journal, commit, publish
-    run/          the run directory, and who was sent to it
-    planning/     manifest and job → plan; estimates and refusals. No torch
-    engine/       prompts → pixels; knows nothing of shards, tar files or SLURM
-    manifest/     rows of a table → pictures to make
-    model/        a model folder, known without torch
-    slurm/        what SLURM says
-    settings/     what people write: job files and site profiles
-    durable.py    the few file operations that correctness rests on
-    process.py    a process, told apart from every other, and whether it lives
-    errors.py     the one tree of exceptions
+    cli.py         the verbs: parse, call, print
+    view/          what people look at: status, progress, logs
+    arrive.py      an old name, for jobs that wait in SLURM
+    requeue.py     another
+    supervisor.py  another
+    submit.py      another
+    launch/        starting, restarting and stopping workers, here and in SLURM
+    worker/        one process: claims shards, renders groups, writes samples
+    dataset/       what readers get: card, index, statistics; verification
+    shard/         the life of a shard: claim, journal, commit, publish
+    run/           the run directory, and who was sent to it
+    planning/      manifest and job → plan; estimates and refusals. No torch
+    engine/        prompts → pixels; knows nothing of shards, tar files or SLURM
+    manifest/      rows of a table → pictures to make
+    model/         a model folder, known without torch
+    slurm/         what SLURM says
+    settings/      what people write: job files and site profiles
+    durable.py     the few file operations that correctness rests on
+    process.py     a process, told apart from every other, and whether it lives
+    errors.py      the one tree of exceptions
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A process that no other of any machine can be taken for, and whether it lives."""
+"""A process, told apart from every other process, and whether it lives."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ Life = Literal["alive", "dead", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Host, number and start time: numbers come again, together with their start time they do not."""
+    """A process, by host, number and start time: numbers are used again, but not with that time."""
 
     host: str
     pid: int
-    started: float  # seconds since the epoch, as the operating system says
+    # Seconds since the epoch, as the operating system says.
+    started: float
 
     @classmethod
     def me(cls) -> Process:
@@ -26,15 +27,14 @@ class Process:
         return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
 
     def life(self) -> Life:
-        """Whether it lives; unknown on another host."""
-        return "unknown" if self.host != socket.gethostname() else life_here(self.pid, self.started)
+        """Whether the process lives. The life of a process on another host is unknown."""
+        return self.life_here() if self.host == socket.gethostname() else "unknown"
 
-
-def life_here(pid: int, started: float) -> Life:
-    """Whether a process of this machine lives. A zombie is dead."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < 1.0
-        return "alive" if same and process.status() != psutil.STATUS_ZOMBIE else "dead"
-    except psutil.NoSuchProcess:
-        return "dead"
+    def life_here(self) -> Life:
+        """Whether the process lives, if its host is this machine. A zombie is dead."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0
+            return "alive" if same and process.status() != psutil.STATUS_ZOMBIE else "dead"
+        except psutil.NoSuchProcess:
+            return "dead"

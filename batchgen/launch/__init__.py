@@ -1,13 +1,13 @@
-"""Starting, restarting and stopping workers. Workers and launchers meet only through files of the run.
+"""Starting, restarting and stopping workers. Launchers and workers share only files of the run.
 
-    supervisor.py     keeps the workers of this machine going
-    slurm_array.py    workers as SLURM job arrays, through submitit
-    batch_script.py   what stands in the batch script
+    supervisor.py     starts the workers of this machine, and a new one for one that dies
+    slurm_array.py    workers as SLURM job arrays
+    batch_script.py   the batch script of a job array
     elements.py       workers laid out on a site's nodes, or why they do not fit
-    requeue.py        does an array element go on? Asked by its batch script
-    node_check.py     does this node see the run? Asked by its batch script
-    local.py          one worker on this machine, through submitit
-    cancel.py         ask a run to stop, or end it
+    requeue.py        does an array element go on? Asked at the end of its batch script
+    node_check.py     does this node see the run? Asked at the start of the batch script
+    local.py          one worker on this machine
+    cancel.py         ask a run to stop, or end its workers
 
 A room imports only rooms below it.
 """

@@ -1,4 +1,8 @@
-"""batchgen.launch.batch_script."""
+"""The batch script of a job array, and the options of sbatch and srun in it.
+
+The script first asks node_check.py whether the node sees the run. Then srun starts the tasks. At
+last the script asks requeue.py whether the element goes on in a new allocation.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,35 @@ from typing import Any
 
 from batchgen import slurm
 from batchgen.launch.elements import max_running
+from batchgen.run import RunDirectory, submissions
 from batchgen.settings import Site, seconds
 
-TIMES = (  # the job's own times, for the worker's deadline: older SLURMs do not put them into the environment
+# The start and the end of the job, for the worker's deadline. Older SLURMs do not export them.
+_TIMES = (
     'export $(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" '
     '--format="SLURM_JOB_START_TIME=%S SLURM_JOB_END_TIME=%e") > /dev/null'
 )
+# The element's own name. One element of an array has the array's id as its SLURM_JOB_ID, and to
+# requeue that id would requeue all elements.
+_ELEMENT = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
 
 
 def script(site: Site, root: Path, run: str, elements: int, ranks: int = 1) -> str:
-    """The batch script of the first submission of a run; nothing is sent."""
+    """The batch script of a run's first submission. Nothing is sent.
+
+    :param run: the run's id.
+    :param ranks: processes of a worker.
+    """
     from submitit.slurm.slurm import _make_sbatch_string
 
-    folder = root / ".batchgen" / "jobs" / "0001" / "submitit"
+    folder = submissions.submitit_folder(RunDirectory(root), 1)
     command = f"{python_command(site)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    parameters = sbatch_parameters(site, root, run, 1, 0, max_running(site, ranks, elements), ranks)
+    running = max_running(site, ranks, elements)
     text: str = _make_sbatch_string(
-        command=command, folder=folder, map_count=elements if elements > 1 else None, **parameters
+        command=command,
+        folder=folder,
+        map_count=elements if elements > 1 else None,
+        **sbatch_parameters(site, root, run, 1, 0, running, ranks),
     )
     return text
 
@@ -33,7 +49,12 @@ def script(site: Site, root: Path, run: str, elements: int, ranks: int = 1) -> s
 def sbatch_parameters(
     site: Site, root: Path, run: str, number: int, first: int, running: int, ranks: int
 ) -> dict[str, Any]:
-    """What submitit is to write into the batch script, and how srun is to start the tasks."""
+    """Everything that submitit writes into the batch script of one array.
+
+    :param number: of the submission.
+    :param first: the array's first element, counted over all arrays of the submission.
+    :param running: elements that may work at the same time.
+    """
     options = dict(option.removeprefix("--").partition("=")[::2] for option in site.sbatch)
     cpus = f"--cpus-per-task={site.cpus_per_gpu}"  # srun does not inherit it
     return {
@@ -50,10 +71,10 @@ def sbatch_parameters(
         "cpus_per_task": site.cpus_per_gpu,
         "mem": site.mem,
         "time": -(-seconds(site.time) // 60),
-        "wckey": None,  # submitit's own would be refused where such keys are registered
+        "wckey": None,  # clusters that register such keys would refuse submitit's own
         "array_parallelism": running,
         "stderr_to_stdout": True,
-        "setup": [TIMES, *site.setup, _first_line(site, root, run, number)],
+        "setup": [_TIMES, *site.setup, _first_line(site, root, run, number)],
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0", cpus, *site.srun],
         "teardown": _last_lines(site, root, number, first),
         "additional_parameters": {
@@ -65,20 +86,19 @@ def sbatch_parameters(
 
 
 def _first_line(site: Site, root: Path, run: str, number: int) -> str:
-    """End here where this node, or the container it works in, does not see the run."""
-    return f"{python_command(site)} -m batchgen.launch.node_check {shlex.quote(str(root))} {run} {number} || exit"
+    """End the script if this node, or the container it works in, does not see the run."""
+    check = f"{python_command(site)} -m batchgen.launch.node_check"
+    return f"{check} {shlex.quote(str(root))} {run} {number} || exit"
 
 
 def _last_lines(site: Site, root: Path, number: int, first: int) -> list[str]:
-    """Requeue, or not. A cancelled job does not come here: scancel ends the script as well.
-
-    One element of the array has the array's own id for its SLURM_JOB_ID: by that name all elements would be requeued.
-    """
+    """Requeue the element if it goes on. scancel ends a script before these lines."""
+    ask = f"{python_command(site)} -m batchgen.launch.requeue {shlex.quote(str(root))}"
     element = f"$(({first} + ${{SLURM_ARRAY_TASK_ID:-0}}))"
-    decide = f"{python_command(site)} -m batchgen.launch.requeue {shlex.quote(str(root))} {number} {element} $code"
-    name = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
-    return ["code=$?", f"{decide} && scontrol requeue {name}", "exit $code"]
+    requeue = f"{ask} {number} {element} $code && scontrol requeue {_ELEMENT}"
+    return ["code=$?", requeue, "exit $code"]
 
 
 def python_command(site: Site) -> str:
+    """Shell words that run Python on a node."""
     return site.python or shlex.quote(sys.executable)

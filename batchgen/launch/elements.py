@@ -1,4 +1,7 @@
-"""batchgen.launch.elements."""
+"""The elements of a job array: how many a site's nodes make, and jobs that do not fit them.
+
+An element is one node with one task for each GPU, or as many nodes as one worker fills.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from batchgen.settings import Job, Site
 
 
 def count_elements(site: Site, ranks: int, shards: int) -> int:
-    """Elements of the job arrays: as many as the nodes make, and no more than shards give work to."""
+    """Elements of the job arrays: as many as the nodes make, but none without a shard to make."""
     return min(site.nodes // site.span(ranks), -(-shards // site.workers(ranks)))
 
 
@@ -19,13 +22,14 @@ def max_running(site: Site, ranks: int, elements: int) -> int:
 
 
 def refuse_misfit(site: Site, job: Job) -> None:
-    """Refuse what the job asks for and this site cannot give, and a machine that cannot submit.
+    """Refuse a job that does not fit the site, and a machine that cannot submit.
 
     :raises SiteError: with the remedy.
     """
     if not shutil.which("sbatch"):
         raise SiteError(
-            "sbatch: not found. Submit on a machine of the cluster's; without --site (resume: with --local) the run works here."
+            "sbatch: not found. Type the command on a machine of the cluster; "
+            "without --site (resume: with --local) the run works on this machine."
         )
     refuse_shape(site, job)
 
@@ -35,20 +39,22 @@ def refuse_shape(site: Site, job: Job) -> None:
 
     :raises SiteError: with the remedy.
     """
+    ranks, tasks, span = job.parallel.degree, site.tasks, site.span(job.parallel.degree)
     if job.engine.device == "cuda" and not site.gpus_per_node:
         raise SiteError('engine.device = "cuda", and the site profile says gpus_per_node = 0')
-    ranks, span = job.parallel.degree, site.span(job.parallel.degree)
-    if max(ranks, site.tasks) % min(ranks, site.tasks):
+    if max(ranks, tasks) % min(ranks, tasks):
         raise SiteError(
-            f"parallel.cp = {ranks}, and the site profile has {site.tasks} tasks a node: neither divides the other. "
-            "A node holds whole replicas, or a replica fills whole nodes."
+            f"parallel.cp = {ranks}, and the site profile has {tasks} tasks a node: neither "
+            "divides the other. A node holds whole replicas, or a replica fills whole nodes."
         )
     for key, nodes in (("nodes", site.nodes), ("max_running", site.max_running)):
         if nodes and nodes % span:
             raise SiteError(
-                f"{key} = {nodes}: parallel.cp = {ranks} fills {span} nodes of {site.tasks} tasks, so take a multiple of {span}"
+                f"{key} = {nodes}: parallel.cp = {ranks} fills {span} nodes of {tasks} tasks, "
+                f"so take a multiple of {span}"
             )
     if job.run.time_limit_s:
         raise SiteError(
-            "run.time_limit_s is for runs on this machine: take it out of the job file and set time in the site profile"
+            "run.time_limit_s is for runs on this machine: take it out of the job file and set "
+            "time in the site profile"
         )

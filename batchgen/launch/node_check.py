@@ -1,11 +1,12 @@
-"""Whether a node sees the run it is to work on; asked by the first line of an element's batch script.
+"""Ask on a node whether it sees the run it is to work on.
 
-A run directory that is not shared, that is another run's of the same name, or that may not be written would otherwise show as a traceback
-of a library, or as work that nobody ever finds. In a container this is asked inside.
+    python -m batchgen.launch.node_check RUN ID SUBMISSION
 
-    python -m batchgen.launch.node_check RUN ID SUBMISSION     exit code 0: it does; else the batch script ends, and its log says why
-
-A node on which SLURM cannot even write the log is told of by `status` (last_words.py).
+A batch script begins with this command; inside a container, if `python` of the site profile is
+one. The exit code is 0 if the node sees the run. Otherwise the script ends, and its log says why.
+Without this check, a run directory that is not shared or not writable, or that belongs to another
+run of the same name, would show as a library's traceback or as work that nobody finds. A node that
+cannot even write the log is named by `batchgen status`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from batchgen import slurm
 
-PATIENCE_S = 10.0  # a file that was made a moment ago may show late on a network file system
+# A new file may appear late on a network file system.
+PATIENCE_S = 10.0
 
 
 def wrong(root: Path, run: str, number: int) -> str:
@@ -27,16 +29,14 @@ def wrong(root: Path, run: str, number: int) -> str:
     :param run: the run's id.
     :param number: of the submission.
     """
-    plan, submission = (
-        root / ".batchgen" / "plan.json",
-        root / ".batchgen" / "jobs" / f"{number:04d}.json",
-    )
+    inner = root / ".batchgen"  # batchgen.run takes long to import on a cold node
+    submission = inner / "jobs" / f"{number:04d}.json"
     try:
-        found = json.loads(plan.read_bytes())["run"]
+        found = json.loads((inner / "plan.json").read_bytes())["run"]
         if found != run:
             return f"is another run's of the same name ({found}, not {run})"
         submission.stat()
-        for folder in (submission.with_suffix(""), root / ".batchgen" / "logs"):
+        for folder in (submission.with_suffix(""), inner / "logs"):
             probe = folder / f"probe-{slurm.node()}-{os.getpid()}"
             probe.touch()
             probe.unlink()
@@ -54,8 +54,11 @@ def main() -> None:
     while (trouble := wrong(root, run, number)) and time.monotonic() < end:
         time.sleep(1)
     if trouble:
-        remedy = "Put the run on a file system that every node (and the container, if `python` is one) sees under this name, writable."
-        sys.exit(f"batchgen: {slurm.node()}: the run directory {root} {trouble}. {remedy}")
+        sys.exit(
+            f"batchgen: {slurm.node()}: the run directory {root} {trouble}. Put the run on a file "
+            "system that every node (and the container, if `python` is one) sees under this name, "
+            "writable."
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Whether an element of a SLURM array goes on in a new allocation; asked by the last lines of its batch script.
+"""Decide whether an element of a job array goes on in a new allocation.
 
-It does if a worker of it died or was told to leave (a time limit, a preemption), the run is neither complete nor asked to stop, and it does
-not go in circles. `scancel` ends the batch script before its last lines: a cancelled job stays cancelled. Nodes that fail are
-SLURM's to requeue; no script can.
+    python -m batchgen.launch.requeue RUN SUBMISSION ELEMENT STATUS
 
-    python -m batchgen.launch.requeue RUN SUBMISSION ELEMENT STATUS     STATUS is srun's exit code; exit code 0 means: requeue
+A batch script ends with this command. STATUS is the exit code of its srun; the command's own exit
+code is 0 if the element is to be requeued. The script then calls scontrol itself, because this
+command may run in a container without SLURM.
 
-It only decides. The script calls scontrol, because this may run in a container without SLURM's commands.
+An element goes on if one of its workers died or was told to leave (a time limit, a preemption), if
+the run is neither complete nor asked to stop, and if the last allocations brought new pictures.
+`scancel` ends a batch script before this command, so a cancelled job stays cancelled. Jobs whose
+node fails are requeued by SLURM itself.
 """
 
 from __future__ import annotations
@@ -17,40 +20,33 @@ from pathlib import Path
 from batchgen import durable, slurm
 from batchgen.run import RunDirectory, Submission, read_stop, submissions
 
-FRUITLESS_RELEASES = 3  # restarts in a row without a new group, after an orderly end
-NO_WORK = "none of its workers died or was told to leave"
-FRUITLESS_DEATHS = (
-    5  # and after a death: the ladder in tasks.py needs five to name one poison picture
-)
+# Restarts in a row without a new group, if the workers left in good order.
+FRUITLESS_RELEASES = 3
+# The same, if a worker died. shard/escalation.py needs five deaths to find one deadly picture.
+FRUITLESS_DEATHS = 5
+NOT_NEEDED = "none of its workers died or was told to leave"
 
 
 def goes_on(
     directory: RunDirectory, submission: Submission, element: int, restarts: int, status: int
 ) -> tuple[bool, str]:
-    """Whether the element is to be requeued, and why (not).
+    """Whether an element is to be requeued, and why (not).
 
-    :param restarts: how often it was before.
-    :param status: exit code of its srun.
+    :param restarts: how often it was requeued before.
+    :param status: the exit code of its srun.
     """
-    mine = [
-        m
-        for m in submissions.members_of(directory, submission.number)
-        if m.index in submission.of_element(element)
-    ]
-    lefts = {m.departure for m in mine if m.owner.restarts == restarts}
-    released = sorted(str(left) for left in lefts if left and left.was_told)
-    stop = read_stop(directory)
-    if not (status or released):
-        return False, NO_WORK
+    workers = submission.of_element(element)
+    mine = [m for m in submissions.members_of(directory, submission.number) if m.index in workers]
+    departures = {m.departure for m in mine if m.owner.restarts == restarts}
+    told = sorted(str(why) for why in departures if why and why.was_told)
+    if not (status or told):
+        return False, NOT_NEEDED
     if directory.complete():
         return False, "the run is complete"
-    if stop:
+    if stop := read_stop(directory):
         return False, f"the run was asked to stop: {stop.cause}"
-    cause = (
-        f"a worker died (exit code {status})"
-        if status
-        else f"its workers left: {', '.join(released)}"
-    )
+    died, left = f"a worker died (exit code {status})", f"its workers left: {', '.join(told)}"
+    cause = died if status else left
     fruitless = restarts - max((m.owner.restarts for m in mine if m.made), default=-1)
     if fruitless > (FRUITLESS_DEATHS if status else FRUITLESS_RELEASES):
         return False, f"{cause}, and {fruitless} allocations in a row brought no new picture"
@@ -68,13 +64,11 @@ def main() -> None:
     if status:
         durable.create(directory.death(slurm.job_id(), restarts), str(status).encode())
     again, why = goes_on(directory, submission, element, restarts, status)
-    sys.stderr.write(
-        f"batchgen: element {element} {'goes on in a new allocation' if again else 'ends'}: {why}\n"
-    )
-    if not again and why != NO_WORK:
-        submissions.give_up(
-            directory, number, element, f"element {element} on {slurm.node()}: {why}"
-        )
+    decision = "goes on in a new allocation" if again else "ends"
+    sys.stderr.write(f"batchgen: element {element} {decision}: {why}\n")
+    if not again and why != NOT_NEEDED:
+        reason = f"element {element} on {slurm.node()}: {why}"
+        submissions.give_up(directory, number, element, reason)
     sys.exit(0 if again else 1)
 
 

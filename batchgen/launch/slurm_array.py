@@ -1,11 +1,9 @@
-"""Starts workers through submitit, on this machine or as a SLURM array. The only file that imports it.
+"""Submit a run's workers to SLURM as job arrays, through submitit.
 
-The payload is one tiny callable with a path: pickles refer to code by name, and the truth is on disk. What submitit knows of a job
-(its state, its result) is never asked.
+What submitit pickles is one small callable with a path: pickles refer to code by name, and
+everything else about the run is on disk. submitit is never asked for a job's state or result.
 
-On SLURM an *element* of the array is one node with one task a GPU, or the nodes that one worker fills. Tasks are numbered through, and
-consecutive ones are the ranks of a worker. The batch script begins by asking arrive.py whether the node sees the run, and ends by asking
-requeue.py whether the element goes on.
+Tasks are numbered over all elements of a submission. Consecutive tasks are the ranks of a worker.
 """
 
 from __future__ import annotations
@@ -20,86 +18,92 @@ from io import StringIO
 from pathlib import Path
 
 from batchgen import durable, slurm
-from batchgen.errors import SiteError
+from batchgen.errors import SiteError, shell_command
 from batchgen.launch.batch_script import python_command, sbatch_parameters
 from batchgen.launch.elements import count_elements, max_running, refuse_misfit
-from batchgen.run import Run, RunDirectory, Submission, submissions
+from batchgen.run import Run, Submission, submissions
 from batchgen.settings import OURS, Site
 from batchgen.worker.placement import Placement
 
 
 @dataclass(frozen=True)
 class Element:
-    """What every task of an element of the array runs: be one of its workers."""
+    """What every task of an array element runs: one rank of one of its workers."""
 
     root: str
+    # Of the submission.
     number: int
+    # Tasks of one element.
     tasks: int
+    # Ranks of one worker.
     ranks: int
 
     def __call__(self, element: int) -> None:
-        """Work, and end the process without handing submitit a result: an incarnation before may have left half of one."""
+        """Work, then end the process.
+
+        submitit is handed no result: a task before a requeue may have left half of one.
+        """
         from batchgen.worker.signals import Signals
 
-        orders = Signals()
-        orders.install()  # in the place of submitit's, which would requeue from here
-        signal.signal(
-            signal.SIGCONT, signal.SIG_DFL
-        )  # comes before every other signal of SLURM's; submitit's handler only warns
+        signals = Signals()
+        signals.install()  # replaces submitit's handlers, which would requeue from here
+        # SLURM sends SIGCONT before every other signal. submitit's handler only warns of it.
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
         from batchgen.worker.main import main
 
         if given := slurm.devices():
-            os.environ["CUDA_VISIBLE_DEVICES"] = given[
-                int(os.environ["SLURM_LOCALID"]) % len(given)
-            ]
+            device = given[int(os.environ["SLURM_LOCALID"]) % len(given)]
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
         task = element * self.tasks + int(os.environ["SLURM_PROCID"])
-        main(Path(self.root), Placement.of_task(self.number, task, self.ranks), orders)
+        main(Path(self.root), Placement.of_task(self.number, task, self.ranks), signals)
         sys.exit(0)
 
     def checkpoint(self, _element: int) -> None:
-        """Nothing: in the moment before our handlers are there, submitit's finds nothing to requeue."""
+        """Return nothing that submitit could requeue, before `Signals` replaces its handlers."""
 
 
 def launch_on(
     site: Site, run: Run, command: list[str], *, nodes: int | None = None, steal: bool = False
 ) -> Submission:
-    """Submit the workers of a run to SLURM, as one array or as many as its size needs.
+    """Submit the workers of a run to SLURM, as one array or as several if it is too long for one.
 
-    :param nodes: to work on, where not as many as the profile says.
+    :param nodes: nodes to work on, instead of the number in the profile.
     :raises SiteError: the profile does not fit the job, or SLURM refuses it.
     :raises SchedulerSilent: SLURM does not answer.
     """
     wanted = site if nodes is None else site.model_copy(update={"nodes": nodes})
     refuse_misfit(wanted, run.job)
     most = slurm.max_array_size()
-    ranks = run.job.parallel.degree
+    directory, ranks = run.directory, run.job.parallel.degree
     elements = count_elements(wanted, ranks, len(run.plan.shards))
+    workers = elements * site.workers(ranks)
     submission = submissions.record_submission(
-        run.directory, command, elements * site.workers(ranks), steal=steal, site=site, ranks=ranks
+        directory, command, workers, steal=steal, site=site, ranks=ranks
     )
+    at_once = max_running(site, ranks, elements)
     arrays: dict[str, int] = {}
     try:
         for first, count in portions(elements, most):
-            running = max_running(site, ranks, elements) * count // elements
-            arrays[_submit_array(run, submission, first, count, max(1, running))] = count
+            running = max(1, at_once * count // elements)
+            arrays[_submit_array(run, submission, first, count, running)] = count
     except SiteError as refused:
         if arrays:
-            taken = f"{sum(arrays.values())} of {elements} elements were submitted before, as {', '.join(arrays)}, and will work."
+            add = shell_command("batchgen", "resume", directory.root, "--add", "N")
             raise SiteError(
-                f"{refused}. {taken} batchgen resume {run.directory.root} --add brings more"
+                f"{refused}. {sum(arrays.values())} of {elements} elements were submitted before, "
+                f"as {', '.join(arrays)}, and will work. {add} brings N nodes more"
             ) from None
-        durable.remove(
-            run.directory.jobs / f"{submission.number:04d}.json"
-        )  # nothing was started: as if it had not been tried
+        # Nothing was started, so the submission never was.
+        durable.remove(submissions.submission_file(directory, submission.number))
         raise
     finally:
         if arrays:
-            submissions.record_arrays(run.directory, submission.number, arrays)
+            submissions.record_arrays(directory, submission.number, arrays)
     return submission
 
 
 def portions(elements: int, most: int) -> Iterator[tuple[int, int]]:
-    """First element and length of each array, none of more than `most`."""
+    """First element and length of each array; no array is longer than `most`."""
     arrays = -(-elements // most)
     for number in range(arrays):
         first, end = number * elements // arrays, (number + 1) * elements // arrays
@@ -107,35 +111,22 @@ def portions(elements: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 def _submit_array(run: Run, submission: Submission, first: int, count: int, running: int) -> str:
+    """Submit one array; its id."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    site = submission.site
+    site, number, ranks = submission.site, submission.number, submission.ranks
     assert site is not None
-    root, number = run.directory.root, submission.number
-    with (
-        slurm.outside_of_a_job([name for name, key in OURS.items() if getattr(site, key, None)]),
-        redirect_stderr(StringIO()),
-    ):
+    root, folder = run.directory.root, submissions.submitit_folder(run.directory, number)
+    parameters = sbatch_parameters(site, root, run.plan.run, number, first, running, ranks)
+    element = Element(str(root), number, site.tasks * site.span(ranks), ranks)
+    given = [option for option, key in OURS.items() if getattr(site, key, None)]
+    with slurm.outside_of_a_job(given), redirect_stderr(StringIO()):
         try:
-            executor = submitit.SlurmExecutor(
-                folder=_folder(run.directory, number), python=python_command(site)
-            )
-            executor.update_parameters(
-                **sbatch_parameters(
-                    site, root, run.plan.run, number, first, running, submission.ranks
-                )
-            )
-            tasks = site.tasks * site.span(submission.ranks)
-            jobs = executor.map_array(
-                Element(str(root), number, tasks, submission.ranks), range(first, first + count)
-            )
+            executor = submitit.SlurmExecutor(folder=folder, python=python_command(site))
+            executor.update_parameters(**parameters)
+            jobs = executor.map_array(element, range(first, first + count))
         except (FailedJobError, FailedSubmissionError) as error:
-            raise SiteError(
-                f"SLURM refuses the job: {'; '.join(str(error).splitlines())}"
-            ) from None
+            reason = "; ".join(str(error).splitlines())
+            raise SiteError(f"SLURM refuses the job: {reason}") from None
     return str(jobs[0].job_id).partition("_")[0]
-
-
-def _folder(directory: RunDirectory, number: int) -> Path:
-    return submissions.folder(directory, number) / "submitit"

@@ -1,8 +1,10 @@
-"""Keeps the workers of this machine going.
+"""Start the workers of this machine, and a new one for one that dies.
 
-A *supervisor*, in a session of its own, starts the workers (submit.py), and a new one for one that dies: a closed terminal or Ctrl-C
-in the foreground never reaches the workers. It stops trying when several deaths in a row brought nothing new to the disk.
-In SLURM there is none: each element of the array looks after itself (requeue.py).
+    python -m batchgen.launch.supervisor RUN SUBMISSION
+
+The supervisor has a session of its own, so a closed terminal or Ctrl-C never reaches the workers.
+It stops the run when a worker dies several times in a row without a new picture on the disk. SLURM
+array elements have no supervisor: requeue.py decides about them.
 """
 
 from __future__ import annotations
@@ -33,41 +35,39 @@ from batchgen.run import (
 from batchgen.shard import count_pictures, unpublished_counts
 
 POLL_S = 0.1
-FRUITLESS_DEATHS = 6  # the ladder in tasks.py needs five deaths to name one poison picture
-PAUSE_S = 0.5  # before a restart, and as much again for every death before it
-PATIENCE_S = 10.0  # how long workers may take to obey SIGTERM
+# Deaths in a row. shard/escalation.py needs five deaths to find one deadly picture.
+FRUITLESS_DEATHS = 6
+# The pause before a restart, for each fruitless death before it.
+PAUSE_S = 0.5
+# How long workers may take to obey SIGTERM.
+PATIENCE_S = 10.0
 
 
 def launch(
     run: Run, command: list[str], *, workers: int | None = None, steal: bool = False
 ) -> Submission:
-    """Record a submission and start its supervisor in a session of its own.
+    """Record a submission and start its supervisor.
 
-    :param workers: how many, where not as many as the job says.
+    :param workers: how many, instead of the number in the job.
     :raises JobError: the job wants a GPU and there is none.
     """
-    devices = visible_devices(run.job)
-    limit = run.job.run.time_limit_s
-    workers = workers or worker_count(run.job, devices, len(run.plan.shards))
-    deadline = time.time() + limit if limit else None
+    job = run.job
+    devices, limit = visible_devices(job), job.run.time_limit_s
+    directory = run.directory
     submission = submissions.record_submission(
-        run.directory,
+        directory,
         command,
-        workers,
+        workers or worker_count(job, devices, len(run.plan.shards)),
         devices,
-        deadline=deadline,
+        deadline=time.time() + limit if limit else None,
         steal=steal,
-        ranks=run.job.parallel.degree,
+        ranks=job.parallel.degree,
     )
-    with (run.directory.logs / f"{submission.number:04d}-supervisor.log").open("ab") as log:
+    number = submission.number
+    arguments = ["-m", "batchgen.launch.supervisor", str(directory.root), str(number)]
+    with (directory.logs / f"{number:04d}-supervisor.log").open("ab") as log:
         subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "batchgen.launch.supervisor",
-                str(run.directory.root),
-                str(submission.number),
-            ],
+            [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -78,12 +78,18 @@ def launch(
 
 @dataclass
 class Slot:
-    """A place for a worker: its job, and how often it died for nothing."""
+    """One worker of the submission, over all its processes."""
 
     index: int
+    # None between a death and the restart.
     job: LocalJob | None
+    # Deaths in a row without a new picture.
     fruitless: int = 0
     restart_at: float = 0.0
+
+    def works(self) -> bool:
+        """Whether the worker's process runs."""
+        return self.job is not None and not self.job.done()
 
 
 @dataclass
@@ -92,91 +98,84 @@ class Supervisor:
 
     directory: RunDirectory
     submission: Submission
+    # Pictures that were on the disk at the last death.
     progress: int = 0
     slots: list[Slot] = field(default_factory=list)
+    # Whether SIGTERM came.
     stopping: bool = False
+    # Whether workers were started for the work of a sick device.
     recalled: bool = False
 
     def run(self) -> None:
-        """Until every worker has left in good order, or nothing helps."""
+        """Work until every worker has left in good order, or nothing helps."""
         signal.signal(signal.SIGTERM, self._terminate)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.progress = self._written()
-        self.slots = [Slot(index, self._submit(index)) for index in range(self.submission.workers)]
-        while self.slots:
+        self.slots = [self._start(index) for index in range(self.submission.workers)]
+        while self.slots and not self.stopping:
             time.sleep(POLL_S)
             self.slots = [slot for slot in self.slots if self._keep(slot)] or self._recall()
-            if self.stopping:
-                self._end_workers()
-                return
-        if not self.directory.complete() and any(
-            member.departure == Departure(LeaveCause.DEADLINE) for member in self._members()
-        ):
+        if self.stopping:
+            self._end_workers()
+        elif LeaveCause.DEADLINE in self._causes().values() and not self.directory.complete():
             ask_to_stop(self.directory, "time limit", "the submission's run.time_limit_s is over")
 
-    def _submit(self, index: int) -> LocalJob:
-        return start_here(self.directory, self.submission, index)
+    def _start(self, index: int) -> Slot:
+        return Slot(index, start_here(self.directory, self.submission, index))
 
     def _keep(self, slot: Slot) -> bool:
-        """Whether the slot still has or will have a worker."""
-        if slot.job is not None and not slot.job.done():
+        """Whether the slot has or will have a worker."""
+        if slot.works():
             return True
         if slot.job is not None:
             slot.job = None
-            if self._left_in_order(slot.index) or read_stop(self.directory) or self.stopping:
+            if self._causes().get(slot.index) is not None or self._no_restarts():
                 return False
-            if (
-                slurm.job_id()
-            ):  # this machine is a node that SLURM lent, and no batch script of ours watches
-                durable.create(self.directory.death(slurm.job_id(), slurm.restarts()), b"")
-            written = self._written()
-            slot.fruitless = 1 if written > self.progress else slot.fruitless + 1
-            self.progress = max(self.progress, written)
+            self._note_death(slot)
             if slot.fruitless >= FRUITLESS_DEATHS:
                 self._give_up(slot)
                 return False
-            slot.restart_at = time.time() + PAUSE_S * slot.fruitless
         if time.time() >= slot.restart_at:
-            slot.job = self._submit(slot.index)
+            slot.job = start_here(self.directory, self.submission, slot.index)
         return True
 
+    def _no_restarts(self) -> bool:
+        return self.stopping or read_stop(self.directory) is not None
+
+    def _note_death(self, slot: Slot) -> None:
+        # In a SLURM job that is not ours, no batch script notes the death.
+        if job := slurm.job_id():
+            durable.create(self.directory.death(job, slurm.restarts()), b"")
+        written = self._written()
+        slot.fruitless = 1 if written > self.progress else slot.fruitless + 1
+        self.progress = max(self.progress, written)
+        slot.restart_at = time.time() + PAUSE_S * slot.fruitless
+
     def _recall(self) -> list[Slot]:
-        """Where a sick device left work behind, the workers that had gone because nothing was free; once."""
-        ended = {
-            member.index: member.departure for member in self._members() if member.role == "worker"
-        }
-        if (
-            self.recalled
-            or read_stop(self.directory)
-            or self.stopping
-            or not any(why and why.cause == LeaveCause.SICK_DEVICE for why in ended.values())
-        ):
+        """Once: restart workers that found nothing free before a sick device left its shards."""
+        causes = self._causes()
+        if self.recalled or self._no_restarts() or LeaveCause.SICK_DEVICE not in causes.values():
             return []
         self.recalled = True
-        return [
-            Slot(index, self._submit(index))
-            for index, why in ended.items()
-            if why == Departure(LeaveCause.NOTHING_FREE)
-        ]
+        idle = [index for index, cause in causes.items() if cause == LeaveCause.NOTHING_FREE]
+        return [self._start(index) for index in idle]
 
     def _give_up(self, slot: Slot) -> None:
         log = submissions.log_file(self.directory, self.submission.number, slot.index)
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
-        ask_to_stop(
-            self.directory,
-            "restarts",
-            f"worker {slot.index} died {slot.fruitless} times without a new picture; its last words: {last}",
-        )
+        reason = f"worker {slot.index} died {slot.fruitless} times without a new picture"
+        last_words = f"its last words: {submissions.last_line(log)}"
+        ask_to_stop(self.directory, "restarts", f"{reason}; {last_words}")
 
-    def _left_in_order(self, index: int) -> bool:
-        mine = [m for m in self._members() if m.role == "worker" and m.index == index]
-        return bool(mine) and mine[-1].departure is not None
+    def _workers(self) -> list[submissions.Member]:
+        everybody = submissions.members_of(self.directory, self.submission.number)
+        return [member for member in everybody if member.role == "worker"]
 
-    def _members(self) -> list[submissions.Member]:
-        return list(submissions.members_of(self.directory, self.submission.number))
+    def _causes(self) -> dict[int, LeaveCause | None]:
+        """Why the last process of each worker left; None if it lives or died."""
+        return {m.index: m.departure.cause if m.departure else None for m in self._workers()}
 
     def _written(self) -> int:
+        """Pictures on the disk, published or not."""
         counts = count_pictures(self.directory)
         return counts.ok + counts.failed + sum(unpublished_counts(self.directory, counts.shards))
 
@@ -184,21 +183,19 @@ class Supervisor:
         self.stopping = True
 
     def _end_workers(self) -> None:
-        for member in self._members():
-            if member.role == "worker" and member.life() == "alive":
+        for member in self._workers():
+            if member.life() == "alive":
                 os.kill(member.owner.pid, signal.SIGTERM)
         patience = time.time() + PATIENCE_S
-        while time.time() < patience and any(
-            slot.job is not None and not slot.job.done() for slot in self.slots
-        ):
+        while time.time() < patience and any(slot.works() for slot in self.slots):
             time.sleep(POLL_S)
         for slot in self.slots:
             if slot.job is not None and not slot.job.done():
-                slot.job.cancel()  # submitit's controller: SIGINT, then SIGKILL a second later
+                slot.job.cancel()
 
 
 def main() -> None:
-    """`python -m batchgen.launch.supervisor RUN NUMBER`: be the supervisor of a submission."""
+    """Be the supervisor of a submission."""
     directory, number = RunDirectory.open(Path(sys.argv[1])), int(sys.argv[2])
     try:
         member = submissions.join(directory, number, "supervisor")

@@ -12,7 +12,7 @@ runs/NAME/
     partial/000/000123.0002.*           what this attempt writes (shard/partial_shard.py)
     done/000/000123.json                the commit: the winning attempt, hashes, counts
     jobs/                               submissions and their processes (submissions.py)
-    jobs/4711.0.died                    in this SLURM job, requeued 0 times, a worker died by itself
+    jobs/4711.0.died                    a worker died in SLURM job 4711, requeued 0 times
     logs/                               what the workers print
     sick/                               devices that failed
     stop.json                           the run was asked to stop (stop.py)
@@ -69,9 +69,7 @@ class RunDirectory:
         """
         directory = cls(root)
         if not directory.plan.exists():
-            command = (
-                f"{shell_command('batchgen', 'submit')} MANIFEST {shell_command('--out', root)}"
-            )
+            command = shell_command("batchgen", "submit", "MANIFEST", "--out", root)
             raise OutputError(
                 f"{root}: not a run directory (no .batchgen/plan.json). Make one with: {command}"
             )
@@ -120,7 +118,7 @@ class RunDirectory:
         return list((self.inner / "partial").glob("*/*.journal"))
 
     def death(self, job: str, restarts: int) -> Path:
-        """The note that a worker died by itself in a SLURM job that was requeued `restarts` times."""
+        """The note that a worker died by itself in a job that was requeued `restarts` times."""
         return self.jobs / f"{job}.{restarts}.died"
 
     def _bucket(self, name: str, shard: int) -> Path:

@@ -1,45 +1,40 @@
-"""batchgen.run.owner."""
+"""The process that owns a claim, with the SLURM job it runs in, and whether it lives."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-import psutil
-
 from batchgen import slurm
-from batchgen.process import Life, life_here
+from batchgen.process import Life, Process
 from batchgen.slurm import Queue
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """A process that no other process of any machine can be taken for."""
+class Owner(Process):
+    """A process and its SLURM job. The host is the name that SLURM gives the node, inside a job."""
 
-    host: str
-    pid: int
-    started: float  # seconds since the epoch, as the operating system says
-    job: str = ""  # the SLURM job it runs in, and how often that was requeued before
+    # The id of the SLURM job; "" outside of SLURM.
+    job: str = ""
+    # How often that job had been requeued when the process started.
     restarts: int = 0
 
     @classmethod
     def me(cls) -> Owner:
         """This process."""
-        return cls(
-            slurm.node(),
-            os.getpid(),
-            psutil.Process().create_time(),
-            slurm.job_id(),
-            slurm.restarts(),
-        )
+        process = Process.me()
+        job, restarts = slurm.job_id(), slurm.restarts()
+        return cls(slurm.node(), process.pid, process.started, job, restarts)
 
     def life(self, queue: Queue | None = None) -> Life:
-        """Whether the process lives. On another host SLURM is asked, if the process is SLURM's and `queue` is given.
+        """Whether the process lives.
 
-        SLURM's word also counts for a process that still runs here although its incarnation is over: another has taken its place.
+        A process may still run on this machine although its job was requeued. It counts as dead,
+        because another process has taken its place.
+
+        :param queue: asked about a process that belongs to a SLURM job.
         """
-        here = life_here(self.pid, self.started) if self.host == slurm.node() else "unknown"
+        here = self.life_here() if self.host == slurm.node() else "unknown"
         if here == "dead" or not self.job or queue is None:
             return here
-        said = queue.life(self.job, self.restarts)
-        return here if said == "unknown" else said
+        in_slurm = queue.life(self.job, self.restarts)
+        return here if in_slurm == "unknown" else in_slurm

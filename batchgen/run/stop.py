@@ -1,30 +1,32 @@
-"""batchgen.run.stop."""
+"""The stop flag: a file that asks all workers of a run to leave."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from batchgen import durable
 from batchgen.run.directory import RunDirectory
 
 StopCause = Literal["user", "disk full", "failure budget", "time limit", "restarts"]
+_RESERVE_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The run was asked to stop."""
+    """Why and when the run was asked to stop."""
 
     cause: StopCause
     text: str
+    # Seconds since the epoch.
     at: float
 
 
 def ask_to_stop(directory: RunDirectory, cause: StopCause, text: str) -> None:
-    """Set the stop flag; the first cause stays."""
-    flag = json.dumps({"cause": cause, "text": text, "at": time.time()}).encode()
+    """Set the stop flag. If it is set already, the first cause stays."""
+    flag = json.dumps(asdict(Stop(cause, text, time.time()))).encode()
     try:
         durable.create(directory.stop, flag)
     except OSError as error:
@@ -42,6 +44,6 @@ def read_stop(directory: RunDirectory) -> Stop | None:
 
 
 def clear_stop(directory: RunDirectory) -> None:
-    """Let the run go on; also renews the reserve that lets a full disk say so."""
-    durable.write(directory.reserve, bytes(65536))
+    """Let the run go on, and renew the reserve that becomes the flag when the disk is full."""
+    durable.write(directory.reserve, bytes(_RESERVE_BYTES))
     durable.remove(directory.stop)

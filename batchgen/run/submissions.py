@@ -1,12 +1,13 @@
 """Submissions of a run and the processes that belong to them, recorded in `.batchgen/jobs/`.
 
-jobs/0001.json               what was submitted: when, by which command, workers, settings, software
-jobs/0001/supervisor.json    the local supervisor
-jobs/0001/worker-003.00.json worker 3, first incarnation; after a death or in the next allocation 003.01
-jobs/0001/worker-003.00.made it wrote a group; renewed with every group
-jobs/0001/worker-003.00.end  it left in good order, and why; a dead process leaves none
-jobs/0001/slurm.json         ids of the submission's job arrays
-jobs/0001/element-003.over   element 3 of the arrays does not go on, and why
+0001.json               what was submitted, when, by which command
+0001/supervisor.json    the supervisor on this machine
+0001/worker-003.00.json the first process of worker 3; its successors are 003.01, 003.02, …
+0001/worker-003.00.made its last change is the time of the last group that the process wrote
+0001/worker-003.00.end  why the process left in good order; a process that died has none
+0001/slurm.json         the ids of the submission's job arrays
+0001/element-003.over   why array element 3 was not requeued although shards are left
+0001/submitit/          files of submitit, logs of batch scripts among them
 """
 
 from __future__ import annotations
@@ -37,19 +38,25 @@ class Submission(Section):
     """One `submit` or `resume`, as recorded."""
 
     number: int
-    at: float  # seconds since the epoch
+    # Seconds since the epoch.
+    at: float
     command: tuple[str, ...]
     host: str
     workers: int
-    ranks: int = 1  # processes of a worker
-    devices: tuple[str, ...]  # entries of CUDA_VISIBLE_DEVICES, one a process; empty on CPU
-    deadline: float | None  # seconds since the epoch
+    # Processes of one worker.
+    ranks: int = 1
+    # One entry of CUDA_VISIBLE_DEVICES for each process; empty on CPU.
+    devices: tuple[str, ...]
+    # Seconds since the epoch.
+    deadline: float | None
+    # Whether workers take shards from workers on other machines, whose state is unknown.
     steal: bool
     software: dict[str, str]
-    site: Site | None = None  # where it went, if not to this machine
+    # The cluster it was submitted to; None if its workers run on this machine.
+    site: Site | None = None
 
     def of_element(self, element: int) -> range:
-        """The workers of an element of its job arrays."""
+        """The workers of one element of the job arrays."""
         workers = self.site.workers(self.ranks) if self.site else 1
         return range(element * workers, (element + 1) * workers)
 
@@ -60,18 +67,24 @@ class Member:
 
     path: Path
     role: Role
+    # Of the worker; 0 for a supervisor.
     index: int
     owner: Owner
-    # None while it lives, and if it died.
+    # None while the process lives, and if it died.
     departure: Departure | None
 
     def life(self, queue: Queue | None = None) -> Life:
-        """Whether it lives."""
+        """Whether the process lives. SLURM is asked through `queue`, if the process is SLURM's."""
         return "dead" if self.departure else self.owner.life(queue)
 
     @property
+    def submission(self) -> int:
+        """The number of its submission."""
+        return int(self.path.parent.name)
+
+    @property
     def made(self) -> bool:
-        """Whether it wrote a group."""
+        """Whether the process wrote a group."""
         return self.path.with_suffix(".made").exists()
 
 
@@ -86,8 +99,8 @@ def record_submission(
     site: Site | None = None,
     ranks: int = 1,
 ) -> Submission:
-    """Record a new submission under the next free number; two at once get two numbers."""
-    number = max((submission.number for submission in read_submissions(directory)), default=0)
+    """Record a submission under the next free number. Two at the same time get two numbers."""
+    number = max((int(path.stem) for path in _files(directory)), default=0)
     while True:
         number += 1
         submission = Submission(
@@ -103,60 +116,62 @@ def record_submission(
             software=software(),
             site=site,
         )
-        if durable.create(
-            directory.jobs / f"{number:04d}.json", submission.model_dump_json(indent=1).encode()
-        ):
+        text = submission.model_dump_json(indent=1)
+        if durable.create(submission_file(directory, number), text.encode()):
             folder(directory, number).mkdir(exist_ok=True)
             return submission
 
 
+def _files(directory: RunDirectory) -> list[Path]:
+    return sorted(directory.jobs.glob("[0-9]*.json"))
+
+
+def submission_file(directory: RunDirectory, number: int) -> Path:
+    """The record of a submission."""
+    return directory.jobs / f"{number:04d}.json"
+
+
 def read_submissions(directory: RunDirectory) -> list[Submission]:
     """All submissions, oldest first."""
-    return [
-        Submission.model_validate_json(path.read_bytes())
-        for path in sorted(directory.jobs.glob("[0-9]*.json"))
-    ]
+    return [Submission.model_validate_json(path.read_bytes()) for path in _files(directory)]
 
 
 def read_submission(directory: RunDirectory, number: int) -> Submission:
     """One submission."""
-    return Submission.model_validate_json((directory.jobs / f"{number:04d}.json").read_bytes())
+    return Submission.model_validate_json(submission_file(directory, number).read_bytes())
 
 
 def queue_of(directory: RunDirectory) -> Queue:
-    """For asking SLURM about the workers of a run, as often as its last site profile allows."""
-    return next(
-        (
-            Queue(submission.site.poll_s)
-            for submission in reversed(read_submissions(directory))
-            if submission.site
-        ),
-        Queue(),
-    )
+    """A SLURM queue that is asked no more often than the run's last site profile allows."""
+    sites = [submission.site for submission in read_submissions(directory) if submission.site]
+    return Queue(sites[-1].poll_s) if sites else Queue()
 
 
 def folder(directory: RunDirectory, number: int) -> Path:
-    """Where its processes register."""
+    """Where the processes of a submission register."""
     return directory.jobs / f"{number:04d}"
 
 
+def submitit_folder(directory: RunDirectory, number: int) -> Path:
+    """Where submitit keeps its files of a submission."""
+    return folder(directory, number) / "submitit"
+
+
 def join(directory: RunDirectory, number: int, role: Role, index: int = 0) -> Path:
-    """Register this process; the path to `leave` with."""
+    """Register this process. Its file, which is returned, is what it leaves with."""
     text = json.dumps(asdict(Owner.me())).encode()
+    jobs = folder(directory, number)
     if role == "supervisor":
-        path = folder(directory, number) / "supervisor.json"
-        durable.create(path, text)
+        durable.create(path := jobs / "supervisor.json", text)
         return path
     incarnation = 0
-    while not durable.create(
-        path := folder(directory, number) / f"worker-{index:03d}.{incarnation:02d}.json", text
-    ):
+    while not durable.create(path := jobs / f"worker-{index:03d}.{incarnation:02d}.json", text):
         incarnation += 1
     return path
 
 
 def leave(path: Path, departure: Departure) -> None:
-    """Say that the process which joined as `path` ends in good order."""
+    """Record that the process which joined as `path` leaves in good order."""
     durable.create(path.with_suffix(".end"), str(departure).encode())
 
 
@@ -167,57 +182,70 @@ def members(directory: RunDirectory) -> Iterator[Member]:
 
 
 def members_of(directory: RunDirectory, number: int) -> Iterator[Member]:
-    """All processes of a submission; the incarnations of a worker in their order."""
+    """All processes of a submission; those of one worker in the order of their starts."""
     for path in sorted(folder(directory, number).iterdir()):
         if match := _MEMBER.match(path.name):
             end = path.with_suffix(".end")
             departure = Departure.parse(end.read_text()) if end.exists() else None
             role: Role = "worker" if match[2] else "supervisor"
-            yield Member(
-                path, role, int(match[2] or 0), Owner(**json.loads(path.read_bytes())), departure
-            )
+            owner = Owner(**json.loads(path.read_bytes()))
+            yield Member(path, role, int(match[2] or 0), owner, departure)
 
 
 def record_arrays(directory: RunDirectory, number: int, arrays: dict[str, int]) -> None:
-    """Note under which ids SLURM has taken a submission, and how many elements each array has."""
-    durable.create(folder(directory, number) / "slurm.json", json.dumps(arrays).encode())
+    """Note the ids of a submission's job arrays and how many elements each array has."""
+    durable.create(_arrays_file(directory, number), json.dumps(arrays).encode())
 
 
 def arrays_of(directory: RunDirectory, number: int) -> dict[str, int]:
-    """The ids under which SLURM has taken a submission, and how many elements each array has."""
-    path = folder(directory, number) / "slurm.json"
-    return (
-        {str(array): int(count) for array, count in json.loads(path.read_bytes()).items()}
-        if path.exists()
-        else {}
-    )
+    """The ids of a submission's job arrays and how many elements each array has."""
+    path = _arrays_file(directory, number)
+    arrays = json.loads(path.read_bytes()) if path.exists() else {}
+    return {str(array): int(count) for array, count in arrays.items()}
+
+
+def _arrays_file(directory: RunDirectory, number: int) -> Path:
+    return folder(directory, number) / "slurm.json"
 
 
 def elements_of(directory: RunDirectory, number: int) -> list[str]:
-    """The jobs of a submission's elements in their order, as people type them: 4711_3, or 4711 where it is alone in its array."""
-    arrays = arrays_of(directory, number).items()
+    """The SLURM jobs of a submission's elements, as people type them.
+
+    The name is 4711_3, or 4711 for an element that is alone in its array.
+    """
     return [
         f"{array}_{element}" if count > 1 else array
-        for array, count in arrays
+        for array, count in arrays_of(directory, number).items()
         for element in range(count)
     ]
 
 
-def batch_log(directory: RunDirectory, number: int, job: str) -> Path:
-    """What the batch script of a job prints; SLURM makes it when the job begins."""
-    return folder(directory, number) / "submitit" / f"{job}_0_log.out"
-
-
 def give_up(directory: RunDirectory, number: int, element: int, reason: str) -> None:
-    """Say that an element does not go on although there is work; `given_up` tells why."""
+    """Record that an element is not requeued although shards are left."""
     durable.replace(folder(directory, number) / f"element-{element:03d}.over", reason.encode())
 
 
 def given_up(directory: RunDirectory, number: int) -> list[str]:
-    """Why elements of a submission did not go on."""
+    """Why elements of a submission were not requeued."""
     return [path.read_text() for path in sorted(folder(directory, number).glob("element-*.over"))]
 
 
 def log_file(directory: RunDirectory, number: int, index: int) -> Path:
-    """What worker `index` of a submission prints, over all its incarnations."""
+    """What all processes of worker `index` of a submission print."""
     return directory.logs / f"{number:04d}-worker-{index:03d}.log"
+
+
+def batch_log(directory: RunDirectory, number: int, job: str) -> Path:
+    """What the batch script of a job prints. SLURM makes the file when the job begins."""
+    return submitit_folder(directory, number) / f"{job}_0_log.out"
+
+
+def own_lines(log: Path) -> list[str]:
+    """The lines of a log without those of submitit; none if there is no log."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return [line for line in lines if "submitit INFO" not in line]
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    return next((line for line in reversed(own_lines(log)) if line.strip()), "it printed nothing")

@@ -1,4 +1,4 @@
-"""What people look at: the state of a run, live progress, logs. Nothing here changes a run.
+"""What people look at: the state of a run, live progress, logs.
 
     show.py         what the verbs print
     watch.py        live progress

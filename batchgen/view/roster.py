@@ -1,6 +1,7 @@
-"""Who works on a run: processes of this machine, workers in SLURM, and what waits there for a node.
+"""Who works on a run: processes of this machine, workers in SLURM, and jobs that wait there.
 
-Truth is asked in one place each: a process of this machine of its operating system, a job of squeue, all else of nobody.
+Ask the operating system about processes of this machine and squeue about SLURM jobs. Workers
+elsewhere cannot be asked: their state is unknown.
 """
 
 from __future__ import annotations
@@ -9,70 +10,91 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from batchgen.run import Member, RunDirectory, members, read_submissions
+from batchgen.run import Member, RunDirectory, Submission, members, read_submissions
 from batchgen.slurm import Queue, jobs_of
 
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """One look at everybody who was ever submitted."""
+    """All processes and jobs of a run, in one look."""
 
+    # Oldest first.
+    submissions: list[Submission]
+    # Processes of all submissions, the latest submission first.
     members: list[Member]
-    alive: list[Member]  # workers
-    dead: list[Member]  # workers of the last submission who died and have no successor
-    unknown: list[Member]  # workers of other machines, of whom nobody can be asked
-    supervised: bool  # the local supervisor lives
-    waiting: dict[str, int]  # SLURM's reason → nodes that wait for an allocation
-    starting: int  # nodes of ours on which no worker lives: they start, or end
-    trouble: str  # why squeue could not be asked; "" also where it need not be
-    jobs: frozenset[str]  # names of the run's jobs that have not ended
-    worker_s: float  # seconds that all workers lived, as far as their files tell
-    ranks: int  # devices of a worker
+    # Workers that live.
+    alive: list[Member]
+    # Workers of the last submission that died and were not replaced.
+    dead: list[Member]
+    # Workers on other machines that cannot be asked.
+    unknown: list[Member]
+    # Whether the supervisor on this machine lives.
+    supervised: bool
+    # Nodes that wait for an allocation, by SLURM's reason.
+    waiting: dict[str, int]
+    # Nodes that SLURM has given to the run and on which no worker lives: workers start or leave.
+    starting: int
+    # Why squeue could not be asked; "" if it could, or did not have to be.
+    trouble: str
+    # Names of the run's SLURM jobs that have not ended.
+    jobs: frozenset[str]
+    # Seconds that all workers lived, by the times of their files.
+    worker_s: float
+
+    @property
+    def last(self) -> Submission | None:
+        """The last submission."""
+        return self.submissions[-1] if self.submissions else None
+
+    @property
+    def ranks(self) -> int:
+        """Devices of a worker."""
+        return self.last.ranks if self.last else 1
+
+    def of(self, submission: Submission) -> list[Member]:
+        """The processes of a submission."""
+        return [member for member in self.members if member.submission == submission.number]
 
 
 def take_roll(directory: RunDirectory, run: str, queue: Queue) -> Roster:
-    """Look at everybody.
+    """Look at all processes and jobs of a run.
 
-    :param run: the run's id, by which its jobs are known.
+    :param run: the run's id, which its SLURM jobs carry.
     """
-    everybody = list(members(directory))
-    for member in everybody:  # before squeue is asked about the first
+    submissions, everybody = read_submissions(directory), list(members(directory))
+    # One listing of squeue answers for all: note every job before the first question.
+    for member in everybody:
         if member.owner.job and not member.departure:
             queue.notice(member.owner.job, member.owner.restarts)
     lives = [(member, member.life(queue)) for member in everybody]
     workers = [(member, life) for member, life in lives if member.role == "worker"]
     alive = [member for member, life in workers if life == "alive"]
-    last = {
-        member.index: (member, life)
-        for member, life in workers
-        if member.path.parent == workers[0][0].path.parent
-    }
-    dead = [member for member, life in last.values() if life == "dead" and not member.departure]
-    sent = read_submissions(directory)
-    jobs = jobs_of(run, queue) if any(submission.site for submission in sent) else []
-    ranks = sent[-1].ranks if sent else 1
-    span = max((submission.site.span(ranks) for submission in sent if submission.site), default=1)
+    latest = {m.index: (m, life) for m, life in workers if m.submission == workers[0][0].submission}
+    sites = [submission.site for submission in submissions if submission.site]
+    jobs = jobs_of(run, queue) if sites else []
+    span = max((site.span(submissions[-1].ranks) for site in sites), default=1)
+    waiting = Counter(job.reason for job in jobs if job.waits)
     busy = {member.owner.job for member in alive}
     return Roster(
+        submissions=submissions,
         members=everybody,
         alive=alive,
-        dead=dead,
+        dead=[m for m, life in latest.values() if life == "dead" and not m.departure],
         unknown=[member for member, life in workers if life == "unknown"],
         supervised=any(life == "alive" for member, life in lives if member.role == "supervisor"),
-        waiting={
-            reason: jobs * span
-            for reason, jobs in Counter(job.reason for job in jobs if job.waits).items()
-        },
+        waiting={reason: count * span for reason, count in waiting.items()},
         starting=sum(not job.waits and job.id not in busy for job in jobs) * span,
         trouble=queue.trouble,
         jobs=frozenset(job.name for job in jobs),
-        ranks=ranks,
         worker_s=sum(_lived_s(member, alive=life == "alive") for member, life in workers),
     )
 
 
 def _lived_s(member: Member, *, alive: bool) -> float:
-    """From its start to its end; where it died, to the last group it wrote. By its files' times: its own clock may be wrong."""
+    """Seconds from a worker's start to its end, or to its last group if it died.
+
+    The times of its files are compared, because the clock of its machine may be wrong.
+    """
     began = member.path.stat().st_mtime
     signs = [member.path, *(member.path.with_suffix(suffix) for suffix in (".made", ".end"))]
     last = time.time() if alive else max(sign.stat().st_mtime for sign in signs if sign.exists())

@@ -1,9 +1,9 @@
-"""What is done, who lives, and what to do next. Read from the run directory alone; opens only what is new.
+"""What is done, who lives, and what to type next, read from the run directory and squeue.
 
 complete   every shard is published and the dataset is finalized
 running    a worker lives
-queued     workers were asked for, and none has started yet; or SLURM starts or requeues them
-stopped    the run was asked to stop: by a person, a full disk, the failure budget, its time limit
+queued     workers were asked for and none has started yet, or SLURM starts or requeues them
+stopped    a person, a full disk, the failure budget or the time limit stopped the run
 stalled    shards are left, and nobody lives to make them
 """
 
@@ -14,51 +14,76 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from batchgen.errors import shell_command
 from batchgen.planning import Plan
-from batchgen.run import RunDirectory, load_plan, read_stop, read_submissions
-from batchgen.shard import Tally, count_pictures, unpublished_counts
+from batchgen.run import RunDirectory, load_plan, read_stop
+from batchgen.shard import count_pictures, unpublished_counts
 from batchgen.slurm import Queue
 from batchgen.view.last_words import last_words
 from batchgen.view.roster import Roster, take_roll
 
 State = Literal["complete", "running", "queued", "stopped", "stalled"]
-START_S = 60.0  # a supervisor that has not registered by then never will
+# A supervisor registers within this time, or never.
+START_S = 60.0
 EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_OVER_BUDGET, EXIT_STALLED = 0, 3, 4, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look at a run. ok + failed + pending = rows, counted from published shards."""
+    """One look at a run. Pictures are ok, failed (both published) or pending.
+
+    A device-second is a second that a device was given to a worker.
+    """
 
     run: str
     state: State
     cause: str
-    next: str  # the command to type
-    rows: int  # pictures planned
+    # The command to type.
+    next: str
+    # Planned; `rows` in the JSON object.
+    pictures: int
     ok: int
     failed: int
     pending: int
-    in_progress: int  # of the pending: written into shards that are not published yet
+    # Pending pictures that are written to a shard that is not published yet.
+    in_progress: int
     shards_done: int
     shards: int
-    workers: int  # alive
-    dead: int  # workers of the last submission that died and were not replaced
-    waiting: dict[str, int]  # SLURM's reason → nodes that wait
-    last_words: list[str]  # of workers that died, gave up or never came, a line each
-    failures: dict[str, int]  # cause → pictures
+    # Workers that live.
+    workers: int
+    # Workers of the last submission that died and were not replaced.
+    dead: int
+    # Nodes that wait in SLURM, by SLURM's reason.
+    waiting: dict[str, int]
+    # Why workers are gone, one line each.
+    last_words: list[str]
+    # Pictures by the cause of their failure.
+    failures: dict[str, int]
     tar_bytes: int
-    device_s: float  # seconds devices worked on published pictures
-    used_s: float  # seconds of devices that workers had
-    wasted_s: float  # of these, not spent on published pictures: starts, waits, what was lost, what is not published yet
-    to_go_s: float | None  # seconds of devices that the rest will take
+    # Device-seconds that made published pictures.
+    device_s: float
+    # All device-seconds so far.
+    used_s: float
+    # The difference: starts, waits, and work that is lost or not published yet.
+    wasted_s: float
+    # Device-seconds that the rest will take.
+    to_go_s: float | None
     pictures_per_device_hour: float | None
-    pictures_per_second: float | None  # at the present number of workers
+    # At the present number of workers.
+    pictures_per_second: float | None
     left_s: float | None
+    # Seconds since the epoch.
     at: float
 
+    @property
+    def written(self) -> int:
+        """Pictures on the disk, published or not."""
+        return self.ok + self.failed + self.in_progress
+
     def to_json(self) -> str:
-        """One JSON object."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """One JSON object of one line."""
+        values = {"rows" if k == "pictures" else k: value for k, value in asdict(self).items()}
+        return json.dumps(values, ensure_ascii=False)
 
     @property
     def exit_code(self) -> int:
@@ -71,123 +96,110 @@ class Status:
 def read_status(
     directory: RunDirectory, plan: Plan | None = None, queue: Queue | None = None
 ) -> Status:
-    """The run's status now. `plan` saves reading it again; `queue` saves asking SLURM again."""
+    """The run's status now.
+
+    :param plan: the run's plan, if it was read before.
+    :param queue: one that is kept between looks asks squeue less often.
+    """
     plan = plan or load_plan(directory)
-    crew = take_roll(directory, plan.run, queue or Queue(enough=1))
-    alive = len(crew.alive)
-    finalized = (
-        directory.complete()
-    )  # after the processes and before the counts, or a run that ends now would look stalled
+    roster = take_roll(directory, plan.run, queue or Queue(enough=1))
+    # After the roster and before the counts: otherwise a run that ends now would look stalled.
+    finalized = directory.complete()
     counts = count_pictures(directory)
     complete = finalized and len(counts.shards) == len(plan.shards)
-    words = [] if complete else last_words(directory, crew)
-    state, cause, following = (
-        _complete(directory, counts) if complete else _unfinished(directory, crew, words)
-    )
+    words = [] if complete else last_words(directory, roster)
+    state, cause, following = _unfinished(directory, roster, words)
+    if complete:
+        state, cause = "complete", f"{len(counts.shards)} shards are published"
+        following = shell_command("batchgen", "verify", directory.root)
     pending = plan.pictures - counts.ok - counts.failed
     in_progress = sum(unpublished_counts(directory, counts.shards)) if pending else 0
-    device_s = counts.device_s * crew.ranks  # rank 0 counts for all of its replica
-    per_device_s = counts.ok / device_s if device_s else None
-    rate = per_device_s * alive * crew.ranks if per_device_s and alive else None
+    # Rank 0 of a worker counts its seconds; all ranks work as long.
+    device_s, used_s = counts.device_s * roster.ranks, roster.worker_s * roster.ranks
+    pace = counts.ok / device_s if device_s else None
+    rate = pace * len(roster.alive) * roster.ranks if pace and roster.alive else None
     return Status(
         run=str(directory.root),
         state=state,
         cause=cause,
         next=following,
-        rows=plan.pictures,
+        pictures=plan.pictures,
         ok=counts.ok,
         failed=counts.failed,
         pending=pending,
         in_progress=in_progress,
         shards_done=len(counts.shards),
         shards=len(plan.shards),
-        workers=alive,
-        dead=len(crew.dead),
-        waiting=crew.waiting,
+        workers=len(roster.alive),
+        dead=len(roster.dead),
+        waiting=roster.waiting,
         last_words=words,
         failures=dict(counts.failures),
         tar_bytes=counts.bytes,
         device_s=device_s,
-        used_s=crew.worker_s * crew.ranks,
-        wasted_s=max(crew.worker_s * crew.ranks - device_s, 0.0),
-        to_go_s=pending / per_device_s if per_device_s else None,
-        pictures_per_device_hour=per_device_s * 3600 if per_device_s else None,
+        used_s=used_s,
+        wasted_s=max(used_s - device_s, 0.0),
+        to_go_s=pending / pace if pace else None,
+        pictures_per_device_hour=pace * 3600 if pace else None,
         pictures_per_second=rate,
         left_s=(pending - in_progress) / rate if rate else None,
         at=time.time(),
     )
 
 
-def _complete(directory: RunDirectory, counts: Tally) -> tuple[State, str, str]:
-    return (
-        "complete",
-        f"{len(counts.shards)} shards are published",
-        f"batchgen verify {directory.root}",
-    )
-
-
-def _unfinished(directory: RunDirectory, crew: Roster, words: list[str]) -> tuple[State, str, str]:
-    """State, cause, next command."""
-    root = directory.root
-    stop = read_stop(directory)
-    told = f"; asked to stop: {stop.cause}" if stop else ""
-    if crew.alive:
-        return (
-            "running",
-            f"{len(crew.alive)} workers{_waiting(crew)}{told}",
-            f"batchgen status {root} --watch",
-        )
-    if elsewhere := sorted({m.owner.host for m in crew.unknown}):
-        why = crew.trouble or "which cannot be asked from here"
-        return (
-            "running",
-            f"on {', '.join(elsewhere)}, {why}",
-            f"batchgen status {root}  (on {elsewhere[0]})",
-        )
-    if crew.waiting or crew.starting or _may_wait_unseen(directory, crew):
-        starting = (
-            f"workers start or leave on {crew.starting} nodes" if crew.starting else crew.trouble
-        )
-        return (
-            "queued",
-            f"{starting}{_waiting(crew)}{told}".removeprefix("; "),
-            f"batchgen status {root} --watch",
-        )
-    if not stop and (crew.supervised or _just_submitted(directory, crew)):
-        return "queued", "workers are being started", f"batchgen status {root} --watch"
+def _unfinished(
+    directory: RunDirectory, roster: Roster, words: list[str]
+) -> tuple[State, str, str]:
+    """State, cause and next command of a run that is not complete."""
+    root, stop = directory.root, read_stop(directory)
+    watch = shell_command("batchgen", "status", root, "--watch")
+    resume = shell_command("batchgen", "resume", root)
+    told = f"{_waiting(roster)}; asked to stop: {stop.cause}" if stop else _waiting(roster)
+    if roster.alive:
+        return "running", f"{len(roster.alive)} workers{told}", watch
+    if elsewhere := sorted({member.owner.host for member in roster.unknown}):
+        why = roster.trouble or "which cannot be asked from here"
+        there = f"{shell_command('batchgen', 'status', root)}  (on {elsewhere[0]})"
+        return "running", f"on {', '.join(elsewhere)}, {why}", there
+    if roster.waiting or roster.starting or _may_wait_unseen(roster):
+        starting = f"workers start or leave on {roster.starting} nodes"
+        begin = starting if roster.starting else roster.trouble
+        return "queued", f"{begin}{told}".removeprefix("; "), watch
     if stop:
-        remedy = {
-            "disk full": "free space, then: ",
-            "failure budget": "see batchgen logs --failed; to go on all the same: ",
-        }
-        raised = " --set run.failure_budget=SHARE" if stop.cause == "failure budget" else ""
-        return (
-            "stopped",
-            f"{stop.cause}: {stop.text}",
-            f"{remedy.get(stop.cause, '')}batchgen resume {root}{raised}",
-        )
-    if not read_submissions(directory):
-        return "stalled", "nothing was submitted yet", f"batchgen resume {root}"
-    told = "".join(f"\n  {line}" for line in words)
-    return "stalled", f"shards are left, and no worker is alive{told}", f"batchgen resume {root}"
+        return "stopped", f"{stop.cause}: {stop.text}", _remedy(stop.cause, resume)
+    if roster.supervised or _just_submitted(roster):
+        return "queued", "workers are being started", watch
+    if not roster.submissions:
+        return "stalled", "nothing was submitted yet", resume
+    lines = "".join(f"\n  {line}" for line in words)
+    return "stalled", f"shards are left, and no worker is alive{lines}", resume
 
 
-def _waiting(crew: Roster) -> str:
+def _remedy(cause: str, resume: str) -> str:
+    if cause == "disk full":
+        return f"free space, then: {resume}"
+    if cause == "failure budget":
+        anyway = f"{resume} --set run.failure_budget=SHARE"
+        return f"see batchgen logs --failed; to go on all the same: {anyway}"
+    return resume
+
+
+def _waiting(roster: Roster) -> str:
     """Nodes that wait in SLURM, and why."""
-    nodes = sum(crew.waiting.values())
-    return f"; {nodes} nodes wait in SLURM ({', '.join(sorted(crew.waiting))})" if nodes else ""
+    nodes = sum(roster.waiting.values())
+    return f"; {nodes} nodes wait in SLURM ({', '.join(sorted(roster.waiting))})" if nodes else ""
 
 
-def _may_wait_unseen(directory: RunDirectory, crew: Roster) -> bool:
-    """Whether workers of the last submission to SLURM have not come yet, and squeue cannot be asked about them."""
-    last = read_submissions(directory)[-1:]
-    here = {m.index for m in crew.members if last and m.path.parent.name == f"{last[0].number:04d}"}
-    return bool(last and last[0].site and crew.trouble and len(here) < last[0].workers)
+def _may_wait_unseen(roster: Roster) -> bool:
+    """Whether workers may wait in SLURM while squeue cannot be asked about them."""
+    if not (roster.last and roster.last.site and roster.trouble):
+        return False
+    return len({member.index for member in roster.of(roster.last)}) < roster.last.workers
 
 
-def _just_submitted(directory: RunDirectory, crew: Roster) -> bool:
+def _just_submitted(roster: Roster) -> bool:
     """Whether the last submission is so young that its supervisor may not have registered yet."""
-    last = max(read_submissions(directory), key=lambda submission: submission.number, default=None)
+    last = roster.last
     if last is None or last.site or time.time() - last.at > START_S:
         return False
-    return not any(m.path.parent.name == f"{last.number:04d}" for m in crew.members)
+    return not roster.of(last)

@@ -1,9 +1,10 @@
-"""batchgen.view.units."""
+"""Sizes and times, as people write them."""
 
 from __future__ import annotations
 
 
 def data_size(size: float) -> str:
+    """`200 bytes`, `1.2 GB`, `3.0 TB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

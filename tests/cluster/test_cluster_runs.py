@@ -336,4 +336,4 @@ def test_without_sbatch_nothing_is_planned(scene: Scenes, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", "/nowhere")
     told = one.submit()
     assert (told.code, one.root.exists()) == (2, False)
-    assert "sbatch: not found. Submit on a machine of the cluster's; without --site" in told.err
+    assert "sbatch: not found. Type the command on a machine of the cluster; without --site" in told.err

@@ -159,7 +159,7 @@ def test_a_job_that_does_not_fit_the_site_is_refused(
     cpu = Site(gpus_per_node=0, workers_per_node=1, time="1:00")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(
-        SiteError, match=r"sbatch: not found\. Submit on a machine of the cluster's; without --site"
+        SiteError, match=r"sbatch: not found\. Type the command on a machine of the cluster; without --site"
     ):
         refuse_misfit(cpu, parse_job({}, ""))
     (tmp_path / "sbatch").touch(mode=0o755)

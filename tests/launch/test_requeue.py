@@ -16,7 +16,7 @@ from batchgen.run.owner import Owner
 from batchgen.run.stop import ask_to_stop, clear_stop
 from batchgen.run.submissions import Submission
 from batchgen.settings.site import Site
-from tests.support.specimens import new_store
+from tests.support.specimens import new_directory
 
 SITE = Site(gpus_per_node=2, time="1:00")
 KILLED = 137
@@ -24,7 +24,7 @@ KILLED = 137
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
-    directory = new_store(tmp_path)
+    directory = new_directory(tmp_path)
     directory.plan.touch()
     return directory
 

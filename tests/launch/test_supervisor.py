@@ -19,9 +19,10 @@ from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.run.stop import ask_to_stop, read_stop
+from batchgen.run.submissions import Submission
 from batchgen.settings.job import Job, parse_job
 from batchgen.shard.commit import committed_shards
-from tests.support.specimens import done, new_store
+from tests.support.specimens import done, new_directory
 
 
 def job(**sections: Any) -> Job:
@@ -124,9 +125,9 @@ class Scene:
         self.supervisor = Supervisor(
             directory, submissions.record_submission(directory, [], workers, ())
         )
-        patch.setattr(self.supervisor, "_submit", self._submit)
+        patch.setattr(supervisor, "start_here", self._start)
 
-    def _submit(self, index: int) -> Dead:
+    def _start(self, _directory: RunDirectory, _submission: Submission, index: int) -> Dead:
         self.started[index] += 1
         assert self.started[index] < 100, "started for ever"
         for happening in self.lives:
@@ -145,7 +146,7 @@ class Scene:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
-    return new_store(tmp_path, 50)
+    return new_directory(tmp_path, 50)
 
 
 def test_a_worker_that_left_in_good_order_is_not_started_again(
