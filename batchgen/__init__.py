@@ -6,10 +6,10 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
 
     cli.py         the verbs: parse, call, print
     view/          what people look at: status, progress, logs
-    arrive.py      an old name, for jobs that wait in SLURM
-    requeue.py     another
-    supervisor.py  another
-    submit.py      another
+    arrive.py      launch/node_check.py by its old name, until 0.3
+    requeue.py     launch/requeue.py, likewise
+    supervisor.py  launch/supervisor.py, likewise
+    submit.py      names in pickles of 0.1, likewise
     launch/        starting, restarting and stopping workers, here and in SLURM
     worker/        one process: claims shards, renders groups, writes samples
     dataset/       what readers get: card, index, statistics; verification
