@@ -1,80 +1,74 @@
-"""Which steps of a picture are skipped. Imports no torch, so that planning can ask it.
+"""Step caching: skip most blocks of a denoising step where they would repeat an earlier step.
 
-`make_policy` gives the policy that a job asks for.
+`make_policy` turns the job's `[cache]` into a `Policy`, which decides for each picture by itself.
+Policies import no torch, so that planning can check them; only `step_cache.py`, `residual.py` and
+`selection.py` handle tensors.
 
-    step_cache.py    measure, decide for each picture, reuse or compute
-    residual.py      the stored residual, extrapolated over sigma
-    selection.py     some rows of a call
-    first_block.py   policy = "first_block": while the first blocks do what they did
-    teacache.py      policy = "teacache": until the first block's input has moved far enough
-    adacache.py      policy = "adacache": how many steps, decided after a computed one
-    replay.py        policy = "replay": what another run skipped
-    schedule.py      policy = "schedule": the steps given
+    step_cache.py    measures, asks the policy, computes or reuses
+    residual.py      what the skipped blocks would have added
+    selection.py     some rows of a batch
+    first_block.py   policy = "first_block": skip while the first blocks repeat themselves
+    teacache.py      policy = "teacache": skip until the input has moved far enough
+    adacache.py      policy = "adacache": a computed step decides how many steps reuse it
+    replay.py        policy = "replay": skip what another run skipped
+    schedule.py      policy = "schedule": skip the steps that the job lists
     policy.py        what a policy is
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from batchgen.engine.cache.adacache import AdaCache
 from batchgen.engine.cache.first_block import FirstBlock
 from batchgen.engine.cache.policy import Bounded, Decider, Policy
 from batchgen.engine.cache.replay import read_traces
-from batchgen.engine.cache.schedule import Given
+from batchgen.engine.cache.schedule import FixedSchedule
 from batchgen.engine.cache.teacache import COEFFICIENTS, TeaCache
 from batchgen.errors import JobError
 from batchgen.settings import Cache
 
-__all__ = ["COMPUTED", "SKIPPED", "Decider", "Policy", "make_policy"]
+__all__ = ["make_policy"]
 
 
 def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
-    """The policy that the job's `[cache]` asks for; None for none.
+    """The policy that the job's `[cache]` asks for, or None for `policy = "none"`.
 
-    :param family: the checkpoint's.
-    :param blocks: of its transformer.
-    :raises JobError: settings that contradict each other or ask for what the family does not have; all of them are told.
+    :param family: the model's family.
+    :param blocks: how many blocks its transformer has.
+    :raises JobError: settings contradict each other, or the family lacks what they ask for. The
+        message lists every problem.
     """
     if problems := [*_contradictions(settings), *_lacks(settings, family, blocks)]:
         raise JobError("[cache]:\n  " + "\n  ".join(problems))
 
-    def bounded(decider: Decider) -> Decider:
-        return Bounded(decider, settings.warmup, settings.max_consecutive)
+    def bounded(make: Callable[[int], Decider]) -> Callable[[int, int], Decider]:
+        warmup, most = settings.warmup, settings.max_consecutive
+        return lambda _, steps: Bounded(make(steps), warmup, most)
 
-    threshold, order = settings.threshold, settings.taylor_order
-    if settings.policy == "first_block":
-        return Policy(
-            lambda *_: bounded(FirstBlock(threshold)),
-            settings.blocks,
-            "residual",
-            taylor_order=order,
-        )
-    if settings.policy == "teacache":
-        return Policy(
-            lambda _, steps: bounded(TeaCache(threshold, COEFFICIENTS[family], steps)),
-            0,
-            "modulated",
-            "previous",
-            taylor_order=order,
-        )
-    if settings.policy == "adacache":
-        return Policy(lambda *_: bounded(AdaCache(threshold)), judges=True, taylor_order=order)
-    if settings.policy == "schedule":
-        return Policy(lambda *_: Given(frozenset(settings.skip)), taylor_order=order)
-    if settings.policy == "replay":
-        return Policy(
-            read_traces(Path(settings.trace).expanduser()).decider,
-            settings.blocks,
-            "residual",
-            taylor_order=order,
-        )
-    return None
+    threshold = settings.threshold
+    policy = partial(Policy, taylor_order=settings.taylor_order)
+    after_blocks = partial(policy, probe_blocks=settings.blocks, signal="residual")
+    match settings.policy:
+        case "first_block":
+            return after_blocks(bounded(lambda _: FirstBlock(threshold)))
+        case "teacache":
+            decider = bounded(lambda steps: TeaCache(threshold, COEFFICIENTS[family], steps))
+            return policy(decider, signal="modulated", reference="previous")
+        case "adacache":
+            return policy(bounded(lambda _: AdaCache(threshold)), judges=True)
+        case "schedule":
+            return policy(lambda *_: FixedSchedule(settings.skip))
+        case "replay":
+            return after_blocks(read_traces(Path(settings.trace).expanduser()).decider)
+        case "none":
+            return None
 
 
 def _contradictions(settings: Cache) -> Iterator[str]:
-    """A key that only another policy reads, or one that this policy lacks."""
+    """Keys that only another policy reads, and keys that this policy needs and lacks."""
     for key, given, reader in (
         ("skip", bool(settings.skip), "schedule"),
         ("trace", bool(settings.trace), "replay"),
@@ -84,13 +78,21 @@ def _contradictions(settings: Cache) -> Iterator[str]:
         if not given and settings.policy == reader:
             yield f'policy = "{reader}" needs {key}'
     if any(step < 1 for step in settings.skip):
-        yield f"skip = {list(settings.skip)}: steps are counted from 0, and step 0 has nothing to reuse; expected 1 or more"
+        yield (
+            f"skip = {list(settings.skip)}: steps are counted from 0, and step 0 has nothing to "
+            "reuse; expected 1 or more"
+        )
 
 
 def _lacks(settings: Cache, family: str, blocks: int) -> Iterator[str]:
-    """What the family does not have."""
+    """What the policy needs and the model does not have."""
     if settings.policy in ("first_block", "replay") and settings.blocks >= blocks:
-        yield f"blocks = {settings.blocks}: the model has {blocks} blocks, and some must be left to skip; expected 1 to {blocks - 1}"
+        yield (
+            f"blocks = {settings.blocks}: the model has {blocks} blocks, and some must be left to "
+            f"skip; expected 1 to {blocks - 1}"
+        )
     if settings.policy == "teacache" and family not in COEFFICIENTS:
-        known = ", ".join(COEFFICIENTS)
-        yield f'policy = "teacache": coefficients are published for {known}, not for {family}; policy = "first_block" needs none'
+        yield (
+            f'policy = "teacache": coefficients are published for {", ".join(COEFFICIENTS)}, not '
+            f'for {family}; policy = "first_block" needs none'
+        )

@@ -1,7 +1,7 @@
-"""What a policy is: data that says what is measured, and a decider for each picture that says what to do about it.
+"""What a policy is: a plan of what to measure, and a decider for every picture.
 
-A decider sees one picture's numbers and never its neighbours': that a picture skips the same steps alone and in a group holds by
-construction. It is born with the picture's group and dies with it.
+A decider sees the numbers of its own picture and no others. Therefore a picture skips the same
+steps alone and in any group. A decider is made with its picture's group and dropped with it.
 """
 
 from __future__ import annotations
@@ -9,63 +9,64 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
+# A trace is a string with one of these letters for each step.
 SKIPPED, COMPUTED = "1", "0"
-"""A trace has a letter for each step."""
 
 
-class Decider(Protocol):
-    """One picture's decisions, step by step."""
+class Decider:
+    """The decisions for one picture, step by step."""
 
     def before(self, step: int, distance: float) -> bool:
-        """Whether to skip this step's remaining blocks. Called once a step, in order.
+        """Whether the picture skips the remaining blocks of this step. Asked once a step, in order.
 
-        :param distance: how far the signal has moved from its reference, relative; NaN where it was not measured or the step must be
-            computed. NaN is never a reason to skip.
+        :param distance: d_b of `step_cache.py`, how far the signal has moved. It is NaN where
+            nothing was measured or the step must be computed. NaN is never a reason to skip.
         """
+        raise NotImplementedError
 
     def after(self, step: int, distance: float) -> None:
-        """The step was computed, and its residual lies so far from the last computed one's. Called only where the policy `judges`."""
+        """Learn from a computed step. Called only where the policy `judges`.
+
+        :param distance: how far the residual has moved since the last computed step; NaN at first.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What to measure, where, against what; `decider` makes one picture's decisions of it. Holds no state."""
+    """What to measure, where, and against what. A policy holds no state."""
 
-    decider: Callable[[int, int], Decider]  # (the picture's key, its number of steps)
-    probe_blocks: int = 0  # blocks that every step computes; the signal is measured after them
-    signal: Literal["residual", "modulated"] | None = (
-        None  # of the probe blocks; input of the first block; nothing is measured
-    )
-    reference: Literal["computed", "previous"] = (
-        "computed"  # the signal of the last computed step; of the step before
-    )
-    judges: bool = (
-        False  # measure how the residual of the remaining blocks has moved, after a computed step
-    )
-    taylor_order: int = 0  # of the reused residual's extrapolation
+    # Makes a picture's decider from the picture's key and its number of steps.
+    decider: Callable[[int, int], Decider]
+    # Every step computes this many blocks; the signal is measured after them.
+    probe_blocks: int = 0
+    # What is measured: what the probe blocks added, the first block's modulated input, or nothing.
+    signal: Literal["residual", "modulated"] | None = None
+    # The signal is compared with that of the last computed step, or of the step before.
+    reference: Literal["computed", "previous"] = "computed"
+    # Whether to measure, after a computed step, how far the remaining blocks' residual has moved.
+    judges: bool = False
+    # The order in which a reused residual is extrapolated; 0 reuses it as it is.
+    taylor_order: int = 0
 
 
-class Bounded:
-    """A decider under limits: what they forbid is computed, whatever was measured."""
+class Bounded(Decider):
+    """A decider under limits: a step that they forbid to skip is computed."""
 
     def __init__(self, decider: Decider, warmup: int, max_consecutive: int | None) -> None:
-        """:param warmup: steps computed at the start.
-        :param max_consecutive: steps in a row that may be skipped; None: any number.
+        """:param warmup: steps at the start that are always computed.
+        :param max_consecutive: steps in a row that may be skipped; None for any number.
         """
-        self._decider, self._warmup, self._most = (
-            decider,
-            warmup,
-            math.inf if max_consecutive is None else max_consecutive,
-        )
-        self._skipped = 0  # in a row, up to now
+        self._decider, self._warmup = decider, warmup
+        self._most = math.inf if max_consecutive is None else max_consecutive
+        self._skipped_in_a_row = 0
 
     def before(self, step: int, distance: float) -> bool:
-        """See `Decider`. What is forbidden is told to the decider as not measured, so that it knows of the computed step."""
-        allowed = step >= self._warmup and self._skipped < self._most
+        """See `Decider`. Where a skip is forbidden, the inner decider is told NaN."""
+        allowed = step >= self._warmup and self._skipped_in_a_row < self._most
         hit = self._decider.before(step, distance if allowed else math.nan) and allowed
-        self._skipped = self._skipped + 1 if hit else 0
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if hit else 0
         return hit
 
     def after(self, step: int, distance: float) -> None:

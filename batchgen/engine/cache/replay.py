@@ -1,68 +1,67 @@
-"""Decisions made beforehand: the same steps for all pictures, or another run's, picture by picture.
+"""Skip what another run skipped, picture by picture.
 
-`schedule` measures nothing. `replay` measures and synchronises like the first-block cache and then obeys its trace: so costs can be
-measured honestly where weights are random and distances mean nothing.
+`replay` measures and synchronises as the first-block cache does, and then obeys the other run's
+traces. So the costs of caching can be measured with random weights, whose distances mean nothing.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.engine.cache.policy import COMPUTED, SKIPPED
-from batchgen.engine.cache.schedule import Given
+from batchgen.engine.cache.schedule import FixedSchedule
 from batchgen.errors import JobError
 
 
-class Recorded:
-    """Traces of another run, by key. A trace has a letter a step: `1` skipped, `0` computed."""
+class RecordedTraces:
+    """Another run's traces by picture key: `1` for a skipped step, `0` for a computed one."""
 
-    def __init__(self, traces: dict[int, str], where: str) -> None:
+    def __init__(self, traces: Mapping[int, str], where: str) -> None:
         self._traces, self._where = traces, where
 
-    def decider(self, key: int, steps: int) -> Given:
-        """What was skipped of the picture of this key.
+    def decider(self, key: int, steps: int) -> FixedSchedule:
+        """The steps that the picture of this key skipped.
 
-        :raises JobError: no such picture, another number of steps, letters other than 0 and 1, or a skipped first step.
+        :raises JobError: the picture has no trace, or a trace of another number of steps, with
+            other letters than 0 and 1, or with a skipped first step.
         """
         if key not in self._traces:
             raise JobError(
-                f"{self._where}: holds no trace of picture {key}; cache.trace must come from a run of the same manifest"
+                f"{self._where}: holds no trace of picture {key}; cache.trace must come from a run "
+                "of the same manifest"
             )
         trace = self._traces[key]
-        if (
-            len(trace) != steps
-            or not set(trace) <= {SKIPPED, COMPUTED}
-            or trace.startswith(SKIPPED)
-        ):
+        complete = len(trace) == steps and set(trace) <= {SKIPPED, COMPUTED}
+        if not complete or trace.startswith(SKIPPED):
             raise JobError(
-                f"{self._where}: picture {key}: expected {steps} letters, {SKIPPED} for a skipped step and {COMPUTED} for a computed one, "
-                f"the first step computed; it has {trace!r}"
+                f"{self._where}: picture {key}: expected {steps} letters, {SKIPPED} for a skipped "
+                f"step and {COMPUTED} for a computed one, the first step computed; it has {trace!r}"
             )
-        return Given(frozenset(step for step, letter in enumerate(trace) if letter == SKIPPED))
+        return FixedSchedule(step for step, letter in enumerate(trace) if letter == SKIPPED)
 
 
-def read_traces(path: Path) -> Recorded:
-    """Traces from a run's records: `metadata/` or one of its Parquet files (columns `key`, `skipped`), or JSON `{"17": "0011"}`.
+def read_traces(path: Path) -> RecordedTraces:
+    """Traces of another run; pictures without one, such as failed ones, are left out.
 
-    Pictures without a trace (failed ones) are left out.
-
-    :raises JobError: not readable as either.
+    :param path: the run's `metadata/` or one of its Parquet files (columns `key` and `skipped`),
+        or a JSON file such as `{"17": "0011"}`.
+    :raises JobError: the file cannot be read as either.
     """
     try:
         if path.suffix == ".json":
-            traces = {
-                int(key): str(trace)
-                for key, trace in json.loads(path.read_text(encoding="utf-8")).items()
-            }
+            read = json.loads(path.read_text(encoding="utf-8"))
+            traces = {int(key): str(trace) for key, trace in read.items()}
         else:
             table = pq.read_table(path, columns=["key", "skipped"])
             traces = dict(zip(table["key"].to_pylist(), table["skipped"].to_pylist(), strict=True))
     except (OSError, ValueError, AttributeError, pa.ArrowException) as error:
         raise JobError(
-            f'cache.trace = "{path}": expected records of a run (Parquet with the columns key and skipped) or JSON: {error}'
+            f'cache.trace = "{path}": expected records of a run (Parquet with the columns key and '
+            f"skipped) or JSON: {error}"
         ) from None
-    return Recorded({key: trace for key, trace in traces.items() if trace}, str(path))
+    return RecordedTraces({key: trace for key, trace in traces.items() if trace}, str(path))

@@ -1,19 +1,18 @@
-"""batchgen.engine.cache.schedule."""
+"""Skip steps that are fixed beforehand. Nothing is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
+
+from batchgen.engine.cache.policy import Decider
 
 
-class Given:
-    """Skips these steps."""
+class FixedSchedule(Decider):
+    """Skips the steps of a list."""
 
-    def __init__(self, skip: Collection[int]) -> None:
-        self._skip = skip
+    def __init__(self, skip: Iterable[int]) -> None:
+        self._skip = frozenset(skip)
 
     def before(self, step: int, distance: float) -> bool:  # noqa: ARG002 - decided beforehand
         """See `Decider`."""
         return step in self._skip
-
-    def after(self, step: int, distance: float) -> None:
-        """Never called: this policy decides beforehand."""

@@ -1,4 +1,4 @@
-"""batchgen.engine.cache.selection."""
+"""Some rows of a batch. Where that is every row, nothing is gathered or copied."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from torch import Tensor
 
 
 class Selection:
-    """Some of a call's rows, in rising order; where that is all of them nothing is gathered or copied."""
+    """n of a batch's R rows, in rising order."""
 
     def __init__(self, numbers: Sequence[int], of: int, device: torch.device) -> None:
-        """:param of: rows of the call."""
+        """:param numbers: the rows' numbers.
+        :param of: R.
+        """
         self.numbers = numbers
-        self.index = (
-            None if len(numbers) == of else torch.tensor(numbers, dtype=torch.int64, device=device)
-        )
+        everything = len(numbers) == of
+        self.index = None if everything else torch.tensor(numbers, dtype=torch.int64, device=device)
 
     def of(self, values: Tensor) -> Tensor:
-        """[R, …] → [n, …]."""
+        """The selected rows: [R, …] → [n, …]."""
         return values if self.index is None else values.index_select(0, self.index)
 
     def put(self, values: Tensor, new: Tensor) -> Tensor:
-        """[R, …] with these rows replaced by [n, …]."""
+        """`values` [R, …] with the selected rows replaced by `new` [n, …]."""
         return new if self.index is None else values.index_copy(0, self.index, new)

@@ -1,29 +1,36 @@
-"""TeaCache: the first block's modulated input tells how far the output moves; skip until the movements add up to the threshold.
+"""TeaCache: skip until the estimated movements of the output add up to the threshold.
 
-https://arxiv.org/abs/2411.19108. A polynomial, fitted once a model, turns the input's relative movement into the output's. Nothing is
-computed on a skipped step, not even one block, and the reference is the step before, skipped or not.
+The relative movement of the first block's modulated input tells how far the output moves. A
+polynomial that is fitted once a model turns the one into the other. A skipped step computes no
+block at all. The movement is measured from the step before, whether that was skipped or computed.
+
+Liu et al., Timestep Embedding Tells: It's Time to Cache, https://arxiv.org/abs/2411.19108.
 """
 
 from __future__ import annotations
 
-COEFFICIENTS = {  # highest power first
-    "flux": (
-        4.98651651e02,
-        -2.83781631e02,
-        5.58554382e01,
-        -3.82021401e00,
-        2.64230861e-01,
-    )  # ali-vilab/TeaCache, TeaCache4FLUX
+from functools import reduce
+
+from batchgen.engine.cache.policy import Decider
+
+# Each family's polynomial, highest power first. That of FLUX.1-dev is TeaCache4FLUX's, from
+# ali-vilab/TeaCache. Thresholds of 0.25 to 0.8 are in use: they are sums of movements of the
+# output, and are not comparable with the thresholds of other policies.
+COEFFICIENTS: dict[str, tuple[float, ...]] = {
+    "flux": (4.98651651e02, -2.83781631e02, 5.58554382e01, -3.82021401e00, 2.64230861e-01)
 }
-"""Family → rescaling polynomial, fitted to FLUX.1-dev. Its thresholds are of another kind than a distance: 0.25 to 0.8 are in use."""
 
 
-class TeaCache:
-    """Skips while the rescaled movements since the last computed step add up to less than `threshold`; computes first and last step."""
+class TeaCache(Decider):
+    """Skips while the movements since the last computed step sum to less than `threshold`.
+
+    The first and the last step are always computed.
+    """
 
     def __init__(self, threshold: float, coefficients: tuple[float, ...], steps: int) -> None:
         self._threshold, self._coefficients, self._last = threshold, coefficients, steps - 1
-        self._moved = 0.0  # since the last computed step
+        # The estimated movement of the output since the last computed step.
+        self._moved = 0.0
 
     def before(self, step: int, distance: float) -> bool:
         """See `Decider`."""
@@ -33,13 +40,7 @@ class TeaCache:
             self._moved = 0.0
         return hit
 
-    def after(self, step: int, distance: float) -> None:
-        """Never called: this policy decides beforehand."""
-
 
 def rescale(coefficients: tuple[float, ...], distance: float) -> float:
-    """The polynomial's value (Horner); NaN of NaN."""
-    value = 0.0
-    for coefficient in coefficients:
-        value = value * distance + coefficient
-    return value
+    """The polynomial's value at `distance`, by Horner's rule; NaN at NaN."""
+    return reduce(lambda value, factor: value * distance + factor, coefficients, 0.0)

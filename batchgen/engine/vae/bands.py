@@ -1,30 +1,35 @@
-"""A picture in horizontal bands, computed as if it were whole: over the ranks of a replica, band after band on one device, or both.
+"""A picture in horizontal bands, computed as if it were whole.
 
-Bands are not tiles: nothing is approximated or blended, only sums are rounded in another order. What looks beyond a band:
+The bands are spread over the ranks of a replica, or one device works through them in turn, or both.
+Bands are not tiles: nothing is approximated or blended, and only sums are rounded in another order.
+These operations look beyond a band:
 
-    3×3 convolutions   see one row of each neighbour; at the picture's own edges they see zeros, as always
+    3×3 convolutions   see one row of each neighbour; zeros at the picture's own edges, as always
     group norms        use mean and variance of the whole picture
-    attention          every pixel attends to the keys and values of the whole picture
+    attention          lets every pixel attend to the keys and values of the whole picture
 
-The rest (activations, 1×1 convolutions, residuals, upsampling by repetition) stays inside. On one device all bands pass a layer before the
-next begins. That needs room for the activations a layer reads and writes, in full, but for its workspace (normalized, activated, padded and
-upsampled copies) in one band only: less, not 1/n of everything. Nothing is recomputed but the rows at the bands' edges.
+All others stay inside a band: activations, 1×1 convolutions, residuals, upsampling by repetition.
+
+On one device, all bands pass a layer before the next layer begins. The layer's inputs and outputs
+are in memory in full, but its normalized, activated, padded and upsampled copies only for one band.
+So n bands need less memory than the whole, but more than 1/n of it. Only the rows at the edges of
+bands are computed twice.
 
 Not covered: gradients; bands of columns.
 
-Legend: B pictures, C channels, G groups of channels, h rows of latents, W pixels in a row, n bands of all ranks.
+Legend: B pictures, C channels, G groups of channels, h rows of latents, W pixels in a row, n bands
+of all ranks.
 """
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import batch_norm
 
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
@@ -35,21 +40,28 @@ Layer = Callable[[Tensor], Tensor]
 
 @dataclass(slots=True)
 class Bands:
-    """A picture's activations at one place in the decoder. Layers replace them band by band, so that what was read can go at once."""
+    """A picture's activations at one place in the decoder.
 
-    parts: deque[Tensor]  # this rank's bands, top to bottom, each [B, C, rows, W]
-    high: int  # h: rows of the latents of all ranks
-    weights: Tensor  # [n, 1, 1] fp32, each band's part of the picture
+    A layer replaces them band by band, so that the memory of those it has read is free at once.
+    """
+
+    # This rank's bands from top to bottom, each [B, C, rows, W].
+    parts: deque[Tensor]
+    # h: rows of latents that all ranks hold together.
+    high: int
+    # The share that each band has in the picture, [n, 1, 1] fp32.
+    weights: Tensor
     ranks: Ranks
 
     def pass_through(self, layer: Layer, scale: int = 1) -> None:
-        """Replace every band by what the layer makes of it; collective.
+        """Replace every band by what the layer makes of it. All ranks must call this.
 
-        The layer is given the band and one row of each neighbour, and pads that window with zeros itself: at the picture's edges this is
-        right, elsewhere it spoils only rows that belong to a neighbour, and these are cut off. So a layer is any module as it stands,
-        and the price is two more rows a band.
+        The layer is given a window: the band and one row of each neighbour. It pads the window with
+        zeros. At the picture's edges this is right; elsewhere it spoils only the neighbours' rows,
+        which are cut off. So any module can be used as it is, at the price of two rows a band.
 
-        :param layer: [B, C, rows, W] → [B, C', scale·rows, W'], looks one row beyond its own, counted before or after it scales.
+        :param layer: [B, C, rows, W] → [B, C', scale · rows, W']. It may look one row beyond its
+            own, counted before or after it scales.
         """
         above, end = self._edges()
         for remaining in reversed(range(len(self.parts))):
@@ -57,96 +69,96 @@ class Bands:
             below = self.parts[0][:, :, :1] if remaining else end
             last, rows = part[:, :, -1:].clone(), part.shape[2]
             window, top = _window(above, part, below), 0 if above is None else scale
-            del (
-                part
-            )  # unless it is kept for a residual, it can go before the layer takes its workspace
+            # Unless a residual needs it, the band's memory is freed before the layer needs its own.
+            del part
             self.parts.append(layer(window)[:, :, top : top + scale * rows])
             above = last
 
     def _edges(self) -> tuple[Tensor | None, Tensor | None]:
-        """The rows next to this rank's own, [B, C, 1, W] each: the rank above's last, the rank below's first; None beyond the picture."""
+        """The row above this rank's first and the row below its last, [B, C, 1, W] each.
+
+        They belong to the neighbouring ranks; None beyond the picture.
+        """
         ranks = self.ranks
-        neighbours = [
-            int(abs(rank - ranks.rank) == 1) for rank in range(ranks.degree)
-        ]  # one row to each, one from each
-        if not any(neighbours):
+        if ranks.degree == 1:
             return None, None
         top, bottom = ranks.rank == 0, ranks.rank == ranks.degree - 1
         ours = [self.parts[0][:, :, :1]] * (not top) + [self.parts[-1][:, :, -1:]] * (not bottom)
-        theirs = ranks.exchange(torch.stack(ours), neighbours, neighbours)
+        # One row goes to each neighbour, and one comes from each.
+        lengths = [int(abs(rank - ranks.rank) == 1) for rank in range(ranks.degree)]
+        theirs = ranks.exchange(torch.stack(ours), lengths, lengths)
         return None if top else theirs[0], None if bottom else theirs[-1]
 
     def normalizer(self, norm: nn.GroupNorm) -> Layer:
-        """The group norm with the statistics of these bands together, as a function of any of their rows; collective.
+        """The group norm with the statistics of the whole picture. All ranks must call this.
 
-        Means and variances are fp32 and merge as (n, mean, M2) do, divided by n: M2 / n = Σ nᵢ/n · (M2ᵢ/nᵢ + (meanᵢ - mean)²).
-        Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample variances (1979).
+        The result takes any rows of the picture. Means and variances are fp32. Those of the bands
+        are merged by the formula of Chan, Golub and LeVeque, Updating formulae and a pairwise
+        algorithm for computing sample variances (1979):
+
+            variance = Σ weightᵢ · (varianceᵢ + (meanᵢ - mean)²)
         """
-        own = torch.stack(
-            [_statistics(part, norm.num_groups) for part in self.parts]
-        )  # [bands, 2, B, G]
+        own = torch.stack([_statistics(part, norm.num_groups) for part in self.parts])
         variances, means = self.ranks.gather(own, len(self.weights), dim=0).unbind(1)  # [n, B, G]
         mean = (self.weights * means).sum(0)
         variance = (self.weights * (variances + (means - mean).square())).sum(0)
 
         size, batch = norm.num_channels // norm.num_groups, len(mean)
-        channels = (
-            statistic.repeat_interleave(size, dim=1).flatten() for statistic in (mean, variance)
-        )
-        affine = (parameter.float().repeat(batch) for parameter in (norm.weight, norm.bias))
-        return functools.partial(_normalize, constants=(*channels, *affine), eps=norm.eps)
+        mean, variance = (x.repeat_interleave(size, dim=1).flatten() for x in (mean, variance))
+        weight, bias = (x.float().repeat(batch) for x in (norm.weight, norm.bias))
+
+        def normalize(rows: Tensor) -> Tensor:
+            # A batch norm with given statistics, each [B·C], is one fused kernel.
+            flat = rows.reshape(1, -1, *rows.shape[2:])
+            return batch_norm(flat, mean, variance, weight, bias, eps=norm.eps).view(rows.shape)
+
+        return normalize
 
     def join(self, parts: Iterable[Tensor], dim: int) -> Tensor:
-        """The whole of which `parts` are what this rank's bands have along `dim`; collective."""
+        """Join what every rank's bands have along `dim` into the whole. All ranks must call this.
+
+        :param parts: one for each band of this rank. A row of latents may have become several rows
+            of pixels or many tokens.
+        """
         mine = torch.cat(list(parts), dim)
         rows = shares(self.high, self.ranks.degree)[self.ranks.rank]
-        by_row = torch.unflatten(
-            mine, dim, (rows, -1)
-        )  # whatever a row of latents has become by now: tokens, rows of px
+        by_row = torch.unflatten(mine, dim, (rows, -1))
         return self.ranks.gather(by_row, self.high, dim).flatten(dim, dim + 1)
 
 
 def split(whole: Tensor, ranks: Ranks, bands: int) -> Bands:
-    """A picture that every rank has, [B, C, h, w], divided; each rank keeps its own.
+    """Divide a picture into bands; each rank keeps its own.
 
-    :raises JobError: fewer rows than ranks.
+    :param whole: [B, C, h, W], the same on every rank.
+    :param bands: of each rank; fewer if there are not so many rows.
+    :raises JobError: there are fewer rows than ranks.
     """
     high = whole.shape[2]
     if high < ranks.degree:
         raise JobError(
-            f"a picture of {high} latent rows cannot be decoded in bands over {ranks.degree} ranks: each needs a row. "
-            "Decode it undivided, or ask for fewer ranks ([parallel] cp)"
+            f"a picture of {high} latent rows cannot be decoded in bands over {ranks.degree} "
+            "ranks: each needs a row. Decode it undivided, or ask for fewer ranks ([parallel] cp)"
         )
     local = max(1, min(bands, high // ranks.degree))
     rows = [list(shares(rank, local)) for rank in shares(high, ranks.degree)]
-    weights = torch.tensor(
-        [band / high for rank in rows for band in rank], device=whole.device
-    ).view(-1, 1, 1)
-    return Bands(
-        deque(torch.split(ranks.split(whole, dim=2), rows[ranks.rank], dim=2)), high, weights, ranks
-    )
+    weights = torch.tensor([band / high for rank in rows for band in rank], device=whole.device)
+    parts = torch.split(ranks.split(whole, dim=2), rows[ranks.rank], dim=2)
+    return Bands(deque(parts), high, weights.view(-1, 1, 1), ranks)
 
 
 def _window(above: Tensor | None, part: Tensor, below: Tensor | None) -> Tensor:
-    """A band and the rows next to it, in the band's memory format: joining mixed formats would give up channels_last."""
+    """A band and the rows next to it, in the band's memory format.
+
+    Joining tensors of different formats would lose channels_last.
+    """
     layout = torch.channels_last if part.stride(1) == 1 else torch.contiguous_format
-    rows = [
-        row if row is part else row.contiguous(memory_format=layout)
-        for row in (above, part, below)
-        if row is not None
-    ]
-    return torch.cat(rows, dim=2)
+    top, bottom = (
+        [] if row is None else [row.contiguous(memory_format=layout)] for row in (above, below)
+    )
+    return torch.cat([*top, part, *bottom], dim=2)
 
 
 def _statistics(part: Tensor, groups: int) -> Tensor:
-    """Variance and mean [2, B, G] of a band, fp32."""
-    return torch.stack(
-        torch.var_mean(torch.unflatten(part, 1, (groups, -1)).float(), dim=(2, 3, 4), correction=0)
-    )
-
-
-def _normalize(part: Tensor, constants: tuple[Tensor, ...], eps: float) -> Tensor:
-    """(part - mean) / √(variance + eps) · weight + bias, each constant [B·C] fp32: a batch norm of known statistics, one fused kernel."""
-    mean, variance, weight, bias = constants
-    channels_first = part.reshape(1, -1, *part.shape[2:])
-    return F.batch_norm(channels_first, mean, variance, weight, bias, eps=eps).view(part.shape)
+    """Variance and mean of a band, [2, B, G] fp32."""
+    by_group = torch.unflatten(part, 1, (groups, -1)).float()
+    return torch.stack(torch.var_mean(by_group, dim=(2, 3, 4), correction=0))

@@ -1,4 +1,7 @@
-"""VAEs and latents to decode in bands, and three real gloo ranks that decode them all, in groups of one, two and three."""
+"""VAEs and latents to decode in bands, and three gloo ranks that decode them all.
+
+The ranks work alone, in pairs and all three together.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from torch import Tensor
 
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import Mesh
-from batchgen.engine.vae.banded_decoder import decode_in_bands, spread
+from batchgen.engine.vae.banded_decoder import decode_in_bands
+from batchgen.engine.vae.decode import spread
 from batchgen.errors import JobError
 from batchgen.model import TINY
 from tests.support import ROOT
@@ -28,7 +32,10 @@ Results = dict[tuple[Any, ...], Any]
 
 
 def narrow(**changes: Any) -> Any:
-    """FLUX.1's autoencoder in an eighth of its width, weights random and seeded: no parameter has a value that hides its absence."""
+    """FLUX.1's autoencoder in an eighth of its width, with seeded random weights.
+
+    No parameter has a value that would hide its absence, such as a scale of 1 or a bias of 0.
+    """
     config = {
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -43,17 +50,16 @@ def narrow(**changes: Any) -> Any:
     vae: Any = AutoencoderKL(**config | changes).eval().requires_grad_(False)
     for name, parameter in vae.named_parameters():
         if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, float("norm" in name and name.endswith("weight")), 0.2)
+            scale = "norm" in name and name.endswith("weight")
+            torch.nn.init.normal_(parameter, float(scale), 0.2)
     return vae
 
 
 def make_vae(name: str) -> Any:
-    """`narrow`, or the embedded model's: without middle attention, one group a norm."""
-    return (
-        narrow()
-        if name == "narrow"
-        else AutoencoderKL.from_pretrained(TINY / "vae").eval().requires_grad_(False)
-    )
+    """`narrow`, or the embedded model's VAE: no attention, and norms of a single group."""
+    if name == "narrow":
+        return narrow()
+    return AutoencoderKL.from_pretrained(TINY / "vae").eval().requires_grad_(False)
 
 
 def make_latents(batch: int, high: int, wide: int) -> Tensor:
@@ -62,15 +68,14 @@ def make_latents(batch: int, high: int, wide: int) -> Tensor:
 
 
 def decode_on_ranks(folder: Path) -> list[Results]:
-    """What each of three ranks got."""
+    """What each of the three ranks decoded."""
     subprocess.run(
         [sys.executable, "-m", "tests.engine.vae.band_ranks", folder], check=True, cwd=ROOT
     )
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
-def _rank(rank: int, folder: Path) -> None:
-    """A process's life."""
+def _run_rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     results: Results = {}
     for degree in range(rank + 1, RANKS + 1):
@@ -82,19 +87,16 @@ def _rank(rank: int, folder: Path) -> None:
 
 
 def _decode_all(ranks: Ranks, results: Results) -> None:
-    """Every case over these ranks."""
+    """Decode every case over these ranks."""
     degree = ranks.degree
     for name in NAMES:
         vae = make_vae(name)
         for shape in SHAPES:
             results[name, shape, degree] = decode_in_bands(vae, make_latents(*shape), ranks)
-    vae = narrow()
-    results["two bands a rank", degree] = decode_in_bands(
-        vae, make_latents(1, 23, 16), ranks, bands=2
-    )
-    results["spread", degree] = spread(
-        make_latents(2, 8, 6), lambda share: vae.decode(share).sample, ranks
-    )
+    vae, tall = narrow(), make_latents(1, 23, 16)
+    results["two bands a rank", degree] = decode_in_bands(vae, tall, ranks, bands=2)
+    pair = make_latents(2, 8, 6)
+    results["spread", degree] = spread(pair, lambda share: vae.decode(share).sample, ranks)
     half = vae.to(torch.bfloat16, memory_format=torch.channels_last)
     results["bf16", degree] = decode_in_bands(half, make_latents(1, 17, 12).bfloat16(), ranks)
     try:
@@ -103,9 +105,8 @@ def _decode_all(ranks: Ranks, results: Results) -> None:
         results["too few rows", degree] = str(error)
 
 
-if (
-    __name__ == "__main__"
-):  # a process of its own, which imports once, has no threads yet, and so may fork
+# Run as a process of its own: it imports once, has no threads yet, and therefore may fork.
+if __name__ == "__main__":
     torch.multiprocessing.start_processes(
-        _rank, (Path(sys.argv[1]),), nprocs=RANKS, start_method="fork"
+        _run_rank, (Path(sys.argv[1]),), nprocs=RANKS, start_method="fork"
     )

@@ -1,4 +1,4 @@
-"""A decoder that is compiled decodes as it does eagerly, every number of pictures of the planned sizes."""
+"""A compiled decoder gives the pictures of the eager one, in every planned size and number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ SIZES = [(32, 32), (48, 32)]  # px
 
 
 class Small:
-    """The parts of a family that decoding needs: a random decoder of few layers, for each takes seconds to compile."""
+    """The parts of a family that decoding needs.
+
+    The decoder is random and has few layers, because each takes seconds to compile.
+    """
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -41,14 +44,13 @@ class Small:
 
 @pytest.fixture(scope="module")
 def compiled() -> Iterator[SimpleNamespace]:
-    """The decoder, compiled for two sizes and up to three pictures; with its compiler."""
+    """The decoder, compiled for two sizes and up to three pictures, and its compiler."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     family: Any = Small()
     compiler = Compiler("default")
-    decode = CompiledDecode(
-        family, compiler, SIZES, Ranks(), static=1
-    )  # more sizes than that: one graph for both
+    # There are more sizes than `static`, so both share a graph.
+    decode = CompiledDecode(family, compiler, SIZES, Ranks(), static=1)
     decode.warm(3, CPU, torch.float32)
     compiler.seal("")
     yield SimpleNamespace(decode=decode, compiler=compiler, family=family)
@@ -56,36 +58,31 @@ def compiled() -> Iterator[SimpleNamespace]:
 
 
 def latents(family: Family, size: tuple[int, int], count: int) -> torch.Tensor:
-    return torch.randn(
-        count, *family.noise_shape(*size), generator=torch.Generator().manual_seed(count)
-    )
+    generator = torch.Generator().manual_seed(count)
+    return torch.randn(count, *family.noise_shape(*size), generator=generator)
 
 
 @pytest.mark.slow
-def test_all_numbers_of_pictures_of_the_planned_sizes_decode_as_they_do_eagerly_in_any_thread(
+def test_planned_sizes_decode_in_any_number_as_they_do_eagerly_in_any_thread(
     compiled: SimpleNamespace,
 ) -> None:
-    decode, eager = (
-        torch.inference_mode()(compiled.decode),
-        torch.inference_mode()(plain_decode(compiled.family.vae, CPU)),
-    )
+    decode = torch.inference_mode()(compiled.decode)
+    eager = torch.inference_mode()(plain_decode(compiled.family.vae, CPU))
     with ThreadPoolExecutor(1) as writer:
         for size in SIZES:
             for count in (1, 2, 3):
                 given = latents(compiled.family, size, count)
-                torch.testing.assert_close(
-                    writer.submit(decode, given).result(), eager(given), rtol=0, atol=1e-5
-                )
-    assert compiled.compiler.compilation.graphs == 2  # one picture, more pictures
-    assert compiled.compiler.compilation.breaks == compiled.compiler.compilation.recompilations == 0
+                made = writer.submit(decode, given).result()
+                torch.testing.assert_close(made, eager(given), rtol=0, atol=1e-5)
+    compilation = compiled.compiler.compilation
+    assert compilation.graphs == 2, "one for a single picture, one for several"
+    assert compilation.breaks == compilation.recompilations == 0
 
 
 @pytest.mark.slow
 def test_what_would_need_another_graph_is_refused(compiled: SimpleNamespace) -> None:
-    with pytest.raises(
-        JobError,
-        match=r"latents \[2, 4, 32, 32\] .* AutoencoderKL would have to be compiled again.*32×32, 48×32 px",
-    ):
+    again = r"latents \[2, 4, 32, 32\] .* AutoencoderKL would have to be compiled again"
+    with pytest.raises(JobError, match=f"{again}.*32×32, 48×32 px"):
         compiled.decode(latents(compiled.family, SIZES[0], 2))  # not in inference mode
     assert compiled.compiler.compilation.recompilations == 1
 
