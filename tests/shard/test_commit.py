@@ -1,7 +1,6 @@
 """Commit is one link: one attempt wins, anyone completes it, any number of times, and nobody's pictures get lost on the way."""
 
 import errno
-import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from batchgen import durable
-from batchgen.errors import DamagedRun, OutputError
+from batchgen.errors import DamagedRun
 from batchgen.run.directory import BUCKET, RunDirectory
-from batchgen.run.stop import ask_to_stop, clear_stop, read_stop
 from batchgen.shard.commit import (
     commit_shard,
     committed_shards,
@@ -21,12 +19,12 @@ from batchgen.shard.commit import (
     roll_forward,
     visible_shards,
 )
-from tests.support.specimens import done, new_store, ready
+from tests.support.specimens import done, new_directory, ready
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
-    return new_store(tmp_path)
+    return new_directory(tmp_path)
 
 
 def published(directory: RunDirectory, shard: int = 0) -> tuple[bytes, bytes]:
@@ -184,7 +182,7 @@ def test_what_is_done_is_known_by_names_alone(directory: RunDirectory) -> None:
 
 @pytest.mark.parametrize("shards", [1, BUCKET, BUCKET + 1, 2 * BUCKET + 500])
 def test_no_folder_holds_more_than_a_thousand_shards(shards: int, tmp_path: Path) -> None:
-    directory = new_store(tmp_path, shards)
+    directory = new_directory(tmp_path, shards)
     for name in (
         directory.done,
         lambda shard: directory.claim(shard, 1),
@@ -193,55 +191,3 @@ def test_no_folder_holds_more_than_a_thousand_shards(shards: int, tmp_path: Path
         folders = [name(shard).parent for shard in range(shards)]
         assert max(folders.count(folder) for folder in set(folders)) <= 1000
         assert [folder for folder in set(folders) if not folder.is_dir()] == []
-
-
-def test_the_first_cause_to_stop_stays(directory: RunDirectory) -> None:
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda n: ask_to_stop(directory, "user", f"caller {n}"), range(8)))
-    first = read_stop(directory)
-    ask_to_stop(directory, "failure budget", "too many")
-    assert first is not None
-    assert read_stop(directory) == first
-    assert (first.cause, first.text[:7]) == ("user", "caller ")
-
-
-def test_a_cleared_stop_can_be_set_again(directory: RunDirectory) -> None:
-    assert read_stop(directory) is None
-    ask_to_stop(directory, "user", "one")
-    clear_stop(directory)
-    assert read_stop(directory) is None
-    ask_to_stop(directory, "time limit", "two")
-    assert read_stop(directory) is not None
-    assert json.loads(directory.stop.read_bytes())["cause"] == "time limit"
-
-
-def test_a_full_disk_can_still_say_so(
-    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The flag is written into the bytes of a file kept for this."""
-
-    def full(_path: Path, _data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(durable, "write", full)
-    for text in ("first", "second"):
-        ask_to_stop(directory, "disk full", text)
-    stop = read_stop(directory)
-    assert stop is not None
-    assert (stop.cause, stop.text) == ("disk full", "first")
-
-
-def test_another_error_of_the_disk_is_not_taken_for_a_full_one(
-    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_path: Path, _data: bytes) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(durable, "write", broken)
-    with pytest.raises(OSError, match="Input/output"):
-        ask_to_stop(directory, "user", "")
-
-
-def test_a_folder_without_a_plan_is_no_run(directory: RunDirectory) -> None:
-    with pytest.raises(OutputError, match=r"not a run directory.*batchgen submit MANIFEST --out"):
-        RunDirectory.open(directory.root)
