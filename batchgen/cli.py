@@ -1,4 +1,7 @@
-"""The verbs. Parses, calls, prints; everything else is elsewhere, and imported only by the verb that needs it."""
+"""The verbs. This file parses, calls and prints.
+
+Each verb imports what it needs when it is called, so that `batchgen --help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,24 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from batchgen.durable import is_full
-from batchgen.errors import BatchgenError, InputError, RunStopped, StillRunning
+from batchgen.errors import BatchgenError, InputError, RunStopped, StillRunning, shell_command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from batchgen.planning import Hardware
     from batchgen.run import Run
     from batchgen.settings import Job, Site
 
 app = typer.Typer(
-    help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: nothing is lost or made twice.",
+    help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: "
+    "nothing is lost or made twice.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,20 +41,16 @@ RunFolder = Annotated[Path, typer.Argument(help="The run directory, for example 
 JobFile = Annotated[
     Path | None, typer.Option("--job", help="TOML job file; without it, the embedded tiny model.")
 ]
+SET = {"metavar": "SECTION.KEY=VALUE"}
 Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the job file."),
+    list[str] | None, typer.Option("--set", **SET, help="Override a key of the job file.")
 ]
 Rehearse = Annotated[
     bool,
     typer.Option("--rehearse", help="Draw test cards in the model's place: try a run in seconds."),
 ]
-SiteFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--site", help="SLURM site profile, as slurm/example.toml; without it, this machine."
-    ),
-]
+SITE_HELP = "SLURM site profile, as slurm/example.toml; without it, this machine."
+SiteFile = Annotated[Path | None, typer.Option("--site", help=SITE_HELP)]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")]
 
 
@@ -62,21 +62,26 @@ def plan(
     settings: Settings = None,
     rehearse: Rehearse = False,
 ) -> None:
-    """Say what would happen: rows, sizes, shards, groups, time, bytes; with --site the batch script. Checks every row, writes nothing."""
+    """Say what would happen: rows, sizes, shards, groups, time, bytes.
+
+    With --site, the batch script too. Checks every row, writes nothing.
+    """
     with _errors():
-        from batchgen.planning import assumed, describe_memory, find_model, of_site, refuse_unfit
-        from batchgen.run import dry_run
+        from batchgen import planning
         from batchgen.settings import load_site
         from batchgen.view.show import show_plan, show_script
 
         profile = load_site(site) if site else None
-        read = _job(job, settings, rehearse=rehearse)
-        hardware = of_site(profile, read) if profile else assumed(read)
-        checkpoint = find_model(read, hardware)
-        planned = dry_run(manifest, read, partial(refuse_unfit, hardware=hardware))
-        show_plan(_console(), planned, read, describe_memory(read, checkpoint, planned, hardware))
+        asked = _job(job, settings, rehearse=rehearse)
+        hardware = planning.of_site(profile, asked) if profile else planning.assumed(asked)
+        located, checkpoint = planning.locate_model(asked)
+        planning.refuse_impossible(located, checkpoint, hardware)
+        planned = planning.dry_run(manifest, located, checkpoint)
+        planning.refuse_unfit(located, checkpoint, planned, hardware)
+        memory = planning.describe_memory(located, checkpoint, planned, hardware)
+        show_plan(_console(), planned, asked, memory)
         if profile:
-            show_script(_console(), planned, read, profile, _root(manifest, rehearse=rehearse))
+            show_script(_console(), planned, asked, profile, _root(manifest, rehearse=rehearse))
 
 
 @app.command()
@@ -91,49 +96,39 @@ def submit(
     rehearse: Rehearse = False,
     detach: Detach = False,
 ) -> None:
-    """Plan the manifest and make its pictures, here or on a cluster. The same command again continues where it stopped."""
+    """Plan the manifest and make its pictures, here or on a cluster.
+
+    The same command again continues where it stopped.
+    """
     with _errors():
         from batchgen.launch.elements import refuse_misfit
-        from batchgen.planning import (
-            find_model,
-            of_site,
-            refuse_unfit,
-            this_machine,
-            visible_devices,
-        )
+        from batchgen.planning import locate_model, refuse_impossible, visible_devices
         from batchgen.run import create
         from batchgen.settings import load_site
 
         profile = load_site(site) if site else None
-        read = _job(job, settings, rehearse=rehearse)
-        hardware = of_site(profile, read) if profile else this_machine(read)
-        find_model(read, hardware)
-        if profile:  # what is missing is told before a run is planned
-            refuse_misfit(profile, read)
+        asked = _job(job, settings, rehearse=rehearse)
+        # Locating the model reads from every weight file: what costs less to tell is told before.
+        if profile:
+            refuse_misfit(profile, asked)
         else:
-            visible_devices(read)
+            visible_devices(asked)
+        hardware = _hardware(profile, asked)
+        located, checkpoint = locate_model(asked)
+        refuse_impossible(located, checkpoint, hardware)
         root = out or _root(manifest, rehearse=rehearse)
-        console = _console()
-        run, new = create(root, manifest, read, partial(refuse_unfit, hardware=hardware))
+        run, new = create(root, manifest, located, checkpoint, hardware=hardware)
         if not new:
-            console.print(
-                f"{root} was planned before from the same inputs: continuing it.", soft_wrap=True
-            )
-        console.print(
-            f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}",
-            soft_wrap=True,
-        )
-        _go(run, console, profile, detach=detach)
+            _say(f"{root} was planned before from the same inputs: continuing it.")
+        _say(f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}")
+        _go(run, profile, detach=detach)
 
 
 @app.command()
 def resume(
     run: RunFolder,
     settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="SECTION.KEY=VALUE", help="Change a key of [run] or [pattern]."
-        ),
+        list[str] | None, typer.Option("--set", **SET, help="Change a key of [run] or [pattern].")
     ] = None,
     site: SiteFile = None,
     local: Annotated[
@@ -158,9 +153,12 @@ def resume(
     ] = False,
     detach: Detach = False,
 ) -> None:
-    """Make what is missing of a run that was stopped, killed or ran out of space: where it was last, or where --site or --local say."""
+    """Make what is missing of a run that was stopped, killed or ran out of space.
+
+    The run goes on where it was last, or where --site or --local say.
+    """
     with _errors():
-        from batchgen.planning import of_site, refuse_elsewhere, this_machine
+        from batchgen.planning import refuse_impossible, refuse_unfit
         from batchgen.run import open_run, read_submissions
         from batchgen.settings import load_site
 
@@ -170,9 +168,10 @@ def resume(
         if last and not local:
             profile = profile or last[0].site
         if not opened.directory.complete():
-            hardware = of_site(profile, opened.job) if profile else this_machine(opened.job)
-            refuse_elsewhere(opened.job, opened.checkpoint, opened.plan, hardware)
-        _go(opened, _console(), profile, detach=detach, add=add, steal=steal)
+            hardware = _hardware(profile, opened.job)
+            refuse_impossible(opened.job, opened.checkpoint, hardware)
+            refuse_unfit(opened.job, opened.checkpoint, opened.plan, hardware)
+        _go(opened, profile, detach=detach, add=add, steal=steal)
 
 
 @app.command()
@@ -183,7 +182,10 @@ def status(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """What is done, who lives, what to do next. Exit code: 0 complete, 3 incomplete, 4 over the failure budget, 5 stalled."""
+    """What is done, who lives, what to do next.
+
+    Exit code: 0 complete, 3 incomplete, 4 over the failure budget, 5 stalled.
+    """
     with _errors():
         from batchgen.run import RunDirectory
         from batchgen.view.show import show_status
@@ -234,19 +236,19 @@ def verify(
         bool, typer.Option("--deep", help="Hash every byte and decode every picture.")
     ] = False,
 ) -> None:
-    """Recount a run from its files: hashes, counts, keys against the plan. Exit code 1 if anything is wrong."""
+    """Recount a run from its files: hashes, counts, keys against the plan.
+
+    Exit code: 1 if anything is wrong.
+    """
     with _errors():
-        from batchgen.dataset import verify_run as recount
+        from batchgen.dataset import verify_run
         from batchgen.run import RunDirectory, load_plan
         from batchgen.view.show import show_findings
 
         directory = RunDirectory.open(run)
-        sound = show_findings(
-            _console(),
-            directory,
-            load_plan(directory),
-            recount(directory, load_plan(directory), deep=deep),
-        )
+        planned = load_plan(directory)
+        findings = verify_run(directory, planned, deep=deep)
+        sound = show_findings(_console(), directory, planned, findings)
     raise typer.Exit(0 if sound else 1)
 
 
@@ -263,21 +265,16 @@ def cancel(
         directory = RunDirectory.open(run)
         if directory.complete():
             cancel_jobs(directory, at_once=now)  # nodes that still wait in SLURM
-            _console().print("The run is complete: there is nothing to cancel.")
+            _say("The run is complete: there is nothing to cancel.")
         else:
-            stop(directory, _console(), at_once=now, again=f"batchgen cancel {run} --now")
+            again = shell_command("batchgen", "cancel", run, "--now")
+            _say(stop(directory, at_once=now, again=again))
 
 
 def _go(
-    run: Run,
-    console: Console,
-    site: Site | None,
-    *,
-    detach: bool,
-    add: int | None = None,
-    steal: bool = False,
+    run: Run, site: Site | None, *, detach: bool, add: int | None = None, steal: bool = False
 ) -> None:
-    """Launch workers for what is missing; on this machine also watch them, and exit with the status's code."""
+    """Launch workers for what is missing; on this machine, watch them and exit as `status` does."""
     from batchgen.dataset import finalize_run
     from batchgen.run import clear_stop
     from batchgen.view.show import show_software, show_status
@@ -285,41 +282,42 @@ def _go(
     from batchgen.view.watch import watch
     from batchgen.worker.sick_devices import forgive
 
+    root, console = run.directory.root, _console()
     finalize_run(run)
     seen = read_status(run.directory, run.plan)
     if seen.state != "complete":
+        look = shell_command("batchgen", "status", root, "--watch")
         if seen.state in ("running", "queued") and not add:
+            more = shell_command("batchgen", "resume", root, "--add", 1)
             raise StillRunning(
-                f"{run.directory.root} is {seen.state} ({seen.cause}). Watch it with: batchgen status {run.directory.root} --watch; "
-                f"bring more workers with: batchgen resume {run.directory.root} --add 1"
+                f"{root} is {seen.state} ({seen.cause}). Watch it with: {look}; bring more workers "
+                f"with: {more}"
             )
         show_software(console, run.plan)
         clear_stop(run.directory)
         forgive(run.directory)
-        _launch(run, console, site, add, steal=steal)
+        _launch(run, site, add, steal=steal)
         if detach or site:
-            console.print(f"batchgen status {run.directory.root} --watch", soft_wrap=True)
+            _say(look)
             return
         seen = watch(run, console)
     show_status(console, seen)
     raise typer.Exit(seen.exit_code)
 
 
-def _launch(run: Run, console: Console, site: Site | None, add: int | None, *, steal: bool) -> None:
+def _launch(run: Run, site: Site | None, add: int | None, *, steal: bool) -> None:
     from batchgen.launch.slurm_array import launch_on
     from batchgen.launch.supervisor import launch
     from batchgen.run import arrays_of
 
     if site is None:
         submission = launch(run, sys.argv, workers=add, steal=steal)
-        console.print(f"{submission.workers} workers started.")
+        _say(f"{submission.workers} workers started.")
     else:
         submission = launch_on(site, run, sys.argv, nodes=add, steal=steal)
+        nodes = submission.workers * submission.ranks // site.tasks
         arrays = ", ".join(arrays_of(run.directory, submission.number))
-        console.print(
-            f"{submission.workers} workers on {submission.workers * submission.ranks // site.tasks} nodes submitted to SLURM as {arrays}.",
-            soft_wrap=True,
-        )
+        _say(f"{submission.workers} workers on {nodes} nodes submitted to SLURM as {arrays}.")
 
 
 def _job(path: Path | None, settings: list[str] | None, *, rehearse: bool) -> Job:
@@ -328,46 +326,53 @@ def _job(path: Path | None, settings: list[str] | None, *, rehearse: bool) -> Jo
     return load_job(path, [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])])
 
 
+def _hardware(site: Site | None, job: Job) -> Hardware:
+    """The devices that will work: of the site's nodes, or of this machine."""
+    from batchgen.planning import of_site, this_machine
+
+    return of_site(site, job) if site else this_machine(job)
+
+
 def _root(manifest: list[str], *, rehearse: bool) -> Path:
     return Path("runs") / (_stem(manifest[0]) + ("-rehearsal" if rehearse else ""))
 
 
 def _stem(manifest: str) -> str:
-    """A run's name: the manifest's without extension and wildcards; its folder's where nothing is left of it."""
-    path = Path(os.path.abspath(manifest))  # noqa: PTH100 - `..` is resolved, a symlink keeps its name
-    names = (
-        [path.name]
-        if path.is_dir()
-        else [re.sub(r"[*?\[\]]", "", path.stem).strip("-_."), path.parent.name]
-    )
-    return next((name for name in names if name), "run")
+    """A run's name: its manifest's without extension and wildcards, or else its folder's."""
+    # `..` is resolved, and a symlink keeps its name.
+    path = Path(os.path.abspath(manifest))  # noqa: PTH100
+    if path.is_dir():
+        return path.name or "run"
+    return re.sub(r"[*?\[\]]", "", path.stem).strip("-_.") or path.parent.name or "run"
 
 
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(
-        stderr=stderr, highlight=False, markup=False, emoji=False
-    )  # names and messages are shown as they are, [brackets] too
+    # Names and messages are shown as they are, [brackets] too.
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def _say(text: str) -> None:
+    _console().print(text, soft_wrap=True)
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """A BatchgenError is the user's to read: its message, no traceback, its exit code."""
+    """Show a BatchgenError to the user: its message without a traceback, and its exit code."""
     try:
         yield
     except BatchgenError as error:
         sys.stderr.write(f"batchgen: {error}\n")
         raise typer.Exit(error.exit_code) from None
     except OSError as error:
-        if error.filename is None and not is_full(error):
+        full = is_full(error)
+        if error.filename is None and not full:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        remedy = (
-            ". Nothing is lost: free space, then type the command again" if is_full(error) else ""
-        )
+        remedy = ". Nothing is lost: free space, then type the command again" if full else ""
         sys.stderr.write(f"batchgen: {where}{error.strerror}{remedy}\n")
-        raise typer.Exit(RunStopped.exit_code if is_full(error) else InputError.exit_code) from None
+        raise typer.Exit((RunStopped if full else InputError).exit_code) from None
 
 
 def main() -> None:

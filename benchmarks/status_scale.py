@@ -63,9 +63,8 @@ def main() -> None:
         pq.write_table(
             pa.table({"prompt": [f"prompt {number}" for number in range(shards + 1)]}), manifest
         )
-        run, _ = create(
-            root, [manifest], load_job(None, ["engine.kind=pattern", "shards.pictures=1"])
-        )
+        job = load_job(None, ["engine.kind=pattern", "shards.pictures=1"])
+        run, _ = create(root, [manifest], job, None)
         for shard in range(shards):
             finished(run.directory, shard)
         print(

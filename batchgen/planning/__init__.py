@@ -1,39 +1,49 @@
-"""Manifest and job → plan. Everything that can be known before a device is touched. No torch.
+"""Manifest and job → plan: everything that can be known before a device is touched. No torch.
 
     preflight.py    what a job asks for and cannot have
-    memory_fit.py   does it fit into the devices' memory, and what would make it fit
+    memory_fit.py   does a job fit into the devices' memory, and what would make it fit
     memory.py       how much device memory a rank takes: an estimate
     planner.py      manifest + job → Plan
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
     identity.py     the fingerprint: what a run may never change
-    hardware.py     devices, asked for without torch
+    hardware.py     the devices, asked for without torch
     plan.py         Plan, Shard, Shape; the groups of a shard
 
 A room imports only rooms below it.
 """
 
-from batchgen.planning.hardware import assumed, of_site, this_machine, visible_devices, worker_count
+from batchgen.planning.hardware import (
+    UNKNOWN,
+    Hardware,
+    assumed,
+    of_site,
+    this_machine,
+    visible_devices,
+    worker_count,
+)
 from batchgen.planning.identity import identify_run, refuse_change, software
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.plan import PLAN_VERSION, Plan, Shard, groups
-from batchgen.planning.planner import locate_model, make_plan
-from batchgen.planning.preflight import find_model, refuse_elsewhere, refuse_unfit
+from batchgen.planning.planner import dry_run, locate_model, make_plan
+from batchgen.planning.preflight import refuse_impossible, refuse_unfit
 
 __all__ = [
     "PLAN_VERSION",
+    "UNKNOWN",
+    "Hardware",
     "Plan",
     "Shard",
     "assumed",
     "describe_memory",
-    "find_model",
+    "dry_run",
     "groups",
     "identify_run",
     "locate_model",
     "make_plan",
     "of_site",
     "refuse_change",
-    "refuse_elsewhere",
+    "refuse_impossible",
     "refuse_unfit",
     "software",
     "this_machine",

@@ -1,82 +1,94 @@
-"""batchgen.planning.cut."""
+"""The stream of rows → shards, computed without expanding rows into pictures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from batchgen.manifest import ShapeColumns
 from batchgen.planning.estimate import Estimate
-from batchgen.planning.plan import Ints, Shard
+from batchgen.planning.plan import Shard
 
 SHARD_SECONDS = 15 * 60
 SHARD_BYTES = 10**9
 SMALL_RUN_SHARDS = 8
-RADIX = 1 << 15  # above every width, height and number of steps
+Ints = npt.NDArray[np.int64]
 
 
 def shard_size(pictures: int, batch_size: int, estimate: Estimate) -> int:
-    """Pictures a shard: about 15 minutes or 1 GB of work, and in small runs an eighth of it; whole groups."""
+    """How many pictures a shard gets: whole groups of about 15 minutes or 1 GB of work.
+
+    In small runs it is an eighth of the run.
+    """
     by_time = SHARD_SECONDS / max(estimate.seconds, 1e-9)
     by_bytes = SHARD_BYTES / max(estimate.bytes, 1.0)
     size = max(1, min(by_time, by_bytes, pictures / SMALL_RUN_SHARDS))
     return int(-(-size // batch_size)) * batch_size
 
 
-@dataclass(slots=True)
-class Cutter:
-    """Cuts the stream of rows into shards of `size` pictures, and counts their groups exactly.
+def cut_shards(
+    blocks: Iterable[ShapeColumns], size: int, batch_size: int
+) -> tuple[tuple[Shard, ...], int]:
+    """Cut rows into shards of `size` pictures.
 
-    Feed it blocks of rows in order.
+    :param blocks: all rows of the manifest, in order.
+    :returns: the shards, and how many groups of up to `batch_size` they have, counted exactly.
     """
+    cutter = _Cutter(size)
+    for rows in blocks:
+        cutter.feed(rows)
+    return cutter.shards(), sum(-(-count // batch_size) for count in cutter.counts.values())
+
+
+@dataclass(slots=True)
+class _Cutter:
+    """Where shards begin, and how many pictures of each shape they hold."""
 
     size: int
-    batch_size: int
-    shards: list[Shard]
-    counts: dict[tuple[int, int], int]
+    begun: list[Shard] = field(default_factory=list)
+    # (shard, code of a shape) → pictures.
+    counts: Counter[tuple[int, int]] = field(default_factory=Counter)
     row: int = 0
     key: int = 0
 
-    @classmethod
-    def of(cls, size: int, batch_size: int) -> Cutter:
-        """A cutter at the start of the manifest."""
-        return cls(size, batch_size, [], {})
-
     def feed(self, rows: ShapeColumns) -> None:
-        """The next rows."""
+        """Continue with the next rows."""
         ends = self.key + np.cumsum(rows.images)
-        begins, last = ends - rows.images, int(ends[-1])
-        cuts = np.arange(-(-self.key // self.size) * self.size, last, self.size)
+        begins, end = ends - rows.images, int(ends[-1])
+        cuts = np.arange(-(-self.key // self.size) * self.size, end, self.size)
         cut_rows = np.searchsorted(ends, cuts, side="right")
         skips = cuts - begins[cut_rows]
         for cut, row, skip in zip(cuts.tolist(), cut_rows.tolist(), skips.tolist(), strict=True):
-            self.shards.append(Shard(cut, 0, self.row + row, skip))
+            self.begun.append(Shard(cut, 0, self.row + row, skip))
         inside = skips > 0
         after = cut_rows[inside] + 1
         pieces = np.insert(np.arange(len(begins)), after, cut_rows[inside])
-        self._count_groups(rows, pieces, np.insert(begins, after, cuts[inside]), last)
-        self.row, self.key = self.row + len(begins), last
+        self._count(rows, pieces, np.insert(begins, after, cuts[inside]), end)
+        self.row, self.key = self.row + len(begins), end
 
-    def _count_groups(self, rows: ShapeColumns, pieces: Ints, starts: Ints, last: int) -> None:
-        """Counts pieces, not pictures: a row may have 100,000. A piece is a row's part in one shard; `starts` are their first keys."""
-        shape = ((rows.width * RADIX + rows.height) * RADIX + rows.steps) * 2 + rows.has_negative
-        distinct, code = np.unique(shape, return_inverse=True)
+    def _count(self, rows: ShapeColumns, pieces: Ints, starts: Ints, end: int) -> None:
+        """Count the pictures of each shape in each shard: by pieces, for a row may have 100,000.
+
+        :param pieces: the row of each piece. A piece is a row's part in one shard.
+        :param starts: the first key of each piece.
+        """
+        distinct, code = np.unique(rows.codes(), return_inverse=True)
         first = self.key // self.size
         places = (starts // self.size - first) * len(distinct) + code[pieces]
-        counts = np.bincount(
-            places, weights=np.diff(starts, append=last)
-        )  # floats are exact up to 2**53
+        # The sums are floats: exact up to 2**53.
+        counts = np.bincount(places, weights=np.diff(starts, append=end))
         for place in np.flatnonzero(counts).tolist():
             shard, which = divmod(place, len(distinct))
-            key = (first + shard, int(distinct[which]))
-            self.counts[key] = self.counts.get(key, 0) + int(counts[place])
+            self.counts[first + shard, int(distinct[which])] += int(counts[place])
 
-    def finish(self) -> tuple[tuple[Shard, ...], int]:
-        """All shards, and how many groups they have."""
-        ends = [shard.first_key for shard in self.shards[1:]] + [self.key]
-        shards = tuple(
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards, each as long as the next one's begin allows."""
+        ends = [shard.first_key for shard in self.begun[1:]] + [self.key]
+        return tuple(
             shard._replace(pictures=end - shard.first_key)
-            for shard, end in zip(self.shards, ends, strict=True)
+            for shard, end in zip(self.begun, ends, strict=True)
         )
-        return shards, sum(-(-count // self.batch_size) for count in self.counts.values())

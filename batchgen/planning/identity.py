@@ -1,4 +1,8 @@
-"""batchgen.planning.identity."""
+"""What identifies a run, and may therefore never change: settings and the content of all inputs.
+
+Plans on disks hold the identity and its hash. Another order of keys or another spelling of a number
+would refuse every run there is.
+"""
 
 from __future__ import annotations
 
@@ -13,32 +17,44 @@ from batchgen.errors import PlanChanged
 from batchgen.planning.plan import Plan
 from batchgen.settings import Job
 
-PACKAGES = (
-    "batchgen",
-    "torch",
-    "diffusers",
-    "transformers",
-    "numpy",
-    "pillow",
-    "pyarrow",
-)  # those that can change a byte of the output
-
-
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Hash of everything that decides pictures, tar files and their names."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+# The packages that can change a byte of the output.
+PACKAGES = ("batchgen", "torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 
 
 def identify_run(job: Job, manifest: Sequence[str], model: Mapping[str, str]) -> dict[str, Any]:
-    """What the fingerprint covers: the job without operations, and the content (not the place) of manifest, weights and LoRAs."""
+    """Everything that decides pictures, tar files and their names; content counts, not places.
+
+    :param job: settings; `[run]` and `[pattern]` do not count.
+    :param manifest: SHA-256 of each manifest file.
+    :param model: file → digest, of weights, LoRAs and traces.
+    """
     settings = job.identity()
     del settings["model"]["path"], settings["model"]["revision"], settings["cache"]["trace"]
     settings["model"]["lora"] = [lora["scale"] for lora in settings["model"]["lora"]]
     return {**settings, "weights": dict(model), "manifest": list(manifest)}
 
 
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """The hash of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_change(plan: Plan, identity: Mapping[str, Any], where: str) -> None:
+    """Check that a run is still what it was planned to be.
+
+    :param where: the run, for the message.
+    :raises PlanChanged: it is not; the message lists every difference.
+    """
+    if lines := difference(plan.identity, json.loads(json.dumps(identity))):
+        listed = "\n  ".join(lines)
+        raise PlanChanged(
+            f"{where} was planned from other inputs, and a run never changes:\n  {listed}\n"
+            "Put the inputs back and resume, or start another run with --out ANOTHER_FOLDER."
+        )
+
+
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines `key: old → new` for everything that differs, nested keys joined by dots."""
+    """A line `key: old → new` for every difference, nested keys joined by dots."""
     lines = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
@@ -49,27 +65,12 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "")
     return lines
 
 
-def refuse_change(plan: Plan, identity: Mapping[str, Any], where: str) -> None:
-    """Check that a run is still what it was planned to be.
-
-    :raises PlanChanged: it is not; the message lists every difference.
-    """
-    lines = difference(plan.identity, json.loads(json.dumps(identity)))
-    if lines:
-        raise PlanChanged(
-            f"{where} was planned from other inputs, and a run never changes:\n  "
-            + "\n  ".join(lines)
-            + "\nPut the inputs back and resume, or start another run with --out ANOTHER_FOLDER."
-        )
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def software() -> dict[str, str]:
     """Versions of everything that can change a byte of the output."""
-    return {"python": platform.python_version()} | {
-        package: importlib.metadata.version(package) for package in PACKAGES
-    }
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | versions

@@ -1,35 +1,45 @@
-"""How much memory of its device a rank takes: an estimate, from the headers of the weights' files and the sizes of the pictures.
+"""How much memory of its device a rank takes: an estimate from weight files and picture sizes.
 
-A device holds weights all the time, and more in three phases, of which the job needs the largest:
+A device holds weights all the time, and more in three phases. A job needs the largest of them:
 
-    encoding    the weights of the phase, what the text encoders compute, and the group before, which is being decoded
-    denoising   the weights of the phase, what the blocks compute, modulations, the step cache, and the group before
-    decoding    by several ranks, which do one thing after the other: the same weights, and what the VAE computes
+    encoding    the weights of the phase, what the text encoders compute, and the group before,
+                which is being decoded
+    denoising   the weights of the phase, what the blocks compute, modulations, the step cache, and
+                the group before
+    decoding    the same weights and what the VAE computes; a phase of its own only for several
+                ranks, which do one thing after the other
 
-Weights are exact: their number, times 4 bytes in fp32, 2 in bf16, 1 where `[precision]` says so. The rest, with R rows (the pictures of
-a group, twice with classifier-free guidance), S text and T image tokens of a rank, D the transformer's width, H heads, all in numbers:
+Weights are exact: their number, times 4 bytes in fp32, 2 in bf16, 1 where `[precision]` quantizes
+them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance),
+S text and T image tokens of a rank, the transformer's width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D, in models without single blocks 16. The peak over all tensors of a step on a CPU was 20 (fp32), 23 (bf16)
-                    and 15 (Stable Diffusion 3.5); torch.compile needs less
-    modulations     R · min(steps, 32) · values of all blocks: engine/modulation.py
-    step cache      (4 + taylor_order)·R·T·D: reference, residual and its differences, embedded and probed tokens. Measured: 4.2 and 5.2
-    attention       "math" alone writes out scores and their softmax: 2·R·H·(S+T)² of all tokens / cp
-    text encoding   R·S·(2·heads·S + 4·d_ff) of T5. Measured: 1.4 times the scores in long texts, 5 times the hidden values in short ones
+    blocks          20·R·(S+T)·D; 16 in models without single blocks. The peak over all tensors of
+                    a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable Diffusion 3.5);
+                    torch.compile needs less
+    modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
+    step cache      (4 + taylor_order)·R·T·D: reference, residual and its differences, embedded and
+                    probed tokens. Measured: 4.2 and 5.2
+    attention       only "math" writes out scores and their softmax: 2·R·H·(S+T)² of all tokens / cp
+    text encoding   R·S·(2·heads·S + 4·d_ff) of T5. Measured: 1.4 times the scores in long texts,
+                    5 times the hidden values in short ones
 
-Decoding takes max(16·c₁, 20·c₀) bytes a px decoded at once, c₀ and c₁ the channels of the VAE's last two blocks: 4.1 kB for FLUX.1, where
-a CPU took 3.9 in fp32 and 2.4 in bf16, and CUDA in bf16 takes some 4 with what its convolutions want (engine/vae.py). The workspace is 1 GB
-on CUDA (context and libraries: an assumption), 0.5 on a CPU (Python with torch: 0.33 measured).
+Decoding takes max(16·c₁, 20·c₀) bytes for each px that is decoded at once, where c₀ and c₁ are the
+channels of the VAE's last two blocks. That is 4.1 kB for FLUX.1: a CPU took 3.9 in fp32 and 2.4 in
+bf16, and CUDA in bf16 takes some 4 with what its convolutions want (engine/vae/). The workspace is
+1 GB on CUDA (context and libraries, an assumption) and 0.5 on a CPU (Python with torch: 0.33
+measured).
 
-Not counted: fragments, compiling, what ranks exchange; on a CPU, trained weights before they are quantized. So the total may be off by a
-quarter; **a job is refused only where it would not fit if all but the weights took half** (`Need.least`). On a CPU the weights too: workers
-may share them, mapped from their files.
+Not counted: fragmentation, compiling, what ranks exchange, and on a CPU trained weights before they
+are quantized. The total may therefore be off by a quarter, and **a job is refused only where it
+would not fit if all but the weights took half** (`Need.least`). On a CPU the weights are halved
+too, because workers may share them, mapped from their files.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from batchgen.engine.precision.rules import QUANTIZED
 from batchgen.engine.sizes import at_once, bands
@@ -37,9 +47,13 @@ from batchgen.model import Checkpoint
 from batchgen.planning.plan import Shape
 from batchgen.settings import Job
 
-WINDOW = 32  # as engine/modulation.py, which imports torch
+# Steps whose modulations are computed at once: as engine/modulation.py, which imports torch.
+WINDOW = 32
 WORKSPACE = {"cuda": 10**9, "cpu": 5 * 10**8}
-BANDED = 2 / 3  # of an undivided decode: engine/portions.py
+# What decoding in bands takes, of what decoding the picture whole takes: engine/sizes.py.
+BANDED = 2 / 3
+# Weights of T5 that are never quantized.
+_EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +72,13 @@ class Need:
     transformer: int
     encoders: int
     vae: int
-    denoising: int  # activations, modulations, step cache
+    # Activations, modulations and the step cache.
+    denoising: int
     decoding: int
     workspace: int
     phases: tuple[Phase, ...]
-    mapped: bool = False  # weights may be shared with other workers
+    # Whether weights may be shared with other workers.
+    mapped: bool = False
 
     @property
     def total(self) -> int:
@@ -76,23 +92,25 @@ class Need:
 
     @property
     def least(self) -> int:
-        """What it takes at the very least; see the module."""
-        return max(
-            (phase.weights // 2 if self.mapped else phase.weights) + phase.rest // 2
-            for phase in self.phases
-        )
+        """What it takes at the very least, as the module says."""
+        share = 2 if self.mapped else 1
+        return max(phase.weights // share + phase.rest // 2 for phase in self.phases)
 
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """Counts of numbers in a checkpoint's weights."""
+    """How many numbers the weights of a checkpoint hold."""
 
-    linears: int  # of the transformer's blocks, without modulations
-    other: int  # of the transformer: what is never quantized
-    modulations: int  # values of all blocks' modulations
-    modulators: int  # the weights that compute them
-    text_linears: int  # of T5
-    text_other: int  # of all text encoders
+    # Of the linears in the transformer's blocks, without modulations: what may be quantized.
+    linears: int
+    # Of all else in the transformer.
+    other: int
+    # Of the weights that compute modulations, and of the modulations that they compute.
+    modulators: int
+    modulations: int
+    # Of T5's linears, and of all else in the text encoders.
+    text_linears: int
+    text_other: int
     vae: int
 
 
@@ -104,36 +122,27 @@ def estimate_memory(
     :param shapes: of all pictures that are planned.
     :param cuda: on a CUDA card, where "auto" means bf16; else on a CPU.
     """
-    numbers, size = _count(checkpoint), _number_bytes(job, cuda=cuda)
-    linears = numbers.linears * (1 if job.precision.linear in QUANTIZED else size)
-    transformer = linears + numbers.other * size
-    encoders = (
-        numbers.text_linears * (1 if job.precision.text != "none" else size)
-        + numbers.text_other * size
-    )
-    vae = numbers.vae * size
-    workspace = WORKSPACE["cuda" if cuda else "cpu"]
-    denoising = max(
-        _denoising(job, checkpoint, shape, size, numbers.modulations) for shape in shapes
-    )
+    numbers, width = _count(checkpoint), _number_bytes(job, cuda=cuda)
+    linears = numbers.linears * (1 if job.precision.linear in QUANTIZED else width)
+    transformer = linears + numbers.other * width
+    text_linears = numbers.text_linears * (1 if job.precision.text != "none" else width)
+    encoders = text_linears + numbers.text_other * width
+    vae = numbers.vae * width
+    denoising = max(_denoising(job, checkpoint, s, numbers.modulations) for s in shapes) * width
     decoding = max(_decoding(job, checkpoint, shape) for shape in shapes)
-    encoding = max(_encoding(job, checkpoint, shape, size) for shape in shapes)
+    encoding = max(_encoding(job, checkpoint, shape) for shape in shapes) * width
 
-    offload, modulators = job.engine.offload, numbers.modulators * size
-    away = {"model": transformer - modulators, "layers": linears}.get(
-        offload, 0
-    )  # modulations are no part of the transformer any more
-    resident = (
-        transformer
-        - (linears if offload == "layers" else 0)
-        + (encoders if offload == "none" else 0)
-        + vae
-    )
-    beside = workspace + (
-        decoding if job.parallel.degree == 1 else 0
-    )  # of the group before; several ranks do one thing after the other
+    offload = job.engine.offload
+    # Modulations have left the transformer by then, and stay on the device.
+    movable = {"model": transformer - numbers.modulators * width, "layers": linears}
+    while_encoding = transformer - movable.get(offload, 0) + encoders + vae
+    resident = transformer - (linears if offload == "layers" else 0) + vae
+    resident += encoders if offload == "none" else 0
+    workspace = WORKSPACE["cuda" if cuda else "cpu"]
+    # One rank decodes the group before meanwhile. Several ranks do one thing after the other.
+    beside = workspace + (decoding if job.parallel.degree == 1 else 0)
     phases = (
-        Phase("encoding text", transformer - away + encoders + vae, beside + encoding),
+        Phase("encoding text", while_encoding, beside + encoding),
         Phase("denoising", resident, beside + denoising),
         Phase("decoding", resident, workspace + decoding),
     )
@@ -141,42 +150,37 @@ def estimate_memory(
 
 
 def _number_bytes(job: Job, *, cuda: bool) -> int:
-    """Of what is not quantized."""
+    """Bytes of a number that is not quantized."""
     asked = job.precision.linear
     return 4 if asked == "fp32" or (asked != "bf16" and not cuda) else 2
 
 
 def _count(checkpoint: Checkpoint) -> _Numbers:
-    linears = modulators = modulations = 0
-    for shape, modulates in _block_matrices(checkpoint):
-        linears += 0 if modulates else math.prod(shape)
-        modulators += math.prod(shape) if modulates else 0
-        modulations += shape[0] if modulates else 0
+    matrices = list(_block_matrices(checkpoint))
+    linears = sum(prod(shape) for shape, modulates in matrices if not modulates)
     t5 = checkpoint.tensors(checkpoint.t5)
-    embeddings = ("shared", "embed_tokens", "relative_attention_bias")
     text_linears = sum(
-        math.prod(s)
-        for name, s in t5.items()
-        if len(s) == 2 and not any(word in name for word in embeddings)
+        prod(shape)
+        for name, shape in t5.items()
+        if len(shape) == 2 and not any(word in name for word in _EMBEDDINGS)
     )
-    text = sum(
-        checkpoint.parameters(name)
-        for name in checkpoint.components()
-        if name.startswith("text_encoder")
-    )
+    encoders = [name for name in checkpoint.components() if name.startswith("text_encoder")]
     return _Numbers(
         linears=linears,
         other=checkpoint.parameters("transformer") - linears,
-        modulations=modulations,
-        modulators=modulators,
+        modulators=sum(prod(shape) for shape, modulates in matrices if modulates),
+        modulations=sum(shape[0] for shape, modulates in matrices if modulates),
         text_linears=text_linears,
-        text_other=text - text_linears,
+        text_other=sum(map(checkpoint.parameters, encoders)) - text_linears,
         vae=checkpoint.parameters("vae"),
     )
 
 
 def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, ...], bool]]:
-    """Shape of every matrix in the transformer's blocks, and whether it modulates: those are in a block's norms."""
+    """Shape of every matrix in the transformer's blocks, and whether it computes modulations.
+
+    The matrices in a block's norms do.
+    """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
         if len(shape) == 2 and stack.endswith("transformer_blocks"):
@@ -184,44 +188,42 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, ...], b
 
 
 def _rows(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
+    """Rows of a group: two for each picture with classifier-free guidance."""
     pictures = min(job.engine.batch_size, shape.pictures)
     return pictures * (2 if shape.negative or checkpoint.contrasts else 1)
 
 
-def _denoising(job: Job, checkpoint: Checkpoint, shape: Shape, size: int, modulations: int) -> int:
+def _denoising(job: Job, checkpoint: Checkpoint, shape: Shape, modulations: int) -> int:
+    """Numbers that a group's denoising takes beside the weights."""
     config, cp = checkpoint.config("transformer"), job.parallel.degree
-    width = config["num_attention_heads"] * config["attention_head_dim"]
+    heads = config["num_attention_heads"]
+    width = heads * config["attention_head_dim"]
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
-    mine, all_tokens = -(-image // cp), image + text
-    numbers = (20 if config.get("num_single_layers") else 16) * -(-all_tokens // cp) * width
+    numbers = (20 if config.get("num_single_layers") else 16) * -(-(image + text) // cp) * width
     numbers += min(shape.steps, WINDOW) * modulations
     if job.cache.policy != "none":
-        numbers += (4 + job.cache.taylor_order) * mine * width
+        numbers += (4 + job.cache.taylor_order) * -(-image // cp) * width
     if job.engine.attention == "math":
-        numbers += 2 * config["num_attention_heads"] * all_tokens**2 // cp
-    return int(_rows(job, checkpoint, shape) * numbers * size)
+        numbers += 2 * heads * (image + text) ** 2 // cp
+    return int(_rows(job, checkpoint, shape) * numbers)
 
 
-def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape, size: int) -> int:
+def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
+    """Numbers that encoding a group's prompts takes beside the weights."""
     config, tokens = checkpoint.config(checkpoint.t5), job.model.max_sequence_length
-    return int(
-        _rows(job, checkpoint, shape)
-        * tokens
-        * (2 * config["num_heads"] * tokens + 4 * config["d_ff"])
-        * size
-    )
+    numbers = tokens * (2 * config["num_heads"] * tokens + 4 * config["d_ff"])
+    return int(_rows(job, checkpoint, shape) * numbers)
 
 
 def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
+    """Bytes that decoding a group takes beside the weights."""
     narrow, wide = checkpoint.config("vae")["block_out_channels"][:2]
-    return int(
-        _pixels_at_once(shape, min(job.engine.batch_size, shape.pictures), job.parallel.degree)
-        * max(16 * wide, 20 * narrow)
-    )
+    pictures, cp = min(job.engine.batch_size, shape.pictures), job.parallel.degree
+    return int(_pixels_at_once(shape, pictures, cp) * max(16 * wide, 20 * narrow))
 
 
 def _pixels_at_once(shape: Shape, pictures: int, cp: int) -> float:
-    """Px whose activations a rank holds together, counted as those of an undivided decode."""
+    """Px whose activations a rank holds together, as many as if pictures were decoded whole."""
     px = shape.width * shape.height
     if count := bands(shape.width, shape.height, cp):
         return px / cp * (BANDED if count > 1 else 1)

@@ -1,6 +1,6 @@
-"""Whether a job fits into the memory of its devices, and what would make it fit. Imports no torch.
+"""Whether a job fits into the memory of its devices, and what would make it fit.
 
-`memory.py` says what is needed, `hardware.py` what is there. Where either is in doubt the job may try.
+`memory.py` estimates what is needed, `hardware.py` knows what is there. In doubt, a job may try.
 """
 
 from __future__ import annotations
@@ -32,26 +32,6 @@ class _Balance:
         return self.need.total - self.there
 
 
-def shortage(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -> Iterator[str]:
-    """A message if the job certainly does not fit: what is needed, what is there, and the settings that would help."""
-    if hardware.memory is None:
-        return
-
-    def weigh(changed: Job) -> _Balance:
-        there = hardware.memory_of_rank(changed, len(plan.shards))
-        assert there is not None, "a rank has its share of what is known"
-        return _Balance(
-            estimate_memory(changed, checkpoint, plan.shapes, cuda=hardware.cuda is not False),
-            there,
-        )
-
-    now = weigh(job)
-    if now.need.least > now.there:
-        half = "all" if now.need.mapped else "all but the weights"
-        told = f"memory: {_parts(now.need)}; {_there(now.there, hardware)}. It would not even fit if {half} took half."
-        yield "\n".join([told, *_cures(job, now, weigh, hardware)])
-
-
 def describe_memory(job: Job, checkpoint: Checkpoint | None, plan: Plan, hardware: Hardware) -> str:
     """What a rank needs and has, in a line; "" for test cards."""
     if checkpoint is None:
@@ -60,13 +40,33 @@ def describe_memory(job: Job, checkpoint: Checkpoint | None, plan: Plan, hardwar
     need = estimate_memory(job, checkpoint, plan.shapes, cuda=hardware.cuda is not False)
     if there is None:
         return f"{_parts(need)}; what a device has is not known"
-    return f"{_parts(need)}; {_there(there, hardware)}{', which may not be enough' if need.total > there else ''}"
+    doubt = ", which may not be enough" if need.total > there else ""
+    return f"{_parts(need)}; {_there(there, hardware)}{doubt}"
+
+
+def shortage(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -> Iterator[str]:
+    """A message if the job cannot fit: what is needed, what is there, what would help."""
+    if hardware.memory is None:
+        return
+
+    def weigh(changed: Job) -> _Balance:
+        there = hardware.memory_of_rank(changed, len(plan.shards))
+        assert there is not None, "a rank has its share of what is known"
+        cuda = hardware.cuda is not False
+        return _Balance(estimate_memory(changed, checkpoint, plan.shapes, cuda=cuda), there)
+
+    now = weigh(job)
+    if now.need.least > now.there:
+        half = "all" if now.need.mapped else "all but the weights"
+        facts = f"memory: {_parts(now.need)}; {_there(now.there, hardware)}"
+        told = f"{facts}. It would not even fit if {half} took half."
+        yield "\n".join([told, *_cures(job, now, weigh, hardware)])
 
 
 def _cures(
     job: Job, now: _Balance, weigh: Callable[[Job], _Balance], hardware: Hardware
 ) -> Iterator[str]:
-    """A line for each setting that helps by itself, and whether they do together."""
+    """A line for each setting that helps by itself, and whether they make it fit together."""
     helped, together, rest = False, job, now
     for words, apply in _remedies(job, hardware, lambda changed: weigh(changed).missing <= 0):
         missing = weigh(apply(job)).missing
@@ -80,7 +80,10 @@ def _cures(
             together = apply(together)
             rest = weigh(together)
     if rest.missing > 0:
-        yield f"Even so {_size(rest.missing)} are missing while {rest.need.peak}: it needs devices with more memory."
+        yield (
+            f"Even so {_size(rest.missing)} are missing while {rest.need.peak}: it needs devices "
+            "with more memory."
+        )
     elif not helped:
         yield "Together, from the top as far as needed, they make it fit."
 
@@ -88,40 +91,37 @@ def _cures(
 def _remedies(
     job: Job, hardware: Hardware, fits: Callable[[Job], bool]
 ) -> Iterator[tuple[str, Change]]:
-    """Settings that take less memory, what costs least time or quality first. The group is made no smaller than it takes to fit."""
-    cards, ranks = hardware.devices, job.parallel.degree
+    """Settings that take less memory; what costs least time or quality comes first.
+
+    The group is made no smaller than it takes to fit.
+    """
+    cards, ranks, offload = hardware.devices, job.parallel.degree, job.engine.offload
     if cards is not None and job.run.workers != 1:
         yield _set("run", "workers", max(1, len(cards) // ranks))
-    for offload in (
-        {"none": ("text", "model"), "text": ("model",)}.get(job.engine.offload, ())
-        if hardware.cuda
-        else ()
-    ):
-        yield _set("engine", "offload", offload)
+    further = {"none": ("text", "model"), "text": ("model",)}
+    for part in further.get(offload, ()) if hardware.cuda else ():
+        yield _set("engine", "offload", part)
     if job.engine.batch_size > 1:
         sizes = [_set("engine", "batch_size", size) for size in range(1, job.engine.batch_size)]
         yield sizes[max(0, bisect(sizes, False, key=lambda change: not fits(change[1](job))) - 1)]
     if job.precision.text == "none":
         yield _set("precision", "text", "fp8")
     if hardware.cuda and job.precision.linear not in QUANTIZED:
-        yield _set(
-            "precision",
-            "linear",
-            "fp8" if (hardware.capability or FP8_CAPABILITY) >= FP8_CAPABILITY else "int8",
-        )
-    if not (job.parallel.ulysses or job.parallel.ring) and (
-        cards is None or len(cards) >= 2 * ranks
-    ):
+        fp8 = (hardware.capability or FP8_CAPABILITY) >= FP8_CAPABILITY
+        yield _set("precision", "linear", "fp8" if fp8 else "int8")
+    free = cards is None or len(cards) >= 2 * ranks
+    if free and not (job.parallel.ulysses or job.parallel.ring):
         yield _set("parallel", "cp", 2 * ranks)
-    if hardware.cuda and job.engine.offload != "layers" and job.compile.mode in ("auto", "none"):
+    if hardware.cuda and offload != "layers" and job.compile.mode in ("auto", "none"):
         yield _set("engine", "offload", "layers")
 
 
 def _set(section: str, key: str, value: object) -> tuple[str, Change]:
+    """A setting as a person types it, and the change of a job that it makes."""
+
     def apply(job: Job) -> Job:
-        return job.model_copy(
-            update={section: getattr(job, section).model_copy(update={key: value})}
-        )
+        changed = getattr(job, section).model_copy(update={key: value})
+        return job.model_copy(update={section: changed})
 
     return f"{section}.{key}={value}", apply
 
@@ -140,7 +140,8 @@ def _parts(need: Need) -> str:
 
 
 def _there(memory: int, hardware: Hardware) -> str:
-    return f"{hardware.name} has {_size(memory)}{'' if memory == hardware.memory else ' for each rank'}"
+    share = "" if memory == hardware.memory else " for each rank"
+    return f"{hardware.name} has {_size(memory)}{share}"
 
 
 def _size(size: int) -> str:

@@ -1,10 +1,16 @@
-"""batchgen.planning.planner."""
+"""Manifest and job → plan: locate the model, check every row, estimate the cost, cut the shards.
+
+Each command locates the model once, because that reads from every weight file, and hands the job
+and the checkpoint on to everything that needs them.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from batchgen.errors import JobError
@@ -17,15 +23,21 @@ from batchgen.manifest import (
     validate_manifest,
 )
 from batchgen.model import Checkpoint, digest, resolve
-from batchgen.planning.cut import Cutter, shard_size
+from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
-from batchgen.planning.plan import Plan, Shape, now
+from batchgen.planning.plan import Plan, Shape
 from batchgen.settings import Job
 
 
 def locate_model(job: Job) -> tuple[Job, Checkpoint | None]:
-    """The model's files, checked, and the job with absolute paths in the place of hub ids and relative ones."""
+    """Find, check and digest the files that a job names.
+
+    :returns: the job with absolute paths in place of hub ids and relative paths; its model, None
+        for test cards.
+    :raises ModelError: the model or a LoRA cannot be used.
+    :raises JobError: `cache.trace` names no file.
+    """
     if job.engine.kind == "pattern":
         return job, None
     checkpoint = resolve(job.model)
@@ -36,70 +48,84 @@ def locate_model(job: Job) -> tuple[Job, Checkpoint | None]:
     )
     model = job.model.model_copy(update={"path": path, "revision": "", "lora": loras})
     job = job.model_copy(update={"model": model})
-    return (job, checkpoint) if not job.cache.trace else _locate_trace(job, checkpoint)
+    return _locate_trace(job, checkpoint) if job.cache.trace else (job, checkpoint)
 
 
 def _locate_trace(job: Job, checkpoint: Checkpoint) -> tuple[Job, Checkpoint]:
-    """A replayed trace decides pictures as weights do: its content is what identifies it."""
+    """Add a replayed trace to what identifies the model: it decides pictures as weights do."""
     path = Path(job.cache.trace).expanduser().absolute()
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise JobError(
-            f'cache.trace = "{job.cache.trace}": no such file; give a metadata folder of another run, or one file of it'
+            f'cache.trace = "{job.cache.trace}": no such file; give a metadata folder of another '
+            "run, or one file of it"
         )
-    identity = checkpoint.identity | {f"trace/{file.name}": digest(file) for file in files}
+    digests = {f"trace/{file.name}": digest(file) for file in files}
     cache = job.cache.model_copy(update={"trace": str(path)})
-    return job.model_copy(update={"cache": cache}), dataclasses.replace(
-        checkpoint, identity=identity
-    )
+    job = job.model_copy(update={"cache": cache})
+    return job, replace(checkpoint, identity=checkpoint.identity | digests)
+
+
+def dry_run(manifest: Sequence[str | Path], job: Job, checkpoint: Checkpoint | None) -> Plan:
+    """The plan that `make_plan` makes, without writing anything that stays."""
+    with tempfile.TemporaryDirectory(prefix="batchgen-") as folder:
+        return make_plan(manifest, job, checkpoint, Path(folder) / "manifest.parquet")
 
 
 def make_plan(
     manifest: Sequence[str | Path], job: Job, checkpoint: Checkpoint | None, parquet: Path
 ) -> Plan:
-    """Validate the manifest and cut it.
+    """Check every row of a manifest and cut it into shards.
 
+    :param manifest: files, globs or folders.
+    :param job: located, as `locate_model` returns it with its `checkpoint`.
     :param parquet: where a CSV or JSONL manifest is converted to; not touched for Parquet.
-    :raises ManifestError: with the first ten problems.
+    :raises ManifestError: rows break the contract; with the first ten problems.
+    :raises JobError: the model cannot paint the job's width or height.
     """
     found = find_files(manifest)
     originals = None if kind_of(found[0]) == "parquet" else to_parquet(found, parquet)
     files = found if originals is None else [parquet]
-    seen = validate_manifest(
+    count_tokens, limits = _limits(checkpoint)
+    valid = validate_manifest(
         files,
         job.sampling,
         max_tokens=job.model.max_sequence_length,
         long_prompts=job.model.long_prompts if checkpoint else "truncate",
-        count_tokens=checkpoint.token_counter() if checkpoint else len,
-        limits=Limits(checkpoint.pixel_multiple, checkpoint.most_px, not checkpoint.contrasts)
-        if checkpoint
-        else Limits(),
+        count_tokens=count_tokens,
+        limits=limits,
     )
-    shapes = tuple(Shape(*shape, pictures) for shape, pictures in seen.shapes.items())
+    shapes = tuple(Shape(*shape, pictures) for shape, pictures in valid.shapes.items())
     cost = estimate_cost(shapes, job, checkpoint)
-    size = job.shards.pictures or shard_size(seen.pictures, job.engine.batch_size, cost)
-    cutter = Cutter.of(size, job.engine.batch_size)
-    for rows in image_shapes(files, job.sampling):
-        cutter.feed(rows)
-    shards, groups = cutter.finish()
-    content = [source.sha256 for source in originals or seen.sources]
+    batch_size = job.engine.batch_size
+    size = job.shards.pictures or shard_size(valid.pictures, batch_size, cost)
+    shards, groups = cut_shards(image_shapes(files, job.sampling), size, batch_size)
+    content = [source.sha256 for source in originals or valid.sources]
     identity = identify_run(job, content, checkpoint.identity if checkpoint else {})
     return Plan(
         run=uuid.uuid4().hex,
-        created=now(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=fingerprint(identity),
         identity=identity,
         manifest=tuple(str(file) for file in found),
-        sources=seen.sources,
-        rows=seen.rows,
-        pictures=seen.pictures,
-        over_long=seen.over_long,
+        sources=valid.sources,
+        rows=valid.rows,
+        pictures=valid.pictures,
+        over_long=valid.over_long,
         shapes=shapes,
-        has_ids=seen.has_ids,
+        has_ids=valid.has_ids,
         groups=groups,
         shards=shards,
-        seconds=cost.seconds * seen.pictures,
-        bytes=round(cost.bytes * seen.pictures),
+        seconds=cost.seconds * valid.pictures,
+        bytes=round(cost.bytes * valid.pictures),
         speed=cost.speed,
         software=software(),
     )
+
+
+def _limits(checkpoint: Checkpoint | None) -> tuple[Callable[[str], int], Limits]:
+    """How tokens are counted, and what the model takes of a row; test cards take everything."""
+    if checkpoint is None:
+        return len, Limits()
+    limits = Limits(checkpoint.pixel_multiple, checkpoint.most_px, not checkpoint.contrasts)
+    return checkpoint.token_counter(), limits

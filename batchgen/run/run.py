@@ -1,38 +1,37 @@
-"""A run: store, plan and job together. Planned from a manifest, created once, opened by everyone after.
+"""A run: its directory, its plan and its job. Created once, opened by everyone after.
 
-What a run directory says is never believed without a check: opening compares manifest, weights and settings with the
-plan and refuses any difference (P6); the first worker pins the engine's identity, and a GPU of another kind is refused.
+A run directory is never believed without a check. Opening a run compares manifest, weights and
+settings with the plan and refuses every difference (P6). The first worker pins the engine's
+identity, and a GPU of another kind is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen import durable
-from batchgen.errors import DamagedRun, OutputError, PlanChanged
+from batchgen.errors import DamagedRun, OutputError, PlanChanged, shell_command
 from batchgen.manifest import check_unchanged
 from batchgen.model import Checkpoint
 from batchgen.planning import (
     PLAN_VERSION,
+    UNKNOWN,
+    Hardware,
     Plan,
+    dry_run,
     identify_run,
     locate_model,
     make_plan,
     refuse_change,
+    refuse_unfit,
 )
 from batchgen.run.directory import RunDirectory
 from batchgen.run.stop import clear_stop
 from batchgen.settings import Job, load_job, to_toml
-
-Check = Callable[[Job, Checkpoint | None, Plan], None]
-"""Judges a plan before anything is written, and raises what it has against it."""
-
-OPERATIONS = ("run", "pattern")  # sections of the job that may change at a resume
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,117 +41,141 @@ class Run:
     directory: RunDirectory
     plan: Plan
     job: Job
-    checkpoint: Checkpoint | None  # None for the pattern engine
-
-
-def dry_run(manifest: Sequence[str | Path], job: Job, check: Check = lambda *_: None) -> Plan:
-    """The plan `create` would make; writes nothing that stays."""
-    job, checkpoint = locate_model(job)
-    with tempfile.TemporaryDirectory(prefix="batchgen-") as folder:
-        plan = make_plan(manifest, job, checkpoint, Path(folder) / "manifest.parquet")
-    check(job, checkpoint, plan)
-    return plan
+    # None for test cards.
+    checkpoint: Checkpoint | None
 
 
 def create(
-    root: Path, manifest: Sequence[str | Path], job: Job, check: Check = lambda *_: None
+    root: Path,
+    manifest: Sequence[str | Path],
+    job: Job,
+    checkpoint: Checkpoint | None,
+    *,
+    hardware: Hardware = UNKNOWN,
 ) -> tuple[Run, bool]:
-    """Plan into a run directory; the run, and whether it is new. One that was planned from the same inputs is opened.
+    """Plan a manifest into a run directory, or open the run that was planned there from the same.
 
-    :param check: may refuse the plan.
-    :raises OutputError: the folder cannot be used.
+    :param job: located, as `locate_model` returns it with its `checkpoint`.
+    :param hardware: the devices that are to make the pictures.
+    :returns: the run, and whether it is new.
+    :raises OutputError: the folder cannot hold a run.
+    :raises ManifestError: the manifest breaks its contract.
+    :raises JobError: the devices cannot make the planned pictures.
     :raises PlanChanged: the folder holds a run of other inputs.
     """
     directory = RunDirectory(root)
     if directory.plan.exists():
-        job, checkpoint = locate_model(job)
-        with tempfile.TemporaryDirectory(prefix="batchgen-") as folder:
-            wanted = make_plan(manifest, job, checkpoint, Path(folder) / "manifest.parquet")
+        wanted = dry_run(manifest, job, checkpoint)
         refuse_change(load_plan(directory), wanted.identity, str(root))
-        run = open_run(root)
+        run = _open(root, load_job(directory.job), known=(job, checkpoint))
         if not directory.complete():
-            check(run.job, run.checkpoint, run.plan)
+            refuse_unfit(run.job, run.checkpoint, run.plan, hardware)
         return run, False
-    made = [folder for folder in (directory.inner, directory.root) if not folder.exists()]
-    try:
-        prepare_folder(directory)
-        job, checkpoint = locate_model(job)
+    with _prepared_folder(directory):
         plan = make_plan(manifest, job, checkpoint, directory.manifest)
-        check(job, checkpoint, plan)
-    except BaseException:
-        for folder_made in made:  # bad input leaves nothing behind
-            with contextlib.suppress(OSError):
-                folder_made.rmdir()
-        raise
+        refuse_unfit(job, checkpoint, plan, hardware)
     directory.make_folders(len(plan.shards))
     clear_stop(directory)
     if not durable.create(directory.job, to_toml(job).encode()) and load_job(directory.job) != job:
         raise OutputError(
-            f"{root}: another submit is making a run of another job here, or was killed while it did. "
-            f"Name another folder with --out, or remove {directory.job} and type the command again."
+            f"{root}: another submit is making a run of another job here, or was killed while it "
+            "did. Name another folder with --out, or type the command again after: "
+            + shell_command("rm", directory.job)
         )
     if not durable.create(directory.plan, plan.model_dump_json().encode()):
+        resume = shell_command("batchgen", "resume", root)
         raise OutputError(
-            f"{root}: another submit has just made this run. Continue it with: batchgen resume {root}"
+            f"{root}: another submit has just made this run. Continue it with: {resume}"
         )
     return Run(directory, plan, job, checkpoint), True
 
 
 def open_run(root: Path, overrides: Sequence[str] = ()) -> Run:
-    """An existing run, checked against its plan.
+    """Open an existing run, checked against its plan.
 
     :param overrides: `section.key=value` for `[run]` and `[pattern]`; kept for later resumes.
     :raises OutputError: no run there.
     :raises PlanChanged: manifest, weights or settings are not what was planned.
     """
     directory = RunDirectory.open(root)
-    plan = load_plan(directory)
-    job, checkpoint = locate_model(load_job(directory.job, list(overrides)))
-    identity = identify_run(
-        job, plan.identity["manifest"], checkpoint.identity if checkpoint else {}
-    )
-    refuse_change(plan, identity, str(root))
-    check_unchanged(plan.sources)
+    run = _open(root, load_job(directory.job, list(overrides)))
     if overrides:
-        durable.replace(directory.job, to_toml(job).encode())
+        durable.replace(directory.job, to_toml(run.job).encode())
+    return run
+
+
+def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = None) -> Run:
+    """Check a run against its plan.
+
+    :param job: of the run directory.
+    :param known: a located job and its checkpoint. They save locating the same files again.
+    """
+    directory = RunDirectory(root)
+    plan = load_plan(directory)
+    if known and (known[0].model, known[0].cache.trace) == (job.model, job.cache.trace):
+        checkpoint = known[1]
+    else:
+        job, checkpoint = locate_model(job)
+    weights = checkpoint.identity if checkpoint else {}
+    refuse_change(plan, identify_run(job, plan.identity["manifest"], weights), str(root))
+    check_unchanged(plan.sources)
     return Run(directory, plan, job, checkpoint)
 
 
 def load_plan(directory: RunDirectory) -> Plan:
     """A run's plan.
 
-    :raises DamagedRun: it is none, or another version of batchgen wrote it.
+    :raises DamagedRun: the file is no plan, or another version of batchgen wrote it.
     """
     text = directory.plan.read_bytes()
     try:
         version = json.loads(text)["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedRun(
-            f"{directory.plan}: not a plan: {error}; put it back from a copy, or start another run with --out"
+            f"{directory.plan}: not a plan: {error}; put it back from a copy, or start another run "
+            "with --out"
         ) from None
     if version != PLAN_VERSION:
         raise DamagedRun(
-            f"{directory.plan}: written by another version of batchgen; resume with the one that planned it"
+            f"{directory.plan}: written by another version of batchgen; resume with the one that "
+            "planned it"
         )
     return Plan.model_validate_json(text)
 
 
 def pin_identity(directory: RunDirectory, identity: str) -> None:
-    """Make the first worker's engine identity the run's; another is refused.
+    """Make the first worker's engine identity the run's, and refuse every other.
 
-    :raises PlanChanged: the run's pictures were computed on another kind of device or at another precision.
+    :raises PlanChanged: the run's pictures were computed on another kind of device or at another
+        precision.
     """
     if durable.create(directory.identity, identity.encode()):
         return
     pinned = directory.identity.read_text()
     if pinned != identity:
         raise PlanChanged(
-            f"this run's pictures are computed on {pinned!r}, and this worker has {identity!r}: they would differ. "
-            f"Resume on the same kind of device, or start another run."
+            f"this run's pictures are computed on {pinned!r}, and this worker has {identity!r}: "
+            "they would differ. Resume on the same kind of device, or start another run."
         )
 
 
-def prepare_folder(directory: RunDirectory) -> None:
+@contextlib.contextmanager
+def _prepared_folder(directory: RunDirectory) -> Iterator[None]:
+    """Make the run's folder. An error inside removes what was made: bad input leaves nothing."""
+    made = [folder for folder in (directory.inner, directory.root) if not folder.exists()]
+    try:
+        _prepare_folder(directory)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if directory.inner in made:
+                directory.manifest.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def _prepare_folder(directory: RunDirectory) -> None:
     """Make the run's folder and try what the protocol needs of its file system.
 
     :raises OutputError: not a folder, not writable, not empty, or no hard links.
@@ -162,7 +185,8 @@ def prepare_folder(directory: RunDirectory) -> None:
         strangers = [entry.name for entry in directory.root.iterdir() if entry != directory.inner]
         if strangers and not (directory.root / "data").is_dir():
             raise OutputError(
-                f"{directory.root}: not empty ({strangers[0]}, …) and not a run of batchgen. Name another folder with --out."
+                f"{directory.root}: not empty ({strangers[0]}, …) and not a run of batchgen. Name "
+                "another folder with --out."
             )
         probe = directory.inner / "probe"
         durable.write(probe, b"")
@@ -172,6 +196,7 @@ def prepare_folder(directory: RunDirectory) -> None:
         durable.remove(probe.with_suffix(".link"))
     except OSError as error:
         raise OutputError(
-            f"{directory.root}: cannot hold a run: {error.strerror or error}. It must be a writable folder on a file system with hard links "
-            f"(local disk, NFS, Lustre); name another with --out."
+            f"{directory.root}: cannot hold a run: {error.strerror or error}. It must be a "
+            "writable folder on a file system with hard links (local disk, NFS, Lustre); name "
+            "another with --out."
         ) from None

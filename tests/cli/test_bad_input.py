@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.model import TINY
+from batchgen.planning.planner import locate_model
 from batchgen.run.run import create
 from batchgen.settings.job import load_job
 from tests.support.full_size import write_full_size
@@ -243,7 +244,7 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
         ["row 1 of", "column true_cfg: 2.5; this family has one guidance scale"],
     ),
     "mesh that does not come out": (
-        words(*settings(parallel__cp=4, parallel__ulysses=3)),
+        words(*settings(parallel__cp=4, parallel__ulysses=3, engine__device="cpu")),
         ["ulysses * ring = 3 * 1 = 3, but cp = 4"],
     ),
     "policy that needs more": (
@@ -290,7 +291,8 @@ def test_bad_input_is_told_by_plan_and_submit_and_blocks_nothing(name: str, tmp_
         assert [part for part in told if part not in answer.err] == [], answer.err
         assert len(answer.err) < 3000
     assert not run.exists()
-    _, new = create(run, [write_prompts(tmp_path / "good.parquet", ["a cat"])], load_job(None))
+    good = write_prompts(tmp_path / "good.parquet", ["a cat"])
+    _, new = create(run, [good], *locate_model(load_job(None)))
     assert new, "the corrected submit must find nothing in its way"
 
 
@@ -393,11 +395,8 @@ def test_a_run_is_resumed_only_where_its_precision_can_be_computed(
     tmp_path: Path, driver: Driver
 ) -> None:
     run = tmp_path / "run"
-    create(
-        run,
-        [write_prompts(tmp_path / "p.parquet", ["a cat"])],
-        load_job(None, ["precision.linear=fp8"]),
-    )
+    file = write_prompts(tmp_path / "p.parquet", ["a cat"])
+    create(run, [file], *locate_model(load_job(None, ["precision.linear=fp8"])))
     driver("GPU-aa, 23028, 8.6, NVIDIA A10")
     answer = ask("resume", run)
     assert answer.code == 2
@@ -409,7 +408,8 @@ def test_a_run_is_resumed_only_where_its_precision_can_be_computed(
 
 def test_the_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    create(run, [write_prompts(tmp_path / "a.parquet", ["a cat"])], load_job(None))
+    file = write_prompts(tmp_path / "a.parquet", ["a cat"])
+    create(run, [file], *locate_model(load_job(None)))
     answer = ask(
         "submit",
         write_prompts(tmp_path / "b.parquet", ["a dog"]),
@@ -434,7 +434,8 @@ def test_a_folder_that_is_no_run_is_told_by_every_verb(verb: str, tmp_path: Path
 def test_a_run_that_was_planned_and_never_started_is_stalled_and_says_what_to_type(
     tmp_path: Path,
 ) -> None:
-    create(tmp_path / "run", [write_prompts(tmp_path / "a.parquet", ["a cat"])], load_job(None))
+    file = write_prompts(tmp_path / "a.parquet", ["a cat"])
+    create(tmp_path / "run", [file], *locate_model(load_job(None)))
     answer = ask("status", tmp_path / "run", "--json")
     told = json.loads(answer.out)
     assert answer.code == 5

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from batchgen import cli
+from batchgen.planning.planner import locate_model
 from batchgen.run.run import create
 from batchgen.settings.job import load_job
 from tests.support.rehearsal import Answer, ask, owners, settings, write_prompts
@@ -131,7 +132,8 @@ def test_a_run_is_named_after_its_manifest(
     assert (tmp_path / "runs" / f"{name}-rehearsal").is_dir()
 
 
-def test_brackets_in_names_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_brackets_in_names_are_shown_as_they_are_and_commands_can_be_pasted(tmp_path: Path) -> None:
     run = tmp_path / "cats [bold] [/x] :cat:"
-    create(run, [write_prompts(tmp_path / "p.parquet", ["a cat"])], load_job(None))
-    assert f"next: batchgen resume {run}" in ask("status", run).out
+    file = write_prompts(tmp_path / "p.parquet", ["a cat"])
+    create(run, [file], *locate_model(load_job(None)))
+    assert f"next: batchgen resume '{run}'" in ask("status", run).out

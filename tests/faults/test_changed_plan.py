@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.model import TINY
+from batchgen.planning.planner import locate_model
 from batchgen.run.directory import RunDirectory
 from batchgen.run.run import create
 from batchgen.settings.job import load_job
@@ -19,7 +20,7 @@ from tests.support.rehearsal import Answer, ask, settings, write_prompts
 def run(tmp_path: Path) -> Path:
     """A planned run of the embedded model, of which no worker was started."""
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat", "a dog"], seed=[1, 2])
-    create(tmp_path / "run", [file], load_job(None))
+    create(tmp_path / "run", [file], *locate_model(load_job(None)))
     return tmp_path / "run"
 
 
@@ -102,7 +103,7 @@ def test_other_weights_are_refused_naming_the_file(tmp_path: Path) -> None:
     words = settings(
         model__path=model, model__max_sequence_length=32, sampling__width=128, sampling__height=128
     )
-    create(tmp_path / "run", [file], load_job(None, words[1::2]))
+    create(tmp_path / "run", [file], *locate_model(load_job(None, words[1::2])))
     weights = model / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     for answer in (
@@ -136,14 +137,15 @@ def test_the_same_bytes_elsewhere_are_no_change(run: Path, tmp_path: Path) -> No
     """The manifest's place is not part of a run, its content is: create opens what is there."""
     moved = tmp_path / "elsewhere.parquet"
     shutil.copy(tmp_path / "prompts.parquet", moved)
-    _, new = create(run, [moved], load_job(None, ["run.workers=1", "pattern.delay_s=1.0"]))
+    job = load_job(None, ["run.workers=1", "pattern.delay_s=1.0"])
+    _, new = create(run, [moved], *locate_model(job))
     assert not new
 
 
 @pytest.mark.slow
 def test_a_package_upgrade_is_told_and_recorded(tmp_path: Path) -> None:
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat"])
-    made, _ = create(tmp_path / "run", [file], load_job(None, ["engine.kind=pattern"]))
+    made, _ = create(tmp_path / "run", [file], load_job(None, ["engine.kind=pattern"]), None)
     old = made.plan.model_copy(update={"software": made.plan.software | {"pillow": "1.0"}})
     made.directory.plan.write_text(old.model_dump_json())
     answer = ask("resume", tmp_path / "run")

@@ -3,6 +3,7 @@
 import random
 import time
 import tracemalloc
+from itertools import accumulate
 from typing import Any, get_args
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from batchgen.errors import JobError, PlanChanged
 from batchgen.manifest import Picture, ShapeColumns
-from batchgen.planning.cut import Cutter, shard_size
+from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.estimate import Estimate, estimate_cost
 from batchgen.planning.identity import difference, fingerprint, identify_run, refuse_change
 from batchgen.planning.plan import Plan, Shape, Shard, groups, plan_order
@@ -46,11 +47,9 @@ def expand(rows: list[Row]) -> list[Picture]:
 def cut(
     rows: list[Row], size: int, batch_size: int, blocks: list[int]
 ) -> tuple[tuple[Shard, ...], int]:
-    cutter, at = Cutter.of(size, batch_size), 0
-    for block in blocks:
-        cutter.feed(shapes_of(rows[at : at + block]))
-        at += block
-    return cutter.finish()
+    ends = list(accumulate(blocks))
+    parts = (rows[end - block : end] for block, end in zip(blocks, ends, strict=True))
+    return cut_shards(map(shapes_of, parts), size, batch_size)
 
 
 def random_blocks(dice: random.Random, rows: int) -> list[int]:
@@ -88,9 +87,7 @@ def test_a_row_of_many_pictures_costs_no_more_than_a_row() -> None:
     rows = 1 << 13
     constant = [np.broadcast_to(np.int64(value), rows) for value in (64, 64, 4, 0, 8000)]
     tracemalloc.start()
-    cutter = Cutter.of(10_000, 8)
-    cutter.feed(ShapeColumns(*constant))  # type: ignore[arg-type]
-    shards, count = cutter.finish()
+    shards, count = cut_shards([ShapeColumns(*constant)], 10_000, 8)  # type: ignore[arg-type]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (len(shards), count) == (-(-rows * 8000 // 10_000), rows * 1000)

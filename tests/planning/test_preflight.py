@@ -9,8 +9,8 @@ from batchgen.model.checkpoint import Checkpoint, resolve
 from batchgen.planning.hardware import Hardware
 from batchgen.planning.memory import estimate_memory
 from batchgen.planning.memory_fit import describe_memory
+from batchgen.planning.planner import dry_run
 from batchgen.planning.preflight import refuse_impossible, refuse_unfit
-from batchgen.run.run import dry_run
 from batchgen.settings.job import load_job, parse_job
 from tests.support.full_size import write_full_size
 from tests.support.rehearsal import write_prompts
@@ -144,7 +144,8 @@ def plan(flux, tmp_path, prompts):
                 *settings,
             ],
         )
-        return job, Checkpoint(flux, "flux", "", {}), dry_run([prompts], job)
+        checkpoint = Checkpoint(flux, "flux", "", {})
+        return job, checkpoint, dry_run([prompts], job, checkpoint)
 
     return run
 

@@ -18,6 +18,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen.planning.planner import locate_model
 from batchgen.run.run import create
 from batchgen.settings.job import load_job
 from tests.protocol.disk_watch import Point
@@ -119,7 +120,7 @@ def plan(folder: Path, prompts: list[str], settings: list[str]) -> Path:
     folder.mkdir(parents=True)
     manifest = folder / "manifest.parquet"
     pq.write_table(pa.table({"prompt": prompts, "rank": range(len(prompts))}), manifest)
-    create(folder / "run", [str(manifest)], load_job(None, settings))
+    create(folder / "run", [str(manifest)], *locate_model(load_job(None, settings)))
     return folder / "run"
 
 

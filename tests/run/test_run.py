@@ -1,4 +1,4 @@
-"""A run is planned once, opened by everyone, and never becomes another."""
+"""A run is planned once, opened by everyone after, and never becomes another."""
 
 import hashlib
 import json
@@ -10,14 +10,16 @@ import pytest
 
 from batchgen import durable
 from batchgen.errors import DamagedRun, JobError, OutputError, PlanChanged
-from batchgen.model.checkpoint import Checkpoint
+from batchgen.planning.hardware import Hardware
 from batchgen.planning.identity import fingerprint
-from batchgen.planning.plan import Plan
-from batchgen.run.directory import RunDirectory
-from batchgen.run.run import Run, create, dry_run, load_plan, open_run, pin_identity, prepare_folder
-from batchgen.settings.job import Job, load_job
+from batchgen.planning.planner import dry_run, locate_model
+from batchgen.run.run import Run, create, load_plan, open_run, pin_identity
+from batchgen.settings.job import load_job
 from tests.support.rehearsal import write_prompts
 from tests.support.specimens import planned
+
+# A card that holds not even the libraries.
+SMALL = Hardware(True, "a small card", 10**6, (9, 0), ("0",))
 
 
 @pytest.fixture
@@ -30,17 +32,14 @@ def files(root: Path) -> list[str]:
 
 
 def test_a_new_run_has_a_plan_and_nothing_to_read(run: Run) -> None:
-    assert files(run.directory.root) == [
-        ".batchgen/job.toml",
-        ".batchgen/plan.json",
-        ".batchgen/reserve",
-    ]
+    inner = ["job.toml", "plan.json", "reserve"]
+    assert files(run.directory.root) == [f".batchgen/{name}" for name in inner]
     assert (run.plan.rows, run.plan.pictures, len(run.plan.shards), run.plan.groups) == (3, 7, 2, 4)
     assert run.plan.fingerprint == fingerprint(run.plan.identity)
 
 
 def test_the_same_submit_again_opens_the_run_it_made(run: Run) -> None:
-    again, new = create(run.directory.root, run.plan.manifest, run.job)
+    again, new = create(run.directory.root, run.plan.manifest, run.job, None)
     assert not new
     assert again.plan == run.plan
     assert again.job == run.job
@@ -49,16 +48,14 @@ def test_the_same_submit_again_opens_the_run_it_made(run: Run) -> None:
 def test_a_moved_manifest_of_the_same_content_is_the_same_run(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere.parquet"
     copy.write_bytes(Path(run.plan.manifest[0]).read_bytes())
-    _, new = create(run.directory.root, [copy], run.job)
+    _, new = create(run.directory.root, [copy], run.job, None)
     assert not new
 
 
 def test_operations_may_change_at_every_resume_and_stay_changed(run: Run) -> None:
-    assert (
-        open_run(run.directory.root, ["run.workers=3", "pattern.delay_s=0.5"]).job.run.workers == 3
-    )
-    opened = open_run(run.directory.root)
-    assert (opened.job.run.workers, opened.job.pattern.delay_s) == (3, 0.5)
+    changed = open_run(run.directory.root, ["run.workers=3", "pattern.delay_s=0.5"])
+    for opened in (changed, open_run(run.directory.root)):
+        assert (opened.job.run.workers, opened.job.pattern.delay_s) == (3, 0.5)
 
 
 def test_a_refused_override_leaves_the_job_as_it_was(run: Run) -> None:
@@ -68,12 +65,13 @@ def test_a_refused_override_leaves_the_job_as_it_was(run: Run) -> None:
     assert run.directory.job.read_bytes() == before
 
 
-def test_a_job_edited_in_the_run_folder_is_refused(run: Run) -> None:
-    run.directory.job.write_text(
-        run.directory.job.read_text().replace("quality = 95", "quality = 94")
-    )
+def test_a_job_edited_in_the_run_folder_is_refused_by_resume_and_submit(run: Run) -> None:
+    edited = run.directory.job.read_text().replace("quality = 95", "quality = 94")
+    run.directory.job.write_text(edited)
     with pytest.raises(PlanChanged, match=r"output\.quality: 95 → 94"):
         open_run(run.directory.root)
+    with pytest.raises(PlanChanged, match=r"output\.quality: 95 → 94"):
+        create(run.directory.root, run.plan.manifest, run.job, None)
 
 
 def test_a_run_survives_any_text_in_its_job(tmp_path: Path) -> None:
@@ -84,88 +82,75 @@ def test_a_run_survives_any_text_in_its_job(tmp_path: Path) -> None:
 def test_a_dry_run_plans_the_same_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat"] * 9)
     job = load_job(None, ["engine.kind=pattern"])
-    plan = dry_run([file], job)
-    made, _ = create(tmp_path / "run", [file], job)
-    assert (plan.fingerprint, plan.shards, plan.groups) == (
-        made.plan.fingerprint,
-        made.plan.shards,
-        made.plan.groups,
-    )
-    assert files(tmp_path / "temporary") == []
+    plan, made = dry_run([file], job, None), create(tmp_path / "run", [file], job, None)[0].plan
+    assert plan.fingerprint == made.fingerprint
+    assert (plan.shards, plan.groups) == (made.shards, made.groups)
+    assert files(temporary) == []
 
 
-def test_a_plan_that_a_check_refuses_leaves_nothing_and_a_run_is_checked_again_when_it_goes_on(
-    tmp_path: Path,
+@pytest.mark.parametrize("name", ["prompts.parquet", "prompts.csv"])
+def test_a_plan_that_the_devices_cannot_make_leaves_nothing_behind(
+    tmp_path: Path, name: str
 ) -> None:
-    file, job = (
-        write_prompts(tmp_path / "prompts.parquet", ["a cat"]),
-        load_job(None, ["engine.kind=pattern"]),
-    )
-
-    def refuse(_job: Job, checkpoint: Checkpoint | None, plan: Plan) -> None:
-        raise JobError(f"{plan.pictures} too many, {checkpoint}")
-
-    with pytest.raises(JobError, match="1 too many, None"):
-        create(tmp_path / "run", [file], job, refuse)
-    with pytest.raises(JobError, match="1 too many, None"):
-        dry_run([file], job, refuse)
+    file = tmp_path / name
+    if name.endswith("csv"):
+        file.write_text("prompt\na cat\n")
+    else:
+        write_prompts(file, ["a cat"])
+    with pytest.raises(JobError, match="a small card has 1 MB"):
+        create(tmp_path / "run", [file], *locate_model(load_job(None)), hardware=SMALL)
     assert not (tmp_path / "run").exists()
-    create(tmp_path / "run", [file], job)
-    with pytest.raises(JobError, match="1 too many, None"):
-        create(tmp_path / "run", [file], job, refuse)
+
+
+def test_a_run_that_goes_on_is_checked_against_the_devices_again(tmp_path: Path) -> None:
+    file = write_prompts(tmp_path / "prompts.parquet", ["a cat"])
+    located = locate_model(load_job(None))
+    create(tmp_path / "run", [file], *located)
+    with pytest.raises(JobError, match="a small card has 1 MB"):
+        create(tmp_path / "run", [file], *located, hardware=SMALL)
 
 
 def test_a_csv_manifest_is_converted_into_the_run_and_known_by_its_own_content(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "prompts.csv").write_text("prompt,images\na cat,2\na dog,\n")
-    run, _ = create(
-        tmp_path / "run", [tmp_path / "prompts.csv"], load_job(None, ["engine.kind=pattern"])
-    )
+    file = tmp_path / "prompts.csv"
+    file.write_text("prompt,images\na cat,2\na dog,\n")
+    job = load_job(None, ["engine.kind=pattern"])
+    run, _ = create(tmp_path / "run", [file], job, None)
     assert [source.path for source in run.plan.sources] == [str(run.directory.manifest)]
     assert run.plan.pictures == 3
-    assert run.plan.identity["manifest"] == [
-        hashlib.sha256((tmp_path / "prompts.csv").read_bytes()).hexdigest()
-    ]
-    (tmp_path / "prompts.csv").write_text("prompt,images\na cat,2\na pig,\n")
+    assert run.plan.identity["manifest"] == [hashlib.sha256(file.read_bytes()).hexdigest()]
+    file.write_text("prompt,images\na cat,2\na pig,\n")
     with pytest.raises(PlanChanged, match="manifest: "):
-        create(tmp_path / "run", [tmp_path / "prompts.csv"], run.job)
+        create(tmp_path / "run", [file], job, None)
 
 
 def test_empty_files_between_full_ones_do_not_disturb_the_cut(tmp_path: Path) -> None:
     for name, prompts in {"a": ["a cat"] * 3, "b": [], "c": ["a dog"] * 3}.items():
-        pq.write_table(
-            pa.table(
-                {
-                    "prompt": pa.array(prompts, pa.string()),
-                    "steps": pa.array([4] * len(prompts), pa.int64()),
-                }
-            ),
-            tmp_path / f"{name}.parquet",
-        )
-    run, _ = create(
-        tmp_path / "run", [tmp_path], load_job(None, ["engine.kind=pattern", "shards.pictures=4"])
-    )
+        steps = pa.array([4] * len(prompts), pa.int64())
+        table = pa.table({"prompt": pa.array(prompts, pa.string()), "steps": steps})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    job = load_job(None, ["engine.kind=pattern", "shards.pictures=4"])
+    run, _ = create(tmp_path / "run", [tmp_path], job, None)
     assert [tuple(shard) for shard in run.plan.shards] == [(0, 4, 0, 0), (4, 2, 4, 0)]
 
 
 def test_the_first_engine_is_pinned_and_another_kind_is_refused(run: Run) -> None:
     pin_identity(run.directory, "cuda NVIDIA H200, bf16")
     pin_identity(run.directory, "cuda NVIDIA H200, bf16")
-    with pytest.raises(
-        PlanChanged, match="computed on 'cuda NVIDIA H200, bf16', and this worker has 'cpu, fp32'"
-    ):
+    told = "computed on 'cuda NVIDIA H200, bf16', and this worker has 'cpu, fp32'"
+    with pytest.raises(PlanChanged, match=told):
         pin_identity(run.directory, "cpu, fp32")
 
 
 def test_a_plan_of_another_version_is_refused(run: Run) -> None:
-    run.directory.plan.write_text(
-        json.dumps(json.loads(run.directory.plan.read_bytes()) | {"version": 0})
-    )
+    plan = json.loads(run.directory.plan.read_bytes())
+    run.directory.plan.write_text(json.dumps(plan | {"version": 0}))
     with pytest.raises(DamagedRun, match="another version of batchgen"):
         load_plan(run.directory)
 
@@ -175,22 +160,20 @@ def test_of_two_submits_at_once_one_makes_the_run(
 ) -> None:
     """The other is told, although it planned the same."""
     durable_create = durable.create
-    monkeypatch.setattr(
-        durable,
-        "create",
-        lambda path, data: path.name != "plan.json" and durable_create(path, data),
-    )
-    with pytest.raises(
-        OutputError,
-        match=r"another submit has just made this run\. Continue it with: batchgen resume",
-    ):
+
+    def create_all_but_the_plan(path: Path, data: bytes) -> bool:
+        return path.name != "plan.json" and durable_create(path, data)
+
+    monkeypatch.setattr(durable, "create", create_all_but_the_plan)
+    told = r"another submit has just made this run\. Continue it with: batchgen resume"
+    with pytest.raises(OutputError, match=told):
         planned(tmp_path)
 
 
 def test_a_planning_that_was_killed_leaves_nothing_in_the_way(run: Run) -> None:
     """Folders and the job exist, the plan does not."""
     run.directory.plan.unlink()
-    again, new = create(run.directory.root, run.plan.manifest, run.job)
+    again, new = create(run.directory.root, run.plan.manifest, run.job, None)
     assert new
     assert again.plan.fingerprint == run.plan.fingerprint
 
@@ -202,7 +185,6 @@ def test_a_file_system_without_hard_links_is_refused(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr("os.link", refused)
-    with pytest.raises(
-        OutputError, match=r"cannot hold a run: Operation not permitted.*hard links"
-    ):
-        prepare_folder(RunDirectory(tmp_path / "run"))
+    told = r"cannot hold a run: Operation not permitted.*hard links"
+    with pytest.raises(OutputError, match=told):
+        planned(tmp_path)

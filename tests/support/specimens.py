@@ -20,6 +20,7 @@ from batchgen.shard.claims import Claims
 from batchgen.shard.commit import Done
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.records import Record, identity_of
+from batchgen.worker.limits import Limits
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.renderer import Renderer
 from batchgen.worker.signals import Signals
@@ -150,7 +151,7 @@ def planned(
         "engine.batch_size=2",
         "shards.pictures=4",
     ]
-    return create(folder / "run", [file], load_job(None, [*small, *settings]))[0]
+    return create(folder / "run", [file], load_job(None, [*small, *settings]), None)[0]
 
 
 def worked(run: Run, engine: "StubEngine | None" = None) -> Run:
@@ -158,9 +159,8 @@ def worked(run: Run, engine: "StubEngine | None" = None) -> Run:
     pipeline = Pipeline(
         Renderer(engine or StubEngine()), run.job.output, Origin("here", 0, run.plan.generation)
     )
-    Worker(
-        run, 0, pipeline, Claims(run.directory, len(run.plan.shards), 0), Signals(), "here.slot0"
-    ).work()
+    claims = Claims(run.directory, len(run.plan.shards), 0)
+    Worker(run, pipeline, claims, Signals(), Limits(run), "here.slot0").work()
     pipeline.close()
     return run
 

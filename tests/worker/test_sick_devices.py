@@ -55,11 +55,8 @@ def test_a_run_on_a_sick_device_alone_stops_and_resume_tries_it_again(tmp_path: 
 
 
 def test_a_resume_forgives_a_device_that_was_listed(tmp_path: Path) -> None:
-    run, _ = create(
-        tmp_path / "run",
-        [write_prompts(tmp_path / "prompts.parquet", PROMPTS[:4])],
-        load_job(None, ["engine.kind=pattern"]),
-    )
+    file = write_prompts(tmp_path / "prompts.parquet", PROMPTS[:4])
+    run, _ = create(tmp_path / "run", [file], load_job(None, ["engine.kind=pattern"]), None)
     mark_sick(run.directory, device_name(0), "it was on fire")
     assert ask("resume", tmp_path / "run").code == 0
     assert not is_sick(run.directory, device_name(0))
