@@ -1,39 +1,39 @@
-"""The manifest: rows of prompts → pictures to make. Imports no torch.
+"""The manifest: rows of prompts become pictures to make. Imports no torch.
 
-    validate.py     the pass over every row before a run is planned
-    checks.py       the contract, checked on one batch of rows
-    duplicates.py   ids that stand twice
-    rows.py         a range of rows → pictures: what a worker reads
-    convert.py      CSV and JSON lines → one Parquet file, once
+    validate.py     check every row before a run is planned
+    duplicates.py   find ids that two rows share
+    checks.py       check one batch of rows against the columns' contract
+    shapes.py       size, steps and number of pictures of each row, for cutting shards
+    rows.py         read a range of rows and expand it to pictures: what a worker does
+    convert.py      CSV or JSON lines to one Parquet file
     csv_rows.py     CSV as typed batches
     jsonl_rows.py   JSON lines as typed batches
-    shapes.py       sizes, steps and numbers of pictures of all rows, to cut shards
-    extras.py       columns that travel along into metadata and JSON
-    files.py        find the files, identify them, stream Parquet
-    contract.py     which columns, of which types, with which values
-    problems.py     all problems counted, the first ten shown
-    utf8.py         bytes that are no text
-    picture.py      the unit of work
+    extras.py       columns outside the contract, as JSON
+    parquet.py      one Parquet file as a stream of batches
+    files.py        find the files and identify them
+    contract.py     which columns there are, of which types, with which values
+    utf8.py         find and replace bytes that are not UTF-8
+    problems.py     count all problems, show the first ten
 
-A row's number, in the order of the sorted files, is its index. A picture's key is its running
-number over rows × images.
+A room imports only rooms below it.
+
+Rows are numbered over all files, in the order of the sorted files. A picture's key is its running
+number over the pictures of all rows.
 """
 
 from batchgen.manifest.checks import Limits
 from batchgen.manifest.convert import to_parquet
 from batchgen.manifest.extras import extra_columns
 from batchgen.manifest.files import Source, check_unchanged, find_files, kind_of
-from batchgen.manifest.picture import Picture
-from batchgen.manifest.rows import pictures, read_rows, row_seed
+from batchgen.manifest.rows import Picture, pictures, read_rows
 from batchgen.manifest.shapes import ShapeColumns, image_shapes
-from batchgen.manifest.validate import ValidManifest, validate_manifest
+from batchgen.manifest.validate import validate_manifest
 
 __all__ = [
     "Limits",
     "Picture",
     "ShapeColumns",
     "Source",
-    "ValidManifest",
     "check_unchanged",
     "extra_columns",
     "find_files",
@@ -41,7 +41,6 @@ __all__ = [
     "kind_of",
     "pictures",
     "read_rows",
-    "row_seed",
     "to_parquet",
     "validate_manifest",
 ]

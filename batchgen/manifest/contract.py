@@ -1,7 +1,7 @@
-"""The column contract: which columns a manifest may have, of which types, with which values.
+"""The columns' contract: which columns a manifest may have, of which types, with which values.
 
-`prompt` is required. The other columns of `COLUMNS` are optional, and a null in one of them means "absent:
-use the job's default". Any column not named here travels along untouched.
+`prompt` is required. The other columns of `COLUMNS` are optional, and null in one of them means
+"absent: use the job's default". Columns that `COLUMNS` does not name travel along unchanged.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 
@@ -17,60 +16,69 @@ from batchgen.errors import ManifestError
 from batchgen.settings import MAX_SEED, MAX_SIDE_PX
 
 MAX_ID_CHARACTERS = 256
-MAX_PICTURES = 10**9  # keys have nine digits
-
-Kind = Literal["string", "int", "float"]
-
-TYPES: dict[Kind, pa.DataType] = {"string": pa.string(), "int": pa.int64(), "float": pa.float64()}
-_EXPECTED: dict[Kind, str] = {
-    "string": "a string type (string, large_string, string_view or a dictionary of strings)",
-    "int": "an integer type",
-    "float": "a float or integer type",
-}
+# Keys have nine digits.
+MAX_PICTURES = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the contract; `low` and `high` are inclusive and None for strings."""
+    """One column of the contract."""
 
-    kind: Kind
+    # What all accepted types are cast to: string, int64 or float64.
+    type: pa.DataType
+    # Which values are accepted, as messages say it.
     accepted: str
-    low: int | None = None
-    high: int | None = None
+    # Smallest accepted number.
+    low: int = 0
+    # Largest accepted number.
+    high: int = 0
 
+
+_TEXT, _INTEGER, _FLOAT = pa.string(), pa.int64(), pa.float64()
+_SIDE = f"px, a multiple of 16 from 16 to {MAX_SIDE_PX}"
+_ID = f"a unique text of at most {MAX_ID_CHARACTERS} characters without control characters"
 
 COLUMNS: dict[str, Column] = {
-    "prompt": Column("string", "a text that is not empty, in UTF-8 and without NUL"),
-    "id": Column(
-        "string",
-        f"a unique text of at most {MAX_ID_CHARACTERS} characters without control characters",
-    ),
-    "negative_prompt": Column("string", "a text in UTF-8 without NUL"),
-    "seed": Column("int", "an integer from 0 to 2^63-1", 0, MAX_SEED),
-    "width": Column("int", f"px, a multiple of 16 from 16 to {MAX_SIDE_PX}", 16, MAX_SIDE_PX),
-    "height": Column("int", f"px, a multiple of 16 from 16 to {MAX_SIDE_PX}", 16, MAX_SIDE_PX),
-    "steps": Column("int", "an integer from 1 to 1000", 1, 1000),
-    "guidance": Column("float", "a finite number from 0 to 100", 0, 100),
-    "true_cfg": Column("float", "a finite number from 0 to 100", 0, 100),
-    "images": Column("int", "an integer from 1 to 100000", 1, 100_000),
+    "prompt": Column(_TEXT, "a text that is not empty, in UTF-8 and without NUL"),
+    "id": Column(_TEXT, _ID),
+    "negative_prompt": Column(_TEXT, "a text in UTF-8 without NUL"),
+    "seed": Column(_INTEGER, "an integer from 0 to 2^63-1", 0, MAX_SEED),
+    "width": Column(_INTEGER, _SIDE, 16, MAX_SIDE_PX),
+    "height": Column(_INTEGER, _SIDE, 16, MAX_SIDE_PX),
+    "steps": Column(_INTEGER, "an integer from 1 to 1000", 1, 1000),
+    "guidance": Column(_FLOAT, "a finite number from 0 to 100", 0, 100),
+    "true_cfg": Column(_FLOAT, "a finite number from 0 to 100", 0, 100),
+    "images": Column(_INTEGER, "an integer from 1 to 100000", 1, 100_000),
+}
+
+_ACCEPTED_TYPES: dict[pa.DataType, str] = {
+    _TEXT: "a string type (string, large_string, string_view or a dictionary of strings)",
+    _INTEGER: "an integer type",
+    _FLOAT: "a float or integer type",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of one file, types normalised."""
+    """The columns of one file."""
 
-    contract: tuple[str, ...]  # the contract's columns it has, in the contract's order
-    extra: pa.Schema  # its travelling columns, in the file's order, of `plain` types
+    # Names of the contract's columns that the file has, in the contract's order.
+    contract: tuple[str, ...]
+    # The file's other columns, in the file's order, of the types that `plain` gives.
+    extra: pa.Schema
 
     def types(self) -> dict[str, pa.DataType]:
-        """Name → normalised type of every column."""
-        own = {name: TYPES[COLUMNS[name].kind] for name in self.contract}
-        return own | {field.name: field.type for field in self.extra}
+        """Return the types of all columns by name, without their encodings."""
+        types = {name: COLUMNS[name].type for name in self.contract}
+        return types | {field.name: field.type for field in self.extra}
 
 
 def plain(found: pa.DataType) -> pa.DataType:
-    """A type without its encoding: dictionaries, views, large offsets and extensions (JSON text excepted) give the type of their values."""
+    """Return a type without its encoding.
+
+    Dictionaries, views, large offsets and extensions give the type of their values. JSON text
+    (Arrow's `arrow.json`) stays.
+    """
     if isinstance(found, pa.JsonType):
         return pa.json_()
     if isinstance(found, pa.BaseExtensionType):
@@ -85,80 +93,87 @@ def plain(found: pa.DataType) -> pa.DataType:
 
 
 def unencode(array: pa.Array) -> pa.Array:
-    """An array of type `plain(array.type)`."""
+    """Cast an array to the type `plain(array.type)`."""
     target = plain(array.type)
     if array.type == target:
         return array
-    if isinstance(array.type, pa.BaseExtensionType):
-        inner = unencode(array.storage)
-        return (
-            pa.ExtensionArray.from_storage(target, inner.cast(pa.string()))
-            if isinstance(target, pa.JsonType)
-            else inner
-        )
-    return array.cast(target)
+    if not isinstance(array.type, pa.BaseExtensionType):
+        return array.cast(target)
+    values = unencode(array.storage)
+    if isinstance(target, pa.JsonType):
+        return pa.ExtensionArray.from_storage(target, values.cast(pa.string()))
+    return values
+
+
+def normalise(array: pa.Array, name: str) -> pa.Array:
+    """Cast a column of the contract to string, int64 or float64.
+
+    Unsigned values over 2^63-1 become negative and so stay outside of every accepted range.
+    """
+    return array.cast(COLUMNS[name].type, safe=False)
 
 
 def find_columns(schema: pa.Schema, file: str | Path) -> Columns:
     """Check a file's columns against the contract.
 
-    :raises ManifestError: no `prompt`, a contract column of another type, or two columns of one name.
+    :raises ManifestError: `prompt` is missing, a column of the contract has another type, or two
+        columns have one name.
     """
     names = list(schema.names)
+    found = f"Columns found: {', '.join(names) or 'none'}"
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ManifestError(
-            f"{file}, column {twice[0]}: stands twice; column names must differ. Columns found: {', '.join(names)}"
+            f"{file}, column {twice[0]}: stands twice; column names must differ. {found}"
         )
     if "prompt" not in names:
-        raise ManifestError(
-            f"{file}: no column prompt (string), the one that is required. Columns found: {', '.join(names) or 'none'}"
-        )
+        raise ManifestError(f"{file}: no column prompt (string), the one that is required. {found}")
+    contract = tuple(name for name in COLUMNS if name in names)
     wrong = [
-        f"{file}, column {name}: found type {schema.field(name).type}, expected {_EXPECTED[column.kind]}"
-        for name, column in COLUMNS.items()
-        if name in names and not _has_kind(name, column.kind, schema.field(name).type)
+        f"{file}, column {name}: found type {schema.field(name).type}, "
+        f"expected {_ACCEPTED_TYPES[COLUMNS[name].type]}"
+        for name in contract
+        if not _is_accepted(schema.field(name).type, name)
     ]
     if wrong:
         raise ManifestError("\n".join(wrong))
-    extra = pa.schema(
-        [pa.field(name, plain(schema.field(name).type)) for name in names if name not in COLUMNS]
-    )
-    return Columns(tuple(name for name in COLUMNS if name in names), extra)
+    extra = [field.with_type(plain(field.type)) for field in schema if field.name not in COLUMNS]
+    return Columns(contract, pa.schema([(field.name, field.type) for field in extra]))
 
 
-def agree(layouts: Sequence[tuple[str | Path, Columns]]) -> Columns:
-    """The layout all files share.
+def _is_accepted(found: pa.DataType, name: str) -> bool:
+    wanted = COLUMNS[name].type
+    if pa.types.is_null(found):
+        # Nulls in every row: the column is absent everywhere.
+        return name != "prompt"
+    if wanted == _TEXT:
+        return bool(plain(found) == _TEXT) and not isinstance(found, pa.BaseExtensionType)
+    is_float = wanted == _FLOAT and pa.types.is_floating(found)
+    return bool(is_float or pa.types.is_integer(found))
 
-    A column that only some files have is refused: its rows would take the job's default in silence.
 
-    :raises ManifestError: naming both files and the column that differs.
+def agree(files: Sequence[tuple[str | Path, Columns]]) -> Columns:
+    """Return the columns that all files share.
+
+    A column that only some files have is refused: the other files' rows would take the job's
+    default without anybody being told.
+
+    :raises ManifestError: two files differ; the message names both and the column.
     """
-    first_file, first = layouts[0]
+    first_file, first = files[0]
     expected = first.types()
-    for file, other in layouts[1:]:
-        found = other.types()
+    for file, columns in files[1:]:
+        found = columns.types()
         for name in sorted(expected.keys() ^ found.keys()):
             has, lacks = (first_file, file) if name in expected else (file, first_file)
             raise ManifestError(
-                f"{lacks}, column {name}: missing, but {has} has it; files of one manifest must have the same columns"
+                f"{lacks}, column {name}: missing, but {has} has it; "
+                "files of one manifest must have the same columns"
             )
         for name, type_ in expected.items():
             if found[name] != type_:
                 raise ManifestError(
-                    f"{file}, column {name}: type {found[name]}, but {type_} in {first_file}; files of one manifest must agree on types"
+                    f"{file}, column {name}: type {found[name]}, but {type_} in {first_file}; "
+                    "files of one manifest must agree on types"
                 )
     return first
-
-
-def normalise(array: pa.Array, name: str) -> pa.Array:
-    """A contract column as string, int64 or float64. An unsigned value over 2^63-1 turns negative: out of every range."""
-    return array.cast(TYPES[COLUMNS[name].kind], safe=False)
-
-
-def _has_kind(name: str, kind: Kind, found: pa.DataType) -> bool:
-    if pa.types.is_null(found):
-        return name != "prompt"  # a column of nulls only: absent everywhere
-    if kind == "string":
-        return bool(plain(found) == pa.string()) and not isinstance(found, pa.BaseExtensionType)
-    return bool(pa.types.is_integer(found) or (kind == "float" and pa.types.is_floating(found)))

@@ -1,94 +1,83 @@
-"""Are ids unique? One 64-bit hash an id in the first pass; a second pass looks only at ids whose hash repeats."""
+"""Find ids that two rows share.
+
+The first pass over the rows keeps one 64-bit hash an id. A second pass compares as texts only the
+ids whose hashes repeat.
+"""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from batchgen.manifest.contract import normalise
-from batchgen.manifest.files import ParquetManifest
-from batchgen.manifest.problems import Problems, shorten
+from batchgen.manifest.parquet import ParquetManifest
+from batchgen.manifest.problems import Place, Problems, Rows, shorten
 from batchgen.manifest.utf8 import replace, undecodable
 
-_REMEMBERED = 100_000  # distinct ids compared as texts; repetitions beyond them are counted by their 64-bit hash alone
+# Distinct ids compared as texts; repetitions of further ones are counted by their hashes alone.
+_REMEMBERED = 100_000
+_UNIQUE = "ids must be unique, over all files"
 
 
-class IdHashes:
-    """The hashes of all ids: 8 bytes each. Python's own, salted a process, so no manifest can be built to collide."""
+def hash_ids(ids: pa.Array) -> Rows:
+    """Return one hash a row, 0 where the id is null or empty.
 
-    def __init__(self, capacity: int) -> None:
-        self._hashes = np.empty(capacity, np.int64)  # memory is touched only as ids come
-        self._count = 0
-
-    def add(self, ids: pa.Array) -> None:
-        """Take the ids of a batch; nulls and empty ones are absent."""
-        new = hashes_of(ids)
-        new = new[new != 0]
-        self._hashes[self._count : self._count + len(new)] = new
-        self._count += len(new)
-
-    def repeated(self) -> npt.NDArray[np.int64]:
-        """The hashes that occur more than once: each as often as it occurs beyond the first, sorted. Call it once, last."""
-        taken = self._hashes[: self._count]
-        taken.sort()
-        again: npt.NDArray[np.int64] = taken[1:][taken[1:] == taken[:-1]]
-        return again
-
-
-def hashes_of(ids: pa.Array) -> npt.NDArray[np.int64]:
-    """One hash a row, 0 where there is no id."""
+    Python salts its hash in every process, so that no manifest can be built to collide.
+    """
     texts = ids.to_pylist()
     return np.fromiter(((hash(text) or 1) if text else 0 for text in texts), np.int64, len(texts))
 
 
 def find_duplicates(
-    opened: Sequence[ParquetManifest], hashes: IdHashes, problems: Problems
+    opened: Sequence[ParquetManifest], hashes: array[int], problems: Problems
 ) -> None:
-    """Report every row whose id an earlier row has, naming both rows."""
-    suspects = np.unique(hashes.repeated())
-    if not len(suspects):
-        return
-    search = _Search(suspects)
-    for manifest in opened:
-        for row, batch in manifest.batches(["id"]):
+    """Report every row whose id an earlier row has, with the places of both.
+
+    :param hashes: `hash_ids` of all rows; they are sorted in place.
+    """
+    ordered: Rows = np.asarray(hashes)
+    ordered.sort()
+    suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    search = _Search(suspects[suspects != 0], problems)
+    for manifest in opened if len(search.suspects) else ():
+        for first_row, batch in manifest.batches(["id"]):
             ids = normalise(batch.column("id"), "id")
-            search.batch(manifest, row, replace(ids, undecodable(ids), None), problems)
+            ids = replace(ids, undecodable(ids), None)
+            search.read(ids, manifest.place_from(first_row))
 
 
 class _Search:
-    """The second pass: where each suspect id stood first."""
+    """The second pass over the ids: where each suspect one stands first."""
 
-    def __init__(self, suspects: npt.NDArray[np.int64]) -> None:
-        self._suspects = suspects
-        self._seen = np.zeros(
-            len(suspects), np.bool_
-        )  # for the ids that are not remembered as texts
+    def __init__(self, suspects: Rows, problems: Problems) -> None:
+        self.suspects = suspects
+        self._problems = problems
         self._first: dict[str, str] = {}
+        # Whether a hash occurred among the ids that are not remembered as texts.
+        self._occurred = np.zeros(len(suspects), np.bool_)
 
-    def batch(self, manifest: ParquetManifest, row: int, ids: pa.Array, problems: Problems) -> None:
-        """Report the repetitions among rows `row …` of a file."""
-        hashes = hashes_of(ids)
-        rows = np.flatnonzero(np.isin(hashes, self._suspects))
-        suspect = np.searchsorted(self._suspects, hashes[rows])
-        duplicates: dict[int, str] = {}
-        for index, k, text in zip(
-            rows.tolist(), suspect.tolist(), ids.take(pa.array(rows)).to_pylist(), strict=True
-        ):
+    def read(self, ids: pa.Array, place: Place) -> None:
+        """Report the repetitions among the ids of one batch."""
+        hashes = hash_ids(ids)
+        rows = np.flatnonzero(np.isin(hashes, self.suspects))
+        indices = np.searchsorted(self.suspects, hashes[rows])
+        texts = ids.take(rows).to_pylist()
+        again: dict[int, str] = {}
+        for row, index, text in zip(rows.tolist(), indices.tolist(), texts, strict=True):
             if text in self._first:
-                duplicates[index] = text
+                again[row] = text
             elif len(self._first) < _REMEMBERED:
-                self._first[text] = manifest.place(row + index)
-            elif self._seen[k]:
-                problems.count_only(1)
+                self._first[text] = place(row)
             else:
-                self._seen[k] = True
-        problems.rows(
-            list(duplicates), lambda i: self._describe(manifest.place(row + i), duplicates[i])
-        )
-        problems.end_batch()
+                self._problems.count += bool(self._occurred[index])
+                self._occurred[index] = True
 
-    def _describe(self, place: str, text: str) -> str:
-        return f"{place}, column id: {shorten(text)} is also the id of {self._first[text]}; ids must be unique, over all files"
+        def describe(row: int) -> str:
+            first = self._first[again[row]]
+            return f"{shorten(again[row])} is also the id of {first}; {_UNIQUE}"
+
+        with self._problems.batch(place) as report:
+            report("id", np.array(list(again), np.int64), describe)

@@ -1,21 +1,8 @@
-"""Travelling columns: every column outside the contract, typed for the metadata and as one JSON object a row for the sample.
+"""Columns outside the contract: they travel along, typed in the metadata and as JSON in samples.
 
-How a value becomes JSON; every type Parquet can store has a line here, so no row fails late:
-
-    null                          null
-    boolean, integer, string      as they are
-    float                         a number; NaN and infinities the strings "NaN", "Infinity", "-Infinity" (JSON has none)
-    decimal                       a string, all digits: "1.50"
-    timestamp                     a string, ISO 8601 in the column's resolution; with Z where the column has a time zone (always UTC)
-    date, time                    strings, ISO 8601: "2024-02-29", "12:30:00.500"
-    duration                      a number of seconds
-    binary                        a string, base64
-    list                          an array            struct    an object
-    map                           an array of {"key": …, "value": …}
-    JSON text (arrow.json)        the value it spells, or the text itself where it spells none
-    dictionary, extension         as the values, the storage they encode
-
-Keys are sorted, separators have no spaces. *Not* promised: that 64-bit integers survive a reader that takes JSON numbers for floats.
+`_CONVERSIONS` says how values of each type become JSON, and manifests/README.md tells it to users.
+Every type that Parquet stores is in it, so that no row fails after planning. Keys are sorted, and
+separators have no spaces. Readers that take all JSON numbers for floats round integers over 2^53.
 """
 
 from __future__ import annotations
@@ -31,71 +18,64 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchgen.manifest.contract import COLUMNS, plain, unencode
+from batchgen.manifest.utf8 import encodable
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def extra_columns(table: pa.Table, *, typed_json: bool = False) -> pa.Table:
-    """The travelling columns of a table from `read_rows`; JSON text as plain strings unless `typed_json`."""
-    kept = table.select([name for name in table.schema.names if name not in COLUMNS])
-    return kept if typed_json or not kept.num_columns else kept.cast(stored_schema(kept.schema))
+def extra_columns(table: pa.Table) -> pa.Table:
+    """Select the columns outside the contract of a table; JSON text becomes plain strings."""
+    kept = _select_extras(table)
+    types = [pa.string() if isinstance(t, pa.JsonType) else t for t in kept.schema.types]
+    names = kept.schema.names
+    return kept.cast(pa.schema(list(zip(names, types, strict=True)))) if names else kept
 
 
-def stored_schema(extra: pa.Schema) -> pa.Schema:
-    """The types `extras` gives the metadata."""
-    return pa.schema(
-        [
-            pa.field(field.name, pa.string() if isinstance(field.type, pa.JsonType) else field.type)
-            for field in extra
-        ]
-    )
-
-
-def json_rows(extra: pa.Table) -> list[str]:
-    """One JSON object a row, `{}` without travelling columns."""
+def json_rows(table: pa.Table) -> list[str]:
+    """Return each row's columns outside the contract as one JSON object."""
+    extra = _select_extras(table)
     if not extra.num_columns:
-        return ["{}"] * extra.num_rows
-    columns = [_values(pa.concat_arrays(extra.column(name).chunks)) for name in extra.schema.names]
-    return [
-        json_text(dict(zip(extra.schema.names, row, strict=True)))
-        for row in zip(*columns, strict=True)
-    ]
+        return ["{}"] * table.num_rows
+    columns = [_values(pa.concat_arrays(column.chunks)) for column in extra.columns]
+    rows = zip(*columns, strict=True)
+    return [json_text(dict(zip(extra.schema.names, row, strict=True))) for row in rows]
+
+
+def _select_extras(table: pa.Table) -> pa.Table:
+    return table.select([name for name in table.schema.names if name not in COLUMNS])
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON: keys sorted, text as itself, escaped only where it could not be written as UTF-8 (lone surrogates)."""
-    text = json.dumps(
-        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text
+    """Return a value as JSON; only text that UTF-8 cannot hold is escaped (lone surrogates)."""
+    options: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "allow_nan": False}
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return text if encodable(text) else json.dumps(value, **options)
 
 
 def _values(array: pa.Array) -> list[Any]:
-    """What `json` can write, one value a slot."""
-    found = array.type
-    for is_type, convert in _CONVERSIONS:
-        if is_type(found):
+    """Convert an array to values that `json` can write."""
+    for has_type, convert in _CONVERSIONS:
+        if has_type(array.type):
             return convert(array)
+    # Booleans, integers, texts and nulls.
     values: list[Any] = array.to_pylist()
     return values
 
 
 def _each(convert: Callable[[Any], Any]) -> Callable[[pa.Array], list[Any]]:
-    """A conversion slot by slot that leaves nulls alone."""
+    """Return a conversion value by value that leaves nulls alone."""
     return lambda array: [None if value is None else convert(value) for value in array.to_pylist()]
 
 
-def _number(value: float) -> float | str:
+def _float(value: float) -> float | str:
+    """JSON has no infinities and no NaN: they become strings."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _parsed(text: str) -> Any:
+    """Return the value that JSON text spells, the text itself if it spells none."""
     try:
         return json.loads(text, parse_constant=str)
     except (ValueError, RecursionError):
@@ -106,33 +86,27 @@ def _integers(array: pa.Array) -> pa.Array:
     return array.view(pa.int32() if array.type.bit_width == 32 else pa.int64())
 
 
-def _moments(array: pa.Array, unit: str) -> list[str | None]:
-    """ISO 8601 by numpy, whose years have no bounds; Python's datetime ends at 9999 and has no nanoseconds."""
-    moments = (
-        _integers(array).fill_null(0).to_numpy(zero_copy_only=False).astype(f"datetime64[{unit}]")
-    )
-    texts = np.datetime_as_string(moments).tolist()
-    return [
-        text if valid else None
-        for text, valid in zip(texts, array.is_valid().to_pylist(), strict=True)
-    ]
+def _moments(array: pa.Array, unit: str, zone: str = "") -> list[Any]:
+    """Write moments counted in `unit` since 1970 as ISO 8601.
+
+    numpy's years have no bounds. Python's datetime ends in 9999 and has no nanoseconds.
+    """
+    counts = _integers(array).fill_null(0).to_numpy(zero_copy_only=False)
+    texts = np.datetime_as_string(counts.astype(f"datetime64[{unit}]")).tolist()
+    valid = array.is_valid().to_pylist()
+    return [text + zone if is_valid else None for text, is_valid in zip(texts, valid, strict=True)]
 
 
 def _timestamps(array: pa.Array) -> list[Any]:
-    zone = "Z" if array.type.tz else ""
-    return [text and text + zone for text in _moments(array, array.type.unit)]
-
-
-def _times(array: pa.Array) -> list[Any]:
-    return [text and text.partition("T")[2] for text in _moments(array, array.type.unit)]
+    """Timestamps of a column with a time zone are in UTC, whatever the zone."""
+    return _moments(array, array.type.unit, "Z" if array.type.tz else "")
 
 
 def _durations(array: pa.Array) -> list[Any]:
-    ticks = _PER_SECOND[array.type.unit]
-    return [
-        None if value is None else value if ticks == 1 else value / ticks
-        for value in _integers(array).to_pylist()
-    ]
+    """Durations become seconds."""
+    per_second = _PER_SECOND[array.type.unit]
+    seconds = _each(lambda count: count if per_second == 1 else count / per_second)
+    return seconds(_integers(array))
 
 
 def _lists(array: pa.Array) -> list[Any]:
@@ -144,41 +118,38 @@ def _lists(array: pa.Array) -> list[Any]:
 
 
 def _maps(array: pa.Array) -> list[Any]:
-    entry = pa.struct(
-        [pa.field("key", array.type.key_type), pa.field("value", array.type.item_type)]
-    )
+    """Maps become lists of {"key": …, "value": …}."""
+    entry = pa.struct({"key": array.type.key_type, "value": array.type.item_type})
     return _lists(array.cast(pa.list_(entry)))
 
 
 def _structs(array: pa.Array) -> list[Any]:
     names = [field.name for field in array.type]
-    fields = [_values(field) for field in array.flatten()]
-    valid = array.is_valid().to_pylist()
+    rows = zip(*map(_values, array.flatten()), strict=True)
     return [
-        dict(zip(names, (field[i] for field in fields), strict=True)) if is_valid else None
-        for i, is_valid in enumerate(valid)
+        dict(zip(names, row, strict=True)) if is_valid else None
+        for row, is_valid in zip(rows, array.is_valid().to_pylist(), strict=True)
     ]
+
+
+def _is_encoded(found: pa.DataType) -> bool:
+    return isinstance(found, pa.BaseExtensionType) or bool(pa.types.is_dictionary(found))
 
 
 def _is_bytes(found: pa.DataType) -> bool:
     return bool(plain(found) == pa.binary() or pa.types.is_fixed_size_binary(found))
 
 
+# The first entry whose test accepts an array's type converts it.
 _CONVERSIONS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], list[Any]]], ...] = (
-    (lambda t: isinstance(t, pa.JsonType), lambda array: _each(_parsed)(array.storage)),
-    (
-        lambda t: isinstance(t, pa.BaseExtensionType) or pa.types.is_dictionary(t),
-        lambda array: _values(unencode(array)),
-    ),
-    (pa.types.is_floating, _each(_number)),
+    (lambda found: isinstance(found, pa.JsonType), lambda array: _each(_parsed)(array.storage)),
+    (_is_encoded, lambda array: _values(unencode(array))),
+    (pa.types.is_floating, _each(_float)),
     (pa.types.is_decimal, _each(lambda value: format(value, "f"))),
     (pa.types.is_timestamp, _timestamps),
-    (lambda t: t == pa.date32(), lambda array: _moments(array, "D")),
-    (
-        lambda t: t == pa.date64(),
-        lambda array: [text and text.partition("T")[0] for text in _moments(array, "ms")],
-    ),
-    (pa.types.is_time, _times),
+    (pa.types.is_date32, lambda array: _moments(array, "D")),
+    (pa.types.is_date64, lambda array: _moments(array, "ms")),
+    (pa.types.is_time, lambda array: array.cast(pa.string()).to_pylist()),
     (pa.types.is_duration, _durations),
     (_is_bytes, _each(lambda value: base64.b64encode(value).decode())),
     (pa.types.is_map, _maps),

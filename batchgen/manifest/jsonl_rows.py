@@ -1,7 +1,8 @@
-"""JSONL as typed batches: one JSON object a line (RFC 8259: no NaN), read twice.
+"""JSON lines as typed batches: one JSON object a line, as RFC 8259 defines JSON (no NaN).
 
-The first reading finds the type of each travelling column over all lines of all files, because a type guessed from the
-first lines fails on a later one. An absent key is null: keys belong to rows here, not to files.
+The files are read twice. The first reading finds the type of each column outside the contract over
+all lines of all files: a type guessed from the first lines fails on a later one. An absent key is
+null, because keys belong to rows here and not to files.
 """
 
 from __future__ import annotations
@@ -13,23 +14,36 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from batchgen.errors import ManifestError
-from batchgen.manifest.contract import COLUMNS, TYPES, find_columns
+from batchgen.manifest.contract import COLUMNS, find_columns
 from batchgen.manifest.extras import json_text
-from batchgen.manifest.problems import Problems, shorten
+from batchgen.manifest.problems import Problems, Report, place_in, shorten
+from batchgen.manifest.utf8 import encodable
 
 _LINES = 16_384
-_EXACT = 2**53  # integers up to here are exact as floats
+# Floats hold integers exactly up to here.
+_EXACT = 2**53
+
+# The kinds of values (see `_kind`) that columns of a type hold, null aside.
+_HELD: dict[pa.DataType, set[str]] = {
+    pa.bool_(): {"bool"},
+    pa.int64(): {"int", "long"},
+    pa.float64(): {"int", "float"},
+    pa.string(): {"text"},
+}
+_TEXT = "a text without lone surrogates (\\ud800 … \\udfff)"
 
 
 def jsonl_schema(files: Sequence[Path], problems: Problems) -> pa.Schema:
-    """The columns of all files: contract columns typed; others boolean, int64, float64 or text where all values are, else JSON text.
+    """Find the columns of all files.
 
-    Lines that are not JSON objects are reported.
+    Columns of the contract have its types. Others are boolean, int64, float64 or text if all their
+    values are, else JSON text. Lines that are not JSON objects are reported.
 
-    :raises ManifestError: no `prompt` in any row.
+    :raises ManifestError: there are such lines, or no row has a `prompt`.
     """
     kinds: dict[str, set[str]] = defaultdict(set)
     for file in files:
@@ -40,28 +54,24 @@ def jsonl_schema(files: Sequence[Path], problems: Problems) -> pa.Schema:
             except ValueError as error:
                 problems.add(f"row {row} of {file}: not a JSON object: {error}")
     problems.raise_if_any()
-    schema = pa.schema(
-        [
-            (name, TYPES[COLUMNS[name].kind] if name in COLUMNS else _type(found))
-            for name, found in kinds.items()
-        ]
-    )
+    types = {name: COLUMNS[name].type if name in COLUMNS else _type(kinds[name]) for name in kinds}
+    schema = pa.schema(types)
     find_columns(schema, ", ".join(map(str, files)))
     return schema
 
 
 def jsonl_batches(file: Path, schema: pa.Schema, problems: Problems) -> Iterator[pa.RecordBatch]:
-    """The rows of one file; values of a wrong type are reported and null."""
+    """Read one file's rows as `schema`; values of a wrong type are reported and null."""
     lines = _lines(file)
     while chunk := list(islice(lines, _LINES)):
         objects = [_parse(line) for _, line in chunk]
-        columns = [_column(objects, field, file, chunk[0][0], problems) for field in schema]
-        problems.end_batch()
+        with problems.batch(place_in(file, chunk[0][0])) as report:
+            columns = [_column(objects, field, report) for field in schema]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(row, line) of the lines that are not blank."""
+    """Number the lines that are not blank from 0."""
     try:
         with file.open("rb") as stream:
             yield from enumerate(line for line in stream if line.strip())
@@ -88,14 +98,14 @@ def _kind(value: Any) -> str:
             return "null"
         case bool():
             return "bool"
-        case int():
-            return (
-                "int" if abs(value) <= _EXACT else "long" if -(2**63) <= value < 2**63 else "json"
-            )
+        case int() if abs(value) <= _EXACT:
+            return "int"
+        case int() if -(2**63) <= value < 2**63:
+            return "long"
         case float():
             return "float"
         case str():
-            return "string"
+            return "text"
         case _:
             return "json"
 
@@ -104,58 +114,29 @@ def _type(kinds: set[str]) -> pa.DataType:
     kinds = kinds - {"null"}
     if not kinds:
         return pa.null()
-    for accepted, type_ in (
-        ({"bool"}, pa.bool_()),
-        ({"int", "long"}, pa.int64()),
-        ({"int", "float"}, pa.float64()),
-        ({"string"}, pa.string()),
-    ):
-        if kinds <= accepted:
-            return type_
-    return pa.json_()
+    return next((type_ for type_, held in _HELD.items() if kinds <= held), pa.json_())
 
 
-def _column(
-    objects: list[dict[str, Any]], field: pa.Field, file: Path, start: int, problems: Problems
-) -> pa.Array:
-    name = field.name
+def _column(objects: list[dict[str, Any]], column: pa.Field, report: Report) -> pa.Array:
+    name, type_ = column.name, column.type
     values = [one.get(name) for one in objects]
-    if isinstance(field.type, pa.JsonType):
-        return pa.ExtensionArray.from_storage(
-            field.type, pa.array([None if v is None else json_text(v) for v in values], pa.string())
-        )
-    bad = [i for i, value in enumerate(values) if not _fits(value, field.type)]
-    accepted = (
-        COLUMNS[name].accepted
-        if name in COLUMNS
-        else "a text without lone surrogates (\\ud800 … \\udfff)"
-    )
-    problems.rows(
-        bad,
-        lambda i: (
-            f"row {start + i} of {file}, column {name}: {shorten(json.dumps(objects[i][name]))}; expected {accepted}"
-        ),
-    )
-    for i in bad:
-        values[i] = None
-    return pa.array(values, field.type)
+    if isinstance(type_, pa.JsonType):
+        texts = [None if value is None else json_text(value) for value in values]
+        return pa.ExtensionArray.from_storage(type_, pa.array(texts, pa.string()))
+    bad = [row for row, value in enumerate(values) if not _fits(value, type_)]
+    accepted = COLUMNS[name].accepted if name in COLUMNS else _TEXT
+
+    def describe(row: int) -> str:
+        return f"{shorten(json.dumps(values[row]))}; expected {accepted}"
+
+    report(name, np.array(bad, np.int64), describe)
+    for row in bad:
+        values[row] = None
+    return pa.array(values, type_)
 
 
 def _fits(value: Any, type_: pa.DataType) -> bool:
-    if value is None:
+    kind = _kind(value)
+    if kind == "null":
         return True
-    if type_ == pa.string():
-        return isinstance(value, str) and (value.isascii() or _encodes(value))
-    if type_ == pa.int64():
-        return type(value) is int and -(2**63) <= value < 2**63
-    if type_ == pa.float64():
-        return type(value) is float or (type(value) is int and abs(value) <= _EXACT)
-    return True
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return kind in _HELD[type_] and (kind != "text" or encodable(value))

@@ -2,65 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from batchgen.errors import ManifestError
 
 SHOWN = 10
+ROWS_FROM_0 = "(rows are counted from 0 within their file)"
 _SHOWN_CHARACTERS = 60
+
+# Numbers of rows within a batch.
+Rows = npt.NDArray[np.int64]
+# Where a row of a batch stands, as in "row 3 of prompts.csv".
+Place = Callable[[int], str]
+# Takes a column, the rows that are wrong in it, and what is wrong with a row and what is accepted.
+Report = Callable[[str, Rows, Callable[[int], str]], None]
 
 
 def shorten(value: object) -> str:
-    """A value as it stands in a message: quoted, cut after 60 characters."""
-    text = value if isinstance(value, str) else str(value)
-    cut = (
-        text
-        if len(text) <= _SHOWN_CHARACTERS
-        else f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"
-    )
-    return repr(cut) if isinstance(value, str) else cut
+    """Return a value as messages show it: texts quoted, and all cut after 60 characters."""
+    text = str(value)
+    if len(text) > _SHOWN_CHARACTERS:
+        text = f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"
+    return repr(text) if isinstance(value, str) else text
+
+
+def place_in(file: Path, first_row: int) -> Place:
+    """Return the places of a batch's rows that begins at row `first_row` of `file`."""
+    return lambda row: f"row {first_row + row} of {file}"
 
 
 class Problems:
-    """Collects problems batch by batch, so that the first ten are the first ten of the manifest."""
+    """All problems of one manifest."""
 
     def __init__(self) -> None:
         self.count = 0
         self._shown: list[str] = []
-        self._batch: list[tuple[int, str]] = []
 
-    def rows(self, rows: Sequence[int], describe: Callable[[int], str]) -> None:
-        """Count one problem a row of the current batch; `describe` is called only for those that may be shown."""
-        self.count += len(rows)
+    @contextmanager
+    def batch(self, place: Place) -> Iterator[Report]:
+        """Collect the problems of one batch, column by column, and show them in the order of rows.
+
+        The function this yields counts one problem a row. It describes only rows that may be shown.
+        """
+        found: list[tuple[int, str]] = []
         room = SHOWN - len(self._shown)
-        self._batch += [(int(row), describe(int(row))) for row in rows[:room]]
 
-    def end_batch(self) -> None:
-        """The current batch is checked: its problems, in the order of its rows, join those shown."""
-        self._batch.sort(key=lambda entry: entry[0])
-        self._shown += [text for _, text in self._batch[: SHOWN - len(self._shown)]]
-        self._batch.clear()
+        def report(column: str, rows: Rows, describe: Callable[[int], str]) -> None:
+            self.count += len(rows)
+            for row in rows[:room].tolist():
+                text = f"{place(row)}, column {column}: {describe(row)}"
+                found.append((row, text))
+
+        yield report
+        found.sort(key=itemgetter(0))
+        self._shown += [text for _, text in found[:room]]
 
     def add(self, text: str) -> None:
-        """Count one problem that belongs to no row of the current batch."""
-        self.end_batch()
+        """Count one problem outside any batch."""
         self.count += 1
         if len(self._shown) < SHOWN:
             self._shown.append(text)
 
-    def count_only(self, more: int) -> None:
-        """Count problems that are not shown."""
-        self.count += more
-
     def raise_if_any(self) -> None:
-        """:raises ManifestError: with the number of all problems and the first ten in full."""
-        self.end_batch()
-        if not self.count:
-            return
+        """Raise what was found.
+
+        :raises ManifestError: with the number of all problems and the first ten in full.
+        """
+        first = f", the first {len(self._shown)}" if self.count > len(self._shown) else ""
+        title = f"{self.count} problems in the manifest{first} {ROWS_FROM_0}:"
         if self.count == 1:
-            raise ManifestError(self._shown[0])
-        shown = f", the first {len(self._shown)}" if self.count > len(self._shown) else ""
-        lines = "\n  ".join(self._shown)
-        raise ManifestError(
-            f"{self.count} problems in the manifest{shown} (rows are counted from 0 within their file):\n  {lines}"
-        )
+            raise ManifestError(f"{self._shown[0]} {ROWS_FROM_0}")
+        if self.count:
+            raise ManifestError("\n  ".join((title, *self._shown)))

@@ -1,15 +1,20 @@
-r"""Rows → pictures: what a worker reads for its shard.
+r"""Read rows and expand them to pictures: what a worker does for its shard.
 
-**Seeds.** A row's seed is its column; where that is absent or null it is the first 63 bits of
-`blake2b(b"batchgen\0" + run seed + b"\0id\0" + id, digest_size=8)`, big-endian, the run seed in decimal, the id in UTF-8;
-without an id (or with an empty one) `b"\0row\0"` and the row's index in decimal stand in the place of `b"\0id\0"` and the id.
-Picture j of the row has seed (row's seed + j) mod 2^63.
+**Seeds.** A row's seed is its column `seed`. Where that is absent or null, it is a hash:
+
+    blake2b(b"batchgen\0" + run_seed + b"\0id\0" + id, digest_size=8)                 with an id
+    blake2b(b"batchgen\0" + run_seed + b"\0row\0" + row, digest_size=8)    without, or if it is ""
+
+`run_seed` and `row`, the row's number over all files, are written in decimal, `id` in UTF-8. The
+digest's first 63 bits, big-endian, are the seed. Picture j of a row has the seed
+(row's seed + j) mod 2^63.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +22,46 @@ import pyarrow as pa
 
 from batchgen.errors import ManifestError, PlanChanged
 from batchgen.manifest.contract import COLUMNS, normalise, unencode
-from batchgen.manifest.extras import extra_columns, json_rows
-from batchgen.manifest.files import ParquetManifest, Source
-from batchgen.manifest.picture import Picture
+from batchgen.manifest.extras import json_rows
+from batchgen.manifest.files import Source
+from batchgen.manifest.parquet import ParquetManifest
 from batchgen.settings import MAX_SEED, Sampling
 
 
-def read_rows(sources: Sequence[Source], start_row: int, rows: int) -> pa.Table:
-    """Rows `start_row …` of the manifest, numbered over all its files; contract columns as string, int64 and float64.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture to make: everything that decides how it looks, and its name."""
 
-    Only the row groups that hold them are read.
+    # Running number of the picture in the run: nine digits in file names.
+    key: int
+    # Number of the picture's row, counted from 0 over all files of the manifest.
+    row: int
+    # Number of the picture among those of its row, from 0.
+    image: int
+    # The row's id, "" without one.
+    id: str
+    prompt: str
+    # "" for none.
+    negative_prompt: str
+    # 0 to 2^63-1, of this picture alone.
+    seed: int
+    # Pixels, as the height.
+    width: int
+    height: int
+    # Denoising steps.
+    steps: int
+    # The guidance scale that the model takes as an input.
+    guidance: float
+    # The scale of classifier-free guidance, used only with a negative prompt.
+    true_cfg: float
+    # The row's columns outside the contract as one JSON object, "{}" without any.
+    extra: str
+
+
+def read_rows(sources: Sequence[Source], start_row: int, rows: int) -> pa.Table:
+    """Read `rows` rows from `start_row` on, numbered over all files; no other row group is read.
+
+    The contract's columns become string, int64 and float64.
 
     :raises PlanChanged: a file has another number of rows than planned, or is gone.
     :raises ManifestError: a file cannot be read.
@@ -39,89 +74,74 @@ def read_rows(sources: Sequence[Source], start_row: int, rows: int) -> pa.Table:
             rows -= taken
         start_row = max(start_row - source.rows, 0)
     if rows > 0 or not batches:
-        raise ValueError(
-            f"{rows} rows wanted beyond the {sum(source.rows for source in sources)} of the manifest"
+        there = sum(source.rows for source in sources)
+        raise ValueError(f"{rows} rows wanted beyond the {there} of the manifest")
+    names = batches[0].schema.names
+    return pa.Table.from_batches([batch.select(names) for batch in batches])
+
+
+def _read(source: Source, start_row: int, rows: int) -> Iterator[pa.RecordBatch]:
+    path = source.path
+    try:
+        manifest = ParquetManifest(path)
+    except ManifestError:
+        if Path(path).exists():
+            raise
+        raise PlanChanged(f"{path}: the manifest this run was planned from is gone") from None
+    if manifest.rows != source.rows:
+        raise PlanChanged(
+            f"{path}: the manifest changed since planning: "
+            f"{source.rows} rows then, {manifest.rows} now"
         )
-    first = batches[0].schema.names
-    return pa.Table.from_batches([batch.select(first) for batch in batches])
+    names = manifest.schema.names
+    for _, batch in manifest.batches(names, start_row, rows):
+        arrays = [
+            normalise(column, name) if name in COLUMNS else unencode(column)
+            for name, column in zip(names, batch.columns, strict=True)
+        ]
+        yield pa.RecordBatch.from_arrays(arrays, names=names)
+    manifest.close()
 
 
 def pictures(
-    table: pa.Table, first_row: int, first_key: int, skip: int, count: int, sampling: Sampling
+    table: pa.Table, *, first_row: int, first_key: int, skip: int, count: int, sampling: Sampling
 ) -> list[Picture]:
-    """Expand rows to their pictures, in order of keys.
+    """Expand rows to their pictures, in the order of keys.
 
     :param table: from `read_rows`, beginning at row `first_row` of the manifest.
     :param first_key: key of the first picture returned.
     :param skip: pictures of the first row to leave out.
     :param count: pictures to return; the table must hold them.
+    :param sampling: the job's values for what a row leaves out.
     """
-    columns = {name: _column(table, name, default) for name, default in _defaults(sampling).items()}
-    texts = json_rows(extra_columns(table, typed_json=True))
+    columns = {name: _column(table, name, sampling) for name in COLUMNS}
+    extras = json_rows(table)
     made: list[Picture] = []
-    for i in range(table.num_rows):
+    for i, extra in enumerate(extras):
         values = {name: column[i] for name, column in columns.items()}
-        images, seed = values.pop("images"), values.pop("seed")
+        images, seed, row = values.pop("images"), values.pop("seed"), first_row + i
         if seed is None:
-            seed = row_seed(sampling.seed, values["id"], first_row + i)
-        for j in range(skip, min(images, skip + count - len(made))):
-            made.append(
-                Picture(
-                    key=first_key + len(made),
-                    row=first_row + i,
-                    image=j,
-                    seed=(seed + j) & MAX_SEED,
-                    extra=texts[i],
-                    **values,
-                )
-            )
+            seed = row_seed(sampling.seed, values["id"], row)
+        for image in range(skip, min(images, skip + count - len(made))):
+            key, its_seed = first_key + len(made), (seed + image) & MAX_SEED
+            made.append(Picture(key, row, image, seed=its_seed, extra=extra, **values))
         skip = 0
     if len(made) != count:
         raise ValueError(f"{count} pictures wanted of {table.num_rows} rows that hold {len(made)}")
     return made
 
 
-def row_seed(run_seed: int, row_id: str, row: int) -> int:
-    """The seed of a row without one: 63 bits, by the formula above."""
-    name = b"id\0" + row_id.encode() if row_id else b"row\0" + str(row).encode()
-    digest = hashlib.blake2b(
-        b"batchgen\0" + str(run_seed).encode() + b"\0" + name, digest_size=8
-    ).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def _read(source: Source, start_row: int, rows: int) -> Iterator[pa.RecordBatch]:
-    try:
-        manifest = ParquetManifest(source.path)
-    except ManifestError:
-        if Path(source.path).exists():
-            raise
-        raise PlanChanged(
-            f"{source.path}: the manifest this run was planned from is gone"
-        ) from None
-    if manifest.rows != source.rows:
-        raise PlanChanged(
-            f"{source.path}: the manifest changed since planning: {source.rows} rows then, {manifest.rows} now"
-        )
-    names = manifest.schema.names
-    for _, batch in manifest.batches(names, start_row, rows):
-        arrays = [
-            normalise(batch.column(name), name) if name in COLUMNS else unencode(batch.column(name))
-            for name in names
-        ]
-        yield pa.RecordBatch.from_arrays(arrays, names=names)
-    manifest.close()
-
-
-def _defaults(sampling: Sampling) -> dict[str, Any]:
-    """What a null or absent column means; a seed of None is to be hashed."""
-    defaults: dict[str, Any] = dict.fromkeys(COLUMNS) | {"id": ""}
-    for name in ("negative_prompt", "width", "height", "steps", "guidance", "true_cfg", "images"):
-        defaults[name] = getattr(sampling, name)
-    return defaults
-
-
-def _column(table: pa.Table, name: str, default: Any) -> list[Any]:
+def _column(table: pa.Table, name: str, sampling: Sampling) -> list[Any]:
+    """Return a column of the contract with the job's default in the place of nulls."""
+    # A seed of None is to be hashed: `sampling.seed` is the run's.
+    default = {"id": "", "seed": None}.get(name, getattr(sampling, name, None))
     if name not in table.schema.names:
         return [default] * table.num_rows
     return [default if value is None else value for value in table.column(name).to_pylist()]
+
+
+def row_seed(run_seed: int, row_id: str, row: int) -> int:
+    """Return the seed of a row that has none: 63 bits, by the formula above."""
+    name = b"id\0" + row_id.encode() if row_id else b"row\0" + str(row).encode()
+    text = b"batchgen\0" + str(run_seed).encode() + b"\0" + name
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

@@ -1,8 +1,8 @@
-"""What decides how pictures are grouped, as arrays: size, steps, with or without negative prompt, pictures of each row."""
+"""What decides how pictures are grouped, as arrays over rows, to cut shards from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,78 +12,74 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchgen.manifest.contract import normalise
-from batchgen.manifest.files import open_all
+from batchgen.manifest.parquet import open_all
 from batchgen.settings import Sampling
 
 Ints = npt.NDArray[np.int64]
-SHAPE_COLUMNS = ("width", "height", "steps", "negative_prompt", "images")
-_CONSTANT_ROWS = 1 << 20
+_SHAPE_COLUMNS = ("width", "height", "steps", "negative_prompt", "images")
+# Above every width, height and number of steps.
+_RADIX = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeColumns:
-    """R consecutive rows, in manifest order; the columns of the shape in the order groups are cut by."""
+    """R consecutive rows, in the manifest's order; each field has R values."""
 
-    width: Ints  # R: px
-    height: Ints  # R: px
-    steps: Ints  # R
-    has_negative: npt.NDArray[np.bool_]  # R: a negative prompt that is not empty
-    images: Ints  # R: pictures of the row
+    # Pixels, as the height.
+    width: Ints
+    height: Ints
+    steps: Ints
+    # Whether the row has a negative prompt that is not empty.
+    has_negative: npt.NDArray[np.bool_]
+    # Pictures of the row.
+    images: Ints
+
+    def codes(self) -> Ints:
+        """Return each row's shape as one integer, which sorts as width, height, … do."""
+        sides = self.width * _RADIX + self.height
+        return (sides * _RADIX + self.steps) * 2 + self.has_negative
+
+
+def decode_shape(code: int) -> tuple[int, int, int, bool]:
+    """Return width, height, steps and has_negative of one of `ShapeColumns.codes`."""
+    rest, negative = divmod(code, 2)
+    sides, steps = divmod(rest, _RADIX)
+    return *divmod(sides, _RADIX), steps, bool(negative)
 
 
 def image_shapes(files: Sequence[str | Path], sampling: Sampling) -> Iterator[ShapeColumns]:
-    """The shapes of all rows in manifest order, in batches, reading the columns of the shape alone.
+    """Read the shapes of all rows in the manifest's order, in batches, and no other column.
 
-    A file without any of them is not read at all. To be called after `survey` has found the values valid.
+    Call this after `validate_manifest` has found the values valid.
 
-    :raises ManifestError: as `survey` does for unreadable files.
+    :raises ManifestError: a file cannot be read.
     """
     opened, columns = open_all(files)
-    present = [name for name in SHAPE_COLUMNS if name in columns.contract]
+    present = [name for name in _SHAPE_COLUMNS if name in columns.contract]
     for manifest in opened:
-        if present:
-            for _, batch in manifest.batches(present):
-                yield shapes_of(batch, sampling)
-        else:
-            for start in range(0, manifest.rows, _CONSTANT_ROWS):
-                yield _constant(min(_CONSTANT_ROWS, manifest.rows - start), sampling)
+        for _, batch in manifest.batches(present):
+            yield shapes_of(batch, sampling)
         manifest.close()
 
 
 def shapes_of(batch: pa.RecordBatch, sampling: Sampling) -> ShapeColumns:
-    """The shapes of one batch, columns that are absent or null filled from the job."""
+    """Return the shapes of a batch of rows; what is absent or null is taken from the job."""
+
+    def column(
+        name: str, default: int, measure: Callable[[pa.Array], pa.Array] | None = None
+    ) -> Ints:
+        if name not in batch.schema.names:
+            return np.broadcast_to(np.int64(default), batch.num_rows)
+        found = normalise(batch.column(name), name)
+        found = measure(found) if measure else found
+        filled: Ints = found.fill_null(default).to_numpy(zero_copy_only=False)
+        return filled
+
+    bytes_ = column("negative_prompt", len(sampling.negative_prompt), pc.binary_length)
     return ShapeColumns(
-        width=integers(batch, "width", sampling.width),
-        height=integers(batch, "height", sampling.height),
-        steps=integers(batch, "steps", sampling.steps),
-        has_negative=_has_negative(batch, sampling.negative_prompt),
-        images=integers(batch, "images", sampling.images),
-    )
-
-
-def integers(batch: pa.RecordBatch, name: str, default: int) -> Ints:
-    """An integer column of the contract with its nulls filled."""
-    if name not in batch.schema.names:
-        return np.broadcast_to(np.int64(default), batch.num_rows)
-    filled: Ints = (
-        normalise(batch.column(name), name).fill_null(default).to_numpy(zero_copy_only=False)
-    )
-    return filled
-
-
-def _has_negative(batch: pa.RecordBatch, default: str) -> npt.NDArray[np.bool_]:
-    if "negative_prompt" not in batch.schema.names:
-        return np.broadcast_to(np.bool_(default != ""), batch.num_rows)
-    lengths = pc.binary_length(normalise(batch.column("negative_prompt"), "negative_prompt"))
-    filled: Ints = lengths.fill_null(len(default)).to_numpy(zero_copy_only=False)
-    return filled > 0
-
-
-def _constant(rows: int, sampling: Sampling) -> ShapeColumns:
-    return ShapeColumns(
-        width=np.broadcast_to(np.int64(sampling.width), rows),
-        height=np.broadcast_to(np.int64(sampling.height), rows),
-        steps=np.broadcast_to(np.int64(sampling.steps), rows),
-        has_negative=np.broadcast_to(np.bool_(sampling.negative_prompt != ""), rows),
-        images=np.broadcast_to(np.int64(sampling.images), rows),
+        width=column("width", sampling.width),
+        height=column("height", sampling.height),
+        steps=column("steps", sampling.steps),
+        has_negative=bytes_ > 0,
+        images=column("images", sampling.images),
     )

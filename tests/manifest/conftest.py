@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -6,13 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.errors import ManifestError
-from batchgen.manifest import ValidManifest, validate_manifest
-from batchgen.settings.job import Sampling
+from tests.manifest.validation import Parquet
 
 
 @pytest.fixture
-def parquet(tmp_path: Path) -> Callable[..., Path]:
+def parquet(tmp_path: Path) -> Parquet:
     """Writes a Parquet file; columns by name, `prompt` filled in where only others matter."""
 
     def write(
@@ -24,38 +21,3 @@ def parquet(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
-
-
-@pytest.fixture
-def look() -> Callable[..., ValidManifest]:
-    """Surveys files with a limit of 20 tokens, a token being a word."""
-
-    def run(
-        *files: Path,
-        sampling: Sampling | None = None,
-        long_prompts: str = "refuse",
-        max_tokens: int = 20,
-        **options: Any,
-    ) -> ValidManifest:
-        return validate_manifest(
-            files,
-            sampling or Sampling(),
-            max_tokens=max_tokens,
-            long_prompts=long_prompts,
-            count_tokens=lambda text: len(text.split()) + 1,
-            **options,
-        )
-
-    return run
-
-
-@pytest.fixture
-def refused(look: Callable[..., ValidManifest]) -> Callable[..., str]:
-    """The message with which files are refused."""
-
-    def run(*files: Path, **options: Any) -> str:
-        with pytest.raises(ManifestError) as error:
-            look(*files, **options)
-        return str(error.value)
-
-    return run

@@ -1,6 +1,5 @@
 """Bad rows and bad columns: every message names file, row, column and what is accepted."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,9 @@ import pyarrow as pa
 import pytest
 
 from batchgen.errors import JobError
-from batchgen.manifest import Limits, ValidManifest, pictures, read_rows
-from batchgen.settings.job import Sampling
-
-Parquet = Callable[..., Path]
-Look = Callable[..., ValidManifest]
-Refused = Callable[..., str]
+from batchgen.manifest import Limits
+from batchgen.settings import Sampling
+from tests.manifest.validation import Parquet, all_pictures, refusal, validate
 
 BAD_VALUES = [
     ("width", pa.array([64, 17]), "17", "multiple of 16 from 16 to 16384"),
@@ -54,12 +50,7 @@ BAD_VALUES = [
     ("id", pa.array(["a", "b\u0085c"]), "control character", "without control characters"),
     ("id", pa.array(["a", "x" * 300]), "300 characters", "at most 256 characters"),
     ("id", pa.array([b"a", b"\xff"]).view(pa.string()), "not valid UTF-8", "unique text"),
-    (
-        "topic",
-        pa.array([b"a", b"\xff"]).view(pa.string()),
-        "not valid UTF-8",
-        "write the column again",
-    ),
+    ("topic", pa.array([b"a", b"\xff"]).view(pa.string()), "not valid UTF-8", "write it again"),
     (
         "nested",
         pa.StructArray.from_arrays([pa.array([b"a", b"\xff"]).view(pa.string())], ["x"]),
@@ -75,10 +66,10 @@ BAD_VALUES = [
     ids=[f"{c} {f}" for c, _, f, _ in BAD_VALUES],
 )
 def test_a_bad_value_is_refused_by_file_row_column_and_what_is_accepted(
-    parquet: Parquet, refused: Refused, column: str, values: pa.Array, found: str, accepted: str
+    parquet: Parquet, column: str, values: pa.Array, found: str, accepted: str
 ) -> None:
     file = parquet(**{column: values})
-    message = refused(file)
+    message = refusal(file)
     assert message.startswith(f"row 1 of {file}, column {column}: ")
     assert found in message
     assert accepted in message
@@ -99,26 +90,24 @@ def test_a_bad_value_is_refused_by_file_row_column_and_what_is_accepted(
     ],
 )
 def test_a_column_of_another_type_is_refused(
-    parquet: Parquet, refused: Refused, column: str, values: Any, found: str, expected: str
+    parquet: Parquet, column: str, values: Any, found: str, expected: str
 ) -> None:
     file = parquet(**{column: values})
-    message = refused(file)
+    message = refusal(file)
     assert f"{file}, column {column}: found type {found}, expected {expected}" in message
 
 
-def test_a_manifest_without_prompts_is_refused_with_the_columns_it_has(
-    tmp_path: Path, refused: Refused
-) -> None:
+def test_a_manifest_without_prompts_is_refused_with_the_columns_it_has(tmp_path: Path) -> None:
     pa.parquet.write_table(pa.table({"text": ["a"], "seed": [1]}), tmp_path / "p.parquet")
-    message = refused(tmp_path / "p.parquet")
+    message = refusal(tmp_path / "p.parquet")
     assert "p.parquet: no column prompt (string)" in message
     assert "Columns found: text, seed" in message
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path: Path, refused: Refused) -> None:
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"])
     pa.parquet.write_table(table, tmp_path / "p.parquet")
-    assert "p.parquet, column prompt: stands twice" in refused(tmp_path / "p.parquet")
+    assert "p.parquet, column prompt: stands twice" in refusal(tmp_path / "p.parquet")
 
 
 @pytest.mark.parametrize(
@@ -131,37 +120,32 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, refused: Refused) -
     ],
     ids=lambda array: str(array.type),
 )
-def test_every_string_type_of_arrow_is_a_prompt(
-    parquet: Parquet, look: Look, prompts: pa.Array
-) -> None:
-    found = look(parquet(prompt=prompts))
-    table = read_rows(found.sources, 0, 2)
-    assert [p.prompt for p in pictures(table, 0, 0, 0, 2, Sampling())] == ["a", "b"]
+def test_every_string_type_of_arrow_is_a_prompt(parquet: Parquet, prompts: pa.Array) -> None:
+    made = all_pictures(parquet(prompt=prompts))
+    assert [p.prompt for p in made] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     "type_", [pa.int8(), pa.uint8(), pa.int32(), pa.uint64(), pa.int64()], ids=str
 )
-def test_every_integer_type_counts_images(parquet: Parquet, look: Look, type_: pa.DataType) -> None:
-    assert look(parquet(images=pa.array([1, None, 3], type_))).pictures == 5
+def test_every_integer_type_counts_images(parquet: Parquet, type_: pa.DataType) -> None:
+    assert validate(parquet(images=pa.array([1, None, 3], type_))).pictures == 5
 
 
-def test_emoji_and_right_to_left_text_are_prompts(parquet: Parquet, look: Look) -> None:
+def test_emoji_and_right_to_left_text_are_prompts(parquet: Parquet) -> None:
     texts = ["👩\u200d🚀 on 🌙", "كلب أحمر", "\u202eסוס כחול", "赤い犬"]
-    found = look(parquet(prompt=texts))
-    table = read_rows(found.sources, 0, 4)
-    assert [p.prompt for p in pictures(table, 0, 0, 0, 4, Sampling())] == texts
+    made = all_pictures(parquet(prompt=texts))
+    assert [p.prompt for p in made] == texts
 
 
-def test_ids_that_look_like_paths_simply_travel(parquet: Parquet, look: Look) -> None:
+def test_ids_that_look_like_paths_simply_travel(parquet: Parquet) -> None:
     ids = ["../../x", "a.b", "/etc/passwd", "CON", " ", "x" * 256, "🙂" * 256]
-    found = look(parquet(id=ids))
-    table = read_rows(found.sources, 0, 7)
-    assert [p.id for p in pictures(table, 0, 0, 0, 7, Sampling())] == ids
+    made = all_pictures(parquet(id=ids))
+    assert [p.id for p in made] == ids
 
 
 def test_null_means_the_jobs_default_and_an_empty_negative_prompt_means_none(
-    parquet: Parquet, look: Look
+    parquet: Parquet,
 ) -> None:
     nulls = {
         name: pa.nulls(2)
@@ -170,87 +154,72 @@ def test_null_means_the_jobs_default_and_an_empty_negative_prompt_means_none(
     job = Sampling(
         width=64, height=32, steps=3, guidance=2.0, true_cfg=4.0, images=2, negative_prompt="blurry"
     )
-    found = look(parquet(negative_prompt=[None, ""], **nulls), sampling=job)
-    assert dict(found.shapes) == {(64, 32, 3, False): 2, (64, 32, 3, True): 2}
-    one = pictures(read_rows(found.sources, 0, 1), 0, 0, 0, 1, job)[0]
-    assert (one.id, one.width, one.height, one.steps, one.guidance, one.true_cfg) == (
-        "",
-        64,
-        32,
-        3,
-        2.0,
-        4.0,
-    )
-    assert one.negative_prompt == "blurry"
+    file = parquet(negative_prompt=[None, ""], **nulls)
+    shapes = validate(file, sampling=job).shapes
+    assert shapes == {(64, 32, 3, False): 2, (64, 32, 3, True): 2}
+    one = all_pictures(file, sampling=job)[0]
+    assert (one.width, one.height, one.steps) == (64, 32, 3)
+    assert (one.guidance, one.true_cfg) == (2.0, 4.0)
+    assert (one.id, one.negative_prompt) == ("", "blurry")
 
 
-def test_a_model_may_ask_for_larger_multiples(
-    parquet: Parquet, look: Look, refused: Refused
-) -> None:
-    assert "column width: 48; expected px, a multiple of 32 from" in refused(
+def test_a_model_may_ask_for_larger_multiples(parquet: Parquet) -> None:
+    assert "column width: 48; expected px, a multiple of 32 from" in refusal(
         parquet(width=[48]), limits=Limits(32)
     )
-    assert look(parquet(width=pa.array([None, 64], pa.int64())), limits=Limits(32)).rows == 2
+    assert validate(parquet(width=pa.array([None, 64], pa.int64())), limits=Limits(32)).rows == 2
     with pytest.raises(
         JobError, match=r"sampling.width = 48: expected px, a multiple of 32 from 32"
     ):
-        look(parquet(), sampling=Sampling(width=48), limits=Limits(32))
+        validate(parquet(), sampling=Sampling(width=48), limits=Limits(32))
 
 
-def test_a_model_may_paint_no_larger_pictures(
-    parquet: Parquet, look: Look, refused: Refused
-) -> None:
+def test_a_model_may_make_no_larger_pictures(parquet: Parquet) -> None:
     small = Limits(most_px=208)
     assert "row 1 of" in (
-        told := refused(parquet(height=[208, 224]), sampling=Sampling(width=208), limits=small)
+        told := refusal(parquet(height=[208, 224]), sampling=Sampling(width=208), limits=small)
     )
     assert "column height: 224; expected px, a multiple of 16 from 16 to 208 for this model" in told
-    assert look(parquet(height=[208], width=[16]), limits=small).rows == 1, (
-        "the job's size is no row's"
-    )
+    # No row takes the job's size, which is too large.
+    assert validate(parquet(height=[208], width=[16]), limits=small).rows == 1
     with pytest.raises(
         JobError, match=r"sampling.width = 1024 and sampling.height = 1024: expected px, .* to 208"
     ):
-        look(parquet(), limits=small)
+        validate(parquet(), limits=small)
 
 
-def test_a_row_without_a_size_takes_the_jobs_and_is_told_if_that_is_wrong(
-    parquet: Parquet, refused: Refused
-) -> None:
-    told = refused(
+def test_a_row_without_a_size_takes_the_jobs_and_is_told_if_that_is_wrong(parquet: Parquet) -> None:
+    told = refusal(
         parquet(width=pa.array([64, None], pa.int64()), height=[64, 64]), limits=Limits(most_px=208)
     )
     assert "row 1 of" in told
     assert "column width: null, and sampling.width = 1024; expected px" in told
 
 
-def test_a_true_cfg_over_1_is_refused_where_it_has_no_meaning(
-    parquet: Parquet, look: Look, refused: Refused
-) -> None:
+def test_a_true_cfg_over_1_is_refused_where_it_has_no_meaning(parquet: Parquet) -> None:
     values = pa.array([0.5, None, 1.0, 1.5])
-    assert look(parquet(true_cfg=values)).rows == 4
-    told = refused(parquet(true_cfg=values), limits=Limits(true_cfg=False))
+    assert validate(parquet(true_cfg=values)).rows == 4
+    told = refusal(parquet(true_cfg=values), limits=Limits(true_cfg=False))
     assert "row 3 of" in told
     assert "column true_cfg: 1.5; this family has one guidance scale: give it as guidance" in told
 
 
-def test_files_must_agree_on_types(parquet: Parquet, refused: Refused) -> None:
+def test_files_must_agree_on_types(parquet: Parquet) -> None:
     one, two = parquet("a.parquet", score=[1]), parquet("b.parquet", score=[1.5])
-    assert f"{two}, column score: type double, but int64 in {one}" in refused(one, two)
+    assert f"{two}, column score: type double, but int64 in {one}" in refusal(one, two)
 
 
 @pytest.mark.parametrize("column", ["seed", "topic"])
-def test_files_must_have_the_same_columns(parquet: Parquet, refused: Refused, column: str) -> None:
+def test_files_must_have_the_same_columns(parquet: Parquet, column: str) -> None:
     one, two = parquet("a.parquet", **{column: pa.nulls(1)}), parquet("b.parquet")
-    assert f"{two}, column {column}: missing, but {one} has it" in refused(one, two)
-    assert f"{two}, column {column}: missing, but {one} has it" in refused(two, one)
+    assert f"{two}, column {column}: missing, but {one} has it" in refusal(one, two)
+    assert f"{two}, column {column}: missing, but {one} has it" in refusal(two, one)
 
 
-def test_encodings_and_column_order_may_differ_between_files(parquet: Parquet, look: Look) -> None:
+def test_encodings_and_column_order_may_differ_between_files(parquet: Parquet) -> None:
     one = parquet("a.parquet", seed=pa.array([1], pa.uint8()), topic=["x"])
     two = parquet(
         "b.parquet", topic=pa.array(["y"], pa.large_string()).dictionary_encode(), seed=[2]
     )
-    found = look(one, two)
-    made = pictures(read_rows(found.sources, 0, 2), 0, 0, 0, 2, Sampling())
+    made = all_pictures(one, two)
     assert [(p.seed, p.extra) for p in made] == [(1, '{"topic":"x"}'), (2, '{"topic":"y"}')]

@@ -12,18 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import ManifestError
-from batchgen.manifest import (
-    ValidManifest,
-    check_unchanged,
-    find_files,
-    pictures,
-    read_rows,
-    to_parquet,
-)
-from batchgen.settings.job import Sampling
+from batchgen.manifest import check_unchanged, extra_columns, find_files, read_rows, to_parquet
+from tests.manifest.validation import all_pictures, refusal, validate
 
-Look = Callable[..., ValidManifest]
-Refused = Callable[..., str]
 Convert = Callable[..., Path]
 
 
@@ -32,14 +23,10 @@ def convert(tmp_path: Path) -> Convert:
     """Writes files, converts them and gives the Parquet file."""
 
     def run(**files: str | bytes) -> Path:
-        for name, text in files.items():
-            (tmp_path / name.replace("_", ".")).write_bytes(
-                text if isinstance(text, bytes) else text.encode()
-            )
-        to_parquet(
-            find_files([tmp_path / name.replace("_", ".") for name in files]),
-            tmp_path / "out.parquet",
-        )
+        paths = [tmp_path / name.replace("_", ".") for name in files]
+        for path, text in zip(paths, files.values(), strict=True):
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        to_parquet(find_files(paths), tmp_path / "out.parquet")
         return tmp_path / "out.parquet"
 
     return run
@@ -95,7 +82,7 @@ def test_a_csv_column_that_turns_from_numbers_to_text_after_the_first_block_is_t
         ),
         (
             "text,seed\na,1\n",
-            "{file}: no column prompt (string), the one that is required. Columns found: text, seed",
+            "{file}: no column prompt (string), the one that is required. Columns found: text,",
         ),
         ("prompt,prompt\na,1\n", "{file}, column prompt: stands twice"),
         ("prompt\n", "{file}: no rows"),
@@ -112,9 +99,8 @@ def test_bad_csv_is_refused_by_file_row_column_and_value(
 
 
 def test_csv_files_must_have_the_same_columns(convert: Convert, tmp_path: Path) -> None:
-    with pytest.raises(
-        ManifestError, match=rf"{tmp_path}/b.csv, column seed: missing, but {tmp_path}/a.csv has it"
-    ):
+    message = rf"{tmp_path}/b.csv, column seed: missing, but {tmp_path}/a.csv has it"
+    with pytest.raises(ManifestError, match=message):
         convert(a_csv="prompt,seed\na,1\n", b_csv="prompt\na\n")
 
 
@@ -123,47 +109,39 @@ def test_a_csv_with_a_byte_order_mark_is_read(convert: Convert) -> None:
 
 
 def test_jsonl_columns_take_the_type_all_their_values_have(convert: Convert) -> None:
+    first = {"prompt": "a", "seed": 1, "i": 1, "f": 1, "s": "x", "b": True, "n": None}
+    first |= {"mixed": 1, "deep": {"k": [1]}}
+    second = {"prompt": "b", "guidance": 2, "i": 2**60, "f": 0.5, "mixed": "x"}
     out = convert(
-        a_jsonl=jsonl(
-            {
-                "prompt": "a",
-                "seed": 1,
-                "i": 1,
-                "f": 1,
-                "s": "x",
-                "b": True,
-                "mixed": 1,
-                "deep": {"k": [1]},
-                "n": None,
-            }
-        )
-        + "\n"
-        + jsonl({"prompt": "b", "guidance": 2, "i": 2**60, "f": 0.5, "mixed": "x"}),
-        b_jsonl=jsonl({"prompt": "c", "late": 1}),
+        a_jsonl=f"{jsonl(first)}\n{jsonl(second)}", b_jsonl=jsonl({"prompt": "c", "late": 1})
     )
     schema = pq.read_schema(out)
     types = {name: str(schema.field(name).type) for name in schema.names}
     assert types == {
-        "prompt": "string", "seed": "int64", "guidance": "double", "i": "int64", "f": "double", "s": "string", "b": "bool",
-        "mixed": "extension<arrow.json>", "deep": "extension<arrow.json>", "n": "null", "late": "int64",
-    }  # fmt: skip
+        "prompt": "string",
+        "seed": "int64",
+        "guidance": "double",
+        "i": "int64",
+        "f": "double",
+        "s": "string",
+        "b": "bool",
+        "mixed": "extension<arrow.json>",
+        "deep": "extension<arrow.json>",
+        "n": "null",
+        "late": "int64",
+    }
     assert pq.read_table(out).num_rows == 3
 
 
-def test_nested_json_arrives_in_the_sample_as_itself(convert: Convert, look: Look) -> None:
-    found = look(
-        convert(
-            a_jsonl=jsonl(
-                {"prompt": "a", "deep": {"k": [1, None]}, "mixed": "x"}, {"prompt": "b", "mixed": 1}
-            )
-        )
-    )
-    made = pictures(read_rows(found.sources, 0, 2), 0, 0, 0, 2, Sampling())
-    assert [p.extra for p in made] == [
+def test_nested_json_is_in_the_sample_as_itself(convert: Convert) -> None:
+    rows = [{"prompt": "a", "deep": {"k": [1, None]}, "mixed": "x"}, {"prompt": "b", "mixed": 1}]
+    out = convert(a_jsonl=jsonl(*rows))
+    assert [p.extra for p in all_pictures(out)] == [
         '{"deep":{"k":[1,null]},"mixed":"x"}',
         '{"deep":null,"mixed":1}',
     ]
-    assert str(found.extra_schema.field("deep").type) == "string"
+    stored = extra_columns(read_rows(validate(out).sources, 0, 2))
+    assert str(stored.schema.field("deep").type) == "string"
 
 
 @pytest.mark.parametrize(
@@ -230,15 +208,13 @@ def test_all_conversion_problems_are_counted(convert: Convert) -> None:
 
 
 def test_later_problems_name_the_row_of_the_converted_file(
-    convert: Convert, refused: Refused, tmp_path: Path
+    convert: Convert, tmp_path: Path
 ) -> None:
     out = convert(a_csv="prompt,id\na,1\nb,2\n", b_csv="prompt,id\nc,3\n ,2\n")
-    message = refused(out)
+    message = refusal(out)
     assert f"row 1 of {tmp_path}/b.csv, column prompt: holds only whitespace" in message
-    assert (
-        f"row 1 of {tmp_path}/b.csv, column id: '2' is also the id of row 1 of {tmp_path}/a.csv"
-        in message
-    )
+    same = f"row 1 of {tmp_path}/b.csv, column id: '2' is also the id of row 1 of {tmp_path}/a.csv"
+    assert same in message
     assert "out.parquet" not in message
 
 
@@ -257,7 +233,7 @@ def test_conversion_is_deterministic(convert: Convert) -> None:
 
 
 def test_conversion_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """100 MB of CSV pass through in some 20 to 30 blocks: pyarrow reads ahead."""
+    """100 MB of CSV never take more than some 30 blocks in memory: pyarrow reads ahead."""
     monkeypatch.setattr("batchgen.manifest.csv_rows._BLOCK_BYTES", 1 << 20)
     file = tmp_path / "a.csv"
     with file.open("w") as stream:

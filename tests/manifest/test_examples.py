@@ -3,19 +3,17 @@
 import re
 import runpy
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.manifest import Picture, ValidManifest, find_files, pictures, read_rows, to_parquet
+from batchgen.manifest import find_files, to_parquet
 from batchgen.manifest.contract import COLUMNS
-from batchgen.settings.job import Sampling
+from tests.manifest.validation import all_pictures, validate
 from training.world import scene
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
-Look = Callable[..., ValidManifest]
 
 
 @pytest.fixture
@@ -34,30 +32,25 @@ def block(text: str, language: str) -> str:
     return found[1]
 
 
-def painted(files: list[Path], look: Look) -> list[Picture]:
-    found = look(*files)
-    return pictures(read_rows(found.sources, 0, found.rows), 0, 0, 0, found.pictures, Sampling())
-
-
 def test_the_three_examples_of_the_readme_are_one_manifest(
-    readme: str, tmp_path: Path, look: Look, monkeypatch: pytest.MonkeyPatch
+    readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     exec(block(readme, "python"))
-    expected = painted(find_files([tmp_path]), look)
+    expected = all_pictures(*find_files([tmp_path]))
     assert [p.id for p in expected] == ["circle", "stars", "stars", "stars"]
     for language, name in (("csv", "prompts.csv"), ("json", "prompts.jsonl")):
         (tmp_path / name).write_text(block(readme, language))
         to_parquet([Path(name)], tmp_path / "converted.parquet")
-        assert painted([tmp_path / "converted.parquet"], look) == expected
+        assert all_pictures(tmp_path / "converted.parquet") == expected
 
 
 def test_the_readme_has_every_column_of_the_contract(readme: str) -> None:
     assert [name for name in COLUMNS if f"`{name}`" not in readme] == []
 
 
-def test_the_example_asks_for_240_pictures_of_three_sizes(example: Path, look: Look) -> None:
-    found = look(example)
+def test_the_example_asks_for_240_pictures_of_three_sizes(example: Path) -> None:
+    found = validate(example)
     sizes: Counter[tuple[int, int]] = Counter()
     for (width, height, _, _), count in found.shapes.items():
         sizes[width, height] += count

@@ -1,7 +1,6 @@
 """Which files are a manifest, and which files are refused before a row is read."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,11 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import ManifestError, PlanChanged
-from batchgen.manifest import ValidManifest, check_unchanged, find_files
-
-Parquet = Callable[..., Path]
-Look = Callable[..., ValidManifest]
-Refused = Callable[..., str]
+from batchgen.manifest import check_unchanged, find_files
+from tests.manifest.validation import Parquet, refusal, validate
 
 
 @pytest.fixture
@@ -37,10 +33,8 @@ def test_a_glob_gives_what_matches_sorted(folder: Path) -> None:
 
 
 def test_the_order_of_rows_does_not_depend_on_the_command_line(folder: Path) -> None:
-    assert names(find_files([folder / "b.parquet", str(folder / "a.parquet")])) == [
-        "a.parquet",
-        "b.parquet",
-    ]
+    given = [folder / "b.parquet", str(folder / "a.parquet")]
+    assert names(find_files(given)) == ["a.parquet", "b.parquet"]
 
 
 def test_a_name_with_glob_characters_may_name_a_file(parquet: Parquet) -> None:
@@ -56,7 +50,7 @@ def test_a_name_with_glob_characters_may_name_a_file(parquet: Parquet) -> None:
         ("empty", "empty: a folder without manifest files .* directly inside"),
         (
             "README.md",
-            r"README.md: unknown extension '.md'; a manifest is .parquet, .pq, .csv, .jsonl, .ndjson",
+            "README.md: unknown extension '.md'; a manifest is .parquet, .pq, .csv, .jsonl",
         ),
         ("zero.parquet", r"zero.parquet: the file is empty \(0 bytes\)"),
     ],
@@ -80,38 +74,33 @@ def test_a_file_given_twice_is_refused(folder: Path) -> None:
 
 def test_kinds_do_not_mix(folder: Path) -> None:
     (folder / "c.csv").write_text("prompt\na\n")
-    with pytest.raises(
-        ManifestError, match=r"b.parquet and .*c.csv: files of one manifest must be of one kind"
-    ):
+    message = r"b.parquet and .*c.csv: files of one manifest must be of one kind"
+    with pytest.raises(ManifestError, match=message):
         find_files([folder])
 
 
 @pytest.mark.parametrize("kept", [3, 40, -1], ids=["header", "half", "all but a byte"])
-def test_a_truncated_file_is_refused_by_name(parquet: Parquet, refused: Refused, kept: int) -> None:
+def test_a_truncated_file_is_refused_by_name(parquet: Parquet, kept: int) -> None:
     file = parquet()
     file.write_bytes(file.read_bytes()[:kept])
-    assert refused(file).startswith(f"{file}: cannot be read as Parquet")
+    assert refusal(file).startswith(f"{file}: cannot be read as Parquet")
 
 
-def test_an_empty_file_and_a_missing_one_are_refused_by_name(
-    tmp_path: Path, refused: Refused
-) -> None:
+def test_an_empty_file_and_a_missing_one_are_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "p.parquet"
-    assert refused(file) == f"{file}: no such file"
+    assert refusal(file) == f"{file}: no such file"
     file.touch()
-    assert refused(file).startswith(f"{file}: is empty (0 bytes)")
+    assert refusal(file).startswith(f"{file}: is empty (0 bytes)")
 
 
-def test_no_rows_in_any_file_is_refused(parquet: Parquet, refused: Refused, look: Look) -> None:
+def test_no_rows_in_any_file_is_refused(parquet: Parquet) -> None:
     none, some = parquet("a.parquet", prompt=pa.array([], pa.string())), parquet("b.parquet")
-    assert refused(none) == f"{none}: no rows; a manifest needs at least one prompt"
-    assert look(none, some).rows == 1
+    assert refusal(none) == f"{none}: no rows; a manifest needs at least one prompt"
+    assert validate(none, some).rows == 1
 
 
-def test_a_corrupt_page_in_mid_stream_is_refused_with_its_place(
-    parquet: Parquet, refused: Refused
-) -> None:
-    """Even where the damage would decode: pages with a checksum are checked."""
+def test_a_corrupt_page_in_mid_stream_is_refused_with_its_place(parquet: Parquet) -> None:
+    """Pages with a checksum are checked, so that damage is found that would decode."""
     options = {
         "row_group_size": 1000,
         "compression": "none",
@@ -122,13 +111,13 @@ def test_a_corrupt_page_in_mid_stream_is_refused_with_its_place(
     damaged = bytearray(file.read_bytes())
     damaged[damaged.index(b"prompt 1500")] ^= 1
     file.write_bytes(damaged)
-    message = refused(file)
+    message = refusal(file)
     assert f"{file}: corrupt data at or after row 1000" in message
     assert "write the file again" in message
 
 
 def test_the_problems_before_a_corrupt_page_and_in_other_files_are_told_too(
-    parquet: Parquet, refused: Refused
+    parquet: Parquet,
 ) -> None:
     one = parquet(
         "a.parquet",
@@ -141,16 +130,16 @@ def test_the_problems_before_a_corrupt_page_and_in_other_files_are_told_too(
     raw[page : page + 20] = b"\xff" * 20
     one.write_bytes(raw)
     two = parquet("b.parquet", id=["x", "x"], steps=[1, 0])
-    message = refused(one, two)
+    message = refusal(one, two)
     assert message.startswith("3 problems")
     assert f"{one}: corrupt data" in message
     assert f"row 1 of {two}, column steps" in message
     assert f"row 1 of {two}, column id" in message
 
 
-def test_unchanged_files_pass_even_with_another_time(parquet: Parquet, look: Look) -> None:
+def test_unchanged_files_pass_even_with_another_time(parquet: Parquet) -> None:
     file = parquet()
-    sources = look(file).sources
+    sources = validate(file).sources
     check_unchanged(sources)
     os.utime(file, (1, 1))
     check_unchanged(sources)
@@ -159,18 +148,18 @@ def test_unchanged_files_pass_even_with_another_time(parquet: Parquet, look: Loo
 @pytest.mark.parametrize(
     "prompt", ["a green circle in the rain", "a red sphere"], ids=["size", "content"]
 )
-def test_a_changed_file_is_refused_by_name(parquet: Parquet, look: Look, prompt: str) -> None:
+def test_a_changed_file_is_refused_by_name(parquet: Parquet, prompt: str) -> None:
     file = parquet(prompt=["a red circle"])
-    sources = look(file).sources
+    sources = validate(file).sources
     parquet(prompt=[prompt])
     os.utime(file, (1, 1))
     with pytest.raises(PlanChanged, match=rf"{file}: the manifest changed since planning"):
         check_unchanged(sources)
 
 
-def test_a_file_that_is_gone_is_refused_by_name(parquet: Parquet, look: Look) -> None:
+def test_a_file_that_is_gone_is_refused_by_name(parquet: Parquet) -> None:
     file = parquet()
-    sources = look(file).sources
+    sources = validate(file).sources
     file.unlink()
     with pytest.raises(PlanChanged, match=rf"{file}: .* cannot be read: No such file"):
         check_unchanged(sources)

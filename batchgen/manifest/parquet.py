@@ -1,0 +1,123 @@
+"""One Parquet file of a manifest as a stream of batches; no file is ever in memory as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchgen.errors import ManifestError
+from batchgen.manifest.contract import Columns, agree, find_columns
+from batchgen.manifest.problems import Place
+
+# Metadata key of a converted manifest: which rows came from which file, as JSON [[file, rows], …].
+ORIGINS = b"batchgen.origins"
+
+_BATCH_ROWS = 16_384
+# Bytes of encoded data: batches of long rows have fewer of them.
+_BATCH_BYTES = 16 << 20
+_READ_BYTES = 1 << 20
+
+
+class ParquetManifest:
+    """One Parquet file of a manifest, open for reading.
+
+    :raises ManifestError: the file is missing, empty, truncated or not Parquet.
+    """
+
+    def __init__(self, file: str | Path) -> None:
+        self.file = str(file)
+        try:
+            self._parquet = pq.ParquetFile(
+                file, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True
+            )
+            self.schema: pa.Schema = self._parquet.schema_arrow
+        except FileNotFoundError:
+            raise ManifestError(f"{file}: no such file") from None
+        except (pa.ArrowException, OSError) as error:
+            empty = Path(file).stat().st_size == 0
+            what = "is empty (0 bytes)" if empty else f"cannot be read as Parquet: {error}"
+            raise ManifestError(
+                f"{file}: {what}. Truncated, or still being written? Copy it again."
+            ) from None
+        metadata = self._parquet.metadata
+        self.rows: int = metadata.num_rows
+        origins = (metadata.metadata or {}).get(ORIGINS)
+        # The files that the user wrote, and their numbers of rows.
+        self._origins = json.loads(origins) if origins else [(self.file, self.rows)]
+
+    def batches(
+        self, columns: Sequence[str], first_row: int = 0, rows: int | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Read `columns` of `rows` rows from `first_row` on; no other row group is read.
+
+        Yields batches, each with the number of its first row.
+
+        :raises ManifestError: a page is corrupt.
+        """
+        end_row = self.rows if rows is None else first_row + rows
+        row = 0
+        for number in range(self._parquet.metadata.num_row_groups):
+            group = self._parquet.metadata.row_group(number)
+            if row + group.num_rows <= first_row or row >= end_row:
+                row += group.num_rows
+                continue
+            for batch in self._read_group(number, columns, row):
+                skipped = min(max(first_row - row, 0), batch.num_rows)
+                wanted = batch.slice(skipped, max(end_row - row - skipped, 0))
+                if wanted.num_rows:
+                    yield row + skipped, wanted
+                row += batch.num_rows
+
+    def _read_group(
+        self, number: int, columns: Sequence[str], row: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Read the row group that begins at `row`.
+
+        :raises ManifestError: a page is corrupt.
+        """
+        group = self._parquet.metadata.row_group(number)
+        row_bytes = max(group.total_byte_size / max(group.num_rows, 1), 1.0)
+        batch_rows = int(min(max(_BATCH_BYTES / row_bytes, 64), _BATCH_ROWS))
+        try:
+            for batch in self._parquet.iter_batches(batch_rows, [number], list(columns)):
+                yield batch
+                row += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise ManifestError(
+                f"{self.file}: corrupt data at or after row {row}: {error}. "
+                "Copy or write the file again."
+            ) from None
+
+    def place(self, row: int) -> str:
+        """Return `row N of FILE`, in the file the user wrote if this one was converted from it."""
+        origins = iter(self._origins)
+        file, rows = next(origins)
+        while row >= rows:
+            row, (file, rows) = row - rows, next(origins)
+        return f"row {row} of {file}"
+
+    def place_from(self, first_row: int) -> Place:
+        """Return the places of a batch's rows that begins at row `first_row`."""
+        return lambda row: self.place(first_row + row)
+
+    def name(self) -> str:
+        """Return what to call the file in a message that names no row."""
+        return ", ".join(file for file, _ in self._origins)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._parquet.close()
+
+
+def open_all(files: Sequence[str | Path]) -> tuple[list[ParquetManifest], Columns]:
+    """Open the Parquet files of a manifest, and find the columns that they share.
+
+    :raises ManifestError: a file cannot be read, or columns break the contract or differ.
+    """
+    opened = [ParquetManifest(file) for file in files]
+    columns = [(file.name(), find_columns(file.schema, file.file)) for file in opened]
+    return opened, agree(columns)
