@@ -1,8 +1,10 @@
-"""One worker process: it builds the engine once and works through shards until nothing is free.
+"""One worker: it builds its engine once and works through shards until nothing is free.
 
-    main.py           a process becomes a worker, or one of its ranks
+    main.py           a process becomes a worker, or one of a worker's other ranks
     worker.py         claim a shard, make its groups, publish it
+    limits.py         deadline, watchdog, failure budget, full disk
     pipeline.py       one group is denoised while the one before is decoded and written
+    in_flight.py      the groups being made, and the verdict on them
     renderer.py       a group through the engine: together, halved, or one by one
     samples.py        pixels → encoded image → tar members
     sick_devices.py   devices that spoil pictures

@@ -1,4 +1,4 @@
-"""batchgen.worker.main."""
+"""A process becomes a worker of a submission, or one of a worker's other ranks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 
 from batchgen import durable, slurm
 from batchgen.dataset import finalize_run
-from batchgen.engine import follow_engine, open_engine
-from batchgen.engine.interface import Workload
+from batchgen.engine import Workload, follow_engine, open_engine
 from batchgen.errors import BatchgenError, DeviceFault
 from batchgen.planning import software
 from batchgen.run import (
@@ -26,126 +25,129 @@ from batchgen.run import (
     submissions,
 )
 from batchgen.shard import Claims
+from batchgen.worker.in_flight import InFlight
+from batchgen.worker.limits import Limits, stop_full
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.placement import Placement
 from batchgen.worker.renderer import Renderer
 from batchgen.worker.sick_devices import device_name, is_sick
 from batchgen.worker.signals import Signals, Terminated
-from batchgen.worker.worker import Worker, _stop_full, log
+from batchgen.worker.worker import Worker
+
+log = logging.getLogger(__name__)
 
 
-def main(root: Path, place: Placement, orders: Signals | None = None) -> None:
-    """Be a worker of a submission, or one of its ranks; called in a process of its own, whose output becomes a log.
+def main(root: Path, placement: Placement, signals: Signals | None = None) -> None:
+    """Be the process of a submission that `placement` says. What it prints becomes a log.
 
-    :param orders: where they are installed already.
+    :param signals: the signals, if they are installed already.
     """
-    if orders is None:
-        orders = Signals()
-        orders.install()
+    if signals is None:
+        signals = Signals()
+        signals.install()
     directory = RunDirectory.open(root)
-    _print_to(place.log(directory))
-    submission = submissions.read_submission(directory, place.number)
-    _tell_software(submission)
+    _print_to(placement.log(directory))
+    submission = submissions.read_submission(directory, placement.number)
+    _warn_of_other_software(submission)
     if submission.devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = submission.devices[
-            (place.index * place.ranks + place.rank) % len(submission.devices)
-        ]
-    if place.rank:
-        orders.ignore()
+        process = placement.index * placement.ranks + placement.rank
+        device = submission.devices[process % len(submission.devices)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    if placement.rank:
+        signals.ignore()
         run = open_run(root)
-        follow_engine(run.job, run.checkpoint, workload(run), place.seat(directory))
+        follow_engine(run.job, run.checkpoint, workload(run), placement.rendezvous(directory))
         return
-    member = submissions.join(directory, place.number, "worker", place.index)
+    member = submissions.join(directory, placement.number, "worker", placement.index)
     try:
-        departure = work(open_run(root), place, submission, orders, member)
-    except Terminated:
-        assert orders.leave is not None
-        departure = orders.leave
-    except DeviceFault:
-        raise
-    except BatchgenError as error:  # another try would end the same way
-        log.error("%s", error)
-        departure = Departure.of_error(error)
-    except OSError as error:
-        if not durable.is_full(error):
-            raise
-        _stop_full(directory, error)
-        departure = Departure(LeaveCause.DISK_FULL)
+        departure = _departure(root, placement, submission, signals, member)
     finally:
-        place.dismiss(directory)
+        placement.dismiss(directory)
     log.info("leaving: %s", departure)
     submissions.leave(member, departure)
 
 
-def work(
-    run: Run, place: Placement, submission: Submission, orders: Signals, member: Path | None = None
+def _departure(
+    root: Path, placement: Placement, submission: Submission, signals: Signals, member: Path
 ) -> Departure:
-    """Build the engine and work until there is nothing to do; why it ended.
+    """Work, and say why the worker leaves in good order; any other exception is a death."""
+    try:
+        return work(open_run(root), placement, submission, signals, member)
+    except Terminated:
+        assert signals.leave is not None
+        return signals.leave
+    except DeviceFault:
+        raise
+    except BatchgenError as error:  # another try would end the same way
+        log.error("%s", error)
+        return Departure.of_error(error)
+    except OSError as error:
+        if not durable.is_full(error):
+            raise
+        stop_full(RunDirectory(root), error)
+        return Departure(LeaveCause.DISK_FULL)
 
-    :param member: as what the worker joined the submission.
+
+def work(
+    run: Run,
+    placement: Placement,
+    submission: Submission,
+    signals: Signals,
+    member: Path | None = None,
+) -> Departure:
+    """Build the engine and work until there is nothing to do.
+
+    :param member: the file with which the worker joined the submission.
+    :return: why the worker leaves.
     """
-    shards = len(run.plan.shards)
-    queue = submissions.queue_of(run.directory)
-    claims = Claims(
-        run.directory,
-        shards,
-        start=place.index * shards // submission.workers,
-        steal=submission.steal,
-        queue=queue,
-    )
-    if not claims.unfinished():  # before the engine is built: another has made the last shard
+    directory, shards = run.directory, len(run.plan.shards)
+    queue = submissions.queue_of(directory)
+    start = placement.index * shards // submission.workers
+    claims = Claims(directory, shards, start, steal=submission.steal, queue=queue)
+    if not claims.unfinished():  # known before the engine is built, which takes minutes
         finalize_run(run)
         return Departure(LeaveCause.ALL_DONE)
-    device = device_name(place.index)
-    if is_sick(run.directory, device):
+    device = device_name(placement.index)
+    if is_sick(directory, device):
         return Departure(LeaveCause.ERROR, f"{device} is listed as sick")
-    end = (
-        orders.end_before(slurm.end_time(time.time()), submission.site.signal_s)
-        if submission.site
-        else math.inf
-    )
-    deadline = min(end, submission.deadline or math.inf)
-    seat = place.seat(run.directory, lambda verdict: pipeline.judge(verdict))  # noqa: PLW0108 - the pipeline comes after its engine
-    engine = open_engine(run.job, run.checkpoint, workload(run), seat)
-    pin_identity(run.directory, engine.identity)
-    pipeline = Pipeline(
-        Renderer(engine), run.job.output, Origin(slurm.node(), place.index, run.plan.generation)
-    )
+    end = math.inf
+    if submission.site:
+        end = signals.end_before(slurm.end_time(time.time()), submission.site.signal_s)
+    limits = Limits(run, min(end, submission.deadline or math.inf), end)
+    in_flight = InFlight()
+    rendezvous = placement.rendezvous(directory, in_flight.judge)
+    engine = open_engine(run.job, run.checkpoint, workload(run), rendezvous)
+    pin_identity(directory, engine.identity)
+    origin = Origin(slurm.node(), placement.index, run.plan.generation)
+    pipeline = Pipeline(Renderer(engine), run.job.output, origin, in_flight)
     try:
-        return Worker(
-            run, place.index, pipeline, claims, orders, device, deadline, end, member
-        ).work()
+        return Worker(run, pipeline, claims, signals, limits, device, member).work()
     finally:
         pipeline.close()
         engine.close()
 
 
-def _tell_software(submission: Submission) -> None:
-    """Into the log: packages of this node that are not those of the machine which submitted."""
-    for package, version in software().items():
-        if submission.software.get(package) != version:
-            log.warning(
-                "%s is %s here and was %s where the run was submitted",
-                package,
-                version,
-                submission.software.get(package),
-            )
-
-
 def workload(run: Run) -> Workload:
     """What the run asks of an engine."""
-    sizes = sorted({(shape.width, shape.height) for shape in run.plan.shapes})
-    return Workload(
-        tuple(sizes), run.job.engine.batch_size, any(shape.negative for shape in run.plan.shapes)
-    )
+    shapes = run.plan.shapes
+    sizes = sorted({(shape.width, shape.height) for shape in shapes})
+    negative = any(shape.negative for shape in shapes)
+    return Workload(tuple(sizes), run.job.engine.batch_size, negative)
+
+
+def _warn_of_other_software(submission: Submission) -> None:
+    for package, version in software().items():
+        submitted = submission.software.get(package)
+        if submitted != version:
+            text = "%s is %s here and was %s where the run was submitted"
+            log.warning(text, package, version, submitted)
 
 
 def _print_to(path: Path) -> None:
-    """Send everything this process and its libraries print to one file, appended over restarts."""
+    """Append everything that this process and its libraries print to one file."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, sys.stdout.fileno())
     os.dup2(descriptor, sys.stderr.fileno())
     os.close(descriptor)
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, force=True
-    )
+    style = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(format=style, level=logging.INFO, force=True)

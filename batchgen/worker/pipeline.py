@@ -1,31 +1,29 @@
-"""A shard's tasks through the renderer and into its partial, two groups in flight.
+"""A shard's tasks, through the renderer and into the shard's files, two groups in flight.
 
-main thread       denoise k+1 ─────────────┐
-writing thread    decode k, encode, write ─┘ then k+1 follows
+main thread       denoise group k+1  ─────────────────┐
+writing thread    decode group k, encode it, write it ┘  then both go on to the next
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from batchgen.engine.interface import Verdict
 from batchgen.settings import Output
 from batchgen.shard import PartialShard, Record, Task, identity_of
+from batchgen.worker.in_flight import InFlight
 from batchgen.worker.renderer import Made, Part, Renderer
 from batchgen.worker.samples import encode_image, sample
 
-MAX_ENCODERS = 8
-IN_FLIGHT = 2  # groups
+ENCODERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who makes the records: the same for all of a process."""
+    """What all records of a process have in common."""
 
     host: str
     worker: int
@@ -39,20 +37,18 @@ class Pipeline:
     renderer: Renderer
     output: Output
     origin: Origin
-    _in_flight: deque[tuple[PartialShard, Task]] = field(
-        default_factory=lambda: deque(maxlen=IN_FLIGHT)
-    )
+    in_flight: InFlight = field(default_factory=InFlight)
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "write"))
     _encoders: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(min(MAX_ENCODERS, os.cpu_count() or 1), "encode")
+        default_factory=lambda: ThreadPoolExecutor(ENCODERS, "encode")
     )
 
     def run(
         self, partial: PartialShard, tasks: Iterable[Task], may_begin: Callable[[Task], bool]
     ) -> Iterator[list[Made]]:
-        """Make the tasks in order until one may not begin; yields each group when it is safely written.
+        """Make the tasks in order until one may not begin; yield each group once it is written.
 
-        However it ends, by an exception too, what was already denoised is written before it returns.
+        However the call ends, also by an exception, what was denoised is written before it returns.
         """
         pending: Future[list[Made]] | None = None
         try:
@@ -63,14 +59,11 @@ class Pipeline:
                 if not may_begin(task):
                     break
                 begun = time.time()
-                partial.begin(task.at, len(task.pictures))
-                self._in_flight.append((partial, task))
-                parts = self._denoise(task)
-                before, pending = (
-                    pending,
-                    self._writer.submit(
-                        self._finish, partial, parts, begun, time.perf_counter(), pending
-                    ),
+                self.in_flight.begin(partial, task)
+                parts, denoised = self._denoise(task), time.perf_counter()
+                before = pending
+                pending = self._writer.submit(
+                    self._finish, partial, parts, begun=begun, denoised=denoised, before=before
                 )
                 if before:
                     yield before.result()
@@ -80,20 +73,6 @@ class Pipeline:
         finally:
             if pending:
                 wait([pending])
-
-    def judge(self, verdict: Verdict) -> None:
-        """Before this process ends: write down which pictures in flight are the reason. Any thread may."""
-        for partial, task in list(self._in_flight):
-            keys, first = [picture.key for picture in task.pictures], task.pictures[0]
-            if verdict.pictures[0] in keys:
-                at = task.at + keys.index(verdict.pictures[0])
-                partial.judge(
-                    at,
-                    len(verdict.pictures),
-                    (first.width, first.height),
-                    verdict.cause,
-                    verdict.why,
-                )
 
     def close(self) -> None:
         """Let the threads end."""
@@ -109,25 +88,27 @@ class Pipeline:
         self,
         partial: PartialShard,
         parts: Sequence[Part],
+        *,
         begun: float,
         denoised: float,
         before: Future[list[Made]] | None,
     ) -> list[Made]:
-        if (
-            before and before.exception()
-        ):  # the group before was not written: writing this one would leave a hole
-            return []
+        """Decode, encode and write a group.
+
+        :param begun: when its denoising began, in seconds since the epoch.
+        :param denoised: when its denoising ended, on the performance counter.
+        """
+        if before and before.exception():
+            return []  # the group before was not written: this one would leave a hole
         queue_s = time.perf_counter() - denoised
         made = [one for part in parts for one in self.renderer.decode(part)]
         encoded = list(self._encoders.map(self._encode, made))
         total_s = time.time() - begun
         samples, records = [], []
         for one, (image, image_encode_s) in zip(made, encoded, strict=True):
-            record = self._record(one, partial, queue_s, image_encode_s, total_s, len(image))
-            records.append(record)
-            samples.append(
-                sample(one.picture, image, self.output) if record.outcome == "ok" else b""
-            )
+            times = {"queue_s": queue_s, "image_encode_s": image_encode_s, "total_s": total_s}
+            records.append(self._record(one, partial, len(image), times))
+            samples.append(b"" if one.cause else sample(one.picture, image, self.output))
         partial.end(b"".join(samples), records)
         return made
 
@@ -138,13 +119,7 @@ class Pipeline:
         return encode_image(made.pixels, self.output), time.perf_counter() - start
 
     def _record(
-        self,
-        made: Made,
-        partial: PartialShard,
-        queue_s: float,
-        image_encode_s: float,
-        total_s: float,
-        image_bytes: int,
+        self, made: Made, partial: PartialShard, image_bytes: int, times: dict[str, float]
     ) -> Record:
         compilation = self.renderer.engine.compilation
         return Record(
@@ -160,9 +135,9 @@ class Pipeline:
             text_s=made.text_s,
             denoise_s=made.denoise_s,
             decode_s=made.decode_s,
-            queue_s=queue_s,
-            image_encode_s=image_encode_s,
-            total_s=total_s,
+            queue_s=times["queue_s"],
+            image_encode_s=times["image_encode_s"],
+            total_s=times["total_s"],
             peak_bytes=made.peak_bytes,
             graphs=compilation.graphs,
             graph_breaks=compilation.breaks,

@@ -1,7 +1,8 @@
-"""Where a process stands: which worker of a submission it is, and which of the worker's ranks.
+"""Which worker of a submission a process is, and which of the worker's ranks.
 
-A worker is a replica: one process, or `parallel.cp` of them with a device each, rank 0 of which is the one that claims, writes and
-reports. The others meet it at an address it leaves in the run directory, under a name that no other incarnation has.
+A worker is a replica: one process, or `parallel.cp` processes with a device each. Rank 0 claims,
+writes and reports. The other ranks find it by an address that it leaves in the run directory, in
+a file that only the ranks that were started with it read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen import durable, slurm
-from batchgen.engine.interface import Rendezvous, Verdict
+from batchgen.engine import Rendezvous, Verdict
 from batchgen.errors import DeviceFault
 from batchgen.run import RunDirectory, submissions
 
@@ -26,64 +27,56 @@ POLL_S = 0.1
 class Placement:
     """A process of a submission."""
 
-    number: int  # of the submission
-    index: int  # of the worker
+    # The submission's number.
+    number: int
+    # The worker's index.
+    index: int
     rank: int = 0
     ranks: int = 1
 
     @classmethod
     def of_task(cls, number: int, task: int, ranks: int) -> Placement:
-        """The place of a submission's task, consecutive ones being a worker's ranks."""
+        """The placement of a submission's task. Consecutive tasks are the ranks of a worker."""
         return cls(number, task // ranks, task % ranks, ranks)
 
     def log(self, directory: RunDirectory) -> Path:
-        """What this process prints, over all incarnations."""
+        """The file for what this process and its predecessors print."""
         path = submissions.log_file(directory, self.number, self.index)
-        return (
-            path if self.rank == 0 else path.with_name(f"{path.stem}.rank{self.rank}{path.suffix}")
-        )
+        return path.with_name(f"{path.stem}.rank{self.rank}.log") if self.rank else path
 
-    def seat(
+    def rendezvous(
         self, directory: RunDirectory, report: Callable[[Verdict], None] = lambda _: None
     ) -> Rendezvous:
-        """Its seat in the replica.
+        """How this rank meets the others.
 
-        :param report: see `Seat`.
+        :param report: called by rank 0 with the verdict before it ends with its replica.
         """
-        path = self._meeting(directory)
+        path = self._address(directory)
         return Rendezvous(
             self.rank,
             self.ranks,
-            lambda address: durable.replace(path, address.encode()),
-            lambda: _read(path),
-            report,
+            publish=lambda address: durable.replace(path, address.encode()),
+            find=lambda: _read(path),
+            report=report,
         )
 
     def dismiss(self, directory: RunDirectory) -> None:
         """Tell ranks that still look for rank 0 that it has left."""
         if self.ranks > 1:
-            durable.create(self._meeting(directory), b"")
+            durable.create(self._address(directory), b"")
 
-    def _meeting(self, directory: RunDirectory) -> Path:
-        return (
-            submissions.folder(directory, self.number)
-            / f"replica-{self.index:03d}.{_incarnation()}"
-        )
-
-
-def _incarnation() -> str:
-    """The same for all ranks that were started together, and for no others."""
-    return (
-        f"{slurm.job_id()}.{slurm.restarts()}"
-        if slurm.job_id()
-        else os.environ.get("SUBMITIT_LOCAL_JOB_ID", "0")
-    )
+    def _address(self, directory: RunDirectory) -> Path:
+        """The file of rank 0's address, named after this start of the replica."""
+        job = slurm.job_id()
+        local = os.environ.get("SUBMITIT_LOCAL_JOB_ID", "0")
+        start = f"{job}.{slurm.restarts()}" if job else local
+        return submissions.folder(directory, self.number) / f"replica-{self.index:03d}.{start}"
 
 
 def _read(path: Path) -> str:
-    """The file's text, as soon as there is one.
+    """The file's text, as soon as it is there.
 
-    :raises SystemExit: rank 0 has left without a need for others.
+    :raises SystemExit: rank 0 has left and needs no other ranks.
     :raises DeviceFault: rank 0 does not come.
     """
     patience = time.monotonic() + FIND_S

@@ -1,12 +1,14 @@
-"""One group through the engine: together, and where that fails, in halves or one by one.
+"""Make one group with the engine: together, and where that fails, in halves or one by one.
 
-A picture that cannot be made costs one record, never the group. Two kinds of failure are told apart:
+A picture that cannot be made costs one record, never its group. There are two kinds of failures:
 
-- *raised*: denoising the group threw. Out of memory halves the group; anything else makes each picture once more, alone.
-- *turned out bad*: a picture holds NaN or is all one colour. It alone is made once more.
+- Denoising or decoding the group *raises*. After running out of memory the group is halved. After
+any other exception each picture is made once more, alone. - A picture *turns out bad*: it holds
+NaN or is all one colour. This picture is made once more, alone.
 
-A `DeviceFault` passes through: nothing may be computed in this process any more. Of a replica of several ranks every exception is one;
-what follows here at once, the next process does by its verdict (`tasks.py`).
+After a `DeviceFault` nothing may be computed in this process. In a replica of several ranks every
+exception is a device fault; the next process does what is done here at once, because of the
+verdict (shard/escalation.py).
 """
 
 from __future__ import annotations
@@ -15,20 +17,26 @@ import threading
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from batchgen.engine.interface import Denoised, Engine, Trace
+from batchgen.engine import Denoised, Engine, Trace
 from batchgen.errors import DeviceFault, OutOfMemory
 from batchgen.manifest import Picture
 from batchgen.shard import Route
 
+Size = tuple[int, int]  # width and height in px
+
+_TURNED_OUT_BAD = {
+    "not finite": "the latents hold NaN or infinity",
+    "one colour": "every pixel has the same colour",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Pictures that went through denoising together, or the reason why one did not."""
+    """Pictures that were denoised together, or the reason why they were not."""
 
     pictures: Sequence[Picture]
     denoised: Denoised | None
@@ -39,7 +47,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What became of one picture: pixels [H, W, 3], or the reason why there are none. Times are its part's, in seconds."""
+    """What became of one picture: pixels [H, W, 3], or the reason why there are none.
+
+    Times are seconds, of the whole part.
+    """
 
     picture: Picture
     pixels: npt.NDArray[np.uint8] | None
@@ -56,30 +67,30 @@ class Made:
 
 @dataclass
 class Renderer:
-    """An engine and what was learned about it: how many pictures of a size fit at once.
+    """An engine, and how many pictures of each size fit its device together.
 
-    `denoise` is called by the worker's main thread, `decode` by its writing thread; retries in the latter take the device's turn.
+    `denoise` is called by the main thread and `decode` by the writing thread, which may denoise
+    again.
     """
 
     engine: Engine
-    turn: threading.Lock = field(default_factory=threading.Lock)
-    fits: dict[tuple[int, int], int] = field(default_factory=dict)
+    fits: dict[Size, int] = field(default_factory=dict)
+    _denoising: threading.Lock = field(default_factory=threading.Lock)
 
     def denoise(self, pictures: Sequence[Picture], path: Route = "normal") -> list[Part]:
-        """The group as parts, in order; one part where nothing went wrong.
+        """Denoise a group.
 
+        :return: its parts, in order; one part if nothing went wrong.
         :raises DeviceFault: the process must end.
         """
         size = (pictures[0].width, pictures[0].height)
         limit = self.fits.get(size, len(pictures))
         if len(pictures) > limit:
-            return [
-                part
-                for half in _pieces(pictures, limit)
-                for part in self.denoise(half, "oom_split")
-            ]
+            starts = range(0, len(pictures), limit)
+            parts = [self.denoise(pictures[at : at + limit], "oom_split") for at in starts]
+            return [part for some in parts for part in some]
         try:
-            with self.turn:
+            with self._denoising:
                 return [Part(pictures, self.engine.denoise(pictures), path)]
         except OutOfMemory as error:
             if len(pictures) == 1:
@@ -88,87 +99,78 @@ class Renderer:
             return self.denoise(pictures, "oom_split")
         except DeviceFault:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a picture raises costs that picture, not the run
+        except Exception as error:  # noqa: BLE001 - whatever is raised costs a picture, not the run
             if path == "retry":
-                return [Part(pictures, None, path, "exception", _told(error))]
+                return [Part(pictures, None, path, "exception", _message(error))]
         return [part for picture in pictures for part in self.denoise([picture], "retry")]
 
-    def learn(self, too_many: Iterable[tuple[tuple[int, int], int]]) -> None:
-        """From now on, of each of these sizes (width, height) at most half so many pictures together."""
+    def learn(self, too_many: Iterable[tuple[Size, int]]) -> None:
+        """Make at most half as many pictures of these sizes together from now on."""
         for size, count in too_many:
             self.fits[size] = min(self.fits.get(size, count), (count + 1) // 2)
 
     def decode(self, part: Part) -> list[Made]:
-        """Pixels of a part, in order. A picture that turned out bad has been made once more, alone."""
+        """Pixels of a part, in order. Pictures that turn out bad are made once more, alone."""
         made = self._decode(part)
-        return [
-            self._again(one) if one.cause in _TURNED_OUT_BAD and part.path != "retry" else one
-            for one in made
-        ]
+        if part.path == "retry":
+            return made
+        return [self._again(one.picture) if one.cause in _TURNED_OUT_BAD else one for one in made]
 
-    def _again(self, bad: Made) -> Made:
-        (part,) = self.denoise([bad.picture], "retry")
+    def _again(self, picture: Picture) -> Made:
+        (part,) = self.denoise([picture], "retry")
         return self._decode(part)[0]
 
     def _decode(self, part: Part) -> list[Made]:
-        size = len(part.pictures)
         if part.denoised is None:
-            return [
-                Made(picture, None, part.path, size, part.cause, part.error)
-                for picture in part.pictures
-            ]
-        denoised = part.denoised
+            return [_failed(part, picture, part.cause, part.error) for picture in part.pictures]
         try:
-            pixels, decode_s = self.engine.decode(denoised)
+            pixels, decode_s = self.engine.decode(part.denoised)
         except DeviceFault:
             raise
         except Exception as error:  # noqa: BLE001 - as above
             if part.path == "retry":
-                return [Made(part.pictures[0], None, part.path, 1, "exception", _told(error))]
-            return [self._again(Made(picture, None, "retry", 1)) for picture in part.pictures]
-        made = []
-        shared: dict[str, Any] = {
-            "text_s": denoised.text_s,
-            "denoise_s": denoised.denoise_s,
-            "decode_s": decode_s,
-            "peak_bytes": denoised.peak_bytes,
-        }
-        for picture, image, finite, trace in zip(
-            part.pictures, pixels, denoised.finite, denoised.traces or [None] * size, strict=True
-        ):
-            cause = _judge(image, finite=finite)
-            kept = None if cause else image
-            made.append(
-                Made(
-                    picture,
-                    kept,
-                    part.path,
-                    size,
-                    cause,
-                    _TURNED_OUT_BAD.get(cause, ""),
-                    **shared,
-                    trace=trace,
-                )
-            )
-        return made
+                return [_failed(part, part.pictures[0], "exception", _message(error))]
+            return [self._again(picture) for picture in part.pictures]
+        return _judged(part, part.denoised, pixels, decode_s)
 
 
-_TURNED_OUT_BAD = {
-    "not finite": "the latents hold NaN or infinity",
-    "one colour": "every pixel has the same colour",
-}
+def _failed(part: Part, picture: Picture, cause: str, error: str) -> Made:
+    return Made(picture, None, part.path, len(part.pictures), cause, error)
 
 
-def _judge(pixels: npt.NDArray[np.uint8], *, finite: bool) -> str:
+def _judged(
+    part: Part, denoised: Denoised, pixels: npt.NDArray[np.uint8], decode_s: float
+) -> list[Made]:
+    """The pictures of a part, those that turned out bad without their pixels."""
+    traces = denoised.traces or [None] * len(part.pictures)
+    made = []
+    for picture, image, finite, trace in zip(
+        part.pictures, pixels, denoised.finite, traces, strict=True
+    ):
+        cause = _fault(image, finite=finite)
+        one = Made(
+            picture,
+            None if cause else image,
+            part.path,
+            len(part.pictures),
+            cause=cause,
+            error=_TURNED_OUT_BAD.get(cause, ""),
+            text_s=denoised.text_s,
+            denoise_s=denoised.denoise_s,
+            decode_s=decode_s,
+            peak_bytes=denoised.peak_bytes,
+            trace=trace,
+        )
+        made.append(one)
+    return made
+
+
+def _fault(pixels: npt.NDArray[np.uint8], *, finite: bool) -> str:
     if not finite:
         return "not finite"
     return "one colour" if bool((pixels == pixels[0, 0]).all()) else ""
 
 
-def _pieces(pictures: Sequence[Picture], size: int) -> list[Sequence[Picture]]:
-    return [pictures[at : at + size] for at in range(0, len(pictures), size)]
-
-
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})"[:2000]

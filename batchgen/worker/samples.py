@@ -1,8 +1,9 @@
 """Pictures → encoded images → tar members.
 
-A sample is KEY.jpg|png|webp, KEY.txt (the prompt) and KEY.json (everything that made it). Members are USTAR with
-fixed owner, mode and time, and hold nothing of hosts, attempts or clocks: the same pictures give the same tar, byte
-for byte (P5). JSON fields keep one type in every sample: loaders infer it from the first few.
+A sample is KEY.jpg (or png, webp), KEY.txt (the prompt) and KEY.json (everything that made the
+picture). The members are USTAR with a fixed owner, mode and time, and hold nothing of hosts,
+attempts or clocks: the same pictures give the same tar, byte for byte (P5). A JSON field has one
+type in every sample, because loaders infer the type from the first few.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ BLOCK = tarfile.BLOCKSIZE  # 512 bytes
 
 
 def encode_image(pixels: npt.NDArray[np.uint8], output: Output) -> bytes:
-    """Encode RGB pixels [H, W, 3] as the job's format; JPEG without chroma subsampling (4:4:4)."""
+    """Encode RGB pixels [H, W, 3] in the job's format; JPEG without chroma subsampling (4:4:4)."""
     image, buffer = Image.fromarray(pixels, "RGB"), io.BytesIO()
     if output.format == "jpg":
         image.save(buffer, "JPEG", quality=output.quality, subsampling=0)
@@ -34,7 +35,7 @@ def encode_image(pixels: npt.NDArray[np.uint8], output: Output) -> bytes:
 
 
 def sample(picture: Picture, image: bytes, output: Output) -> bytes:
-    """The tar members of one picture, headers and padding included."""
+    """The tar members of one picture, with headers and padding."""
     key = f"{picture.key:09d}"
     about = {
         "key": key,

@@ -1,8 +1,9 @@
-"""A device under suspicion: a sick GPU must not condemn a run.
+"""Devices that spoil pictures: a sick GPU must not condemn a run.
 
-After some wholly failed groups in a row the worker repeats a picture that is known to be good. If that fails too, the device
-is listed as sick, what it wrote in this shard since does not count, and the worker quits. Without any picture known
-to be good, of this worker or of any other, the failures stand, and the failure budget decides.
+After some wholly failed groups in a row the worker repeats a picture that is known to be good. If
+this fails too, the device is listed as sick, what it wrote in this shard since does not count,
+and the worker leaves. If no picture is known to be good, of this worker or of any other, the
+failures stand and the failure budget decides.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import fields
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -24,51 +26,43 @@ from batchgen.shard import Record, published_shards, unpublished_records
 
 
 def device_name(worker: int) -> str:
-    """This worker's device, as one name over all hosts."""
+    """The name of this worker's device; no other host has a device of this name."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return (
-        f"{slurm.node()}.cuda{visible.replace(',', '-')}"
-        if visible
-        else f"{slurm.node()}.slot{worker}"
-    )
+    device = f"cuda{visible.replace(',', '-')}" if visible else f"slot{worker}"
+    return f"{slurm.node()}.{device}"
 
 
 def mark_sick(directory: RunDirectory, device: str, reason: str) -> None:
-    """List a device as sick; `resume` clears the list."""
-    durable.create(
-        directory.sick / f"{device}.json",
-        json.dumps({"device": device, "reason": reason, "at": time.time()}).encode(),
-    )
+    """List a device as sick."""
+    text = json.dumps({"device": device, "reason": reason, "at": time.time()})
+    durable.create(_file(directory, device), text.encode())
 
 
 def is_sick(directory: RunDirectory, device: str) -> bool:
-    """Whether a device is listed."""
-    return (directory.sick / f"{device}.json").exists()
+    """Whether a device is listed as sick."""
+    return _file(directory, device).exists()
+
+
+def _file(directory: RunDirectory, device: str) -> Path:
+    return directory.sick / f"{device}.json"
 
 
 def forgive(directory: RunDirectory) -> None:
-    """Empty the list: a person resumes, so a device may have been repaired."""
+    """Empty the list. A person who resumes a run may have repaired its devices."""
     for path in directory.sick.iterdir():
         durable.remove(path)
 
 
 def known_good(directory: RunDirectory, records: Iterable[Record]) -> Picture | None:
-    """A picture of this run that was made well: from these records, else from what any worker wrote."""
+    """A picture that was made well: one of these records, or one that any worker wrote."""
     for record in chain(records, unpublished_records(directory)):
         if record.outcome == "ok":
             return _picture({name: getattr(record, name) for name in _SHARED})
+    ok = [("outcome", "=", "ok")]
     for shard in sorted(published_shards(directory)):
-        rows = (
-            pq.read_table(
-                directory.metadata(shard),
-                columns=[*_SHARED, "outcome"],
-                filters=[("outcome", "=", "ok")],
-            )
-            .slice(0, 1)
-            .to_pylist()
-        )
-        if rows:
-            return _picture(rows[0])
+        table = pq.read_table(directory.metadata(shard), columns=[*_SHARED, "outcome"], filters=ok)
+        if table.num_rows:
+            return _picture(table.slice(0, 1).to_pylist()[0])
     return None
 
 

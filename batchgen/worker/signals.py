@@ -1,10 +1,11 @@
-"""What a worker was asked to do from outside.
+"""Signals to a worker, and the last moment of its SLURM job.
 
-SIGTERM            the group being denoised is dropped, the one being written is finished; exit
-SIGUSR2, SIGINT    the groups in flight are finished; exit
+SIGTERM            drop the group being denoised, finish the one being written, exit
+SIGUSR2, SIGINT    finish the groups in flight, exit
 the last moment    as SIGTERM, a little before SLURM ends the job
 
-Imports nothing that takes time: the handlers must be there before torch is, which takes seconds.
+This module imports nothing slow: the handlers must be installed before torch is imported, which
+takes seconds.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from types import FrameType
 
 from batchgen.run import Departure, LeaveCause
 
-LAST_S = 30.0  # before SLURM ends the job: its batch script must still have time to requeue
-HANG_S = 10.0  # after its last moment a worker that is still there hangs
+# The last moment comes so long before SLURM ends the job: its batch script still needs time to
+# requeue.
+LAST_S = 30.0
+# A worker that is still there so long after its last moment hangs.
+HANG_S = 10.0
 
 
 class Terminated(SystemExit):
@@ -28,28 +32,29 @@ class Terminated(SystemExit):
 
 @dataclass
 class Signals:
-    """Signals, remembered until the group's border, or raised at once."""
+    """The signals of a process: kept until the group's border, or raised at once."""
 
-    # Set once the worker was asked to leave at the border of its group.
+    # Why the worker must leave at the border of its group, once it must.
     leave: Departure | None = None
 
     def install(self) -> None:
-        """Take over the signals of this process."""
+        """Handle the signals of this process."""
         signal.signal(signal.SIGTERM, self._terminate)
         signal.signal(signal.SIGALRM, self._last_moment)
         for number in (signal.SIGUSR2, signal.SIGINT):
             signal.signal(number, self._leave)
 
     def ignore(self) -> None:
-        """Leave it to another process of the replica to obey; this one is told by it."""
+        """Ignore the signals in a rank other than 0: rank 0 obeys them and tells the others."""
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
 
     def end_before(self, end: float | None, warning_s: float) -> float:
-        """Be terminated a little before SLURM ends the job, by a watchdog if nothing else helps; when that is.
+        """Terminate this process a little before SLURM ends the job. If it hangs, kill it.
 
-        :param end: the job's end, in seconds since the epoch; None where it has none.
-        :param warning_s: how long before it SLURM warns.
+        :param end: the job's end, in seconds since the epoch; None if it has none.
+        :param warning_s: how long before the end SLURM warns.
+        :return: the last moment, in seconds since the epoch.
         """
         if end is None:
             return math.inf

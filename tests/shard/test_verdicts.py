@@ -12,6 +12,7 @@ from batchgen.manifest import Picture
 from batchgen.run.owner import Owner
 from batchgen.run.run import Run
 from batchgen.shard.claims import Claims
+from batchgen.worker.limits import Limits
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.renderer import Renderer
 from batchgen.worker.signals import Signals
@@ -30,7 +31,7 @@ class Replica(StubEngine):
             return super().denoise(group)
         except (OutOfMemory, ValueError) as error:
             cause = "out of memory" if isinstance(error, OutOfMemory) else "exception"
-            self.pipeline.judge(
+            self.pipeline.in_flight.judge(
                 Verdict(cause, tuple(picture.key for picture in group), f"rank 1: {error}")
             )
             raise DeviceFault("the replica has failed") from None
@@ -47,14 +48,8 @@ def lives(run: Run, monkeypatch: pytest.MonkeyPatch, fits: int = 1000) -> list[l
         engine = Replica(fits)
         engine.pipeline = Pipeline(Renderer(engine), run.job.output, Origin("here", 0, 0))
         try:
-            Worker(
-                run,
-                0,
-                engine.pipeline,
-                Claims(run.directory, len(run.plan.shards), 0),
-                Signals(),
-                "here",
-            ).work()
+            claims = Claims(run.directory, len(run.plan.shards), 0)
+            Worker(run, engine.pipeline, claims, Signals(), Limits(run), "here").work()
         except DeviceFault:
             pass
         finally:

@@ -15,12 +15,12 @@ from batchgen.shard.escalation import Task
 from batchgen.shard.journal import read_journal
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.worker.pipeline import Pipeline
-from tests.support.specimens import StubEngine, new_pipeline, new_store, picture, pictures
+from tests.support.specimens import StubEngine, new_pipeline, new_directory, picture, pictures
 
 
 @pytest.fixture
 def partial(tmp_path: Path) -> PartialShard:
-    return PartialShard(new_store(tmp_path), 0, 1, [])
+    return PartialShard(new_directory(tmp_path), 0, 1, [])
 
 
 @pytest.fixture
@@ -193,9 +193,9 @@ def test_a_verdict_is_written_about_the_pictures_in_flight_it_names_and_no_other
 ) -> None:
     for _ in pipeline.run(partial, tasks_of(3), always):
         pass
-    pipeline.judge(Verdict("out of memory", (4, 5), "rank 1 was full"))
-    pipeline.judge(Verdict("exception", (3,), "rank 1 raised"))
-    pipeline.judge(Verdict("exception", (77,), "of another shard"))
+    pipeline.in_flight.judge(Verdict("out of memory", (4, 5), "rank 1 was full"))
+    pipeline.in_flight.judge(Verdict("exception", (3,), "rank 1 raised"))
+    pipeline.in_flight.judge(Verdict("exception", (77,), "of another shard"))
     said = [entry for entry in read_journal(partial.path("journal")) if entry.do == "verdict"]
     assert [(one.at, one.count, one.cause, one.why) for one in said] == [
         (4, 2, "out of memory", "rank 1 was full"),

@@ -36,9 +36,9 @@ def test_every_rank_has_a_log_of_its_own(directory: RunDirectory) -> None:
 
 
 def test_a_rank_finds_the_address_of_its_own_rank_0(directory: RunDirectory) -> None:
-    Placement(1, 0, 0, 2).seat(directory).publish("here:1")
-    Placement(1, 1, 0, 2).seat(directory).publish("there:2")
-    assert [Placement(1, index, 1, 2).seat(directory).find() for index in (0, 1)] == [
+    Placement(1, 0, 0, 2).rendezvous(directory).publish("here:1")
+    Placement(1, 1, 0, 2).rendezvous(directory).publish("there:2")
+    assert [Placement(1, index, 1, 2).rendezvous(directory).find() for index in (0, 1)] == [
         "here:1",
         "there:2",
     ]
@@ -47,21 +47,21 @@ def test_a_rank_finds_the_address_of_its_own_rank_0(directory: RunDirectory) -> 
 def test_another_incarnation_has_another_meeting_place(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Placement(1, 0, 0, 2).seat(directory).publish("old:1")
+    Placement(1, 0, 0, 2).rendezvous(directory).publish("old:1")
     monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "another")
     monkeypatch.setattr(placement, "FIND_S", 0.2)
     with pytest.raises(DeviceFault, match="rank 0 has not said within"):
-        Placement(1, 0, 1, 2).seat(directory).find()
+        Placement(1, 0, 1, 2).rendezvous(directory).find()
 
 
 def test_a_rank_0_that_leaves_early_lets_the_others_go(directory: RunDirectory) -> None:
     Placement(1, 0, 0, 2).dismiss(directory)
     with pytest.raises(SystemExit) as left:
-        Placement(1, 0, 1, 2).seat(directory).find()
+        Placement(1, 0, 1, 2).rendezvous(directory).find()
     assert left.value.code == 0
 
 
 def test_a_replica_that_has_met_is_not_dismissed(directory: RunDirectory) -> None:
-    Placement(1, 0, 0, 2).seat(directory).publish("here:1")
+    Placement(1, 0, 0, 2).rendezvous(directory).publish("here:1")
     Placement(1, 0, 0, 2).dismiss(directory)
-    assert Placement(1, 0, 1, 2).seat(directory).find() == "here:1"
+    assert Placement(1, 0, 1, 2).rendezvous(directory).find() == "here:1"

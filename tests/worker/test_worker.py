@@ -10,7 +10,7 @@ from batchgen.run.owner import Owner
 from batchgen.run.run import Run
 from batchgen.shard.claims import Claim
 from batchgen.shard.partial_shard import PartialShard
-from batchgen.worker import worker
+from batchgen.worker import limits, worker
 from tests.support.rehearsal import records
 from tests.support.specimens import failure, planned, worked
 
@@ -48,7 +48,7 @@ def test_a_picture_that_killed_two_workers_alone_is_given_up_after_the_time_it_t
     worked(run)
     assert outcomes(run) == [("killed its worker", "solo"), ("", "solo")]
     assert waits == [
-        worker.SAFETY * 3 * 0.25
+        limits.SAFETY * 3 * 0.25
     ]  # text, denoising and decoding, as its records have them
 
 
