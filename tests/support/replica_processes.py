@@ -1,6 +1,7 @@
-"""Real processes that stand for devices, one thread each; they do what they are told, all at once, and answer.
+"""Real processes in place of devices, with one thread each.
 
-The ranks of a `RankProcesses` share groups and exchanges, those of a `ReplicaProcesses` are a replica as workers make it up.
+`RankProcesses` are connected ranks, each of which runs the tasks that a test gives it.
+`ReplicaProcesses` are one replica as workers start it: rank 0 runs the tasks, the others follow it.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -22,16 +24,17 @@ from batchgen.engine import follow_engine, open_engine
 from batchgen.engine.interface import Rendezvous, Verdict, Workload
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import Mesh
-from batchgen.engine.replica import control
+from batchgen.engine.replica import control, rendezvous
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import Job
 from batchgen.worker.signals import Signals
 
-ANSWER_S = 120.0  # longest a task may take here
-_context = multiprocessing.get_context(
-    "forkserver"
-)  # slow imports happen once; each process is a copy of one that has them
-_context.set_forkserver_preload(  # not this folder's modules: the fork server of Python 3.11 does not find them, and says nothing
+# Seconds that a task may take at most.
+ANSWER_S = 120.0
+# The fork server imports slow modules once, and every process is a copy of it. Modules of the tests
+# cannot be preloaded: Python 3.11's fork server does not find them, and does not report it.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(
     [
         "batchgen.engine.replica.replica",
         "batchgen.engine.families.flux",
@@ -40,16 +43,16 @@ _context.set_forkserver_preload(  # not this folder's modules: the fork server o
     ]
 )
 
+# A task is called with the process's ranks first.
 Task = Callable[..., Any]
-"""Called with the process's ranks first."""
 
 
 class RankProcesses:
-    """`count` processes. They form replicas when told to."""
+    """`count` processes, which `connect` makes into replicas."""
 
     def __init__(self, count: int) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._meetings = 0
+        self._connections = 0
         self.mesh = Mesh()
         self.processes, self._pipes = [], []
         for _ in range(count):
@@ -60,49 +63,43 @@ class RankProcesses:
             self.processes.append(process)
             self._pipes.append(ours)
 
-    def connect(self, layout: Mesh, timeout_s: float = 60.0) -> None:
-        """Consecutive processes become replicas of this layout, each with a store of its own."""
-        self._meetings += 1
-        self.mesh = layout
+    def connect(self, mesh: Mesh, timeout_s: float = 60.0) -> None:
+        """Make consecutive processes into replicas of this mesh, each with a store of its own."""
+        self._connections += 1
+        self.mesh = mesh
         for number in range(len(self._pipes)):
-            replica, rank = divmod(number, layout.degree)
-            path = Path(self._folder.name) / f"{self._meetings}-{replica}"
-            self.ask(number, _connect, str(path), rank, layout, timeout_s)
+            replica, rank = divmod(number, mesh.degree)
+            path = Path(self._folder.name) / f"{self._connections}-{replica}"
+            self.ask(number, _connect, str(path), rank, mesh, timeout_s)
         self.answers()
 
     def close(self) -> None:
-        """All replicas part in good order."""
+        """Have all ranks leave their process groups."""
         self.run(Ranks.close)
 
-    def run(self, task: Task, *words: Any) -> list[Any]:
+    def run(self, task: Task, *arguments: Any) -> list[Any]:
         """Every process's answer to one task."""
         for number in range(len(self._pipes)):
-            self.ask(number, task, *words)
+            self.ask(number, task, *arguments)
         return self.answers()
 
-    def run_replicas(self, task: Task, *words: Any) -> list[list[Any]]:
+    def run_replicas(self, task: Task, *arguments: Any) -> list[list[Any]]:
         """The answers of each replica's ranks."""
-        answers, degree = self.run(task, *words), self.mesh.degree
+        answers, degree = self.run(task, *arguments), self.mesh.degree
         return [answers[first : first + degree] for first in range(0, len(answers), degree)]
 
-    def ask(self, number: int, task: Task, *words: Any) -> None:
-        self._pipes[number].send((task, words))
+    def ask(self, number: int, task: Task, *arguments: Any) -> None:
+        """Have one process begin a task."""
+        self._pipes[number].send((task, arguments))
 
     def answers(self) -> list[Any]:
-        """Of all; what the first one raised is raised."""
-        answers = [
-            self._receive(number) for number in range(len(self._pipes))
-        ]  # all are received, whatever they are
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
+        """The answers of all processes. If tasks raised, the first one's exception is raised."""
+        answers = [self._receive(number) for number in range(len(self._pipes))]
+        return [_returned(answer) for answer in answers]
 
     def answer(self, number: int) -> Any:
-        """What the task returned; what it raised is raised."""
-        if isinstance(answer := self._receive(number), Exception):
-            raise answer
-        return answer
+        """What one process's task returned; what it raised is raised."""
+        return _returned(self._receive(number))
 
     def _receive(self, number: int) -> Any:
         assert self._pipes[number].poll(ANSWER_S), f"process {number} does not answer"
@@ -118,13 +115,20 @@ class RankProcesses:
         self._folder.cleanup()
 
 
+def _returned(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 def _serve(pipe: Connection) -> None:
+    """Run tasks until the process is killed."""
     torch.set_num_threads(1)
     ranks = Ranks()
     while True:
-        task, words = pipe.recv()
+        task, arguments = pipe.recv()
         try:
-            answer = task(ranks, *words)
+            answer = task(ranks, *arguments)
         except Exception as error:  # noqa: BLE001 - the caller raises it
             answer = error
         if isinstance(answer, Ranks):
@@ -132,14 +136,27 @@ def _serve(pipe: Connection) -> None:
         pipe.send(answer)
 
 
-def _connect(_: Ranks, path: str, rank: int, layout: Mesh, timeout_s: float) -> Ranks:
-    return Ranks.connect(
-        dist.FileStore(path, layout.degree), rank, layout, torch.device("cpu"), timeout_s
-    )
+def _connect(_: Ranks, path: str, rank: int, mesh: Mesh, timeout_s: float) -> Ranks:
+    store = dist.FileStore(path, mesh.degree)
+    return Ranks.connect(store, rank, mesh, torch.device("cpu"), timeout_s)
+
+
+@dataclass(frozen=True)
+class _Replica:
+    """What the processes of a replica are started with."""
+
+    folder: Path
+    job: Job
+    # By rank, what is done to the process before it builds its engine.
+    spoil: Mapping[int, Callable[[], None]]
+    # Values for constants of `control.py` and `rendezvous.py`.
+    patience: Mapping[str, float]
+    # The leader's end of the pipe.
+    pipe: Connection
 
 
 class ReplicaProcesses:
-    """A replica's processes, from their birth to their end. The leader does what it is told with its engine; the others follow."""
+    """A replica's processes, from start to end. Rank 0 runs tasks with its engine."""
 
     def __init__(
         self,
@@ -149,32 +166,37 @@ class ReplicaProcesses:
         patience: Mapping[str, float] | None = None,
         absent: tuple[int, ...] = (),
     ) -> None:
-        """:param folder: of its own; here the leader says where it is.
-        :param spoil: by rank, what is done to its code before it begins.
-        :param patience: `bond.py`'s constants.
+        """:param folder: a new folder, in which rank 0 publishes its address.
+        :param spoil: by rank, what is done to the process before it builds its engine.
+        :param patience: values for constants of `control.py` and `rendezvous.py`.
         :param absent: ranks that are not started.
         """
         folder.mkdir()
         (folder / "verdicts").touch()
         self.folder = folder
         self._pipe, theirs = _context.Pipe()
+        replica = _Replica(folder, job, spoil or {}, patience or {}, theirs)
         self.processes = {}
         for rank in set(range(job.parallel.cp)) - set(absent):
-            words = (rank, folder, job, (spoil or {}).get(rank), dict(patience or {}), theirs)
-            self.processes[rank] = _context.Process(target=_live, args=words, daemon=True)
-            self.processes[rank].start()
+            process = _context.Process(target=_run_rank, args=(rank, replica), daemon=True)
+            process.start()
+            self.processes[rank] = process
         theirs.close()
 
-    def ask(self, task: Callable[..., Any], *words: Any) -> None:
-        """:param task: called with the leader's engine first."""
-        self._pipe.send((task, words))
+    def ask(self, task: Callable[..., Any], *arguments: Any) -> None:
+        """Have the leader begin a task.
+
+        :param task: called with the leader's engine first.
+        """
+        self._pipe.send((task, arguments))
 
     def answer(self) -> Any:
-        """What the task returned; what it raised is raised. EOFError: the leader ended without a word."""
+        """What the task returned; what it raised is raised.
+
+        :raises EOFError: the leader ended without an answer.
+        """
         assert self._pipe.poll(ANSWER_S), "the leader does not answer"
-        if isinstance(answer := self._pipe.recv(), Exception):
-            raise answer
-        return answer
+        return _returned(self._pipe.recv())
 
     def close(self) -> None:
         """Have the leader close its engine, and end."""
@@ -182,18 +204,17 @@ class ReplicaProcesses:
 
     def verdicts(self) -> list[Verdict]:
         """What the leader reported."""
-        path = self.folder / "verdicts"
+        lines = (self.folder / "verdicts").read_text().splitlines()
         return [
-            Verdict(cause, tuple(pictures), why)
-            for cause, pictures, why in map(json.loads, path.read_text().splitlines())
+            Verdict(cause, tuple(pictures), why) for cause, pictures, why in map(json.loads, lines)
         ]
 
     def ends(self, within_s: float = 60.0) -> list[int]:
-        """The processes' exit statuses, when all have ended."""
+        """The exit statuses of all processes, when all have ended."""
         end = time.monotonic() + within_s
         for rank, process in self.processes.items():
             process.join(max(end - time.monotonic(), 0.0))
-            assert process.exitcode is not None, f"rank {rank} lives"
+            assert process.exitcode is not None, f"rank {rank} has not ended"
         return [process.exitcode for process in self.processes.values()]
 
     def __enter__(self) -> Self:
@@ -205,18 +226,15 @@ class ReplicaProcesses:
             process.join()
 
 
-def _live(
-    rank: int,
-    folder: Path,
-    job: Job,
-    spoil: Callable[[], None] | None,
-    patience: dict[str, float],
-    pipe: Connection,
-) -> None:
-    """A process's life. It ends as Python does, which copies of a fork server do not: exit functions, then all objects."""
+def _run_rank(rank: int, replica: _Replica) -> None:
+    """Run one process of the replica.
+
+    The process ends as Python does, with exit functions and then all objects deleted. Copies of a
+    fork server do not do so by themselves.
+    """
     status = 0
     try:
-        _work(rank, folder, job, spoil, patience, pipe)
+        _work(rank, replica)
     except SystemExit as end:
         status = end.code
     except BaseException:  # noqa: BLE001 - as the interpreter does
@@ -225,54 +243,48 @@ def _live(
     ctypes.pythonapi.Py_Exit(status)
 
 
-def _work(
-    rank: int,
-    folder: Path,
-    job: Job,
-    spoil: Callable[[], None] | None,
-    patience: dict[str, float],
-    pipe: Connection,
-) -> None:
+def _work(rank: int, replica: _Replica) -> None:
     torch.set_num_threads(1)
-    for name, value in patience.items():
-        assert hasattr(control, name)
-        setattr(control, name, value)
-    if spoil:
+    for name, value in replica.patience.items():
+        (module,) = (module for module in (control, rendezvous) if hasattr(module, name))
+        setattr(module, name, value)
+    if spoil := replica.spoil.get(rank):
         spoil()
-    address = folder / "address"
-    publish, report = (
-        functools.partial(_publish, address),
-        functools.partial(_note, folder / "verdicts"),
-    )
-    seat = Rendezvous(
-        rank,
-        job.parallel.cp,
-        publish,
-        lambda: address.read_text() if address.exists() else "",
-        report,
-    )
+    job, pipe, meeting = replica.job, replica.pipe, _find_ranks(rank, replica)
     work = Workload(sizes=((128, 128),), batch=2, negative=False)
     if rank:
         pipe.close()
-        follow_engine(job, resolve(job.model), work, seat)
+        follow_engine(job, resolve(job.model), work, meeting)
         return
     Signals().install()
     try:
-        engine = open_engine(job, resolve(job.model), work, seat)
-        while order := pipe.recv():
-            task, words = order
-            pipe.send(task(engine, *words))
+        engine = open_engine(job, resolve(job.model), work, meeting)
+        while message := pipe.recv():
+            task, arguments = message
+            pipe.send(task(engine, *arguments))
     except Exception as error:
         pipe.send(error)
         raise
     engine.close()
 
 
-def _note(path: Path, verdict: Verdict) -> None:
+def _find_ranks(rank: int, replica: _Replica) -> Rendezvous:
+    """Ranks that find each other, and report verdicts, through files of the replica's folder."""
+    address = replica.folder / "address"
+    return Rendezvous(
+        rank,
+        replica.job.parallel.cp,
+        functools.partial(_publish, address),
+        lambda: address.read_text() if address.exists() else "",
+        functools.partial(_append, replica.folder / "verdicts"),
+    )
+
+
+def _append(path: Path, verdict: Verdict) -> None:
     with path.open("a") as file:
         file.write(json.dumps([verdict.cause, verdict.pictures, verdict.why]) + "\n")
 
 
-def _publish(address: Path, what: str) -> None:
-    address.with_suffix(".new").write_text(what)
+def _publish(address: Path, text: str) -> None:
+    address.with_suffix(".new").write_text(text)
     address.with_suffix(".new").rename(address)

@@ -1,8 +1,6 @@
-"""Context parallelism: the tokens of a picture over several ranks.
+"""Context parallelism: the tokens of a picture are shared among several ranks.
 
-    ulysses_ring.py   attention over the ranks
-    collectives.py    split, gather, sum, exchange, rotate
-    mesh.py           Ulysses × ring: who holds which tokens. No torch
-
-A room imports only rooms below it.
+ulysses_ring.py   attention over the ranks
+collectives.py    split, gather, sum, exchange, rotate
+mesh.py           how many ranks do Ulysses and ring, and who holds which tokens; no torch
 """

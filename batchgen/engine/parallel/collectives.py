@@ -1,14 +1,17 @@
-"""A replica's ranks: several processes, a device each, that paint the same pictures together.
+"""A replica's ranks: several processes, each with a device, that make the same pictures together.
 
-Each holds a share of the tokens. What is split, gathered, summed or agreed on goes through here, and everything here is called by all ranks
-alike, in the same order and from one thread; lengths follow from arithmetic (`mesh.shares`) and are never exchanged. One collective does
-nearly all of it, the all-to-all with unequal parts, which gloo and NCCL both have: so nothing is padded, whatever the lengths.
+Each rank holds a share of the tokens. All ranks call the functions below alike, in the same order
+and from one thread at a time. The lengths of shares follow from arithmetic (`mesh.shares`) and are
+never exchanged. Nearly everything is built on one collective, the all-to-all with unequal parts,
+which gloo and NCCL both have. So no length needs padding.
 
-A replica is a world of its own: its process group has its ranks and no others, so that replicas neither wait for nor fail with each other.
+A replica's ranks have a process group without any other ranks. Replicas therefore neither wait for
+each other nor fail together.
 
-Not covered: on CUDA a lost peer is found by NCCL's watchdog, which ends the process after the time-out instead of raising.
+Not covered: on CUDA, NCCL's watchdog finds a lost peer and ends the process after the time-out; no
+exception is raised.
 
-Legend: L tokens of all ranks, n of one.
+Legend: L tokens of all ranks, n tokens of one rank.
 """
 
 from __future__ import annotations
@@ -27,54 +30,42 @@ from batchgen.errors import DeviceFault
 
 
 class Ranks:
-    """This rank among its replica's. `Ranks()` is a rank alone: everything is the identity, and torch.distributed stays untouched."""
+    """This rank among its replica's ranks.
 
-    def __init__(
-        self, rank: int = 0, layout: Mesh | None = None, group: dist.ProcessGroup | None = None
-    ) -> None:
-        """:param group: of exactly these ranks; see `connect`."""
-        self.rank, self.mesh, self._group = rank, layout or Mesh(), group
+    `Ranks()` is a rank alone: every function returns its input, and torch.distributed is not used.
+    """
+
+    def __init__(self, rank: int = 0, mesh: Mesh | None = None) -> None:
+        """Ranks that are not connected; see `connect`."""
+        self.rank, self.mesh = rank, mesh or Mesh()
         self.degree = self.mesh.degree
 
     @classmethod
     def connect(
-        cls, store: Store, rank: int, layout: Mesh, device: torch.device, timeout_s: float
+        cls, store: Store, rank: int, mesh: Mesh, device: torch.device, timeout_s: float
     ) -> Ranks:
-        """Meet the other ranks of the replica.
+        """Join the other ranks of the replica, and return when all have joined.
 
-        :param store: the replica's own; every rank gives the same one.
-        :param timeout_s: seconds to wait for a peer, here and in every exchange to come.
+        :param store: the replica's own key-value store; every rank gives the same one.
+        :param timeout_s: seconds to wait for a peer, here and in every later exchange.
         :raises DeviceFault: not all ranks came in time.
         """
-        ranks = cls(rank, layout)
+        ranks = cls(rank, mesh)
         if ranks.degree == 1:
             return ranks
         cuda = device.type == "cuda"
-        with ranks._together():
+        with ranks._peers_needed():
             dist.init_process_group(
                 "nccl" if cuda else "gloo",
                 store=store,
                 rank=rank,
                 world_size=ranks.degree,
                 timeout=dt.timedelta(seconds=timeout_s),
-                device_id=device
-                if cuda
-                else None,  # NCCL connects now and not in the first exchange
+                # With a device NCCL connects now, not in the first exchange.
+                device_id=device if cuda else None,
             )
-        ranks._group = dist.group.WORLD
-        ranks.sum(
-            torch.zeros(1, device=device)
-        )  # the first exchange: nobody goes on before all are there
+        ranks.sum(torch.zeros(1, device=device))  # returns when all ranks are there
         return ranks
-
-    def another(self, timeout_s: float) -> Ranks:
-        """The same ranks with a second process group, for a second thread: in one group its exchanges would meet those of the first."""
-        if self.degree == 1:
-            return self
-        with self._together():
-            return Ranks(
-                self.rank, self.mesh, dist.new_group(timeout=dt.timedelta(seconds=timeout_s))
-            )
 
     def split(self, x: Tensor, dim: int = 1) -> Tensor:
         """This rank's share [.., n, ..] of [.., L, ..]."""
@@ -84,85 +75,82 @@ class Ranks:
         return x.narrow(dim, sum(sizes[: self.rank]), sizes[self.rank]).contiguous()
 
     def gather(self, x: Tensor, length: int, dim: int = 1) -> Tensor:
-        """The whole [.., L, ..] from every rank's share [.., n, ..]: the same bits on all ranks."""
+        """The whole [.., L, ..] from every rank's share [.., n, ..]: the same bits on all ranks.
+
+        :param length: L.
+        """
         if self.degree == 1:
             return x
-        leading = x.movedim(dim, 0)
-        whole = self.exchange(
-            torch.cat([leading] * self.degree),
-            [x.shape[dim]] * self.degree,
-            shares(length, self.degree),
-        )
-        return whole.movedim(0, dim).contiguous()
+        copies = torch.cat([x.movedim(dim, 0)] * self.degree)
+        send, receive = [x.shape[dim]] * self.degree, shares(length, self.degree)
+        return self.exchange(copies, send, receive).movedim(0, dim).contiguous()
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all ranks: the same bits on all of them.
 
-        Added up here, in rank order: the order in which a library's all-reduce adds depends on its algorithm and on who is whose neighbour.
+        It is added up here, in the order of the ranks. The order in which a library's all-reduce
+        adds depends on its algorithm and on the links between ranks.
         """
         return x if self.degree == 1 else self.gather(x[None], self.degree, dim=0).sum(0)
 
     def agree(self, x: Tensor) -> Tensor:
-        """Rank 0's value."""
+        """Rank 0's value of `x`."""
         if self.degree == 1:
             return x
         x = x.clone()
-        with self._together():
-            dist.broadcast(x, src=0, group=self._group)
+        with self._peers_needed():
+            dist.broadcast(x, src=0)
         return x
 
     def exchange(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
-        """Consecutive parts of x's first dimension go to rank 0, 1, …, and theirs come back, joined in rank order.
+        """Send each rank a part of x, and return the parts they sent here, in rank order.
 
-        :param send: length of the part for each rank; 0 for none.
-        :param receive: length of the part each rank sends here.
+        :param send: lengths along x's first dimension of the parts for rank 0, 1, …
+        :param receive: lengths of the parts that rank 0, 1, … send here.
         """
         x, joined = x.contiguous(), x.new_empty(sum(receive), *x.shape[1:])
-        with self._together():
-            dist.all_to_all_single(joined, x, list(receive), list(send), group=self._group)
+        with self._peers_needed():
+            dist.all_to_all_single(joined, x, list(receive), list(send))
         return joined
 
     def rotate(self, x: Tensor, incoming: Tensor) -> Callable[[], Tensor]:
-        """Begin to send x to the next rank of the ring and to fill `incoming` from the one before; call the result to wait for it.
+        """Begin to send `x` to the next rank of the ring and to fill `incoming` from the last one.
 
-        Neither may be touched before. Empty ones are not sent: both sides know.
+        Neither tensor may be touched before the returned function has been called: it waits for
+        both transfers and returns `incoming`. Empty tensors are not sent; both sides know lengths.
         """
         ulysses = self.mesh.ulysses
         transfers = [
-            dist.P2POp(operation, tensor, (self.rank + step) % self.degree, self._group)
+            dist.P2POp(operation, tensor, (self.rank + step) % self.degree)
             for operation, tensor, step in (
                 (dist.isend, x, ulysses),
                 (dist.irecv, incoming, -ulysses),
             )
             if tensor.numel()
         ]
-        with self._together():
+        with self._peers_needed():
             pending = dist.batch_isend_irecv(transfers) if transfers else []
 
-        def arrived(_keep: Tensor = x) -> Tensor:  # x must outlive its sending
-            with self._together():
+        def wait(_keep: Tensor = x) -> Tensor:  # x must outlive its sending
+            with self._peers_needed():
                 for transfer in pending:
                     transfer.wait()
             return incoming
 
-        return arrived
+        return wait
 
     def close(self) -> None:
-        """Leave in good order, when nothing is under way: the group, or for the first one all of them."""
-        if self._group is not None:
-            dist.destroy_process_group(self._group)
-
-    def abort(self) -> None:
-        """Drop whatever is under way, so that this process can end; when it does, the peers' exchanges fail."""
-        if self._group is not None:
-            self._group.abort()
+        """Leave the process group. No exchange may be under way."""
+        if self.degree > 1 and dist.is_initialized():
+            dist.destroy_process_group()
 
     @contextlib.contextmanager
-    def _together(self) -> Iterator[None]:
-        """An exchange; its failure leaves the ranks out of step, so that nothing more may be computed here."""
+    def _peers_needed(self) -> Iterator[None]:
+        """An exchange. If it fails, ranks are out of step: nothing more may be computed here."""
         try:
             yield
         except RuntimeError as error:  # what torch.distributed and its stores raise
             raise DeviceFault(
-                f"rank {self.rank} of {self.degree}: a peer is gone or did not answer in time: {error}"
+                f"rank {self.rank} of {self.degree}: a peer is gone or did not answer in time: "
+                f"{error}"
             ) from error

@@ -1,11 +1,12 @@
-"""How a replica's ranks are laid out, and who holds which tokens: arithmetic alone, so that planning can refuse without importing torch.
+"""How a replica's ranks form a mesh, and who holds which tokens. Planning checks it without torch.
 
-Two ways to attend over tokens that are split over ranks: Ulysses deals out heads, so that each rank sees all tokens of its heads
-(https://arxiv.org/abs/2309.14509); the ring sends keys and values round, so that each rank's queries see all of them in turn
-(https://arxiv.org/abs/2310.01889). On a mesh (https://arxiv.org/abs/2405.07719) Ulysses is innermost, between neighbouring ranks: it moves
-more data at once and wants the faster links.
+There are two ways to attend over tokens that are split over ranks. Ulysses deals out the heads, so
+that each rank sees all tokens of its heads (https://arxiv.org/abs/2309.14509). The ring passes keys
+and values from rank to rank, so that each rank's queries meet all of them in turn
+(https://arxiv.org/abs/2310.01889). A mesh does both (https://arxiv.org/abs/2405.07719), Ulysses
+between neighbouring ranks, because it moves more data at once and needs the faster links:
 
-    rank = place in the ring * ulysses + place in Ulysses
+    rank = ring rank · ulysses + Ulysses rank
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ from batchgen.errors import JobError
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """A mesh of `ulysses` × `ring` ranks; the default is one rank alone."""
+    """A mesh of `ulysses` × `ring` ranks; by default one rank alone."""
 
     ulysses: int = 1
     ring: int = 1
 
     @property
     def degree(self) -> int:
-        """Ranks of a replica."""
+        """How many ranks a replica has."""
         return self.ulysses * self.ring
 
 
 def choose_mesh(degree: int, ulysses: int, ring: int, heads: int) -> Mesh:
-    """The layout of `degree` ranks. What is 0 is chosen: Ulysses as far as the heads divide, the ring for the rest.
+    """The mesh of `degree` ranks: Ulysses as far as it divides the heads, the ring for the rest.
 
-    :raises JobError: what was asked for cannot be laid out.
+    :param ulysses: the job's wish; 0 leaves it open, as does `ring` = 0.
+    :param heads: the model's attention heads.
+    :raises JobError: what was asked for is impossible; see `check_mesh`.
     """
     ulysses = ulysses or (max(1, degree // ring) if ring else math.gcd(degree, heads))
     ring = ring or max(1, degree // ulysses)
@@ -41,30 +44,33 @@ def choose_mesh(degree: int, ulysses: int, ring: int, heads: int) -> Mesh:
 
 
 def check_mesh(degree: int, ulysses: int, ring: int, heads: int) -> None:
-    """Whether a model with so many attention heads can be split so.
+    """Check that `ulysses` × `ring` are `degree` ranks, and that `ulysses` divides the heads.
 
-    :raises JobError: it cannot; the message shows the sum that does not come out, and every layout that would.
+    :raises JobError: it is not so; the message shows the arithmetic, and every mesh that would do.
     """
-    if ulysses * ring != degree:
-        raise JobError(
-            f"[parallel] ulysses * ring = {ulysses} * {ring} = {ulysses * ring}, but cp = {degree}. {_possible(degree, heads)}"
-        )
-    if heads % ulysses:
-        raise JobError(
-            f"[parallel] ulysses = {ulysses}: the model's {heads} attention heads cannot be dealt out to {ulysses} ranks, "
-            f"{heads} % {ulysses} = {heads % ulysses}. Use the ring, which leaves heads whole. {_possible(degree, heads)}"
-        )
-
-
-def _possible(degree: int, heads: int) -> str:
-    pairs = [
+    pairs = "; ".join(
         f"ulysses = {n}, ring = {degree // n}"
         for n in range(1, degree + 1)
         if degree % n == 0 and heads % n == 0
-    ]
-    return f"With {heads} heads, cp = {degree} can be: {'; '.join(pairs)}"
+    )
+    possible = f"With {heads} heads, cp = {degree} can be: {pairs}"
+    if ulysses * ring != degree:
+        raise JobError(
+            f"[parallel] ulysses * ring = {ulysses} * {ring} = {ulysses * ring}, but cp = {degree}."
+            f" {possible}"
+        )
+    if heads % ulysses:
+        raise JobError(
+            f"[parallel] ulysses = {ulysses}: the model's {heads} attention heads cannot be dealt "
+            f"out to {ulysses} ranks, {heads} % {ulysses} = {heads % ulysses}. Use the ring, which "
+            f"leaves heads whole. {possible}"
+        )
 
 
 def shares(length: int, ranks: int) -> tuple[int, ...]:
-    """Tokens each rank holds of `length`: contiguous, in rank order, equal to within one; 0 for the last where there are too few."""
+    """How many of `length` tokens each rank holds, in rank order.
+
+    Shares are contiguous and equal to within one. The last are 0 if there are fewer tokens than
+    ranks.
+    """
     return tuple(length // ranks + (rank < length % ranks) for rank in range(ranks))

@@ -1,4 +1,7 @@
-"""What the ranks are told to do. Each task makes its data from a seed, so that all ranks hold the same."""
+"""Tasks for the processes of `tests.support.replica_processes`.
+
+Each task makes its data from a seed, so that all ranks have the same data.
+"""
 
 import functools
 import hashlib
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.nn.functional import scaled_dot_product_attention
 
-from batchgen.engine import build
+from batchgen.engine import torch_engine
 from batchgen.engine.attention.log_sum_exp import choose_attend_part
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
@@ -28,9 +31,9 @@ from batchgen.engine.families.flux import Flux
 from batchgen.engine.interface import Compilation, Engine, Workload
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.ulysses_ring import RanksAttention
+from batchgen.engine.replica import replica
 from batchgen.engine.replica.control import ControlChannel
 from batchgen.engine.torch_engine import TorchEngine
-from batchgen.engine.vae import decode
 from batchgen.errors import ModelError
 from batchgen.manifest import Picture
 from batchgen.model.checkpoint import resolve
@@ -38,6 +41,10 @@ from batchgen.settings.job import Cache, Job
 
 HEADS, WIDTH = 4, 16
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def digest(x: Tensor) -> str:
+    return hashlib.sha256(x.float().numpy().tobytes()).hexdigest()
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -63,7 +70,7 @@ def attend(
     kernel: str = "sdpa",
     scale: float = 1.0,
 ) -> Any:
-    """Largest error of attention over the ranks against the whole on one, and the bits that this rank holds after gathering."""
+    """Attention over the ranks: its largest error, and a digest of what this rank gathered."""
     torch.manual_seed(rows + text + image)
     qkv = torch.randn(3, rows, text + image, HEADS, WIDTH, dtype=DTYPES[dtype]) * scale
     attention = RanksAttention(ranks, HEADS, sdpa, choose_attend_part(kernel))
@@ -73,49 +80,28 @@ def attend(
         expected = sdpa(*qkv)
     assert out.shape == expected.shape
     assert out.dtype == expected.dtype
-    return (out - expected).abs().max().item(), hashlib.sha256(
-        out.float().numpy().tobytes()
-    ).hexdigest()
+    return (out - expected).abs().max().item(), digest(out)
 
 
 def regather(ranks: Ranks, length: int, dtype: str) -> bool:
-    """Whether what was split is whole again, along the first, a middle and the last dimension; and shares differ by one at most."""
-    x = torch.randn(length, length, length).to(getattr(torch, dtype))
-    x = ranks.agree(x)
+    """Whether gathering undoes splitting, along the first, a middle and the last dimension."""
+    x = ranks.agree(torch.randn(length, length, length).to(getattr(torch, dtype)))
     shares = [ranks.split(x, dim) for dim in range(3)]
-    assert all(
-        length // ranks.degree <= part.shape[dim] <= -(-length // ranks.degree)
-        for dim, part in enumerate(shares)
-    )
+    fewest, most = length // ranks.degree, -(-length // ranks.degree)
+    assert all(fewest <= part.shape[dim] <= most for dim, part in enumerate(shares))
     return all(torch.equal(ranks.gather(part, length, dim), x) for dim, part in enumerate(shares))
 
 
 def total(ranks: Ranks) -> list[float]:
-    """The sum over ranks of numbers whose sum depends on the order."""
+    """Two sums over the ranks: of numbers whose sum depends on the order, and of the ranks."""
     x = torch.tensor([1.0, 1e8, -1e8, 3e-8]).roll(ranks.rank)
     return ranks.sum(torch.stack([x[0], torch.tensor(float(ranks.rank))])).tolist()
 
 
 def decision(ranks: Ranks) -> tuple[list[bool], list[bool]]:
-    """What rank 0 decided, and what this rank had thought, which must not change under its hands."""
+    """What the ranks agreed on, and this rank's own value, which must not have changed."""
     mine = torch.tensor([ranks.rank == 0, ranks.rank == 1, True])
     return ranks.agree(mine).tolist(), mine.tolist()
-
-
-def in_two_threads(ranks: Ranks) -> tuple[float, bool]:
-    """Attention in one thread while another gathers over a second group: the largest error, and whether all was gathered right."""
-    second = ranks.another(timeout_s=60)
-    x = torch.arange(50.0)
-    with ThreadPoolExecutor(1) as pool:
-        gathered = pool.submit(
-            lambda: all(
-                torch.equal(second.gather(second.split(x, 0), 50, 0), x) for _ in range(100)
-            )
-        )
-        error = max(attend(ranks, 2, 7, 30)[0] for _ in range(20))
-    whole_again = gathered.result()
-    second.close()
-    return error, whole_again
 
 
 class Block(nn.Module):
@@ -123,10 +109,8 @@ class Block(nn.Module):
 
     def __init__(self, attention: RanksAttention) -> None:
         super().__init__()
-        self.qkv, self.out = (
-            nn.Linear(HEADS * WIDTH, 3 * HEADS * WIDTH),
-            nn.Linear(HEADS * WIDTH, HEADS * WIDTH),
-        )
+        width = HEADS * WIDTH
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.attention = attention
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,7 +120,7 @@ class Block(nn.Module):
 
 @torch.inference_mode()
 def compiled(ranks: Ranks, dtype: str, backend: str) -> tuple[float, int, int]:
-    """A compiled block against the same one eager, for several batch sizes: largest error, number of graphs, graph breaks."""
+    """A block compiled for several batch sizes: largest error against eager, graphs, breaks."""
     torch.manual_seed(0)
     torch._inductor.config.compile_threads = 1
     torch._dynamo.reset()
@@ -148,18 +132,17 @@ def compiled(ranks: Ranks, dtype: str, backend: str) -> tuple[float, int, int]:
     fast = torch.compile(block, fullgraph=True, backend=backend)
     errors = []
     for rows in (3, 2, 5):
-        x = share(ranks, torch.randn(rows, text + image, HEADS * WIDTH, dtype=DTYPES[dtype]), text)
+        everything = torch.randn(rows, text + image, HEADS * WIDTH, dtype=DTYPES[dtype])
+        x = share(ranks, everything, text)
         torch._dynamo.mark_dynamic(x, 0)
         errors.append((fast(x) - block(x)).abs().max().item())
     return max(errors), counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
 def linear_over_ranks(ranks: Ranks, kind: str) -> bool:
-    """Whether a linear in 8 bits gives each token of this rank's share the very bits it has in the whole."""
-    from batchgen.engine.precision.quantize import (  # here: torchao takes seconds to import
-        Format,
-        quantize_linear,
-    )
+    """Whether an 8-bit linear gives each token the same bits in this rank's share and in all."""
+    # Imported here, because torchao takes seconds to import.
+    from batchgen.engine.precision.quantize import Format, quantize_linear
 
     torch.manual_seed(0)
     linear, x = nn.Linear(128, 384), torch.randn(2, 97, 128)
@@ -169,7 +152,7 @@ def linear_over_ranks(ranks: Ranks, kind: str) -> bool:
 
 
 def check_operator(ranks: Ranks) -> None:
-    """PyTorch's own checks of the operator: its schema is true and its shapes are foreseen."""
+    """PyTorch's own checks of the operator: its schema and its fake tensors' shapes."""
     attention = RanksAttention(ranks, HEADS, sdpa, choose_attend_part("sdpa"))
     attention.set_lengths(7, 30)
     q, k, v = (share(ranks, torch.randn(2, 37, HEADS, WIDTH), 7) for _ in range(3))
@@ -183,18 +166,20 @@ def build(ranks: Ranks, heads: int) -> None:
     RanksAttention(ranks, heads, sdpa, choose_attend_part("math"))
 
 
-def quit_in_disorder(ranks: Ranks) -> None:
-    ranks.abort()
+def exit_at_once(_: Ranks) -> None:
     os._exit(1)
 
 
 class Painted(NamedTuple):
-    """A group as one rank has it."""
+    """A group as one rank has made it."""
 
-    latents: Tensor  # [B, T, C] fp32
-    bits: str  # digest of the latents as they are
-    skipped: list[str]  # [B], a letter a step; [] without a cache
-    distances: list[tuple[float | None, ...]]  # [B], a number a step
+    # [B, T, C] fp32.
+    latents: Tensor
+    # A digest of the latents.
+    bits: str
+    # For each picture a letter a step, and a distance a step. Empty without a cache.
+    skipped: list[str]
+    distances: list[tuple[float | None, ...]]
 
 
 @functools.cache
@@ -203,7 +188,7 @@ def engine_of(ranks: Ranks, job: Job, work: Workload | None = None) -> TorchEngi
 
 
 def start(ranks: Ranks, job: Job, work: Workload) -> Compilation:
-    """Have an engine, compiled for this work."""
+    """Build an engine that is compiled for this work."""
     torch._inductor.config.compile_threads = 1
     return engine_of(ranks, job, work).compilation
 
@@ -211,22 +196,22 @@ def start(ranks: Ranks, job: Job, work: Workload) -> Compilation:
 def paint(
     ranks: Ranks, job: Job, group: Sequence[Picture], work: Workload | None = None
 ) -> Painted:
-    """A group through the whole engine; jobs that differ in nothing but their cache share an engine."""
+    """Make a group with the whole engine. Jobs that differ only in `[cache]` share an engine."""
     engine = engine_of(ranks, job.model_copy(update={"cache": Cache()}), work)
     engine.policy = make_policy(job.cache, resolve(job.model).family, len(engine.family.blocks))
     denoised = engine.denoise(group)
-    latents = denoised.latents.float()
-    traces = denoised.traces
-    bits = hashlib.sha256(latents.numpy().tobytes()).hexdigest()
-    return Painted(
-        latents, bits, [trace.skipped for trace in traces], [trace.distances for trace in traces]
-    )
+    skipped = [trace.skipped for trace in denoised.traces]
+    distances = [trace.distances for trace in denoised.traces]
+    return Painted(denoised.latents.float(), digest(denoised.latents), skipped, distances)
 
 
 def paint_apart(
     ranks: Ranks, job: Job, group: list[Picture], rate: float = 1.0
 ) -> tuple[Painted, list[float]]:
-    """As `paint`, with a signal that grows by `rate` a step, by a hundredth of it on rank 0; and this rank's own distances."""
+    """As `paint`, but each rank measures another signal; also returns this rank's own distances.
+
+    The signal grows by `rate` a step, on rank 0 by a hundredth of it.
+    """
     steps, own = itertools.count(), []
 
     def signal(cache: StepCache, embedded: Tensor, *_: Any) -> Tensor:
@@ -248,76 +233,79 @@ def identity(engine: Engine) -> str:
 class Made(NamedTuple):
     """A group as a caller of the engine has it."""
 
-    latents: Tensor  # [B, T, C]
-    pixels: npt.NDArray[np.uint8]  # [B, H, W, 3]
-    skipped: list[str]  # [B]
+    # [B, T, C].
+    latents: Tensor
+    # [B, H, W, 3].
+    pixels: npt.NDArray[np.uint8]
+    # For each picture a letter a step.
+    skipped: list[str]
 
 
 def make(engine: Engine, groups: Sequence[Sequence[Picture]]) -> list[Made]:
-    """As the pipeline does: a group is decoded in another thread while the next one is denoised."""
+    """Make groups as the pipeline does: each is decoded in a thread while the next is denoised."""
     with ThreadPoolExecutor(1) as pool:
-        denoised = []
-        decoding = []
+        denoised, decoding = [], []
         for group in groups:
             denoised.append(engine.denoise(group))
             decoding.append(pool.submit(engine.decode, denoised[-1]))
-        pixels = [future.result()[0] for future in decoding]
-    return [
-        Made(
-            one.latents[1] if isinstance(one.latents, tuple) else one.latents,
-            picture,
-            [trace.skipped for trace in one.traces],
-        )
-        for one, picture in zip(denoised, pixels, strict=True)
-    ]
+    made = []
+    for group, future in zip(denoised, decoding, strict=True):
+        # A replica's leader numbers its latents.
+        latents = group.latents[1] if isinstance(group.latents, tuple) else group.latents
+        skipped = [trace.skipped for trace in group.traces]
+        made.append(Made(latents, future.result()[0], skipped))
+    return made
 
 
 def decode_late(engine: Engine, first: list[Picture], second: list[Picture]) -> None:
-    """Asked to decode the first group in the middle of denoising the second."""
+    """Decode the first group when the second has been denoised for a second."""
     denoised = engine.denoise(first)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lambda: time.sleep(1) or engine.decode(denoised))
         engine.denoise(second)
 
 
-def spoil(deed: str, call: int, mark: Path) -> None:
-    """From now on, in the `call`-th step of this process: raise, be full, be killed, hang, or freeze. `mark` tells when."""
+def spoil(fault: str, call: int, mark: Path) -> None:
+    """Make this process fail in its `call`-th step, and write the time to the file `mark`.
+
+    :param fault: "raise" an exception, "fill" the memory, "hang", "kill" or "freeze".
+    """
     calls, head = itertools.count(1), Flux.head
 
-    def spoilt(family: Flux, *words: Any) -> Tensor:
+    def spoilt(family: Flux, *arguments: Any) -> Tensor:
         if next(calls) == call:
             mark.write_text(str(time.monotonic()))
-            if deed == "raise":
+            if fault == "raise":
                 raise RuntimeError("spoilt")
-            if deed == "fill":
+            if fault == "fill":
                 raise torch.OutOfMemoryError("spoilt")
-            if deed == "hang":
+            if fault == "hang":
                 time.sleep(1000)
-            os.kill(os.getpid(), signal.SIGKILL if deed == "kill" else signal.SIGSTOP)
-        return head(family, *words)
+            os.kill(os.getpid(), signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
+        return head(family, *arguments)
 
     Flux.head = spoilt
 
 
 def spoil_decoding() -> None:
-    """From now on, this process does not have the memory to decode."""
+    """Leave this process without the memory to decode."""
 
     def decode_latents(*_: Any) -> None:
         raise torch.OutOfMemoryError("spoilt")
 
-    decode.decode_latents = decode_latents
+    torch_engine.decode_latents = decode_latents
 
 
-def hard_of_hearing() -> None:
-    """From now on, this process takes seconds to hear a call."""
-    hear = ControlChannel.hear
-    ControlChannel.hear = lambda bond: time.sleep(6) or hear(bond)
+def slow_to_receive() -> None:
+    """Make this process wait for seconds before it receives a call."""
+    receive = ControlChannel.receive
+    ControlChannel.receive = lambda channel: time.sleep(6) or receive(channel)
 
 
 def no_model() -> None:
-    """From now on, this process finds no model."""
+    """Let this process find no model."""
 
     def build_engine(*_: Any) -> None:
         raise ModelError("there is none")
 
-    build.build_engine = build_engine
+    replica.build_engine = build_engine

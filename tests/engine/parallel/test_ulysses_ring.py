@@ -1,4 +1,4 @@
-"""Context parallelism: shares of tokens on real ranks make what one rank makes of the whole."""
+"""Attention over real ranks, each with a share of the tokens, equals attention on one rank."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ from batchgen.errors import DeviceFault, JobError
 from tests.engine.parallel import rank_tasks as tasks
 from tests.support.replica_processes import RankProcesses
 
-# Two replicas of two ranks side by side, or one of four.
-LAYOUTS = {
+# Four processes form two replicas of two ranks, or one of four.
+MESHES = {
     "ulysses": Mesh(2, 1),
     "ring": Mesh(1, 2),
     "mesh": Mesh(2, 2),
@@ -31,87 +31,81 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[RankProcesses]:
-    with RankProcesses(4) as world:
-        yield world
+    with RankProcesses(4) as four:
+        yield four
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
-def world(request: pytest.FixtureRequest, processes: RankProcesses) -> Iterator[RankProcesses]:
+@pytest.fixture(scope="module", params=MESHES)
+def ranks(request: pytest.FixtureRequest, processes: RankProcesses) -> Iterator[RankProcesses]:
     """Four ranks, connected."""
-    processes.connect(LAYOUTS[request.param])
+    processes.connect(MESHES[request.param])
     yield processes
     processes.close()
 
 
-def attention_error(world: RankProcesses, *words: object) -> float:
-    """The largest on any rank; the ranks of a replica must hold the same bits."""
-    replicas = world.run_replicas(tasks.attend, *words)
+def attention_error(ranks: RankProcesses, *arguments: object) -> float:
+    """The largest error on any rank. The ranks of a replica must hold the same bits."""
+    replicas = ranks.run_replicas(tasks.attend, *arguments)
     assert all(len({bits for _, bits in replica}) == 1 for replica in replicas)
     return max(error for replica in replicas for error, _ in replica)
 
 
 @pytest.mark.parametrize(("rows", "image", "text"), product((1, 3), (64, 96, 225), (32, 77, 512)))
 def test_attention_over_ranks_is_attention_on_one(
-    world: RankProcesses, rows: int, image: int, text: int
+    ranks: RankProcesses, rows: int, image: int, text: int
 ) -> None:
-    assert attention_error(world, rows, text, image) <= 1e-5
+    assert attention_error(ranks, rows, text, image) <= 1e-5
 
 
 @pytest.mark.parametrize(("text", "image"), [(0, 9), (1, 1), (3, 2), (2, 5), (0, 1)])
-def test_a_rank_may_hold_one_token_or_none(world: RankProcesses, text: int, image: int) -> None:
-    assert attention_error(world, 2, text, image) <= 1e-5
+def test_a_rank_may_hold_one_token_or_none(ranks: RankProcesses, text: int, image: int) -> None:
+    assert attention_error(ranks, 2, text, image) <= 1e-5
 
 
-def test_the_written_out_formula_serves_the_ring_as_well(world: RankProcesses) -> None:
-    assert attention_error(world, 2, 32, 65, "fp32", "math") <= 1e-5
+def test_the_written_out_formula_serves_the_ring_as_well(ranks: RankProcesses) -> None:
+    assert attention_error(ranks, 2, 32, 65, "fp32", "math") <= 1e-5
 
 
-def test_scores_in_the_thousands_are_merged_without_overflow(world: RankProcesses) -> None:
-    assert (
-        attention_error(world, 2, 32, 65, "fp32", "sdpa", 40.0) <= 40 * 1e-4
-    )  # values are of size 40, scores of 40² · 16 / 4
+def test_scores_in_the_thousands_are_merged_without_overflow(ranks: RankProcesses) -> None:
+    """Values are of size 40, scores of 40² · 16 / 4."""
+    assert attention_error(ranks, 2, 32, 65, "fp32", "sdpa", 40.0) <= 40 * 1e-4
 
 
-def test_bf16_differs_by_its_own_rounding(world: RankProcesses) -> None:
-    assert (
-        attention_error(world, 2, 77, 225, "bf16") <= 0.02
-    )  # values up to 4, three significant digits
+def test_bf16_differs_by_its_own_rounding(ranks: RankProcesses) -> None:
+    """Values go up to 4, with three significant digits."""
+    assert attention_error(ranks, 2, 77, 225, "bf16") <= 0.02
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool", "int64"])
 @pytest.mark.parametrize("length", [1, 3, 8, 13])
-def test_what_is_split_gathers_to_the_whole(world: RankProcesses, length: int, dtype: str) -> None:
-    assert world.run(tasks.regather, length, dtype) == [True] * 4
+def test_what_is_split_gathers_to_the_whole(ranks: RankProcesses, length: int, dtype: str) -> None:
+    assert ranks.run(tasks.regather, length, dtype) == [True] * 4
 
 
-def test_a_sum_has_the_same_bits_on_every_rank(world: RankProcesses) -> None:
-    for replica in world.run_replicas(tasks.total):
+def test_a_sum_has_the_same_bits_on_every_rank(ranks: RankProcesses) -> None:
+    for replica in ranks.run_replicas(tasks.total):
         assert len({first.hex() for first, _ in replica}) == 1
-        assert replica[0][1] == sum(range(world.mesh.degree))
+        assert replica[0][1] == sum(range(ranks.mesh.degree))
 
 
-def test_all_ranks_follow_rank_0_and_keep_what_they_had(world: RankProcesses) -> None:
-    for replica in world.run_replicas(tasks.decision):
-        assert [agreed for agreed, _ in replica] == [[True, False, True]] * world.mesh.degree
+def test_all_ranks_follow_rank_0_and_keep_what_they_had(ranks: RankProcesses) -> None:
+    for replica in ranks.run_replicas(tasks.decision):
+        assert [agreed for agreed, _ in replica] == [[True, False, True]] * ranks.mesh.degree
         assert replica[1][1] == [False, True, True]
-
-
-def test_two_threads_with_a_group_each_do_not_meet(world: RankProcesses) -> None:
-    for error, gathered in world.run(tasks.in_two_threads):
-        assert error <= 1e-5
-        assert gathered
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[RankProcesses]:
     """Two connected ranks."""
-    with RankProcesses(2) as world:
-        world.connect(Mesh(1, 2))
-        yield world
+    with RankProcesses(2) as two:
+        two.connect(Mesh(1, 2))
+        yield two
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_block_compiles_into_one_graph_for_all_batch_sizes(pair: RankProcesses, dtype: str) -> None:
+def test_a_block_compiles_into_one_graph_for_all_batch_sizes(
+    pair: RankProcesses, dtype: str
+) -> None:
     assert pair.run(tasks.compiled, dtype, "aot_eager") == [(0.0, 1, 0)] * 2
 
 
@@ -122,61 +116,61 @@ def test_inductor_compiles_the_block_too(pair: RankProcesses) -> None:
         assert (graphs, breaks) == (1, 0)
 
 
-def test_the_operator_passes_pytorchs_own_checks(world: RankProcesses) -> None:
-    world.run(tasks.check_operator)
+def test_the_operator_passes_pytorchs_own_checks(ranks: RankProcesses) -> None:
+    ranks.run(tasks.check_operator)
 
 
-def test_heads_that_ulysses_cannot_deal_out_are_refused_at_construction(world: RankProcesses) -> None:
-    if world.mesh.ulysses == 1:
-        world.run(tasks.build, 3)
+def test_heads_that_ulysses_cannot_deal_out_are_refused_at_construction(
+    ranks: RankProcesses,
+) -> None:
+    if ranks.mesh.ulysses == 1:
+        ranks.run(tasks.build, 3)
         return
-    with pytest.raises(JobError, match=f"3 % {world.mesh.ulysses} = "):
-        world.run(tasks.build, 3)
+    with pytest.raises(JobError, match=f"3 % {ranks.mesh.ulysses} = "):
+        ranks.run(tasks.build, 3)
 
 
 def test_a_rank_alone_is_the_identity_and_needs_no_group() -> None:
     ranks, x = Ranks(), torch.randn(2, 5)
     assert all(y is x for y in (ranks.split(x), ranks.gather(x, 5), ranks.sum(x), ranks.agree(x)))
-    assert ranks.another(timeout_s=1) is ranks
     ranks.close()
-    ranks.abort()
     assert not torch.distributed.is_initialized()
 
 
 def test_lost_and_silent_peers_are_errors_in_time_and_other_replicas_never_notice() -> None:
-    with RankProcesses(4) as world:
-        world.connect(Mesh(1, 2), timeout_s=4)
-        world.processes[1].kill()
+    with RankProcesses(4) as ranks:
+        ranks.connect(Mesh(1, 2), timeout_s=4)
+        ranks.processes[1].kill()
         begin = time.monotonic()
-        world.ask(0, tasks.attend, 1, 32, 64)
+        ranks.ask(0, tasks.attend, 1, 32, 64)
         with pytest.raises(DeviceFault, match="rank 0 of 2: a peer is gone"):
-            world.answer(0)
+            ranks.answer(0)
         for number in (2, 3):
-            world.ask(number, tasks.attend, 1, 32, 64)
-        assert max(world.answer(number)[0] for number in (2, 3)) <= 1e-5
-        os.kill(world.processes[3].pid, signal.SIGSTOP)  # lives, and says nothing
-        world.ask(2, tasks.total)
+            ranks.ask(number, tasks.attend, 1, 32, 64)
+        assert max(ranks.answer(number)[0] for number in (2, 3)) <= 1e-5
+        os.kill(ranks.processes[3].pid, signal.SIGSTOP)  # it lives, and does not answer
+        ranks.ask(2, tasks.total)
         with pytest.raises(DeviceFault, match="rank 0 of 2"):
-            world.answer(2)
+            ranks.answer(2)
         assert time.monotonic() - begin < 15
 
 
-def test_a_rank_that_aborts_and_ends_is_an_error_for_its_peers() -> None:
-    with RankProcesses(2) as world:
-        world.connect(Mesh(2, 1), timeout_s=60)
-        world.ask(1, tasks.total)  # waits for rank 0
+def test_a_rank_that_ends_is_an_error_for_its_peers() -> None:
+    with RankProcesses(2) as ranks:
+        ranks.connect(Mesh(2, 1), timeout_s=60)
+        ranks.ask(1, tasks.total)  # waits for rank 0
         begin = time.monotonic()
-        world.ask(0, tasks.quit_in_disorder)
+        ranks.ask(0, tasks.exit_at_once)
         with pytest.raises(DeviceFault):
-            world.answer(1)
+            ranks.answer(1)
         assert time.monotonic() - begin < 10
 
 
 def test_a_rank_that_never_comes_is_an_error_in_time() -> None:
-    with RankProcesses(1) as world:
+    with RankProcesses(1) as ranks:
         begin = time.monotonic()
         with pytest.raises(DeviceFault, match="rank 0 of 2"):
-            world.connect(Mesh(2, 1), timeout_s=2)
+            ranks.connect(Mesh(2, 1), timeout_s=2)
         assert time.monotonic() - begin < 10
 
 
@@ -188,31 +182,28 @@ def test_ulysses_is_preferred_as_far_as_the_heads_divide() -> None:
     assert choose_mesh(4, 2, 0, 24) == choose_mesh(4, 0, 2, 24) == Mesh(2, 2)
 
 
+MESHES_OF_16 = "; ".join(f"ulysses = {n}, ring = {16 // n}" for n in (1, 2, 4, 8))
+
+
 @pytest.mark.parametrize(
-    ("degree", "ulysses", "ring", "heads", "words"),
+    ("degree", "ulysses", "ring", "heads", "message"),
     [
         (4, 2, 1, 24, "ulysses * ring = 2 * 1 = 2, but cp = 4"),
         (4, 0, 3, 24, "1 * 3 = 3, but cp = 4"),
         (2, 0, 4, 24, "1 * 4 = 4, but cp = 2"),
         (5, 5, 0, 24, "24 % 5 = 4. Use the ring"),
-        (
-            16,
-            16,
-            1,
-            24,
-            "With 24 heads, cp = 16 can be: ulysses = 1, ring = 16; ulysses = 2, ring = 8; ulysses = 4, ring = 4; ulysses = 8, ring = 2",
-        ),
+        (16, 16, 1, 24, f"With 24 heads, cp = 16 can be: {MESHES_OF_16}"),
     ],
 )
-def test_an_impossible_layout_is_refused_with_the_sum_and_what_is_possible(
-    degree: int, ulysses: int, ring: int, heads: int, words: str
+def test_an_impossible_mesh_is_refused_with_the_arithmetic_and_what_is_possible(
+    degree: int, ulysses: int, ring: int, heads: int, message: str
 ) -> None:
     with pytest.raises(JobError) as refusal:
         choose_mesh(degree, ulysses, ring, heads)
-    assert words in str(refusal.value)
+    assert message in str(refusal.value)
 
 
-def test_a_layout_can_be_checked_without_torch() -> None:
+def test_a_mesh_can_be_checked_without_torch() -> None:
     code = "import sys, batchgen.engine.parallel.mesh; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     check_mesh(4, 2, 2, 24)
@@ -225,21 +216,12 @@ def test_shares_are_contiguous_and_equal_to_within_one() -> None:
 
 
 def devices() -> list[tuple[str, str, torch.dtype]]:
-    cuda = [
-        ("cuda", "flash", torch.bfloat16),
-        ("cuda", "cudnn", torch.bfloat16),
-        ("cuda", "math", torch.float32),
-    ]
-    cpu = [
-        ("cpu", kernel, dtype)
-        for kernel in ("sdpa", "flash", "math")
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
-    return cpu + [
-        pytest.param(
-            *case, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-        )
-        for case in cuda
+    fp32, bf16 = torch.float32, torch.bfloat16
+    needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    cuda = [("flash", bf16), ("cudnn", bf16), ("math", fp32)]
+    return [
+        *product(("cpu",), ("sdpa", "flash", "math"), (fp32, bf16)),
+        *(pytest.param("cuda", *case, marks=needs_cuda) for case in cuda),
     ]
 
 
@@ -249,19 +231,15 @@ def test_parts_of_the_keys_merge_into_attention_to_all(
 ) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 70, 3, 64, device=device, dtype=dtype)
-    attend, scores = (
-        choose_attend_part(kernel),
-        torch.einsum("rqhe,rkhe->rhqk", q.float(), k.float()) / 8,
-    )
-    (out, lse), (other, other_lse) = (
-        attend(q, k[:, :33], v[:, :33]),
-        attend(q, k[:, 33:], v[:, 33:]),
-    )
-    out, lse = merge(out.float(), lse, other, other_lse)
+    attend = choose_attend_part(kernel)
+    out, lse = attend(q, k[:, :33], v[:, :33])
+    out, lse = merge(out.float(), lse, *attend(q, k[:, 33:], v[:, 33:]))
+    scores = torch.einsum("rqhe,rkhe->rhqk", q.float(), k.float()) / 8
     expected = torch.einsum("rhqk,rkhe->rqhe", scores.softmax(-1), v.float())
-    assert (out - expected).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    assert (out - expected).abs().max() < tolerance
     assert lse.dtype == torch.float32
-    assert (lse - scores.logsumexp(-1)).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)
+    assert (lse - scores.logsumexp(-1)).abs().max() < tolerance
 
 
 def test_a_merge_does_not_overflow_and_a_part_without_weight_changes_nothing() -> None:
