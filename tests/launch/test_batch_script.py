@@ -1,8 +1,6 @@
-"""What is sent to SLURM: one array of nodes, or as many as its size needs; nothing of it depends on the shards."""
+"""The batch script asks for what the profile says, and jobs that do not fit are refused."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,33 +57,16 @@ def test_a_plain_profile_asks_for_what_it_says_and_no_more() -> None:
 
 
 def test_every_key_of_a_profile_arrives() -> None:
-    wanted = {
-        "partition=gpu",
-        "account=me",
-        "qos=low",
-        "constraint=h100",
-        "array=0-3%2",
-        "gpus-per-node=8",
-        "ntasks-per-node=4",
-    }
-    wanted |= {
-        "cpus-per-task=6",
-        "mem=480G",
-        "time=1470",
-        "signal=USR2@300",
-        "no-requeue",
-        "exclusive",
-        "exclude=node7",
-    }
-    wanted |= {"comment='batchgen:abc:1 for the accountants'"}
-    assert wanted <= options(FULL)
+    where = {"partition=gpu", "account=me", "qos=low", "constraint=h100", "array=0-3%2"}
+    shape = {"gpus-per-node=8", "ntasks-per-node=4", "cpus-per-task=6", "mem=480G", "time=1470"}
+    other = {"signal=USR2@300", "no-requeue", "exclusive", "exclude=node7"}
+    comment = {"comment='batchgen:abc:1 for the accountants'"}
+    assert where | shape | other | comment <= options(FULL)
     text = lines(FULL)
     assert "module load cuda" in text
     (srun,) = (line for line in text if line.startswith("srun "))
-    assert (
-        "--kill-on-bad-exit=1 --wait=0 --cpus-per-task=6 --cpu-bind=cores apptainer exec image.sif python -u -m submitit"
-        in srun
-    )
+    started = "--cpus-per-task=6 --cpu-bind=cores apptainer exec image.sif python -u -m submitit"
+    assert f"--kill-on-bad-exit=1 --wait=0 {started}" in srun
 
 
 def test_gpus_are_asked_for_as_the_site_wants() -> None:
@@ -99,31 +80,20 @@ def test_gpus_are_asked_for_as_the_site_wants() -> None:
 
 def test_the_first_line_asks_whether_the_node_sees_the_run_after_all_is_set_up() -> None:
     text = lines(FULL)
-    ask = (
-        "apptainer exec image.sif python -m batchgen.launch.node_check '/runs/my run' abc 1 || exit"
-    )
-    assert (
-        text.index("module load cuda")
-        < text.index(ask)
-        < text.index("export SUBMITIT_EXECUTOR=slurm")
-    )
+    check = "-m batchgen.launch.node_check '/runs/my run' abc 1 || exit"
+    ask = text.index(f"apptainer exec image.sif python {check}")
+    assert text.index("module load cuda") < ask < text.index("export SUBMITIT_EXECUTOR=slurm")
 
 
 def test_an_element_has_as_many_nodes_as_a_replica_fills() -> None:
     """Replicas of 16 ranks on nodes of 8: two elements of four nodes."""
     site = PLAIN.model_copy(update={"max_running": 2})
-    assert [(site.span(ranks), site.workers(ranks)) for ranks in (1, 4, 8, 16)] == [
-        (1, 8),
-        (1, 2),
-        (1, 1),
-        (2, 1),
-    ]
+    shapes = [(site.span(ranks), site.workers(ranks)) for ranks in (1, 4, 8, 16)]
+    assert shapes == [(1, 8), (1, 2), (1, 1), (2, 1)]
     assert [count_elements(site, ranks, shards=100) for ranks in (1, 4, 8, 16)] == [4, 4, 4, 2]
     assert [count_elements(site, ranks, shards=3) for ranks in (1, 2, 8, 16)] == [1, 1, 3, 2]
-    text = script(site, Path("/runs/big"), "abc", 2, 16).splitlines()
-    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=8", "#SBATCH --array=0-1%1"} <= set(
-        text
-    )
+    text = set(script(site, Path("/runs/big"), "abc", 2, 16).splitlines())
+    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=8", "#SBATCH --array=0-1%1"} <= text
 
 
 def test_one_node_is_no_array() -> None:
@@ -133,12 +103,15 @@ def test_one_node_is_no_array() -> None:
 def test_the_last_lines_requeue_this_element_and_not_the_array() -> None:
     code, decide, leave = lines(FULL)[-3:]
     assert (code, leave) == ("code=$?", "exit $code")
-    assert decide.startswith(
-        "apptainer exec image.sif python -m batchgen.launch.requeue '/runs/my run' 1 $((0 + ${SLURM_ARRAY_TASK_ID:-0})) $code && "
+    ask, _, requeue = decide.partition(" && ")
+    element = "$((0 + ${SLURM_ARRAY_TASK_ID:-0}))"
+    module = "apptainer exec image.sif python -m batchgen.launch.requeue"
+    assert ask == f"{module} '/runs/my run' 1 {element} $code"
+    job, suffix = (
+        "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}",
+        "${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
     )
-    assert decide.endswith(
-        '&& scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
-    )
+    assert requeue == f'scontrol requeue "{job}{suffix}"'
 
 
 @pytest.mark.parametrize(
@@ -158,42 +131,26 @@ def test_a_job_that_does_not_fit_the_site_is_refused(
 ) -> None:
     cpu = Site(gpus_per_node=0, workers_per_node=1, time="1:00")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(
-        SiteError, match=r"sbatch: not found\. Type the command on a machine of the cluster; without --site"
-    ):
+    where = r"sbatch: not found\. Type the command on a machine of the cluster; without --site"
+    with pytest.raises(SiteError, match=where):
         refuse_misfit(cpu, parse_job({}, ""))
     (tmp_path / "sbatch").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     refuse_misfit(cpu, parse_job({}, ""))
-    with pytest.raises(
-        SiteError, match=r'engine\.device = "cuda", and the site profile says gpus_per_node = 0'
-    ):
+    none = r'engine\.device = "cuda", and the site profile says gpus_per_node = 0'
+    with pytest.raises(SiteError, match=none):
         refuse_misfit(cpu, parse_job({"engine": {"device": "cuda"}}, ""))
-    with pytest.raises(
-        SiteError,
-        match=r"run\.time_limit_s is for runs on this machine.* set time in the site profile",
-    ):
+    limit = r"run\.time_limit_s is for runs on this machine.* set time in the site profile"
+    with pytest.raises(SiteError, match=limit):
         refuse_misfit(PLAIN, parse_job({"run": {"time_limit_s": 60.0}}, ""))
 
 
 @pytest.mark.parametrize(
     ("cp", "profile", "answer"),
     [
-        (
-            3,
-            {},
-            r"parallel\.cp = 3, and the site profile has 8 tasks a node: neither divides the other",
-        ),
-        (
-            12,
-            {},
-            r"parallel\.cp = 12, and the site profile has 8 tasks a node: neither divides the other",
-        ),
-        (
-            16,
-            {"nodes": 3},
-            r"nodes = 3: parallel\.cp = 16 fills 2 nodes of 8 tasks, so take a multiple of 2",
-        ),
+        (3, {}, r"cp = 3, and the site profile has 8 tasks a node: neither divides the other"),
+        (12, {}, r"cp = 12, and the site profile has 8 tasks a node: neither divides the other"),
+        (16, {"nodes": 3}, r"nodes = 3: parallel\.cp = 16 fills 2 nodes .* take a multiple of 2"),
         (16, {"nodes": 4, "max_running": 1}, r"max_running = 1: .* multiple of 2"),
         (4, {}, ""),
         (32, {"nodes": 8}, ""),
@@ -210,17 +167,10 @@ def test_a_replica_that_does_not_fit_the_nodes_is_refused(
         refuse_shape(site, job)
 
 
-@contextmanager
-def inside(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Iterator[None]:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    yield
-
-
 def test_a_job_submitted_from_within_a_job_inherits_nothing_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """But the cluster it is meant for, and what a person has preset and the profile leaves open."""
+    """It keeps the cluster that is meant, and presets that the profile leaves open."""
     job = {
         "SLURM_JOB_ID": "1",
         "SLURM_ARRAY_TASK_ID": "3",
@@ -229,13 +179,13 @@ def test_a_job_submitted_from_within_a_job_inherits_nothing_of_it(
         "SUBMITIT_EXECUTOR": "slurm",
     }
     kept = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "me"}
-    with inside(monkeypatch, SBATCH_PARTITION="cpu", **job, **kept):
-        before = dict(os.environ)
-        with slurm.outside_of_a_job(["partition"]):
-            assert {
-                name for name in (*job, *kept, "SBATCH_PARTITION") if name in os.environ
-            } == set(kept)
-        assert dict(os.environ) == before
+    preset = {"SBATCH_PARTITION": "cpu"}
+    for name, value in (job | kept | preset).items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with slurm.outside_of_a_job(["partition"]):
+        assert {name for name in job | kept | preset if name in os.environ} == set(kept)
+    assert dict(os.environ) == before
 
 
 def test_what_slurm_thinks_of_a_script_is_passed_on(
@@ -246,13 +196,9 @@ def test_what_slurm_thinks_of_a_script_is_passed_on(
     sbatch.touch(mode=0o755)
     sbatch.write_text("#!/bin/sh\ncat > /dev/null\necho 'sbatch: Job 7 to start at noon' >&2")
     assert slurm.test_only("#!/bin/sh") == "Job 7 to start at noon"
-    sbatch.write_text(
-        "#!/bin/sh\ncat > /dev/null\necho 'allocation failure: invalid partition' >&2; exit 1"
-    )
-    with pytest.raises(
-        SiteError,
-        match="SLURM would refuse it: sbatch failed: allocation failure: invalid partition",
-    ):
+    refusal = "allocation failure: invalid partition"
+    sbatch.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{refusal}' >&2; exit 1")
+    with pytest.raises(SiteError, match=f"SLURM would refuse it: sbatch failed: {refusal}"):
         slurm.test_only("#!/bin/sh")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SchedulerSilent, match="sbatch: not found"):

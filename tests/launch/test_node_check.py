@@ -1,4 +1,4 @@
-"""Before anything else a node is asked whether it sees the run that was submitted, and may write there."""
+"""A batch script first asks whether its node sees the submitted run and may write there."""
 
 import os
 import shutil
@@ -29,15 +29,12 @@ def test_a_node_that_sees_the_run_says_nothing_and_leaves_nothing(run: Run) -> N
 
 def test_a_node_that_sees_something_else_says_what(run: Run, tmp_path: Path) -> None:
     root = run.directory.root
-    assert (
-        wrong(tmp_path / "nowhere", run.plan.run, 1)
-        == f"is not shared with it: there is no {tmp_path}/nowhere/.batchgen/plan.json here"
-    )
+    missing = "is not shared with it: there is no {} here"
+    plan = tmp_path / "nowhere" / ".batchgen" / "plan.json"
+    assert wrong(tmp_path / "nowhere", run.plan.run, 1) == missing.format(plan)
     assert wrong(root, "abc", 1) == f"is another run's of the same name ({run.plan.run}, not abc)"
-    assert (
-        wrong(root, run.plan.run, 2)
-        == f"is not shared with it: there is no {root}/.batchgen/jobs/0002.json here"
-    ), "an old copy"
+    in_an_old_copy = missing.format(run.directory.jobs / "0002.json")
+    assert wrong(root, run.plan.run, 2) == in_an_old_copy
     shutil.rmtree(run.directory.logs)
     run.directory.logs.touch()
     assert wrong(root, run.plan.run, 1).startswith(
@@ -52,11 +49,9 @@ def test_the_batch_script_is_told_by_an_exit_code(
 ) -> None:
     monkeypatch.setenv("SLURMD_NODENAME", "node7")
     monkeypatch.setattr(node_check, "PATIENCE_S", 0)
-    monkeypatch.setattr(sys, "argv", ["arrive", str(run.directory.root), run.plan.run, "1"])
+    monkeypatch.setattr(sys, "argv", ["node_check", str(run.directory.root), run.plan.run, "1"])
     node_check.main()
-    monkeypatch.setattr(sys, "argv", ["arrive", str(run.directory.root), "abc", "1"])
-    with pytest.raises(
-        SystemExit,
-        match=rf"batchgen: node7: the run directory {run.directory.root} is another run's .* Put the run on a file",
-    ):
+    monkeypatch.setattr(sys, "argv", ["node_check", str(run.directory.root), "abc", "1"])
+    told = f"batchgen: node7: the run directory {run.directory.root} is another run's "
+    with pytest.raises(SystemExit, match=f"{told}.* Put the run on a file"):
         node_check.main()

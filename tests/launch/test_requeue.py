@@ -1,4 +1,7 @@
-"""An element goes on if a worker of it died or was told to leave and there is work; a run in circles and a stopped one end."""
+"""An array element is requeued if one of its workers died or was told to leave, and work is left.
+
+An element of a stopped run ends, and so does one whose allocations bring no new picture.
+"""
 
 import json
 import sys
@@ -83,10 +86,8 @@ def test_a_stopped_or_complete_run_does_not_go_on(
 ) -> None:
     lived(directory, 0, ended="SIGTERM")
     ask_to_stop(directory, "user", "")
-    assert goes_on(directory, submission, 0, 0, KILLED) == (
-        False,
-        "the run was asked to stop: user",
-    )
+    answer = goes_on(directory, submission, 0, 0, KILLED)
+    assert answer == (False, "the run was asked to stop: user")
     clear_stop(directory)
     directory.index.touch()
     assert goes_on(directory, submission, 0, 0, KILLED) == (False, "the run is complete")
@@ -115,7 +116,7 @@ def test_an_element_that_makes_nothing_ends_after_some_restarts(
     assert answers == [restarts <= most for restarts in range(8)]
 
 
-def test_an_element_that_makes_groups_goes_on_for_ever(
+def test_an_element_that_makes_groups_always_goes_on(
     directory: RunDirectory, submission: Submission
 ) -> None:
     for restarts in range(0, 40, 2):
@@ -129,27 +130,21 @@ def test_the_batch_script_is_answered_by_an_exit_code_and_a_death_is_noted(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in [
-        ("SLURM_JOB_ID", "4711"),
-        ("SLURMD_NODENAME", "node1"),
-        ("SLURM_RESTART_COUNT", "6"),
-    ]:
+    job = {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "node1", "SLURM_RESTART_COUNT": "6"}
+    for name, value in job.items():
         monkeypatch.setenv(name, value)
 
     def ask(status: int) -> int | str | None:
-        monkeypatch.setattr(
-            sys, "argv", ["requeue", str(directory.root), str(submission.number), "0", str(status)]
-        )
+        arguments = [str(directory.root), str(submission.number), "0", str(status)]
+        monkeypatch.setattr(sys, "argv", ["requeue", *arguments])
         with pytest.raises(SystemExit) as end:
             requeue.main()
         return end.value.code
 
     lived(directory, 0, 6)
     assert ask(KILLED) == 0
-    assert (
-        "element 0 goes on in a new allocation: a worker died (exit code 137)"
-        in capfd.readouterr().err
-    )
+    again = "element 0 goes on in a new allocation: a worker died (exit code 137)"
+    assert again in capfd.readouterr().err
     assert directory.death("4711", 6).read_text() == "137"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "12")
     assert ask(KILLED) == 1

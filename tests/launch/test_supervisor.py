@@ -1,4 +1,4 @@
-"""How many workers a submission has, and what its supervisor does when one leaves; no process is started."""
+"""How many workers a submission has, and what its supervisor does when one of them ends."""
 
 import json
 import os
@@ -62,11 +62,10 @@ def test_a_machine_without_a_driver_has_no_devices() -> None:
 
 
 def test_where_nothing_was_given_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    listing = "GPU 0: NVIDIA H200 (UUID: GPU-1)\n  MIG 1g.18gb Device 0: (UUID: MIG-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)\n"
+    first = "GPU 0: NVIDIA H200 (UUID: GPU-1)\n  MIG 1g.18gb Device 0: (UUID: MIG-1)\n"
+    answer = subprocess.CompletedProcess([], 0, f"{first}GPU 1: NVIDIA H200 (UUID: GPU-2)\n")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(
-        subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, listing)
-    )
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     assert visible_devices(job()) == ("0", "1")
 
 
@@ -109,29 +108,29 @@ class Dead:
         return True
 
 
-Happening = Callable[[int], None]  # what a worker does before it ends; given how many were started
+class Rehearsal:
+    """A supervisor whose workers end at once, no process among them.
 
-
-class Scene:
-    """A supervisor whose workers live for a moment; `lives` tells what each does in it."""
+    Each worker first does the `deeds`, which are given its number.
+    """
 
     def __init__(
         self, directory: RunDirectory, patch: pytest.MonkeyPatch, workers: int = 1
     ) -> None:
-        self.directory, self.lives, self.started = directory, [lambda _: None], [0] * workers
+        self.directory, self.started = directory, [0] * workers
+        self.deeds: list[Callable[[int], object]] = []
         patch.setattr(supervisor, "POLL_S", 0)
         patch.setattr(supervisor, "PAUSE_S", 0)
         patch.setattr(supervisor.signal, "signal", lambda *_: None)
-        self.supervisor = Supervisor(
-            directory, submissions.record_submission(directory, [], workers, ())
-        )
+        submission = submissions.record_submission(directory, [], workers)
+        self.supervisor = Supervisor(directory, submission)
         patch.setattr(supervisor, "start_here", self._start)
 
     def _start(self, _directory: RunDirectory, _submission: Submission, index: int) -> Dead:
         self.started[index] += 1
-        assert self.started[index] < 100, "started for ever"
-        for happening in self.lives:
-            happening(index)
+        assert self.started[index] < 100, "it starts workers without end"
+        for deed in self.deeds:
+            deed(index)
         return Dead()
 
     def leaves(self, index: int, why: str) -> None:
@@ -152,85 +151,81 @@ def directory(tmp_path: Path) -> RunDirectory:
 def test_a_worker_that_left_in_good_order_is_not_started_again(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = Scene(directory, monkeypatch, workers=3)
-    scene.lives = [lambda index: scene.leaves(index, "all shards are done")]
-    scene.supervisor.run()
-    assert scene.started == [1, 1, 1]
+    rehearsal = Rehearsal(directory, monkeypatch, workers=3)
+    rehearsal.deeds = [lambda index: rehearsal.leaves(index, "all shards are done")]
+    rehearsal.supervisor.run()
+    assert rehearsal.started == [1, 1, 1]
     assert read_stop(directory) is None
 
 
 def test_a_worker_that_only_dies_is_given_up_with_its_last_words(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = Scene(directory, monkeypatch)
+    rehearsal = Rehearsal(directory, monkeypatch)
     submissions.log_file(directory, 1, 0).write_text(
         "loading\nCUDA driver version is insufficient\n\n"
     )
-    scene.supervisor.run()
+    rehearsal.supervisor.run()
     stop = read_stop(directory)
-    assert scene.started == [supervisor.FRUITLESS_DEATHS]
+    assert rehearsal.started == [supervisor.FRUITLESS_DEATHS]
     assert stop is not None
-    assert (stop.cause, stop.text) == (
-        "restarts",
-        "worker 0 died 6 times without a new picture; its last words: CUDA driver version is insufficient",
-    )
+    died = "worker 0 died 6 times without a new picture"
+    last_words = "its last words: CUDA driver version is insufficient"
+    assert (stop.cause, stop.text) == ("restarts", f"{died}; {last_words}")
 
 
-def test_a_worker_that_dies_with_progress_is_started_for_ever(
+def test_a_worker_that_dies_with_progress_is_always_started_again(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = Scene(directory, monkeypatch)
-    scene.lives = [
-        lambda _: scene.publishes(),
-        lambda index: scene.leaves(index, "done") if scene.started[0] == 40 else None,
+    rehearsal = Rehearsal(directory, monkeypatch)
+    rehearsal.deeds = [
+        lambda _: rehearsal.publishes(),
+        lambda index: rehearsal.leaves(index, "done") if rehearsal.started[0] == 40 else None,
     ]
-    scene.supervisor.run()
-    assert scene.started == [40]
+    rehearsal.supervisor.run()
+    assert rehearsal.started == [40]
     assert read_stop(directory) is None
 
 
 def test_a_dead_worker_of_a_stopped_run_is_not_started_again(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = Scene(directory, monkeypatch)
-    scene.lives = [lambda _: ask_to_stop(directory, "user", "")]
-    scene.supervisor.run()
-    assert scene.started == [1]
+    rehearsal = Rehearsal(directory, monkeypatch)
+    rehearsal.deeds = [lambda _: ask_to_stop(directory, "user", "")]
+    rehearsal.supervisor.run()
+    assert rehearsal.started == [1]
 
 
-def test_in_a_job_of_slurms_a_death_is_noted_for_who_goes_on_with_the_shard(
+def test_a_death_in_a_slurm_job_is_noted_for_whoever_goes_on_with_the_shard(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in [
-        ("SLURM_JOB_ID", "4711"),
-        ("SLURMD_NODENAME", "node1"),
-        ("SLURM_RESTART_COUNT", "2"),
-    ]:
+    job = {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "node1", "SLURM_RESTART_COUNT": "2"}
+    for name, value in job.items():
         monkeypatch.setenv(name, value)
-    Scene(directory, monkeypatch).supervisor.run()
+    Rehearsal(directory, monkeypatch).supervisor.run()
     assert directory.death("4711", 2).exists()
 
 
-def test_workers_who_left_because_nothing_was_free_come_back_once_for_what_a_sick_device_left(
+def test_workers_that_found_nothing_free_come_back_once_for_the_shards_of_a_sick_device(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = Scene(directory, monkeypatch, workers=3)
+    rehearsal = Rehearsal(directory, monkeypatch, workers=3)
     why = {
         0: "SickDevice: here.slot0",
         1: "nothing free: others work on the rest",
         2: "all shards are done",
     }
-    scene.lives = [lambda index: scene.leaves(index, why[index])]
-    scene.supervisor.run()
-    assert scene.started == [1, 2, 1]
+    rehearsal.deeds = [lambda index: rehearsal.leaves(index, why[index])]
+    rehearsal.supervisor.run()
+    assert rehearsal.started == [1, 2, 1]
 
 
 def test_a_submission_whose_time_is_over_stops_the_run(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = Scene(directory, monkeypatch)
-    scene.lives = [lambda index: scene.leaves(index, "deadline")]
-    scene.supervisor.run()
+    rehearsal = Rehearsal(directory, monkeypatch)
+    rehearsal.deeds = [lambda index: rehearsal.leaves(index, "deadline")]
+    rehearsal.supervisor.run()
     stop = read_stop(directory)
     assert stop is not None
     assert stop.cause == "time limit"

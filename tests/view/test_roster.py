@@ -1,4 +1,4 @@
-"""Status tells SLURM's truth about a run: what runs, what waits and why, what died; and says so where it cannot be asked."""
+"""Status tells which workers live, wait or died in SLURM, as far as SLURM answers."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def said(run: Run) -> tuple[str, str]:
     return status.state, status.cause
 
 
-def test_nodes_that_wait_are_told_with_slurms_reason(run: Run, squeue: FakeSqueue) -> None:
+def test_waiting_nodes_are_told_with_slurms_reason(run: Run, squeue: FakeSqueue) -> None:
     squeue.answer(
         [
             of(run, "1", "PENDING", 0, "Priority"),
@@ -93,46 +93,37 @@ def test_workers_that_live_and_nodes_that_wait_for_another_allocation_are_told(
 
 
 def test_devices_are_counted_with_all_ranks_of_a_worker(run: Run, squeue: FakeSqueue) -> None:
-    """Two replicas of two ranks, a hundred seconds old; one shard of four pictures took six seconds of its replica."""
+    """Two workers of two ranks, 100 s old; one of them made four pictures in six seconds."""
     submissions.record_submission(run.directory, ["batchgen", "resume"], 2, site=SITE, ranks=2)
     for worker in range(2):
         joined(run.directory, worker, "1")
     run.directory.done(0).write_bytes(done(0, ok=4, group_s=6.0).encode())
     squeue.answer([of(run, "1")])
     status = read_status(run.directory)
-    assert (status.device_s, status.pictures_per_device_hour, status.to_go_s) == (
-        12.0,
-        1200.0,
-        18.0,
-    )
+    told = (status.device_s, status.pictures_per_device_hour, status.to_go_s)
+    assert told == (12.0, 1200.0, 18.0)
     assert 400 <= status.used_s == status.wasted_s + 12.0 < 450
-    told = ask("status", run.directory.root).out
-    assert (
-        "1,200 pictures per device-hour, about 4 s left\n7 min of devices used, 6 min of it not on published pictures, about 18 s to go"
-        in told
-    )
+    rate = "1,200 pictures per device-hour, about 4 s left\n"
+    used = "7 min of devices used, 6 min of it not on published pictures, about 18 s to go"
+    assert rate + used in ask("status", run.directory.root).out
 
 
-def test_the_dead_are_told_with_their_last_words(run: Run, squeue: FakeSqueue) -> None:
+def test_dead_workers_are_told_with_their_last_words(run: Run, squeue: FakeSqueue) -> None:
     joined(run.directory, 0, "1", "nothing free: others work on the rest")
     joined(run.directory, 1, "1")
     joined(run.directory, 1, "1", restarts=1)
     submissions.log_file(run.directory, 1, 1).write_text("painting\nBus error\n")
-    submissions.give_up(
-        run.directory,
-        1,
-        0,
-        "element 0 on node1: a worker died (exit code 135), and 6 allocations in a row brought no new picture",
-    )
+    why = "a worker died (exit code 135), and 6 allocations in a row brought no new picture"
+    submissions.give_up(run.directory, 1, 0, f"element 0 on node1: {why}")
     squeue.answer([])
     state, cause = said(run)
     assert state == "stalled"
     assert "worker 1 died on node1: Bus error" in cause
-    assert "6 allocations in a row brought no new picture" in cause
+    assert why in cause
     assert read_status(run.directory).dead == 1
 
 
-def test_where_squeue_is_silent_nobody_is_called_dead(run: Run, squeue: FakeSqueue) -> None:
+def test_no_worker_is_called_dead_while_squeue_is_silent(run: Run, squeue: FakeSqueue) -> None:
     squeue.answer(FAILS)
     state, cause = said(run)
     assert state == "queued"
@@ -143,19 +134,19 @@ def test_where_squeue_is_silent_nobody_is_called_dead(run: Run, squeue: FakeSque
     assert cause.startswith("on node1, squeue failed: ")
 
 
-def test_where_squeue_is_silent_and_all_workers_left_the_run_is_stalled(
+def test_a_run_whose_workers_all_left_is_stalled_even_if_squeue_is_silent(
     run: Run, squeue: FakeSqueue
 ) -> None:
     squeue.answer(FAILS)
     for worker in range(4):
         joined(run.directory, worker, "1", "PlanChanged: the manifest is another")
-    assert said(run) == (
-        "stalled",
-        "shards are left, and no worker is alive\n  a worker left: PlanChanged: the manifest is another",
-    )
+    left = "\n  a worker left: PlanChanged: the manifest is another"
+    assert said(run) == ("stalled", f"shards are left, and no worker is alive{left}")
 
 
-def test_a_run_that_was_never_on_a_cluster_asks_nobody(tmp_path: Path, squeue: FakeSqueue) -> None:
+def test_squeue_is_not_asked_about_a_run_that_was_never_on_a_cluster(
+    tmp_path: Path, squeue: FakeSqueue
+) -> None:
     run = planned(tmp_path, ["a cat"] * 10)
     submissions.record_submission(run.directory, ["batchgen", "submit"], 1)
     read_status(run.directory)

@@ -22,6 +22,7 @@ from tests.support.specimens import done, opens, planned, write_group
 ME = Owner.me()
 GONE = replace(ME, started=1.0)
 ELSEWHERE = Owner("elsewhere", 1, 1.0)
+SEE = "see batchgen logs --failed; to go on all the same"
 
 
 @pytest.fixture
@@ -50,17 +51,10 @@ def said(directory: RunDirectory) -> tuple[str, int]:
 
 def test_a_run_that_was_never_submitted_is_stalled(run: Run) -> None:
     status = read_status(run.directory)
-    assert (status.state, status.exit_code, status.cause) == (
-        "stalled",
-        5,
-        "nothing was submitted yet",
-    )
-    assert (status.pictures, status.pending, status.shards, status.next) == (
-        10,
-        10,
-        3,
-        f"batchgen resume {run.directory.root}",
-    )
+    told = (status.state, status.exit_code, status.cause)
+    assert told == ("stalled", 5, "nothing was submitted yet")
+    assert (status.pictures, status.pending, status.shards) == (10, 10, 3)
+    assert status.next == f"batchgen resume {run.directory.root}"
 
 
 def test_a_run_just_submitted_is_queued_and_one_whose_supervisor_never_came_is_stalled(
@@ -84,23 +78,16 @@ def test_a_run_with_a_living_worker_runs(run: Run) -> None:
     joined(run.directory, ME)
     joined(run.directory, GONE)
     status = read_status(run.directory)
-    assert (status.state, status.exit_code, status.workers, status.cause) == (
-        "running",
-        3,
-        1,
-        "1 workers",
-    )
+    told = (status.state, status.exit_code, status.workers, status.cause)
+    assert told == ("running", 3, 1, "1 workers")
 
 
 def test_a_run_whose_workers_live_elsewhere_runs_as_far_as_is_known(run: Run) -> None:
     submitted(run.directory)
     joined(run.directory, ELSEWHERE)
     status = read_status(run.directory)
-    assert (status.state, status.workers, status.cause) == (
-        "running",
-        0,
-        "on elsewhere, which cannot be asked from here",
-    )
+    told = (status.state, status.workers, status.cause)
+    assert told == ("running", 0, "on elsewhere, which cannot be asked from here")
 
 
 def test_a_run_whose_workers_died_is_stalled(run: Run) -> None:
@@ -117,10 +104,9 @@ def test_a_stalled_run_tells_why_its_last_workers_left(run: Run) -> None:
     joined(run.directory, ME, ended="nothing free: others work on the rest")
     joined(run.directory, ME, ended="SickDevice: node3")
     status = read_status(run.directory)
-    assert (status.state, status.cause) == (
-        "stalled",
-        "shards are left, and no worker is alive\n  a worker left: SickDevice: node3",
-    )
+    left = "\n  a worker left: SickDevice: node3"
+    told = (status.state, status.cause)
+    assert told == ("stalled", f"shards are left, and no worker is alive{left}")
 
 
 @pytest.mark.parametrize(
@@ -128,11 +114,7 @@ def test_a_stalled_run_tells_why_its_last_workers_left(run: Run) -> None:
     [
         ("user", 3, "batchgen resume {}"),
         ("disk full", 3, "free space, then: batchgen resume {}"),
-        (
-            "failure budget",
-            4,
-            "see batchgen logs --failed; to go on all the same: batchgen resume {} --set run.failure_budget=SHARE",
-        ),
+        ("failure budget", 4, f"{SEE}: batchgen resume {{}} --set run.failure_budget=SHARE"),
         ("time limit", 3, "batchgen resume {}"),
         ("restarts", 3, "batchgen resume {}"),
     ],
@@ -153,11 +135,8 @@ def test_a_run_asked_to_stop_runs_until_its_workers_have_left(run: Run) -> None:
     joined(run.directory, ME)
     ask_to_stop(run.directory, "failure budget", "too many")
     status = read_status(run.directory)
-    assert (status.state, status.exit_code, status.cause) == (
-        "running",
-        3,
-        "1 workers; asked to stop: failure budget",
-    )
+    told = (status.state, status.exit_code, status.cause)
+    assert told == ("running", 3, "1 workers; asked to stop: failure budget")
 
 
 def test_a_finalized_run_is_complete_whatever_else_is_said(run: Run) -> None:
@@ -187,11 +166,8 @@ def test_done_failed_and_pending_add_up_to_the_plan(run: Run) -> None:
     status = read_status(run.directory)
     assert (status.ok, status.failed, status.pending, status.in_progress) == (3, 1, 6, 2)
     assert (status.shards_done, status.failures) == (1, {"exception": 1})
-    assert (status.pictures_per_device_hour, status.pictures_per_second, status.left_s) == (
-        1800.0,
-        0.5,
-        8.0,
-    )
+    rates = (status.pictures_per_device_hour, status.pictures_per_second, status.left_s)
+    assert rates == (1800.0, 0.5, 8.0)
 
 
 def test_status_is_one_json_object_of_one_line(run: Run) -> None:
@@ -203,16 +179,9 @@ def test_status_is_one_json_object_of_one_line(run: Run) -> None:
 def test_status_of_a_run_with_many_finished_shards_opens_only_what_is_new(tmp_path: Path) -> None:
     """3,000 commits: the second look opens a handful of files."""
     run, shards = planned(tmp_path), 3000
-    directory, plan = (
-        run.directory,
-        Plan(
-            **dict(run.plan)
-            | {
-                "shards": tuple(Shard(n, 1, n, 0) for n in range(shards + 2)),
-                "pictures": shards + 2,
-            }
-        ),
-    )
+    many = tuple(Shard(n, 1, n, 0) for n in range(shards + 2))
+    plan = Plan(**dict(run.plan) | {"shards": many, "pictures": shards + 2})
+    directory = run.directory
     directory.make_folders(shards + 2)
     for shard in range(shards):
         directory.done(shard).write_bytes(done(shard, ok=1).encode())
@@ -225,3 +194,13 @@ def test_status_of_a_run_with_many_finished_shards_opens_only_what_is_new(tmp_pa
         status = read_status(directory, plan)
     assert (status.ok, status.pending, status.in_progress) == (shards + 1, 1, 1)
     assert len(opened) < 20, opened
+
+
+def test_submissions_are_read_once_a_look(run: Run) -> None:
+    for _ in range(3):
+        submitted(run.directory)
+        joined(run.directory, GONE)
+    with opens(run.directory.root) as opened:
+        assert read_status(run.directory).state == "stalled"
+    records = sorted(path.name for path in opened if path.parent == run.directory.jobs)
+    assert records == ["0001.json", "0002.json", "0003.json"]
