@@ -2,7 +2,7 @@
 
     site.py      site profile → Site: how work is asked for on a SLURM cluster
     job.py       job file → Job: how pictures are made
-    section.py   a table of such a file; errors list what is accepted
+    section.py   strict TOML tables; errors list what is accepted
 
 A room imports only rooms below it.
 """
@@ -24,14 +24,14 @@ from batchgen.settings.section import Section
 from batchgen.settings.site import OURS, Site, load_site, seconds
 
 __all__ = [
+    "MAX_SEED",
+    "MAX_SIDE_PX",
+    "OURS",
     "Cache",
     "EngineSettings",
     "Job",
     "Lora",
-    "MAX_SEED",
-    "MAX_SIDE_PX",
     "Model",
-    "OURS",
     "Output",
     "Sampling",
     "Section",

@@ -1,44 +1,42 @@
 """TOML job file → frozen, strict `Job`.
 
-A job says how pictures are made; the manifest says which. `jobs/*.toml` are ready examples. Keys that decide what a picture
-looks like are part of the run's fingerprint and frozen with it; `[run]` and `[pattern]` are operations and may change from one `resume`
-to the next.
+A job says how pictures are made, the manifest says which pictures. `jobs/*.toml` are examples to
+copy. Keys that decide what a picture looks like belong to the run's fingerprint and are frozen with
+the plan. `[run]` and `[pattern]` are operations: they may change from one `resume` to the next.
 """
 
 from __future__ import annotations
 
-import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+import tomli_w
+from pydantic import Field
 
 from batchgen.errors import JobError
-from batchgen.settings.section import Section
+from batchgen.settings.section import Section, apply_override, parse, read_toml
 
 MAX_SEED = 2**63 - 1
 MAX_SIDE_PX = 16384
 
 Side = Annotated[int, Field(ge=16, le=MAX_SIDE_PX, multiple_of=16)]
+Scale = Annotated[float, Field(ge=0, le=100)]
 
 
 class Lora(Section):
-    """A LoRA fused into the transformer at load."""
+    """A LoRA, fused into the transformer when the model is loaded."""
 
     path: str = Field(description="safetensors file")
     scale: float = Field(default=1.0, description="strength; 1.0 as trained")
 
 
 class Model(Section):
-    """Which weights paint."""
+    """The weights that make the pictures."""
 
     path: str = Field(
         default="tiny", description='"tiny" (embedded), a folder in diffusers layout, or a hub id'
     )
-    revision: str = Field(
-        default="", description="hub commit, tag or branch; empty: the default branch"
-    )
+    revision: str = Field(default="", description="hub commit, tag or branch; empty: the default")
     max_sequence_length: int = Field(
         default=512, ge=8, le=512, description="tokens of the T5 encoder; prompts are padded to it"
     )
@@ -51,30 +49,22 @@ class Model(Section):
 
 
 class Sampling(Section):
-    """What a row means where its column is absent. The column, where present, wins."""
+    """What a row of the manifest means where it lacks a column. A column that is there wins."""
 
     width: Side = Field(default=1024, description="px, a multiple of 16")
     height: Side = Field(default=1024, description="px, a multiple of 16")
     steps: int = Field(default=28, ge=1, le=1000, description="denoising steps")
-    guidance: float = Field(
+    guidance: Scale = Field(
         default=3.5,
-        ge=0,
-        le=100,
-        description="guidance scale: FLUX's embedded one, Stable Diffusion 3's classifier-free one",
+        description="FLUX's embedded guidance; Stable Diffusion 3's classifier-free one",
     )
-    true_cfg: float = Field(
-        default=1.0,
-        ge=0,
-        le=100,
-        description="classifier-free guidance scale, used with a negative prompt",
+    true_cfg: Scale = Field(
+        default=1.0, description="classifier-free guidance, used with a negative prompt"
     )
     negative_prompt: str = Field(default="", description='"" for none')
     images: int = Field(default=1, ge=1, le=100_000, description="pictures of a row")
-    seed: int = Field(
-        default=0,
-        ge=0,
-        le=MAX_SEED,
-        description="run seed: rows without a seed hash it with their id or index",
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(
+        default=0, description="run seed: rows without a seed hash it with their id or index"
     )
 
 
@@ -89,38 +79,35 @@ class EngineSettings(Section):
     )
     attention: Literal["auto", "cudnn", "flash", "fa3", "math"] = Field(
         default="auto",
-        description='attention kernel; "auto": cudnn on Hopper and newer, flash on Ampere and Ada, else PyTorch\'s choice',
+        description='attention kernel; "auto": cudnn on Hopper and newer, flash on Ampere and Ada, '
+        "else PyTorch's choice",
     )
-    batch_size: int = Field(
-        default=8,
-        ge=1,
-        le=1024,
-        description="pictures of a group: the unit of computing and of resuming",
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=8, description="pictures of a group, which is computed and resumed as a whole"
     )
     offload: Literal["none", "text", "model", "layers"] = Field(
         default="none",
-        description="what leaves the device while it is not needed: text encoders, every model, or single layers",
+        description="what leaves the device while it is not needed: text encoders, every model, "
+        "or single layers",
     )
-    threads: int = Field(
-        default=1,
-        ge=1,
-        le=1024,
-        description="CPU threads a worker; they change rounding, so they are frozen",
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="CPU threads of a worker; they change rounding, so they are frozen"
     )
 
 
 class Precision(Section):
-    """In which numbers the transformer and the text encoders compute."""
+    """The number types in which the transformer and the text encoders compute."""
 
     linear: Literal["auto", "bf16", "fp32", "fp8", "int8"] = Field(
         default="auto",
-        description='"auto": bf16 on cuda, fp32 on cpu; "fp8", "int8": the blocks\' linears so, the rest as with "auto"',
+        description='"auto": bf16 on cuda, fp32 on cpu; "fp8" or "int8": linear layers of the '
+        'blocks in that type, the rest as with "auto"',
     )
     granularity: Literal["row", "tensor"] = Field(
-        default="row", description="fp8 scales: one a row, or one a tensor"
+        default="row", description="FP8 scales: one for each row, or one for the tensor"
     )
     text: Literal["none", "fp8", "int8"] = Field(
-        default="none", description="T5's weights, stored so and computed in the model's type"
+        default="none", description="type in which T5's weights are stored; T5 computes as before"
     )
     force: bool = Field(
         default=False, description="allow what makes a picture depend on its neighbours"
@@ -128,33 +115,31 @@ class Precision(Section):
 
 
 class Cache(Section):
-    """Which denoising steps are skipped, decided for each picture."""
+    """Which denoising steps are skipped. The decision is made for each picture."""
 
     policy: Literal["none", "first_block", "teacache", "adacache", "schedule", "replay"] = Field(
-        default="none", description="how it is decided"
+        default="none", description="how the steps to skip are chosen"
     )
     threshold: float = Field(
         default=0.08, ge=0, description="a step is skipped below this relative change; 0 skips none"
     )
     blocks: int = Field(
-        default=1, ge=1, description="first_block: blocks computed before it is decided"
+        default=1, ge=1, description="first_block: blocks computed before the decision"
     )
     warmup: int = Field(default=0, ge=0, description="steps at the start that are always computed")
     max_consecutive: int | None = Field(
-        default=None, ge=1, description="steps skipped in a row at most; absent: any number"
+        default=None, ge=1, description="most steps skipped in a row; absent: any number"
     )
-    taylor_order: int = Field(
-        default=1,
-        ge=0,
-        le=2,
-        description="order in which what is reused is extrapolated over the noise level; 0: not",
+    taylor_order: Annotated[int, Field(ge=0, le=2)] = Field(
+        default=1, description="order in sigma of the extrapolation of what is reused; 0: none"
     )
     skip: tuple[int, ...] = Field(
         default=(), description="schedule: the steps to skip, from 0", strict=False
     )
     trace: str = Field(
         default="",
-        description="replay: metadata folder or file of another run, whose skipped steps are repeated",
+        description="replay: metadata folder or file of another run, whose skipped steps are "
+        "repeated",
     )
 
 
@@ -163,22 +148,25 @@ class Parallel(Section):
 
     cp: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto",
-        description='devices a replica; "auto": one, for that makes most pictures a GPU-hour. More paint one picture sooner',
+        description='devices of a replica; "auto": one, which makes the most pictures in a '
+        "GPU-hour. More devices finish one picture sooner",
     )
     ulysses: int = Field(
-        default=0,
-        ge=0,
-        description="of those, how many exchange heads; 0: as many as the heads allow",
+        default=0, ge=0, description="of those, how many exchange heads; 0: as many as heads allow"
     )
-    ring: int = Field(
+    ring: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        ge=0,
-        description="and how many pass keys and values around; 0: the rest. ulysses · ring = cp",
+        description="of those, how many pass keys and values around; 0: the rest. "
+        "ulysses · ring = cp",
     )
 
     @property
     def degree(self) -> int:
-        """Devices a replica. Splitting tokens does not split weights, so "auto" is 1: two replicas make more pictures than a pair."""
+        """Devices of a replica.
+
+        "auto" is 1: devices that share a picture's tokens each hold all weights, so two replicas
+        of one device make more pictures than one replica of two.
+        """
         return 1 if self.cp == "auto" else self.cp
 
 
@@ -197,9 +185,7 @@ class Output(Section):
     format: Literal["jpg", "png", "webp"] = Field(default="jpg", description="image codec")
     quality: int = Field(default=95, ge=1, le=100, description="jpg (always 4:4:4) and lossy webp")
     lossless: bool = Field(default=False, description="webp only")
-    license: str = Field(
-        default="unknown", description="licence identifier written to the dataset card"
-    )
+    license: str = Field(default="unknown", description="licence named on the dataset card")
 
 
 class Shards(Section):
@@ -208,45 +194,44 @@ class Shards(Section):
     pictures: int | None = Field(
         default=None,
         ge=1,
-        description="pictures a shard; absent: about 15 minutes or 1 GB of work, less for small runs",
+        description="pictures of a shard; absent: about 15 minutes or 1 GB of work, less for "
+        "small runs",
     )
 
 
 class RunSettings(Section):
-    """Operations: may change at every `resume`."""
+    """Operations, which may change at every `resume`."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description='processes; "auto": one a GPU, else one a CPU core'
+        default="auto", description='processes; "auto": one for each GPU, else for each CPU core'
     )
-    failure_budget: float = Field(
+    failure_budget: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.05,
-        ge=0,
-        le=1,
-        description="share of the pictures (and never under 10) that may fail before the run stops",
+        description="share of the pictures (at least 10 pictures) that may fail before the run "
+        "stops",
     )
     group_timeout_s: float = Field(
-        default=1800.0,
-        gt=0,
-        description="a group that takes longer is taken for a hang: the worker ends itself",
+        default=1800.0, gt=0, description="seconds of a group, after which its worker ends itself"
     )
     compile_cache: str = Field(
         default="", description="folder for compiled kernels; empty: ~/.cache/batchgen/compile"
     )
     quantized_weights: str = Field(
         default="",
-        description="folder for 8-bit weights: the first worker writes them, later ones read them; empty: each makes its own",
+        description="folder for 8-bit weights: the first worker writes them, later ones read "
+        "them; empty: each worker makes its own",
     )
     time_limit_s: float | None = Field(
         default=None,
         gt=0,
-        description="wall time of a submission; no group begins that cannot finish in it",
+        description="seconds of a submission; no group begins that cannot finish in them",
     )
 
 
 class PatternSettings(Section):
-    """The pattern engine's pace."""
+    """The speed of the pattern engine."""
 
-    delay_s: float = Field(default=0.0, ge=0, description="seconds a group")
+    delay_s: float = Field(default=0.0, ge=0, description="seconds of a group")
 
 
 class Job(Section):
@@ -265,37 +250,41 @@ class Job(Section):
     pattern: PatternSettings = PatternSettings()
 
     def identity(self) -> dict[str, Any]:
-        """The part that decides pictures, tar files and their names: what the fingerprint covers."""
+        """What decides pictures, tar files and their names, and so belongs to the fingerprint."""
         return self.model_dump(mode="json", exclude={"run", "pattern"})
 
 
 def load_job(path: Path | None, overrides: list[str] | None = None) -> Job:
     """Read a job file and apply `section.key=value` overrides.
 
-    :param path: TOML file; None for the embedded tiny model's job.
-    :param overrides: e.g. `["sampling.steps=4", "model.path=black-forest-labs/FLUX.1-dev"]`; values are TOML, a bare word is a string.
-    :raises JobError: unreadable file, unknown key, impossible value; the message lists what is accepted.
+    :param path: TOML file; None for the job of the embedded tiny model.
+    :param overrides: for example `["sampling.steps=4", "model.path=org/name"]`; a value is TOML,
+        and what is not TOML is a string.
+    :raises JobError: unreadable file, unknown key, impossible value; the message lists what is
+        accepted.
     """
-    where = str(path) if path else "the default job"
-    tree = _read_toml(path) if path else _default_tree()
+    content = _default_job() if path is None else _read(path)
     for override in overrides or []:
-        _apply(tree, override)
-    return parse_job(tree, where)
+        apply_override(content, override, error=JobError)
+    return parse_job(content, "the default job" if path is None else str(path))
 
 
-def parse_job(tree: dict[str, Any], where: str) -> Job:
-    """Validate a parsed tree; `where` names its origin in messages."""
-    try:
-        return Job.model_validate(tree)
-    except ValidationError as error:
-        lines = [
-            _explain(tuple(e["loc"]), e["msg"], e["type"], e.get("input")) for e in error.errors()
-        ]
-        raise JobError(f"{where}:\n  " + "\n  ".join(lines)) from None
+def parse_job(content: dict[str, Any], where: str) -> Job:
+    """Check the content of a job file; `where` names its origin in messages."""
+    return parse(Job, content, where=where, error=JobError)
 
 
-def _default_tree() -> dict[str, Any]:
-    """The embedded tiny model's job: what `batchgen submit` uses without `--job`; jobs/tiny.toml spells it out."""
+def to_toml(job: Job) -> str:
+    """The whole job with every default, as TOML that `load_job` reads back to an equal Job."""
+    heading = (
+        "# The job of this run, with every default. [run] and [pattern] may change at a resume;\n"
+        "# the rest is frozen with the plan.\n\n"
+    )
+    return heading + tomli_w.dumps(job.model_dump(exclude_none=True))
+
+
+def _default_job() -> dict[str, Any]:
+    """The job of `batchgen submit` without `--job`, which jobs/tiny.toml repeats."""
     return {
         "model": {"path": "tiny", "max_sequence_length": 32},
         "sampling": {"width": 128, "height": 128, "steps": 28},
@@ -303,92 +292,6 @@ def _default_tree() -> dict[str, Any]:
     }
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JobError(
-            f"{path}: no such job file. Ready ones are in jobs/; without --job the embedded tiny model is used."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"{path}: cannot be read as a TOML file: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise JobError(f"{path}: not TOML: {error}") from None
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    name, equals, value = override.partition("=")
-    parts = name.strip().split(".")
-    if not equals or not all(parts):
-        raise JobError(
-            f"--set {override}: expected section.key=value, for example --set sampling.steps=28"
-        )
-    if any("\ud800" <= letter <= "\udfff" for letter in value):  # no TOML file could hold it
-        raise JobError(f"--set {override!r}: not valid UTF-8; rename the file or folder")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    for part in parts[:-1]:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
-            raise JobError(f"--set {override}: {part} is a value, not a section")
-    tree[parts[-1]] = parsed
-
-
-def _explain(loc: tuple[Any, ...], message: str, kind: str, given: Any) -> str:
-    section, field, known = _locate(loc)
-    if kind == "extra_forbidden":
-        return f"{_dotted(loc)}: unknown key; accepted here: {', '.join(section.model_fields)}"
-    name = _dotted(known)
-    what = field.description if field is not None and field.description else ""
-    default = (
-        f" (default {field.default!r})" if field is not None and not field.is_required() else ""
-    )
-    return f"{name} = {given!r}: {message}" + (f"; {name} is: {what}{default}" if what else "")
-
-
-def _dotted(loc: tuple[Any, ...]) -> str:
-    return ".".join(str(part) for part in loc)
-
-
-def _locate(loc: tuple[Any, ...]) -> tuple[type[Section], Any, tuple[Any, ...]]:
-    """The section a location lies in, the field it names, and the location as far as it is known."""
-    section: type[Section] = Job
-    field = None
-    for place, part in enumerate(loc):
-        if isinstance(part, int):
-            continue
-        if part not in section.model_fields:  # unknown, or one of the types that a key may have
-            return section, field, loc[:place]
-        field = section.model_fields[part]
-        inner = Lora if part == "lora" else field.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
-            section = inner
-    return section, field, loc
-
-
-def to_toml(job: Job) -> str:
-    """The whole job, defaults spelled out, as TOML that `load_job` reads back to an equal Job."""
-    lines = [
-        "# The job of this run, every default spelled out. [run] and [pattern] may change at a resume; the rest is frozen with the plan."
-    ]
-    for name, section in job.model_dump(mode="json").items():
-        loras = section.pop("lora", [])
-        lines += [
-            "",
-            f"[{name}]",
-            *(f"{key} = {_toml(value)}" for key, value in section.items() if value is not None),
-        ]
-        for lora in loras:
-            lines += [
-                "",
-                f"[[{name}.lora]]",
-                *(f"{key} = {_toml(value)}" for key, value in lora.items()),
-            ]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    """A string, number or truth value. JSON's escapes are TOML's, but for surrogate pairs, so letters stay as they are; DEL must not."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _read(path: Path) -> dict[str, Any]:
+    without = "Examples are in jobs/; without --job the embedded tiny model is used."
+    return read_toml(path, error=JobError, missing=f"no such job file. {without}")

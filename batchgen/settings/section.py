@@ -1,11 +1,132 @@
-"""batchgen.settings.section."""
+"""Strict TOML tables, and error messages that list what is accepted.
+
+`read_toml` reads a file, `apply_override` changes a value, `parse` makes a `Section` of the whole.
+They raise the error type of the caller: `JobError` for a job file, `SiteError` for a site profile.
+"""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from batchgen.errors import InputError
 
 
 class Section(BaseModel):
-    """A table of the job file: unknown keys raise, values are not coerced, instances are immutable."""
+    """A table: unknown keys are refused, values are not converted, instances do not change.
+
+    The descriptions of the fields appear in error messages.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Table = TypeVar("Table", bound=Section)
+
+
+def read_toml(path: Path, *, error: type[InputError], missing: str) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    :param missing: what the message says where there is no such file.
+    :raises error: the file does not exist, cannot be read, or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise error(f"{path}: {missing}") from None
+    except (OSError, UnicodeDecodeError) as reason:
+        raise error(f"{path}: cannot be read as a TOML file: {reason}") from None
+    except tomllib.TOMLDecodeError as reason:
+        raise error(f"{path}: not TOML: {reason}") from None
+
+
+def apply_override(content: dict[str, Any], override: str, *, error: type[InputError]) -> None:
+    """Put the value of a `section.key=value` override into the content of a file.
+
+    :raises error: the override has no key or no value, or its section is a value.
+    """
+    name, equals, value = override.partition("=")
+    *sections, key = name.strip().split(".")
+    if not equals or not all((*sections, key)):
+        example = "for example --set sampling.steps=28"
+        raise error(f"--set {override}: expected section.key=value, {example}")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):  # no TOML file could hold it
+        raise error(f"--set {override!r}: not valid UTF-8; rename the file or folder")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise error(f"--set {override}: {section} is a value, not a section")
+    try:
+        content[key] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:  # a bare word
+        content[key] = value.strip()
+
+
+def parse(
+    section: type[Table], content: Mapping[str, Any], *, where: str, error: type[InputError]
+) -> Table:
+    """Check the content of a file and make a `Section` of it.
+
+    :param where: the origin of the content, for messages.
+    :raises error: unknown keys or impossible values; the message has a line for each.
+    """
+    try:
+        return section.model_validate(content)
+    except ValidationError as invalid:
+        lines = [f"\n  {_explain(section, problem)}" for problem in invalid.errors()]
+    raise error(f"{where}:{''.join(lines)}")
+
+
+def _explain(section: type[Section], problem: ErrorDetails) -> str:
+    """A problem in one line: the key, the value given, what is wrong, what is accepted."""
+    table, field, key = _locate(section, problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        unknown = ".".join(str(part) for part in problem["loc"])
+        return f"{unknown}: unknown key; accepted here: {', '.join(table.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if field is None:  # a rule about several keys, whose message names them
+        return message
+    if problem["type"] == "missing":
+        return f"{key}: missing; it is: {field.description}"
+    given = f"{key} = {problem['input']!r}"
+    if problem["type"] == "model_type":
+        return f"{given}: expected a table; accepted in it: {', '.join(table.model_fields)}"
+    return f"{given}: {message}; {key} is: {_meaning(field)}"
+
+
+def _meaning(field: FieldInfo) -> str:
+    """The description of a field, and its default where it has one that can be written down."""
+    if field.is_required() or field.default in (None, (), ""):
+        return str(field.description)
+    return f"{field.description} (default {json.dumps(field.default)})"
+
+
+def _locate(
+    section: type[Section], loc: tuple[int | str, ...]
+) -> tuple[type[Section], FieldInfo | None, str]:
+    """The innermost table on the way to a problem, the last known field, and its dotted key."""
+    table, field, key = section, None, []
+    for part in loc:
+        if isinstance(part, str):
+            # Behind the last field stands an unknown key, or one of the types a value may have.
+            if part not in table.model_fields:
+                break
+            field = table.model_fields[part]
+            table = _inner_table(field) or table
+        key.append(str(part))
+    return table, field, ".".join(key)
+
+
+def _inner_table(field: FieldInfo) -> type[Section] | None:
+    """The kind of table that a field holds, alone or in a list."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    tables = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+    return next(tables, None)

@@ -1,26 +1,22 @@
-"""Site profile: how work is asked for on one SLURM cluster. TOML file → frozen, strict `Site`.
+"""Site profile: how to ask one SLURM cluster for work. TOML file → frozen, strict `Site`.
 
-A profile says nothing about pictures: a run may be begun with one profile and go on with another, or without SLURM.
-`slurm/example.toml` shows every key.
+A profile says nothing about pictures. A run may begin with one profile and go on with another, or
+without SLURM. `slurm/example.toml` shows every key.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from batchgen.errors import SiteError
-from batchgen.settings.section import Section
+from batchgen.settings.section import Section, parse, read_toml
 
-_TIME = re.compile(
-    r"^(?:(?P<days>\d+)-(?P<hours>\d+)(?::(?P<min>\d+))?(?::(?P<sec>\d+))?|(?:(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)|(?P<only>\d+)))$"
-)
-_MEM = re.compile(r"^\d+[KMGT]?$")
-OURS = {  # options of sbatch that batchgen sets, and the key of the profile they come from; "" where there is none
+# Options of sbatch that batchgen sets, and the key of the profile that each comes from.
+OURS = {
     "partition": "partition",
     "account": "account",
     "qos": "qos",
@@ -36,45 +32,28 @@ OURS = {  # options of sbatch that batchgen sets, and the key of the profile the
     "requeue": "requeue",
     "no-requeue": "requeue",
     "comment": "comment",
-    **dict.fromkeys(
-        (
-            "ntasks",
-            "ntasks-per-node",
-            "output",
-            "error",
-            "open-mode",
-            "wrap",
-            "test-only",
-            "parsable",
-            "wait",
-        ),
-        "",
-    ),
 }
+# Options that batchgen sets and that no key of the profile changes.
+_FIXED = (
+    *("ntasks", "ntasks-per-node", "output", "error", "open-mode"),
+    *("wrap", "test-only", "parsable", "wait"),
+)
 
 
 def seconds(text: str) -> int:
-    """A SLURM time (`MIN`, `MIN:SEC`, `H:MIN:SEC`, `D-H`, `D-H:MIN`, `D-H:MIN:SEC`) in seconds.
+    """The seconds of a SLURM time: `MIN`, `MIN:SEC`, `H:MIN:SEC`, `D-H`, `D-H:MIN`, `D-H:MIN:SEC`.
 
-    :raises ValueError: it is none of these.
+    :raises ValueError: the text is none of these.
     """
-    match = _TIME.match(text)
-    if match is None:
-        raise ValueError(
-            'a time as SLURM takes it, such as "30" (minutes), "04:00:00" or "2-12:00:00"'
-        )
-    part = {name: int(digits or 0) for name, digits in match.groupdict().items()}
-    return (
-        (
-            (part["days"] * 24 + part["hours"] + part["h"]) * 60
-            + part["min"]
-            + part["m"]
-            + part["only"]
-        )
-        * 60
-        + part["sec"]
-        + part["s"]
-    )
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+        examples = '"30" (minutes), "04:00:00" or "2-12:00:00"'
+        raise ValueError(f"a time as SLURM takes it, such as {examples}")
+    days, _, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if not days and len(parts) < 3:  # without days, the first of one or two numbers is minutes
+        parts.insert(0, 0)
+    hours, minutes, rest = (*parts, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 def _time(text: str) -> str:
@@ -84,7 +63,7 @@ def _time(text: str) -> str:
 
 
 def _memory(text: str) -> str:
-    if not _MEM.match(text):
+    if not re.fullmatch(r"\d+[KMGT]?", text):
         raise ValueError('an amount as SLURM takes it, such as "64G"; "0" for all of a node')
     return text
 
@@ -95,11 +74,9 @@ def _sbatch(options: tuple[str, ...]) -> tuple[str, ...]:
         if not re.match(r"^--[a-z][a-z-]*(=.+)?$", option):
             raise ValueError(f"{option!r}: expected --option or --option=value")
         if name in OURS:
-            raise ValueError(
-                f"{option!r}: set {OURS[name]} in the profile instead"
-                if OURS[name]
-                else f"{option!r}: batchgen sets it itself"
-            )
+            raise ValueError(f"{option!r}: set {OURS[name]} in the profile instead")
+        if name in _FIXED:
+            raise ValueError(f"{option!r}: batchgen sets it itself")
     return options
 
 
@@ -121,41 +98,39 @@ class Site(Section):
     nodes: int = Field(
         default=1,
         ge=1,
-        description="nodes to work on; each, or as many as a worker fills, is an element of the job array",
+        description="nodes to work on. An element of the job array has one, or as many as one "
+        "worker fills",
     )
     max_running: int | None = Field(
         default=None, ge=1, description="nodes that may work at the same time; absent: all"
     )
     gpus_per_node: int = Field(
-        ge=0,
-        description="GPUs of a node, and so workers; 0 for a cluster without, with workers_per_node",
+        ge=0, description="GPUs of a node; 0 for a cluster without, which needs workers_per_node"
     )
     workers_per_node: int | None = Field(
-        default=None, ge=1, description="workers of a node; absent: one a GPU"
+        default=None, ge=1, description="workers of a node; absent: one for each GPU"
     )
     gres: Text | None = Field(
         default=None,
-        description='how GPUs are asked for where it is not --gpus-per-node, for example "gpu:h100:8"',
+        description="sbatch --gres, where GPUs are not asked for by --gpus-per-node, for example "
+        '"gpu:h100:8"',
     )
     cpus_per_gpu: int = Field(default=4, ge=1, description="CPU cores of a worker")
     mem: Annotated[str, AfterValidator(_memory)] | None = Field(
         default=None, description='memory of a node, for example "480G"; "0": all of it'
     )
     time: Annotated[str, AfterValidator(_time)] = Field(
-        description="time limit of an allocation; work goes on in the next one"
+        description="time limit of an allocation; the work goes on in the next one"
     )
-    signal_s: int = Field(
-        default=120,
-        ge=15,
-        le=3600,
-        description="seconds before the time limit when workers are told to leave",
+    signal_s: Annotated[int, Field(ge=15, le=3600)] = Field(
+        default=120, description="seconds before the time limit when workers are told to leave"
     )
     requeue: bool = Field(
         default=True,
         description="go on in a new allocation after a time limit, a preemption or a death",
     )
     setup: Lines = Field(
-        default=(), description="shell lines run on the node first: modules, exports"
+        default=(), description="shell lines that a node runs first: modules, exports"
     )
     python: Text | None = Field(
         default=None, description="shell words that run Python on a node; absent: this Python"
@@ -164,81 +139,52 @@ class Site(Section):
         default=(), description="further options of sbatch"
     )
     srun: Lines = Field(default=(), description="further options of srun")
-    comment: str = Field(default="", description="put behind the run's id in the job's comment")
+    comment: str = Field(default="", description="text after the run's id in the job's comment")
     gpu_memory_gib: float | None = Field(
         default=None,
         gt=0,
-        description="memory of a GPU, for example 80: jobs that need more are refused when they are planned",
+        description="memory of a GPU, for example 80. Planning refuses jobs that need more",
     )
     gpu_capability: Annotated[str, Field(pattern=r"^\d+\.\d$")] | None = Field(
         default=None,
-        description='compute capability of the GPUs, for example "9.0" for an H100: what they cannot compute is refused likewise',
+        description='compute capability of the GPUs, for example "9.0" for an H100. Planning '
+        "refuses jobs that need what they cannot compute",
     )
     poll_s: float = Field(
-        default=60.0,
-        gt=0,
-        description="least seconds between two questions of one worker to squeue",
+        default=60.0, gt=0, description="least seconds between two squeue calls of one worker"
     )
 
     @model_validator(mode="after")
     def _has_workers(self) -> Site:
-        if self.gpus_per_node == 0 and self.workers_per_node is None:
-            raise ValueError(
-                "gpus_per_node = 0: say how many workers a node has, with workers_per_node"
-            )
-        if (
-            self.gpus_per_node
-            and (self.workers_per_node or self.gpus_per_node) > self.gpus_per_node
-        ):
-            raise ValueError(
-                f"workers_per_node = {self.workers_per_node} > gpus_per_node = {self.gpus_per_node}: a worker has a GPU of its own"
-            )
+        gpus, workers = self.gpus_per_node, self.workers_per_node
+        if not gpus and not workers:
+            remedy = "say how many workers a node has, with workers_per_node"
+            raise ValueError(f"gpus_per_node = 0: {remedy}")
+        if gpus and workers and workers > gpus:
+            needs = "each worker needs a GPU of its own"
+            raise ValueError(f"workers_per_node = {workers} > gpus_per_node = {gpus}: {needs}")
         return self
 
     @property
     def tasks(self) -> int:
-        """Processes of a node: workers of one rank."""
+        """Processes of a node, if a worker is one process."""
         return self.workers_per_node or self.gpus_per_node
 
     def span(self, ranks: int) -> int:
-        """Nodes of an element of the array: one, or those that a worker of so many ranks fills."""
+        """Nodes of an element of the job array, when a worker has `ranks` processes."""
         return max(1, ranks // self.tasks)
 
     def workers(self, ranks: int) -> int:
-        """Workers of so many ranks in an element."""
+        """Workers of an element of the job array, when a worker has `ranks` processes."""
         return max(1, self.tasks // ranks)
 
 
 def load_site(path: Path) -> Site:
     """Read a profile.
 
-    :raises SiteError: unreadable file, unknown key, impossible value; the message lists what is accepted.
+    :raises SiteError: unreadable file, unknown key, impossible value; the message lists what is
+        accepted.
     """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SiteError(
-            f"{path}: no such site profile. slurm/example.toml is one to copy."
-        ) from None
-    except (OSError, ValueError) as error:  # TOML and Unicode errors are ValueErrors
-        raise SiteError(f"{path}: cannot be read as a TOML file: {error}") from None
-    try:
-        return Site.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(e["loc"], e["msg"], e["type"], e.get("input")) for e in error.errors()]
-        raise SiteError(f"{path}:\n  " + "\n  ".join(lines)) from None
-
-
-def _explain(loc: tuple[Any, ...], message: str, kind: str, given: Any) -> str:
-    name = str(loc[0]) if loc else ""
-    message = message.removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        return f"{name}: unknown key; accepted: {', '.join(Site.model_fields)}"
-    if not name:
-        return message
-    what = Site.model_fields[name].description
-    return (
-        f"{name}: missing; it is: {what}"
-        if kind == "missing"
-        else f"{name} = {given!r}: {message}; {name} is: {what}"
-    )
+    missing = "no such site profile. slurm/example.toml is one to copy."
+    content = read_toml(path, error=SiteError, missing=missing)
+    return parse(Site, content, where=str(path), error=SiteError)

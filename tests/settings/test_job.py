@@ -1,7 +1,7 @@
-"""A job file says exactly what it says: unknown keys and impossible values are refused, and a job survives being written down."""
+"""A job file is read strictly, and a job that is written down is read back as it was."""
 
+import tarfile
 import tomllib
-from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from batchgen.errors import JobError
 from batchgen.settings.job import Job, load_job, parse_job, to_toml
 
 READY = Path(__file__).parents[2] / "jobs"
+OLD_RUNS = Path(__file__).parents[1] / "data" / "run-0.1.0.tar.gz"
 
 
 def written_and_read(job: Job) -> Job:
@@ -34,10 +35,33 @@ def test_the_tiny_job_is_the_default_spelled_out() -> None:
     assert load_job(READY / "tiny.toml") == load_job(None)
 
 
+def test_a_written_job_spells_out_every_default() -> None:
+    written, job = tomllib.loads(to_toml(load_job(None))), load_job(None).model_dump(mode="json")
+    for section, keys in job.items():
+        assert written[section] == {k: value for k, value in keys.items() if value is not None}
+
+
+def test_the_jobs_of_older_runs_are_still_read() -> None:
+    with tarfile.open(OLD_RUNS) as archive:
+        files = [member for member in archive if member.name.endswith("/job.toml")]
+        texts = [archive.extractfile(file).read().decode() for file in files]  # type: ignore[union-attr]
+    assert len(texts) == 2
+    for text in texts:
+        job = parse_job(tomllib.loads(text), "job.toml")
+        assert written_and_read(job) == job
+
+
+def test_a_job_with_loras_that_0_1_0_wrote_is_still_read() -> None:
+    old = '[model]\npath = "a\\u007f"\n\n[[model.lora]]\npath = "x"\nscale = 0.5\n'
+    job = parse_job(tomllib.loads(old), "job.toml")
+    assert job.model.path == "a\x7f"
+    assert [(lora.path, lora.scale) for lora in job.model.lora] == [("x", 0.5)]
+
+
 TEXTS = {
     "plain": "black-forest-labs/FLUX.1-dev",
-    "quotes and backslashes": r'C:\new\models "quoted" \u0041 \/ ' + "'single'",
-    "lines": "one\ntwo\r\nthree\ttab",
+    "quotes and backslashes": r'C:\new\models "quoted" \u0041 \/ ' + "'single'" + ' """three"""',
+    "lines": "one\ntwo\r\nthree\rfour\ttab",
     "letters beyond 16 bits": "🐈‍⬛ 𝔘 \U0010ffff",
     "line separators": "\u2028 \u2029 \u0085 \ufeff \ufffe",
     "every control character": "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0)])),
@@ -47,56 +71,44 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_any_text_survives_being_written(name: str) -> None:
-    lora = {"path": TEXTS[name], "scale": 0.1}
-    job = parse_job(
-        {
-            "model": {"path": TEXTS[name], "lora": [lora]},
-            "sampling": {"negative_prompt": TEXTS[name]},
-        },
-        "",
-    )
-    assert written_and_read(job) == job
+def test_any_text_survives_being_written(name: str, tmp_path: Path) -> None:
+    text = TEXTS[name]
+    model = {"path": text, "lora": [{"path": text, "scale": 0.1}]}
+    job = parse_job({"model": model, "sampling": {"negative_prompt": text}}, "")
+    (tmp_path / "job.toml").write_bytes(to_toml(job).encode())
+    assert load_job(tmp_path / "job.toml") == job
 
 
 def test_loras_keep_their_order_and_scales() -> None:
-    loras = [{"path": "a", "scale": 1e-300}, {"path": "b"}, {"path": "a", "scale": -1e300}]
+    given = [("a", 1e-300), ("b" * 200, 1.0), ("a", -1e300)]
+    loras = [{"path": path, "scale": scale} for path, scale in given]
     job = written_and_read(parse_job({"model": {"lora": loras}}, ""))
-    assert [(lora.path, lora.scale) for lora in job.model.lora] == [
-        ("a", 1e-300),
-        ("b", 1.0),
-        ("a", -1e300),
-    ]
+    assert [(lora.path, lora.scale) for lora in job.model.lora] == given
 
 
 def test_numbers_at_their_ends_survive_being_written() -> None:
-    job = parse_job(
-        {
-            "sampling": {"seed": 2**63 - 1, "guidance": 0.1, "true_cfg": 1e-7},
-            "shards": {"pictures": 10**12},
-            "output": {"lossless": True},
-            "run": {"workers": 3, "time_limit_s": 1e16, "failure_budget": 0},
-        },
-        "",
-    )
+    sections = {
+        "sampling": {"seed": 2**63 - 1, "guidance": 0.1, "true_cfg": 1e-7},
+        "shards": {"pictures": 10**12},
+        "output": {"lossless": True},
+        "run": {"workers": 3, "time_limit_s": 1e16, "failure_budget": 0},
+    }
+    job = parse_job(sections, "")
     assert written_and_read(job) == job
 
 
 def test_a_text_that_no_file_can_hold_is_refused() -> None:
-    """What a shell passes for a name that is not UTF-8."""
+    """A shell passes such a text for a file name that is not UTF-8."""
     assert "not valid UTF-8" in refusal("model.path=/models/\udcff")
 
 
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        (
-            "motor.x=4",
-            "motor: unknown key; accepted here: model, sampling, engine, precision, cache, parallel, compile, output, shards, ",
-        ),
+        ("motor.x=4", "motor: unknown key; accepted here: model, sampling, engine, precision, "),
         (
             "engine.batchsize=4",
-            "engine.batchsize: unknown key; accepted here: kind, device, attention, batch_size, offload, threads",
+            "engine.batchsize: unknown key; accepted here: kind, device, attention, batch_size, ",
         ),
         (
             "model.lora=[{path='a', strength=2}]",
@@ -111,33 +123,30 @@ def test_an_unknown_key_is_answered_with_the_accepted_ones(override: str, told: 
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        (
-            "sampling.steps='4'",
-            "sampling.steps = '4': Input should be a valid integer; sampling.steps is: denoising steps (default 28)",
-        ),
+        ("sampling.steps='4'", "valid integer; sampling.steps is: denoising steps (default 28)"),
+        ("sampling.steps='4'", "sampling.steps = '4': Input should be a valid integer"),
         ("sampling.steps=4.0", "valid integer"),
         ("sampling.steps=true", "valid integer"),
         (
             "sampling.width=100",
-            "sampling.width = 100: Input should be a multiple of 16; sampling.width is: px, a multiple of 16",
+            "sampling.width = 100: Input should be a multiple of 16; sampling.width is: px, a mul",
         ),
         ("sampling.guidance=inf", "finite number"),
         ("sampling.seed=-1", "greater than or equal to 0"),
         (
             "output.lossless=1",
-            "output.lossless = 1: Input should be a valid boolean; output.lossless is: webp only (default False)",
+            "Input should be a valid boolean; output.lossless is: webp only (default false)",
         ),
         ("output.format=gif", "'jpg', 'png' or 'webp'"),
         (
             "run.workers=0",
-            "run.workers = 0: Input should be greater than or equal to 1; run.workers is: processes",
+            "run.workers = 0: Input should be greater than or equal to 1; run.workers is: proc",
         ),
         ("run.workers=many", "run.workers = 'many': Input should be 'auto'"),
-        (
-            "model.lora=[{scale=2.0}]",
-            "model.lora.0.path = {'scale': 2.0}: Field required; model.lora.0.path is: safetensors file",
-        ),
-        ("engine=pattern", "engine = 'pattern': Input should be a valid dictionary"),
+        ("cache.skip=['a']", "cache.skip.0 = 'a': Input should be a valid integer; cache.skip.0"),
+        ("model.lora=[{scale=2.0}]", "model.lora.0.path: missing; it is: safetensors file"),
+        ("model.lora=['a']", "model.lora.0 = 'a': expected a table; accepted in it: path, scale"),
+        ("engine=pattern", "engine = 'pattern': expected a table; accepted in it: kind, device, "),
         ("model.path=5", "model.path = 5: Input should be a valid string"),
     ],
 )
@@ -147,11 +156,8 @@ def test_an_impossible_value_is_told_with_what_the_key_means(override: str, told
 
 def test_all_problems_of_a_job_are_told_at_once() -> None:
     told = refusal("sampling.steps=0", "output.quality=101", "motor=1")
-    assert [
-        key
-        for key in ("sampling.steps = 0", "output.quality = 101", "motor: unknown")
-        if key not in told
-    ] == []
+    for problem in ("sampling.steps = 0", "output.quality = 101", "motor: unknown"):
+        assert problem in told
 
 
 @pytest.mark.parametrize(
@@ -181,7 +187,7 @@ def test_a_whole_list_can_be_overridden() -> None:
     assert [(lora.path, lora.scale) for lora in job.model.lora] == [("a", 0.5), ("b", 1.0)]
 
 
-def test_of_two_overrides_the_last_counts_and_others_stay(tmp_path: Path) -> None:
+def test_of_two_overrides_the_last_counts_and_other_keys_stay(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text("[sampling]\nsteps = 9\nwidth = 64\n")
     job = load_job(tmp_path / "job.toml", ["sampling.steps=3", "sampling.steps=4"])
     assert (job.sampling.steps, job.sampling.width) == (4, 64)
@@ -191,10 +197,8 @@ def test_of_two_overrides_the_last_counts_and_others_stay(tmp_path: Path) -> Non
     "override", ["sampling.steps", "=4", "sampling.=4", ".steps=4", "sampling..steps=4", ""]
 )
 def test_an_override_without_key_or_value_is_answered_with_an_example(override: str) -> None:
-    assert (
-        refusal(override)
-        == f"--set {override}: expected section.key=value, for example --set sampling.steps=28"
-    )
+    expected = "expected section.key=value, for example --set sampling.steps=28"
+    assert refusal(override) == f"--set {override}: {expected}"
 
 
 def test_an_override_below_a_value_is_refused() -> None:
@@ -214,5 +218,5 @@ def test_an_unreadable_job_file_is_named(content: bytes, told: str, tmp_path: Pa
 
 
 def test_a_job_never_changes() -> None:
-    with pytest.raises((ValidationError, FrozenInstanceError)):
+    with pytest.raises(ValidationError, match="frozen"):
         load_job(None).sampling.steps = 4  # type: ignore[misc]
