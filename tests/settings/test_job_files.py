@@ -1,4 +1,4 @@
-"""Every ready job file is one: it loads, FLUX.1 can do what it asks for, and its comment tells the truth about itself."""
+"""Every ready job file loads, FLUX.1 can do what it asks for, and its comment is true."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def named(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """FLUX.1's, as far as planning asks."""
+    """FLUX.1, as far as planning asks."""
     folder = tmp_path_factory.mktemp("flux")
     (folder / "transformer").mkdir()
     config = {"num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
@@ -36,22 +36,28 @@ def test_every_job_file_loads(path: Path) -> None:
     load_job(path)
 
 
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_the_lines_of_a_job_file_end_at_100_columns(path: Path) -> None:
+    assert [line for line in path.read_text().splitlines() if len(line) > 100] == []
+
+
 @pytest.mark.parametrize("path", PUBLISHED, ids=named)
 def test_flux_can_do_what_a_published_row_asks_for(path: Path, flux: Checkpoint) -> None:
     refuse_impossible(load_job(path), flux)
 
 
-def test_a_layout_that_flux_cannot_have_would_be_seen(flux: Checkpoint) -> None:
+def test_a_mesh_that_flux_cannot_have_would_be_seen(flux: Checkpoint) -> None:
     with pytest.raises(JobError, match="ulysses"):
         refuse_impossible(load_job(PUBLISHED[0], ["parallel.cp=16", "parallel.ulysses=16"]), flux)
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=named)
 def test_the_command_in_the_comment_is_this_files_and_its_manifest_exists(path: Path) -> None:
-    (command,) = re.findall(r"^# {5}(batchgen submit .*)$", path.read_text(), re.MULTILINE)
+    joined = re.sub(r" \\\n# +", " ", path.read_text())
+    (command,) = re.findall(r"^# {5}(batchgen submit .*)$", joined, re.MULTILINE)
     words = shlex.split(command)
-    assert words[words.index("--job") + 1] == named(path)
     assert (ROOT / words[2]).is_file()
+    assert words[3:] == ["--out", f"runs/{path.stem}", "--job", named(path)]
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=named)
