@@ -2,8 +2,9 @@
 
     checkpoint.py   folder or hub id → Checkpoint
     families.py     what planning must know of a model family: tokens, FLOP
-    weights.py      is a weight file whole; a digest that need not read all of it
-    tiny/           the embedded model, a FLUX.1 small enough for a laptop (training/ made it)
+    folder.py       components of a folder, and the files that loading reads
+    weights.py      headers of weight files; a digest that need not read all of a file
+    tiny/           the embedded model, a FLUX.1 small enough for a laptop (made by training/)
 
 A room imports only rooms below it.
 """
@@ -11,4 +12,4 @@ A room imports only rooms below it.
 from batchgen.model.checkpoint import TINY, Checkpoint, resolve
 from batchgen.model.weights import digest, read_header
 
-__all__ = ["Checkpoint", "TINY", "digest", "read_header", "resolve"]
+__all__ = ["TINY", "Checkpoint", "digest", "read_header", "resolve"]

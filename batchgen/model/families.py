@@ -1,4 +1,4 @@
-"""batchgen.model.families."""
+"""What planning must know of each model family, without torch: tokens and FLOP."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class FamilyFacts:
-    """What planning must know of a model family; the rest of it is `engine/NAME.py`."""
+    """Facts of a model family. How it computes is in `engine/families/NAME.py`."""
 
     name: str
-    t5_tokenizer: str  # component folder of the tokenizer whose length limits a prompt
-    patch: int  # latent pixels a token is wide
-    step_flops: Callable[
-        [dict[str, Any], int, int], float
-    ]  # transformer config, image tokens, text tokens → FLOP of one picture's step
-    clip_tokens: int = 0  # text tokens beside T5's
-    contrasts: bool = (
-        False  # every picture has classifier-free guidance; else only those with a negative prompt
-    )
-    most_positions: str = (
-        ""  # key of the transformer's config: the most tokens along a side; "": any number
-    )
+    # Component folder of the tokenizer whose length limits a prompt.
+    t5_tokenizer: str
+    # Width of a token in latent pixels.
+    patch: int
+    # From transformer config, image tokens and text tokens to the FLOP of one picture's step.
+    step_flops: Callable[[dict[str, Any], int, int], float]
+    # Text tokens beside those of T5.
+    clip_tokens: int = 0
+    # Every picture has classifier-free guidance, not only those with a negative prompt.
+    contrasts: bool = False
+    # Key of the transformer's config with the most tokens along a side; "": any number.
+    most_positions: str = ""
 
 
 def _flux_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
-    """Both block kinds hold 12·D² weights a token (q, k, v, out and a 4-fold MLP); attention is 4·S²·D a block."""
+    """FLOP of a denoising step of FLUX.1: L · (24·S·D² + 4·S²·D).
+
+    Each of the L blocks, double or single, has 12·D² weights for each of the S tokens (q, k, v,
+    output, and an MLP four times as wide), and a multiply-add is two FLOP. Scores and weighted
+    values of the attention take 2·S²·D each.
+
+    Sources: `src/flux/modules/layers.py` of https://github.com/black-forest-labs/flux; the counting
+    is that of Kaplan et al. 2020, https://arxiv.org/abs/2001.08361, section 2.1.
+    """
     width = config["num_attention_heads"] * config["attention_head_dim"]
     layers = config["num_layers"] + config["num_single_layers"]
     tokens = image_tokens + text_tokens
@@ -35,15 +43,23 @@ def _flux_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int
 
 
 def _sd3_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
-    """As FLUX.1's double blocks; the last block has no text output, dual ones a second attention."""
+    """FLOP of a denoising step of Stable Diffusion 3: as FLUX.1's double blocks, with two changes.
+
+    The last block has no text output, which saves 9·D² weights for each text token (output and
+    MLP). Blocks with dual attention (3.5 medium) have a second attention over the image tokens:
+    4·D² weights for each of them (q, k, v, output).
+
+    Sources: Esser et al. 2024, https://arxiv.org/abs/2403.03206; `mmditx.py` of
+    https://github.com/Stability-AI/sd3.5.
+    """
     width = config["num_attention_heads"] * config["attention_head_dim"]
     layers, dual = config["num_layers"], len(config.get("dual_attention_layers") or ())
     tokens = image_tokens + text_tokens
-    # The text output is out and MLP; the second attention q, k, v and out.
     weights = 12 * layers * tokens - 9 * text_tokens + 4 * dual * image_tokens
     return float(2 * weights * width**2 + 4 * (layers * tokens**2 + dual * image_tokens**2) * width)
 
 
+# By the pipeline class that a model folder names.
 FAMILIES = {
     "FluxPipeline": FamilyFacts(
         "flux", t5_tokenizer="tokenizer_2", patch=2, step_flops=_flux_step_flops

@@ -1,83 +1,86 @@
-"""Weight files on disk: whether one is whole, and a digest that need not read all of it.
+"""Weight files on disk: headers of safetensors files, and a digest that samples large files.
 
-A FLUX.1 checkpoint is 34 GB; hashing it whole at every `plan` would take a minute from a fast disk and much longer
-from a shared one. A large file is therefore sampled: its size, its safetensors header (names, types, shapes, offsets of
-every tensor) and 64 evenly spaced blocks of 64 KiB. Another training run, precision, quantization or LoRA merge changes
-nearly every byte and cannot pass; a hand-made edit of a few tensors between two blocks can. Not a seal against forgery.
+A FLUX.1 checkpoint is 34 GB. Hashing it at every `plan` would take a minute from a fast disk and
+much longer from a shared one. So a large file is sampled: its size, its safetensors header (name,
+type, shape and offset of every tensor) and 64 evenly spaced blocks of 64 KiB. Other training,
+precision, quantization or a merged LoRA changes nearly every byte, and so the digest. An edit of a
+few tensors between two blocks may go unseen: the digest is no seal against forgery.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from batchgen.errors import ModelError
 
-WHOLE_BYTES = 4 * 2**20  # files up to this size are hashed whole
+# Files up to this size are hashed whole.
+WHOLE_BYTES = 4 * 2**20
 BLOCKS = 64
 BLOCK_BYTES = 64 * 2**10
-_MAX_HEADER_BYTES = 100 * 2**20  # the safetensors format's own limit
+# The safetensors library refuses longer headers.
+_MAX_HEADER_BYTES = 100_000_000
+_PICKLE = "a pickled PyTorch file, which can run code", "convert it with save_pretrained"
+# First bytes of files that are taken for weights: what they are, and what to do.
+_STRANGERS = {
+    b"version https://git-lfs": ("a Git LFS pointer", "fetch what it points to: git lfs pull"),
+    b"<": ("a web page", "fetch the file again, after `hf auth login` if the hub asks for a login"),
+    b"PK\x03\x04": _PICKLE,
+    b"\x80": _PICKLE,
+}
 
 
 def digest(path: Path) -> str:
-    """What identifies a file: `sha256:…` of the whole up to 4 MiB, `sampled:…` (see the module) above."""
+    """What identifies a file: `sha256:…` of all bytes up to 4 MiB, `sampled:…` of larger files."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE_BYTES:
-            return "sha256:" + hashlib.sha256(file.read()).hexdigest()
-        sample = hashlib.sha256(struct.pack("<Q", size))
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        sample = hashlib.sha256(size.to_bytes(8, "little"))
         if path.suffix == ".safetensors":
-            sample.update(file.read(8 + header_bytes(path)))
+            length = file.read(8)
+            header = file.read(min(int.from_bytes(length, "little"), _MAX_HEADER_BYTES))
+            sample.update(length + header)
         for block in range(BLOCKS):
             file.seek((size - BLOCK_BYTES) * block // (BLOCKS - 1))
             sample.update(file.read(BLOCK_BYTES))
-    return "sampled:" + sample.hexdigest()
-
-
-def header_bytes(path: Path) -> int:
-    """Length of a safetensors file's header.
-
-    :raises ModelError: the file does not begin like safetensors: pickled weights, an HTML page, a Git LFS pointer.
-    """
-    with path.open("rb") as file:
-        first = file.read(8)
-    length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
-    if not 2 <= length <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
-        raise ModelError(
-            f"{path}: not a safetensors file. Only safetensors weights are loaded: pickled ones can run code."
-        )
-    return int(length)
+    return f"sampled:{sample.hexdigest()}"
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """A safetensors file's header: tensor name → dtype, shape, data_offsets; `__metadata__` → strings. Checks that the file is whole.
+    """The header of a safetensors file: tensor name → `dtype` and `shape`. The file is whole.
 
-    :raises ModelError: not safetensors, or cut short: downloads that broke off show here, not at 3 a.m.
-    Format: https://github.com/huggingface/safetensors#format
+    `__metadata__` → the strings that the writer of the file put there, if any.
+
+    :raises ModelError: the file is not safetensors, or its size is not what its header promises.
+        The message says what the file seems to be and what to do.
+    :raises OSError: the file cannot be read.
     """
-    length = header_bytes(path)
     with path.open("rb") as file:
-        file.seek(8)
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-            end = max(
-                (
-                    entry["data_offsets"][1]
-                    for name, entry in header.items()
-                    if name != "__metadata__"
-                ),
-                default=0,
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ModelError(
-                f"{path}: its safetensors header cannot be read; fetch the file again."
-            ) from None
-    expected, size = 8 + length + end, path.stat().st_size
-    if size != expected:
-        raise ModelError(
-            f"{path}: has {size} bytes, its header promises {expected}; the copy or download is broken, fetch the file again."
-        )
-    return header
+        start = file.read(64)
+    try:
+        with safe_open(path, framework="np") as weights:
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+            header: dict[str, Any] = {
+                name: {"dtype": tensor.get_dtype(), "shape": tensor.get_shape()}
+                for name, tensor in slices.items()
+            }
+            metadata = weights.metadata()
+    except SafetensorError as error:
+        raise ModelError(f"{path}: {_diagnose(path, start, error)}.") from None
+    return header if metadata is None else header | {"__metadata__": metadata}
+
+
+def _diagnose(path: Path, start: bytes, error: SafetensorError) -> str:
+    """Why a file cannot be loaded, and what to do."""
+    if not start:
+        return "not a safetensors file but an empty one; fetch it again"
+    begins_well = start[8:9] == b"{"  # behind the eight bytes of the header's length
+    for prefix, (what, remedy) in _STRANGERS.items():
+        if start.lstrip().startswith(prefix) and not begins_well:
+            return f"not a safetensors file but {what}; {remedy}"
+    remedy = "The copy or download is broken: fetch the file again"
+    return f"has {path.stat().st_size} bytes and is no whole safetensors file ({error}). {remedy}"

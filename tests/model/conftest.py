@@ -1,4 +1,4 @@
-"""The embedded model for tests that need no engine but its files."""
+"""The embedded model, whole and as a copy that a test may break."""
 
 from tests.engine.conftest import dev, model_folder
 
