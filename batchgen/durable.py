@@ -1,11 +1,12 @@
-"""The few file operations correctness rests on; nothing else in batchgen makes a file final.
+"""The few file operations that correctness rests on; nothing else in batchgen makes a file final.
 
-Two rules, and every promise about kills follows from them: bytes are synced before a name that vouches for
-them appears, and a name appears by one `link`, which happens or does not. `link` never replaces: of two who
-try, exactly one wins, on NFS and Lustre too, without locks or clocks.
+Every promise about kills follows from two rules. The bytes of a file are synced before a name
+appears that readers trust. Such a name appears by one `link`, which happens or does not. `link`
+never replaces: if several processes try, exactly one wins, on NFS and Lustre too, without locks or
+clocks.
 
-What this does not promise: a file system that acknowledges fsync without doing it, or has no hard links
-(`batchgen submit` refuses the latter).
+Not covered: file systems that acknowledge fsync without doing it, and file systems without hard
+links (`batchgen submit` refuses the latter).
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from typing import BinaryIO
 
 
 def append(file: BinaryIO, data: bytes | memoryview) -> None:
-    """All of `data` at the end of an unbuffered file, or OSError (disk full) with some of it there."""
+    """Write all of `data` to an unbuffered file.
+
+    :raises OSError: the disk is full, for example. A part of the data may have been written.
+    """
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
 
 
 def sync(file: BinaryIO) -> None:
-    """The file's bytes are on the disk."""
+    """Put the file's bytes on the disk."""
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """The folder's names are on the disk."""
+    """Put the names in the folder on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -39,10 +43,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def link(source: Path, target: Path) -> bool:
-    """Give `source` its further name `target`; True if that name is now this file's, False if it is another's.
+    """Give the file `source` the further name `target`; False if the name is another file's.
 
-    An NFS server may have linked although the answer got lost and the retry says EEXIST: then it is the same file.
-    It may also be that whoever linked it died before the name was on the disk: it is synced here all the same.
+    If the answer of an NFS server is lost, the retry says EEXIST although the server has linked:
+    then the name is this file's. Another process may have made the link and died before the name
+    was on the disk, so the name is synced in any case.
     """
     try:
         os.link(source, target)
@@ -54,14 +59,14 @@ def link(source: Path, target: Path) -> bool:
 
 
 def write(path: Path, data: bytes) -> None:
-    """A file of our own, complete and synced; its name is not one that readers trust."""
+    """Write a file, complete and synced, under a name that no reader trusts."""
     with path.open("wb", buffering=0) as file:
         append(file, data)
         sync(file)
 
 
 def create(path: Path, data: bytes) -> bool:
-    """Make `path` with `data` unless it exists; False if it does. Nobody ever sees it incomplete."""
+    """Make the file `path`; False if it exists. Nobody ever sees the file incomplete."""
     if path.exists():
         return False
     temporary = _temporary(path)
@@ -73,14 +78,15 @@ def create(path: Path, data: bytes) -> bool:
 
 
 def create_from(reserve: Path, path: Path, data: bytes) -> None:
-    """`create` on a full disk, in the bytes of a larger file of ours; of several who try, the first one's data counts.
+    """Make the file `path` on a full disk, in the space of the larger file `reserve`.
 
-    Removing the reserve to write anew would be a race: whoever filled the disk may still be writing, and take the room.
+    If several processes try, the data of the first counts. To remove the reserve and then write
+    would be a race: whoever filled the disk may still be writing, and would take the space.
     """
     mine = _temporary(reserve)
     try:
         reserve.rename(mine)
-    except FileNotFoundError:  # another has taken it
+    except FileNotFoundError:  # another process has taken it
         return
     with mine.open("r+b", buffering=0) as file:
         append(file, data)
@@ -91,7 +97,7 @@ def create_from(reserve: Path, path: Path, data: bytes) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put `data` under a name that may exist: for files recomputable from others (card, index, summary)."""
+    """Write a file whose name may exist. Only for what can be recomputed: card, index, summary."""
     temporary = _temporary(path)
     try:
         write(temporary, data)
@@ -102,16 +108,15 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """The name is gone; that it was gone already is no error."""
+    """Remove a name, if it exists."""
     path.unlink(missing_ok=True)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the error says that there is no space left, by disk, quota or file size limit."""
+    """Whether no space is left: the disk is full, or a quota or file size limit is reached."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(
-        f".{path.name}.{uuid.uuid4().hex}.tmp"
-    )  # a leading dot: no reader's glob finds it
+    # A name with a leading dot is found by no reader's glob.
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -1,22 +1,23 @@
 """The one tree of exceptions.
 
-Every error a user can cause or must act on is a `BatchgenError`. Its message says what is wrong, where
-(file, row, column, shard), what was expected, and what to type next. `exit_code` is what the CLI returns.
+Every error that a user can cause or must act on is a `BatchgenError`. Its message says what is
+wrong, where (file, row, column, shard), what was expected, and what to type next. The CLI returns
+the error's `exit_code`.
 
     BatchgenError            1
-    ├── InputError           2   something the user gave: nothing was started, nothing was lost
+    ├── InputError           2   something the user gave; nothing was started, nothing was lost
     │   ├── ManifestError    2   a row, a column or a file of the manifest
     │   ├── JobError         2   a key or a value of the job file or of --set
     │   ├── ModelError       2   a model folder, a hub id or a LoRA file
     │   ├── OutputError      2   the run directory: not writable, no hard links, another run's
     │   └── SiteError        2   a key or a value of the site profile, or what SLURM refuses
-    ├── PlanChanged          2   the run directory was planned from other inputs; shows the difference
+    ├── PlanChanged          2   the run directory was planned from other inputs
     ├── StillRunning         2   `resume` while workers of the run live
-    ├── SchedulerSilent      1   SLURM cannot be asked: no such command, no answer, or nonsense
+    ├── SchedulerSilent      1   SLURM cannot be asked: no command, no answer, or nonsense
     ├── DamagedRun           1   a file of the run directory is not what the protocol wrote
-    ├── OutOfMemory          1   the device could not hold the group: the worker halves it
-    ├── DeviceFault          1   the device is in an undefined state: the worker process must end
-    ├── SickDevice           1   this worker's device turns out only bad pictures; others go on
+    ├── OutOfMemory          1   the device could not hold the group
+    ├── DeviceFault          1   the device is in an undefined state; the process must end
+    ├── SickDevice           1   this worker's device makes only bad pictures
     └── RunStopped           3   the disk is full: free space, then resume
 """
 
@@ -51,7 +52,7 @@ class JobError(InputError):
 
 
 class ModelError(InputError):
-    """The model cannot be found, or is not of a kind batchgen loads."""
+    """The model cannot be found, or is not of a kind that batchgen loads."""
 
 
 class OutputError(InputError):
@@ -63,19 +64,19 @@ class SiteError(InputError):
 
 
 class PlanChanged(BatchgenError):
-    """The run was planned from other inputs (P6)."""
+    """The run was planned from other inputs; the message shows the difference."""
 
     exit_code = 2
 
 
 class StillRunning(BatchgenError):
-    """Workers of this run live or wait already."""
+    """Workers of this run already live or wait."""
 
     exit_code = 2
 
 
 class SchedulerSilent(BatchgenError):
-    """SLURM cannot be asked; nothing follows from its silence."""
+    """SLURM cannot be asked. Its silence proves nothing about a job."""
 
 
 class DamagedRun(BatchgenError):
@@ -83,15 +84,15 @@ class DamagedRun(BatchgenError):
 
 
 class OutOfMemory(BatchgenError):
-    """The device could not hold the group; a smaller one may fit."""
+    """The device could not hold the group. The worker halves it: a smaller one may fit."""
 
 
 class DeviceFault(BatchgenError):
-    """The device is in an undefined state; nothing more may be computed in this process."""
+    """The device is in an undefined state; this process may compute nothing more."""
 
 
 class SickDevice(BatchgenError):
-    """The device of this worker fails pictures it, or another, has made before."""
+    """This worker's device fails pictures that it, or another device, has made before."""
 
 
 class RunStopped(BatchgenError):

@@ -1,6 +1,6 @@
-"""What SLURM says: its environment, its commands, its queue. No submitit, no accounting.
+"""What SLURM says: its queue, its commands, its environment. No submitit and no accounting.
 
-    queue.py         asks squeue now and then; who was missing in several good listings
+    queue.py         calls squeue now and then; says which jobs live and which are gone
     commands.py      squeue, scontrol, scancel, sbatch --test-only
     environment.py   the job this process runs in: node, id, restarts, end, devices
 
@@ -8,16 +8,8 @@ A room imports only rooms below it.
 """
 
 from batchgen.slurm.commands import ENDED, Remembered, cancel, last_state, max_array_size, test_only
-from batchgen.slurm.environment import (
-    devices,
-    end_time,
-    job_id,
-    label,
-    node,
-    outside_of_a_job,
-    restarts,
-)
-from batchgen.slurm.queue import Queue, jobs_of
+from batchgen.slurm.environment import devices, end_time, job_id, node, outside_of_a_job, restarts
+from batchgen.slurm.queue import Queue, jobs_of, label
 
 __all__ = [
     "ENDED",

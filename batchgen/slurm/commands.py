@@ -1,8 +1,7 @@
-"""What SLURM says, and the job this process is in. No submitit, and no accounting: squeue alone is asked.
+"""SLURM's commands: squeue, scontrol, scancel and sbatch --test-only.
 
-squeue may fail, lag, or leave jobs out while its controller restarts. So a job counts as gone only when several good listings, some
-time apart, lack it; a listing that lacks the job of the process that asks is not a good one. A job with a higher restart count, on
-the other hand, says by itself that the incarnation before is over. All else is unknown.
+Every function raises `SchedulerSilent` where a command is missing, fails, takes longer than
+`ANSWER_S`, or prints what cannot be read.
 """
 
 from __future__ import annotations
@@ -12,48 +11,47 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from batchgen.errors import SchedulerSilent, SiteError
 
-ANSWER_S = 60.0  # a command that takes longer counts as failed
+ANSWER_S = 60.0
+# States of a job that has no allocation now.
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+# States of a job that is over.
 ENDED = {
-    "COMPLETED",
-    "CANCELLED",
-    "FAILED",
-    "TIMEOUT",
-    "NODE_FAIL",
-    "PREEMPTED",
-    "BOOT_FAIL",
-    "DEADLINE",
-    "OUT_OF_MEMORY",
-    "REVOKED",
+    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL"),
+    *("PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY", "REVOKED"),
 }
-_FIELDS = (
-    ("JobID", 24),
-    ("ArrayJobID", 24),
-    ("ArrayTaskID", 24),
-    ("State", 24),
-    ("RestartCnt", 12),
-    ("Reason", 80),
-    ("Comment", 240),
-)
+# Columns of squeue and their widths in characters.
+_COLUMNS = {
+    "JobID": 24,
+    "ArrayJobID": 24,
+    "ArrayTaskID": 24,
+    "State": 24,
+    "RestartCnt": 12,
+    "Reason": 80,
+    "Comment": 240,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedJob:
-    """A line of squeue: one element of an array, or a job without one."""
+    """A line of squeue: one element of an array, or a job without an array."""
 
-    id: str  # its own; all elements that have not started share their array's
-    name: str  # as people type it: 4711_3
+    # Elements of an array that have not started share the id of their array.
+    id: str
+    # The name that people type: 4711_3 for an element.
+    name: str
     state: str
     restarts: int
-    reason: str  # why it waits
+    # Why the job waits.
+    reason: str
     comment: str
 
     @property
     def waits(self) -> bool:
-        """Whether it has no allocation now."""
+        """Whether the job has no allocation now."""
         return self.state in WAITING
 
 
@@ -67,15 +65,10 @@ class Remembered:
 
 
 def call(*command: str, text: str | None = None) -> str:
-    """The output of one of SLURM's commands.
-
-    :raises SchedulerSilent: it is not there, fails, or takes too long.
-    """
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("SQUEUE_", "SCANCEL_"))
-    }
+    """The output of a command. Variables that set options for squeue and scancel are hidden."""
+    options = ("SQUEUE_", "SCANCEL_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(options)}
+    name = command[0]
     try:
         done = subprocess.run(
             command,
@@ -87,66 +80,53 @@ def call(*command: str, text: str | None = None) -> str:
             check=False,
         )
     except FileNotFoundError:
-        raise SchedulerSilent(
-            f"{command[0]}: not found. Type this on a machine of the cluster's, where SLURM's commands are."
-        ) from None
+        remedy = "Type this on a machine of the cluster, where SLURM's commands are."
+        raise SchedulerSilent(f"{name}: not found. {remedy}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SchedulerSilent(f"{command[0]}: {error}") from None
+        raise SchedulerSilent(f"{name}: {error}") from None
     if done.returncode:
-        raise SchedulerSilent(
-            f"{command[0]} failed: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}"
-        )
-    return done.stdout + (done.stderr if command[0] == "sbatch" else "")
+        reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise SchedulerSilent(f"{name} failed: {reason}")
+    # sbatch --test-only answers on stderr.
+    return done.stdout + (done.stderr if name == "sbatch" else "")
 
 
 def list_jobs() -> list[QueuedJob]:
-    """This user's jobs that have not ended.
-
-    :raises SchedulerSilent: squeue cannot be asked, or says what cannot be read.
-    """
-    layout = ",".join(f"{name}:{width}" for name, width in _FIELDS)
-    told = call(
-        "squeue", "--noheader", "--all", "--array", f"--user={os.getuid()}", f"--Format={layout}"
-    )
-    return [_parse(line) for line in told.splitlines() if line.strip()]
+    """This user's jobs in squeue."""
+    layout = ",".join(f"{name}:{width}" for name, width in _COLUMNS.items())
+    who = ("--all", "--array", f"--user={os.getuid()}")
+    listing = call("squeue", "--noheader", *who, f"--Format={layout}")
+    return [_parse(line) for line in listing.splitlines() if line.strip()]
 
 
 def _parse(line: str) -> QueuedJob:
-    parts, at = [], 0
-    for _, width in _FIELDS:
-        parts.append(line[at : at + width].strip())
-        at += width
-    job, array, element, state, restarts, reason, comment = parts
+    edges = pairwise(accumulate(_COLUMNS.values(), initial=0))
+    job, array, element, state, restarts, *rest = (line[a:b].strip() for a, b in edges)
     if not job.isdigit() or not restarts.isdigit() or not state.isupper():
-        raise SchedulerSilent(f"squeue says what cannot be read: {line.strip()!r}")
-    return QueuedJob(
-        job,
-        f"{array}_{element}" if element.isdigit() else job,
-        state,
-        int(restarts),
-        reason,
-        comment,
-    )
+        raise SchedulerSilent(f"squeue printed a line that cannot be read: {line.strip()!r}")
+    name = f"{array}_{element}" if element.isdigit() else job
+    return QueuedJob(job, name, state, int(restarts), *rest)
 
 
 def last_state(job: str) -> Remembered:
-    """A job that SLURM has not forgotten yet; when it is over, that takes some minutes.
+    """The state of a job, which SLURM remembers for some minutes after the job's end.
 
-    :raises SchedulerSilent: it has, or cannot be asked.
+    :raises SchedulerSilent: SLURM has forgotten the job, or cannot be asked.
     """
-    told = call("scontrol", "--oneliner", "show", "job", job)
+    answer = call("scontrol", "--oneliner", "show", "job", job)
     state, reason, node = (
-        re.search(rf"\b{name}=(\S+)", told) for name in ("JobState", "Reason", "NodeList")
+        re.search(rf"\b{name}=(\S+)", answer) for name in ("JobState", "Reason", "NodeList")
     )
     if not (state and reason):
-        raise SchedulerSilent(f"scontrol says what cannot be read: {told.strip()[:80]!r}")
+        raise SchedulerSilent(f"scontrol printed what cannot be read: {answer.strip()[:80]!r}")
     return Remembered(state[1], reason[1], node[1] if node else "")
 
 
 def cancel(jobs: Sequence[QueuedJob], *, waiting_only: bool) -> None:
-    """Cancel jobs; those that have just started are left alone where only waiting ones are meant.
+    """Cancel jobs.
 
-    :raises SchedulerSilent: scancel fails.
+    :param waiting_only: leave jobs alone that have an allocation, also if it is newer than the
+        listing.
     """
     names = [job.name for job in jobs if job.waits or not waiting_only]
     if names:
@@ -154,20 +134,16 @@ def cancel(jobs: Sequence[QueuedJob], *, waiting_only: bool) -> None:
 
 
 def max_array_size() -> int:
-    """How many elements an array may have.
-
-    :raises SchedulerSilent: scontrol cannot be asked.
-    """
-    match = re.search(
-        r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE
-    )
+    """How many elements an array may have."""
+    config = call("scontrol", "show", "config")
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
     return int(match[1]) if match else 1001  # SLURM's own default
 
 
 def test_only(script: str) -> str:
-    """What SLURM thinks of a batch script.
+    """SLURM's answer to a batch script that it checks and does not run.
 
-    :raises SiteError: it would refuse it.
+    :raises SiteError: SLURM would refuse the script.
     :raises SchedulerSilent: there is no sbatch here.
     """
     try:

@@ -1,4 +1,8 @@
-"""batchgen.slurm.environment."""
+"""The SLURM job this process runs in, from its environment variables.
+
+SLURMD_NODENAME tells a process that SLURM started on a node from a shell that `salloc` opened: the
+shell has the job's id too, but the job may live on without it.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,18 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-_KEPT = {
-    "SLURM_CONF",
-    "SLURM_CLUSTERS",
-}  # say which cluster is meant; all other SLURM_* describe the job we may be in
-
-
-def label(run: str) -> str:
-    """How the jobs of a run are known: their comment begins so."""
-    return f"batchgen:{run}"
+# Variables that say which cluster is meant. All other SLURM_* variables describe the job.
+_OF_THE_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS"}
+_OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
 
 
 def node() -> str:
-    """This machine's name: SLURM's, inside a job, else the host's."""
+    """This machine's name: SLURM's inside a job, else the host's."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def job_id() -> str:
-    """The job this process runs in; "" outside of SLURM. Every element of an array has its own."""
+    """The job this process runs in; "" outside of SLURM. Each element of an array has its own."""
     return os.environ.get("SLURM_JOB_ID", "") if "SLURMD_NODENAME" in os.environ else ""
 
 
@@ -34,15 +32,14 @@ def restarts() -> int:
 
 
 def end_time(now: float) -> float | None:
-    """When this job's time is over, in seconds since the epoch by this machine's clock; None where nobody says.
+    """When this job's time is over, by this machine's clock; None without a time limit.
 
-    SLURM's two times are of the controller's clock. Where `now` does not lie between them, clocks differ: the job is taken to begin now.
+    SLURM gives start and end by the controller's clock. If `now` is not between them, the clocks
+    differ, and the job is taken to begin now. All times are in seconds since the epoch.
     """
     try:
-        start, end = (
-            float(os.environ["SLURM_JOB_START_TIME"]),
-            float(os.environ["SLURM_JOB_END_TIME"]),
-        )
+        start = float(os.environ["SLURM_JOB_START_TIME"])
+        end = float(os.environ["SLURM_JOB_END_TIME"])
     except (KeyError, ValueError):
         return None
     return end if start - 60 <= now <= end else now + end - start
@@ -55,16 +52,15 @@ def devices() -> list[str]:
 
 @contextmanager
 def outside_of_a_job(options: Sequence[str] = ()) -> Iterator[None]:
-    """An environment in which a new job inherits nothing of the one this process may be in.
+    """Hide the job this process may be in, so that a job submitted now inherits nothing of it.
 
-    :param options: of sbatch, which its SBATCH_* variables would override.
+    :param options: sbatch options whose SBATCH_* variables are hidden too, as they would win.
     """
     overridden = {f"SBATCH_{name.upper().replace('-', '_')}" for name in options}
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if (name.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) and name not in _KEPT)
-        or name in overridden
+        if name in overridden or (name.startswith(_OF_A_JOB) and name not in _OF_THE_CLUSTER)
     }
     try:
         yield

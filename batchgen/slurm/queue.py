@@ -1,4 +1,10 @@
-"""batchgen.slurm.queue."""
+"""Whether jobs live, by squeue alone.
+
+squeue may fail, lag, or leave jobs out while its controller restarts. So a job counts as gone only
+when several good listings, some time apart, lack it. A listing that lacks the job of the asking
+process is not a good one. A requeued job keeps its id: (id, restarts) is one incarnation of it, and
+a higher restart count in a listing proves that the incarnation is over. All else is unknown.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +15,35 @@ import time
 from batchgen.errors import SchedulerSilent
 from batchgen.process import Life
 from batchgen.slurm.commands import ENDED, QueuedJob, list_jobs
-from batchgen.slurm.environment import job_id, label
+from batchgen.slurm.environment import job_id
 
-
-def jobs_of(run: str, queue: Queue) -> list[QueuedJob]:
-    """The jobs of a run that have not ended, orphans included: they are known by their comment."""
-    return [job for job in queue.jobs() if job.comment.startswith(label(run))]
-
-
-POLL_S = 60.0  # least seconds between two listings, plus up to half as much again
-FAILURES = 3  # bad listings in a row, after which waiting for a good one has no end in sight
+# Bad listings in a row, after which nobody waits for a good one any more.
+FAILURES = 3
 
 
 class Queue:
-    """Asks squeue now and then, and remembers who was missing in how many good listings.
+    """Calls squeue now and then, and counts the good listings that lack a job.
 
-    :param poll_s: least seconds between two listings.
-    :param enough: good listings a job must be missing in to count as gone.
+    :param poll_s: least seconds between two listings; up to half as much is added at random.
+    :param enough: a job is gone when so many good listings in a row lack it.
     """
 
-    def __init__(self, poll_s: float = POLL_S, *, enough: int = 2) -> None:
+    def __init__(self, poll_s: float = 60.0, *, enough: int = 2) -> None:
         self._poll_s, self._enough = poll_s, enough
         self._jobs: list[QueuedJob] = []
         self._by_id: dict[str, QueuedJob] = {}
+        # Incarnation → good listings in a row that lack it.
         self._missing: dict[tuple[str, int], int] = {}
         self._failures = 0
-        spread = random.uniform(0, poll_s / 10) if job_id() else 0.0  # noqa: S311 - all workers run out of work in the same moment
+        # All workers run out of work in the same moment: their first calls are spread.
+        spread = random.uniform(0, poll_s / 10) if job_id() else 0.0  # noqa: S311
         self._next = time.monotonic() + spread
-        self.trouble = ""  # why the last listing was not a good one
+        # Why the last listing was not a good one; "" if it was.
+        self.trouble = ""
 
     def jobs(self) -> list[QueuedJob]:
         """All jobs of the last good listing."""
-        self._look()
+        self._refresh()
         return list(self._jobs)
 
     @property
@@ -49,51 +52,60 @@ class Queue:
         return time.monotonic() >= self._next
 
     def notice(self, job: str, restarts: int) -> None:
-        """An incarnation of a job exists: listings from now on should have it."""
+        """Count the listings that lack this incarnation from now on."""
         self._missing.setdefault((job, restarts), 0)
 
     def life(self, job: str, restarts: int) -> Life:
         """Whether an incarnation of a job lives."""
         self.notice(job, restarts)
-        self._look()
+        self._refresh()
         found = self._by_id.get(job)
         if (found and found.restarts > restarts) or self._missing[job, restarts] >= self._enough:
             return "dead"
-        return (
-            "unknown" if found is None or found.waits else "alive"
-        )  # it waits, and was not requeued: the listing is older than it
+        # A job that waits without having been requeued is in a listing older than its start.
+        return "unknown" if found is None or found.waits else "alive"
 
     def wait_s(self) -> float | None:
-        """Seconds until another listing may settle what is unknown; None where nothing is, or squeue has been silent for long."""
-        unsettled = any(self.life(*incarnation) == "unknown" for incarnation in list(self._missing))
-        return (
-            max(self._next - time.monotonic(), 0.0)
-            if unsettled and self._failures < FAILURES
-            else None
-        )
+        """Seconds until another listing may settle what is unknown.
 
-    def _look(self) -> None:
+        None if nothing is unknown, or if `FAILURES` listings in a row were bad.
+        """
+        unsettled = any(self.life(*incarnation) == "unknown" for incarnation in list(self._missing))
+        if not unsettled or self._failures >= FAILURES:
+            return None
+        return max(self._next - time.monotonic(), 0.0)
+
+    def _refresh(self) -> None:
+        """Make a new listing, if one is due."""
         if not self.due:
             return
         self._next = time.monotonic() + self._poll_s * random.uniform(1.0, 1.5)  # noqa: S311
         try:
-            self._jobs = self._good_listing()
-            self._by_id = {job.id: job for job in self._jobs}
+            self._jobs = _good_listing()
         except SchedulerSilent as silent:
-            self.trouble, self._failures = (
-                str(silent),
-                self._failures + 1 if shutil.which("squeue") else FAILURES,
-            )
+            self.trouble = str(silent)
+            self._failures = self._failures + 1 if shutil.which("squeue") else FAILURES
             return
         self.trouble, self._failures = "", 0
-        for job, restarts in self._missing:
+        self._by_id = {job.id: job for job in self._jobs}
+        for (job, restarts), listings in self._missing.items():
             found = self._by_id.get(job)
-            self._missing[job, restarts] = (
-                self._missing[job, restarts] + 1 if found is None or found.waits else 0
-            )
+            lacking = found is None or found.waits
+            self._missing[job, restarts] = listings + 1 if lacking else 0
 
-    def _good_listing(self) -> list[QueuedJob]:
-        jobs = [job for job in list_jobs() if job.state not in ENDED]
-        if (mine := job_id()) and mine not in {job.id for job in jobs}:
-            raise SchedulerSilent(f"squeue does not list job {mine}, which asks")
-        return jobs
+
+def _good_listing() -> list[QueuedJob]:
+    jobs = [job for job in list_jobs() if job.state not in ENDED]
+    if (mine := job_id()) and mine not in {job.id for job in jobs}:
+        raise SchedulerSilent(f"squeue does not list job {mine}, which asks")
+    return jobs
+
+
+def label(run: str) -> str:
+    """The first words of the comment of a run's jobs, by which they are known."""
+    return f"batchgen:{run}"
+
+
+def jobs_of(run: str, queue: Queue) -> list[QueuedJob]:
+    """The jobs of a run that have not ended, also those that no submission of the run lists."""
+    return [job for job in queue.jobs() if job.comment.startswith(label(run))]
