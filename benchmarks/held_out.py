@@ -7,20 +7,19 @@ from __future__ import annotations
 from itertools import islice
 
 from batchgen.manifest import Picture
-from training import world
-from training.world import Scene
+from training.scenes import SIZES, Scene, scenes_from
 
 TEXT_TOKENS = 32  # what the captions are padded to
 
 
 def held_out(
-    count: int, sizes: tuple[tuple[int, int], ...] = world.SIZES, steps: int = 28
+    count: int, sizes: tuple[tuple[int, int], ...] = SIZES, steps: int = 28
 ) -> list[tuple[Picture, Scene]]:
     """The first `count` held-out scenes of these sizes, (width, height) in px, in turn as
-    `world.scenes` has them.
+    `training.scenes` has them.
     """
     fitting = (
-        scene for scene in world.scenes(0, held_out=True) if (scene.width, scene.height) in sizes
+        scene for scene in scenes_from(0, held_out=True) if (scene.width, scene.height) in sizes
     )
     return [
         (of_prompt(key, scene.caption, (scene.width, scene.height), steps), scene)

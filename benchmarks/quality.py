@@ -32,7 +32,7 @@ from batchgen.planning.plan import groups
 from batchgen.settings.job import Cache, load_job
 from benchmarks.fidelity import Pixels, psnr, ssim
 from benchmarks.held_out import TEXT_TOKENS, held_out
-from training.world import Scene
+from training.scenes import Scene
 
 TARGET = {"skipped": 0.78, "mean_db": 47.0, "worst_db": 40.0}
 LEAST_PICTURES = 32

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.world import SIZES, Scene, scene
+from training.scenes import SIZES, Scene, scene_of
 
 PICTURES_A_SIZE = 80
 SCENE_SEEDS = 1000
@@ -48,7 +48,7 @@ def table() -> pa.Table:
 
 def rows_of_size(first: int, width: int, height: int) -> list[dict[str, Any]]:
     """Rows of 80 pictures: every held-out scene whose turn this size is, then others."""
-    scenes = {seed: scene(seed, width, height) for seed in range(first, SCENE_SEEDS, len(SIZES))}
+    scenes = {seed: scene_of(seed, width, height) for seed in range(first, SCENE_SEEDS, len(SIZES))}
     rows: list[dict[str, Any]] = []
     missing = PICTURES_A_SIZE
     for seed in sorted(scenes, key=lambda seed: (not scenes[seed].held_out, seed)):
@@ -65,7 +65,7 @@ def row(seed: int, painted: Scene, images: int, *, negative: bool) -> dict[str, 
     return {
         "prompt": painted.caption,
         "id": f"scene-{seed:03d}",
-        "negative_prompt": scene(seed + SCENE_SEEDS, painted.width, painted.height).caption
+        "negative_prompt": scene_of(seed + SCENE_SEEDS, painted.width, painted.height).caption
         if negative
         else None,
         "seed": None if seed % 4 == 0 else seed,

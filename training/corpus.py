@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FluxPipeline
 
-from training import world
+from training.scenes import SIZES, Scene, scene_of
 from training.vae import pixels
 from training.vocabulary import clip_tokenizer, t5_tokenizer
 
@@ -45,7 +45,7 @@ class Corpus:
         self.clip, self.t5 = clip_tokenizer(), t5_tokenizer()
         vae.to(memory_format=torch.channels_last)
         self.shelves = {}
-        for width, height in world.SIZES:
+        for width, height in SIZES:
             path = cache / f"{first_seed}-{width}x{height}-{scenes}.pt"
             if not path.exists():
                 torch.save(shelve(vae, (width, height), first_seed, scenes), path)
@@ -77,7 +77,7 @@ def shelve(vae: AutoencoderKL, size: tuple[int, int], first_seed: int, scenes: i
     known: dict[tuple[object, ...], int] = {}
     latents, rows, captions = [], [], []
     for seed in range(first_seed, first_seed + scenes):
-        scene = world.scene(seed, width, height)
+        scene = scene_of(seed, width, height)
         if scene.held_out:
             continue
         if scene.content not in known:
@@ -91,7 +91,7 @@ def shelve(vae: AutoencoderKL, size: tuple[int, int], first_seed: int, scenes: i
     return Shelf(torch.cat(latents).float(), rows, captions, positions)
 
 
-def encode(vae: AutoencoderKL, scene: world.Scene) -> torch.Tensor:
+def encode(vae: AutoencoderKL, scene: Scene) -> torch.Tensor:
     """A scene's packed latents, 1 × S × 64."""
     picture = pixels([scene]).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

@@ -22,8 +22,9 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import nn
 from transformers import CLIPTextModel, T5EncoderModel
 
-from training import folder, parallel, world
+from training import folder, parallel
 from training.corpus import Batch, Corpus
+from training.scenes import SIZES
 
 PER_PROCESS = 24
 TEXT_TOKENS = 32
@@ -132,7 +133,7 @@ def draw_batch(corpus: Corpus, shared: random.Random, narrow: bool) -> Batch:
 
     `shared` is in the same state in all processes, so that all take steps of the same cost.
     """
-    size = world.SIZES[0] if narrow else shared.choice(world.SIZES)
+    size = SIZES[0] if narrow else shared.choice(SIZES)
     text_tokens, count = TEXT_TOKENS, PER_PROCESS
     if shared.random() < 0.03:
         text_tokens, count = shared.choice(LONG_TEXTS)

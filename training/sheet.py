@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from batchgen.model import TINY
-from training import world
-from training.world import Scene
+from training.scenes import SIZES, Scene, scenes_from
 
 COLUMNS, CELL, CAPTION = 10, 200, 34  # pictures a row; pixels a cell and under it for the words
 STEPS, GUIDANCE, TEXT_TOKENS, BATCH = 28, 3.5, 32, 20
@@ -28,7 +27,7 @@ def paint(model: Path, scenes: list[Scene], steps: int = STEPS) -> list[NDArray[
     pipeline = FluxPipeline.from_pretrained(model, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pictures: dict[int, NDArray[np.uint8]] = {}
-    for size in world.SIZES:
+    for size in SIZES:
         chosen = [i for i, scene in enumerate(scenes) if (scene.width, scene.height) == size]
         for start in range(0, len(chosen), BATCH):
             group = chosen[start : start + BATCH]
@@ -81,7 +80,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=TINY)
     parser.add_argument("--out", type=Path, default=Path("docs/contact-sheet.jpg"))
     options = parser.parse_args()
-    scenes = list(islice(world.scenes(0, held_out=True), 60))
+    scenes = list(islice(scenes_from(0, held_out=True), 60))
     lay_out(scenes, paint(options.model, scenes)).save(options.out, quality=85, optimize=True)
 
 

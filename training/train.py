@@ -45,9 +45,10 @@ from pathlib import Path
 
 import torch
 
-from training import flow, folder, parallel, vae, world
+from training import flow, folder, parallel, vae
 from training.corpus import Corpus
 from training.flow import Painter
+from training.scenes import FIRST_TRAINING_SEED
 
 
 def arguments() -> argparse.Namespace:
@@ -91,7 +92,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
     if options.minutes:
         cache = options.cache or options.out.with_name("corpus")
         cache.mkdir(parents=True, exist_ok=True)
-        first_seed = world.FIRST_TRAINING_SEED * (rank + 1)
+        first_seed = FIRST_TRAINING_SEED * (rank + 1)
         corpus = Corpus(autoencoder, first_seed, options.scenes, cache)
         painter = flow.train(
             rank, painter, corpus, options.minutes, options.narrow, options.rate, save

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from training import parallel, world
-from training.world import Scene
+from training import parallel
+from training.scenes import FIRST_TRAINING_SEED, SIZES, Scene, draw, scenes_from
 
 PEAK_RATE = 2e-3
 CROP = 32
@@ -25,7 +25,7 @@ CROP = 32
 
 def pixels(scenes: list[Scene]) -> torch.Tensor:
     """Pictures of scenes of one size, B × 3 × height × width in -1..1."""
-    batch = np.stack([world.draw(scene) for scene in scenes])
+    batch = np.stack([draw(scene) for scene in scenes])
     return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -40,7 +40,7 @@ def batch(source: Iterator[Scene], whole: bool, rng: random.Random) -> torch.Ten
     """Eight whole pictures of one size, or 64 crops."""
     if not whole:
         return torch.cat([crop(pixels([next(source)]), rng) for _ in range(64)])
-    size = rng.choice(world.SIZES)
+    size = rng.choice(SIZES)
     drawn: list[Scene] = []
     while len(drawn) < 8:
         candidate = next(source)
@@ -78,7 +78,7 @@ def train(rank: int, vae: AutoencoderKL, minutes: float, joint: float = 0.75) ->
     """
     vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_RATE, weight_decay=0.0)
-    source = world.scenes(world.FIRST_TRAINING_SEED * (rank + 1), held_out=False)
+    source = scenes_from(FIRST_TRAINING_SEED * (rank + 1), held_out=False)
     rng, clock, step = random.Random(rank), parallel.Clock(minutes), 0
     while (progress := clock.progress()) < 1:
         frozen = progress >= joint
@@ -101,7 +101,7 @@ def train(rank: int, vae: AutoencoderKL, minutes: float, joint: float = 0.75) ->
 @torch.no_grad()
 def calibrate(vae: AutoencoderKL) -> None:
     """Sets the scale and shift that give latents mean 0 and deviation 1."""
-    source = world.scenes(world.FIRST_TRAINING_SEED, held_out=False)
+    source = scenes_from(FIRST_TRAINING_SEED, held_out=False)
     latents = torch.cat(
         [vae.encode(pixels([next(source)])).latent_dist.mean.flatten() for _ in range(256)]
     )

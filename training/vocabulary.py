@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from training import world
+from training.scenes import COLOURS, COUNTS, PLACES, SHAPES
 
 ARTICLES = ("a", "an", "one", "the")
 RELATIONS = ("of", "on", "in", "at", "to", "with", "and", "left", "right", "above", "below", "next")
@@ -23,11 +23,9 @@ NOUNS = ("picture", "background")
 
 def words() -> list[str]:
     """Every word the model knows, sorted."""
-    things = [form for shape in world.SHAPES for form in (shape, f"{shape}s")]
-    places = [word for place in world.PLACES for word in place.split()]
-    return sorted(
-        {*ARTICLES, *RELATIONS, *NOUNS, *world.COLOURS, *things, *places, *world.COUNTS.values()}
-    )
+    things = [form for shape in SHAPES for form in (shape, f"{shape}s")]
+    places = [word for place in PLACES for word in place.split()]
+    return sorted({*ARTICLES, *RELATIONS, *NOUNS, *COLOURS, *things, *places, *COUNTS.values()})
 
 
 def graph(specials: list[str], template: str) -> Tokenizer:

@@ -11,7 +11,7 @@ import pytest
 from batchgen.manifest import find_files, to_parquet
 from batchgen.manifest.contract import COLUMNS
 from tests.manifest.validation import all_pictures, validate
-from training.world import scene
+from training.scenes import scene_of
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 
@@ -64,5 +64,5 @@ def test_the_example_is_what_its_script_makes(example: Path) -> None:
 
 def test_the_captions_of_the_example_are_those_of_its_scenes(example: Path) -> None:
     for row in pq.read_table(example).to_pylist():
-        drawn = scene(row["scene_seed"], row["width"], row["height"])
+        drawn = scene_of(row["scene_seed"], row["width"], row["height"])
         assert (drawn.caption, drawn.held_out) == (row["prompt"], row["held_out"])

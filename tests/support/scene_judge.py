@@ -13,8 +13,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training import world
-from training.world import Scene, Thing
+from training.scenes import COLOURS, SHAPES, Scene, Thing, draw_mask
 
 DIFFERENT = 60.0  # RGB distance from the background that makes a pixel part of a thing
 SPECK = 0.006  # share of the picture under which a region is no thing
@@ -81,7 +80,7 @@ def rim_colour(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def nearest_colour(colour: NDArray[np.float64]) -> str:
-    return min(world.COLOURS, key=lambda name: float(np.linalg.norm(colour - world.COLOURS[name])))
+    return min(COLOURS, key=lambda name: float(np.linalg.norm(colour - COLOURS[name])))
 
 
 def distance(region: Region, thing: Thing) -> float:
@@ -137,7 +136,7 @@ def nearest_shape(region: Region, diameter: float) -> str:
     """The shape whose drawing at this place and diameter overlaps best; empty if none does."""
     overlaps = {
         shape: max(overlap(region.patch, drawn) for drawn in drawings(shape, region, diameter))
-        for shape in world.SHAPES
+        for shape in SHAPES
     }
     best = max(overlaps, key=lambda shape: overlaps[shape])
     return best if overlaps[best] >= ALIKE else ""
@@ -146,7 +145,7 @@ def nearest_shape(region: Region, diameter: float) -> str:
 def drawings(shape: str, region: Region, diameter: float) -> Iterator[NDArray[np.bool_]]:
     """The shape, its box in the middle of the region's, and shifted a little each way."""
     height, width = region.patch.shape
-    centred = world.mask(shape, width / 2, height / 2, diameter, width, height)[..., 0] > 0.5
+    centred = draw_mask(shape, width / 2, height / 2, diameter, width, height)[..., 0] > 0.5
     x, y = middle(centred)
     for across in SHIFTS:
         for down in SHIFTS:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from batchgen.model import TINY
 from tests.support.scene_judge import Verdict, judge, tally
-from training import flow, world
+from training import flow
 from training.corpus import Corpus
+from training.scenes import FIRST_TRAINING_SEED, SHAPES, SIZES, Scene, Thing, draw, scenes_from
 from training.sheet import paint
 from training.vocabulary import words
-from training.world import Scene, Thing
 
 PROMPTS = 200
 BARS = {
@@ -45,12 +45,12 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return list(islice(world.scenes(0, held_out=True), PROMPTS))
+    return list(islice(scenes_from(0, held_out=True), PROMPTS))
 
 
 @pytest.fixture(scope="module")
 def drawn(scenes: list[Scene]) -> list[NDArray[np.uint8]]:
-    return [world.draw(scene) for scene in scenes]
+    return [draw(scene) for scene in scenes]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,7 @@ def verdicts(pictures: list[NDArray[np.uint8]], scenes: list[Scene]) -> list[Ver
 
 def test_held_out_scenes_are_new_in_every_wording_and_size(scenes: list[Scene]) -> None:
     trained_on = {
-        scene.content
-        for scene in islice(world.scenes(world.FIRST_TRAINING_SEED, held_out=False), 5000)
+        scene.content for scene in islice(scenes_from(FIRST_TRAINING_SEED, held_out=False), 5000)
     }
     assert not trained_on & {scene.content for scene in scenes}
 
@@ -91,17 +90,17 @@ def test_the_judge_rejects_pictures_of_other_captions(
 
 @pytest.mark.parametrize("prop", list(FAULTS))
 def test_the_judge_sees_each_single_fault(prop: str) -> None:
-    verdict = judge(world.draw(FAULTS[prop]), ASKED)
+    verdict = judge(draw(FAULTS[prop]), ASKED)
     assert [name for name, right in asdict(verdict).items() if not right] == [prop]
 
 
 def test_the_judge_takes_no_shape_for_another(scenes: list[Scene]) -> None:
     for scene in scenes[:40]:
-        for shape in {*world.SHAPES} - {scene.things[0].shape}:
+        for shape in {*SHAPES} - {scene.things[0].shape}:
             shown = replace(
                 scene, things=tuple(replace(thing, shape=shape) for thing in scene.things)
             )
-            assert not judge(world.draw(shown), scene).shape
+            assert not judge(draw(shown), scene).shape
 
 
 def test_the_judge_sees_nothing_in_noise(scenes: list[Scene]) -> None:
@@ -118,7 +117,7 @@ def test_stock_flux_paints_what_held_out_prompts_say(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", world.SIZES)
+@pytest.mark.parametrize("size", SIZES)
 def test_every_size_is_painted(
     size: tuple[int, int], scenes: list[Scene], painted: list[NDArray[np.uint8]]
 ) -> None:
@@ -140,9 +139,9 @@ def test_training_goes_on_from_the_delivered_weights(tmp_path: Path) -> None:
     """The first loss of the delivered weights is a trained model's, and every part gets a gradient."""
     torch.manual_seed(0)
     painter = flow.Painter()
-    corpus = Corpus(flow.load(painter, TINY), world.FIRST_TRAINING_SEED, 40, tmp_path)
+    corpus = Corpus(flow.load(painter, TINY), FIRST_TRAINING_SEED, 40, tmp_path)
     flow.halve_linears(painter)
-    value = flow.loss(painter, corpus.batch(world.SIZES[1], 16, flow.TEXT_TOKENS))
+    value = flow.loss(painter, corpus.batch(SIZES[1], 16, flow.TEXT_TOKENS))
     value.backward()
     assert float(value.detach()) < 0.1
     assert all(

@@ -17,9 +17,9 @@ from batchgen.engine.interface import Trace
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.model import TINY
 from tests.support.stock import TEXT_TOKENS
-from training import world
+from training.scenes import scenes_from
 
-PROMPTS = [scene.caption for scene in islice(world.scenes(0, held_out=True), 16)]
+PROMPTS = [scene.caption for scene in islice(scenes_from(0, held_out=True), 16)]
 SIDE = 8  # tokens of a 128 px picture, each way
 
 

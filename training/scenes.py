@@ -97,7 +97,7 @@ class Scene:
         return zlib.crc32(repr(self.content).encode()) % 16 == 0
 
 
-def scene(seed: int, width: int, height: int) -> Scene:
+def scene_of(seed: int, width: int, height: int) -> Scene:
     """The scene of a seed: one in five bare, nine in twenty at a place, the rest several alike."""
     rng = random.Random(seed)
     background, colour = rng.sample(list(COLOURS), 2)
@@ -120,11 +120,11 @@ def scene(seed: int, width: int, height: int) -> Scene:
     )
 
 
-def scenes(first_seed: int, *, held_out: bool) -> Iterator[Scene]:
+def scenes_from(first_seed: int, *, held_out: bool) -> Iterator[Scene]:
     """Scenes of consecutive seeds in all sizes in turn: the held-out ones, or all the others."""
     seed = first_seed
     while True:
-        candidate = scene(seed, *SIZES[seed % len(SIZES)])
+        candidate = scene_of(seed, *SIZES[seed % len(SIZES)])
         if candidate.held_out == held_out:
             yield candidate
         seed += 1
@@ -201,13 +201,15 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
     picture = np.empty((scene.height, scene.width, 3), np.float32)
     picture[:] = COLOURS[scene.background]
     for thing in scene.things:
-        coverage = mask(thing.shape, thing.x, thing.y, thing.diameter, scene.width, scene.height)
+        coverage = draw_mask(
+            thing.shape, thing.x, thing.y, thing.diameter, scene.width, scene.height
+        )
         picture += coverage * (np.array(COLOURS[thing.colour], np.float32) - picture)
     return np.rint(picture).astype(np.uint8)
 
 
 @lru_cache(maxsize=4096)
-def mask(
+def draw_mask(
     shape: str, x: float, y: float, diameter: float, width: int, height: int
 ) -> NDArray[np.float32]:
     """How much of each pixel a shape covers, 0 to 1; height × width × 1."""
