@@ -180,7 +180,7 @@ def test_a_leader_that_is_terminated_takes_the_others_along(tmp_path: Path) -> N
 
 
 def test_a_leader_that_leaves_waits_for_the_others(tmp_path: Path) -> None:
-    with ReplicaProcesses(tmp_path / "replica", job(), {1: tasks.hard_of_hearing}) as replica:
+    with ReplicaProcesses(tmp_path / "replica", job(), {1: tasks.slow_to_receive}) as replica:
         replica.close()
         assert replica.ends() == [0, 0]
 
