@@ -1,4 +1,4 @@
-"""What is known of the devices, asked of a driver that is a script, of the operating system and of site profiles."""
+"""What the driver (here a script), the operating system and site profiles tell of the devices."""
 
 import os
 from pathlib import Path
@@ -22,9 +22,8 @@ def job(**sections: Any) -> Job:
 
 def test_a_card_is_known_by_its_driver(driver: Driver) -> None:
     driver(H100)
-    assert this_machine(job()) == Hardware(
-        True, "NVIDIA H100 80GB HBM3", 81559 * MIB, (9, 0), ("0",)
-    )
+    card = Hardware(True, "NVIDIA H100 80GB HBM3", 81559 * MIB, (9, 0), ("0",))
+    assert this_machine(job()) == card
 
 
 def test_test_cards_ask_no_driver(driver: Driver) -> None:
@@ -72,7 +71,7 @@ def test_without_a_gpu_it_is_the_cpu_unless_a_plan_may_be_for_another_machine() 
     assert (cpu.cuda, cpu.devices) == (False, ())
     assert cpu.memory is not None
     assert 2**28 < cpu.memory <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert assumed(job()) == cpu  # the embedded model
+    assert assumed(job()) == cpu, "the embedded model is made on any machine"
     assert assumed(job(model={"path": "org/large"})) == Hardware()
     assert assumed(job(model={"path": "org/large"}, engine={"device": "cpu"})) == cpu
     assert this_machine(job(engine={"device": "cuda"})) == Hardware(cuda=True)
@@ -105,34 +104,25 @@ def test_ranks_share_the_devices_there_are(
     workers: int, cp: int, devices: tuple[str, ...], expected: int
 ) -> None:
     asked = job(run={"workers": workers}, parallel={"cp": cp})
-    assert (
-        Hardware(bool(devices), "", 1200, None, devices).memory_of_rank(asked, shards=100)
-        == expected
-    )
+    machine = Hardware(bool(devices), "", 1200, None, devices)
+    assert machine.memory_of_rank(asked, shards=100) == expected
 
 
 def test_no_more_workers_than_shards_share_them() -> None:
-    assert (
-        Hardware(False, "", 1200, None, ()).memory_of_rank(job(run={"workers": 8}), shards=2) == 600
-    )
+    machine = Hardware(False, "", 1200, None, ())
+    assert machine.memory_of_rank(job(run={"workers": 8}), shards=2) == 600
 
 
-def test_a_site_profile_says_what_its_gpus_are() -> None:
-    site = Site.model_validate(
-        {"gpus_per_node": 8, "time": "1:00:00", "gpu_memory_gib": 80, "gpu_capability": "9.0"},
-        strict=False,
-    )
-    assert of_site(site, job()) == Hardware(True, "a GPU of the site", 80 * GIB, (9, 0))
-    assert (
-        of_site(site, job()).memory_of_rank(job(run={"workers": 100}), shards=1000) == 80 * GIB
-    )  # each rank has one of its own
-    silent = of_site(Site.model_validate({"gpus_per_node": 8, "time": "1:00:00"}), job())
-    assert (silent.cuda, silent.memory, silent.capability) == (True, None, None)
-    assert (
-        of_site(
-            Site.model_validate({"gpus_per_node": 0, "workers_per_node": 2, "time": "1:00:00"}),
-            job(),
-        ).cuda
-        is False
-    )
-    assert of_site(site, job(engine={"device": "cpu"})).cuda is False
+def site(gpus: int, **given: Any) -> Site:
+    return Site.model_validate({"gpus_per_node": gpus, "time": "1:00:00"} | given, strict=False)
+
+
+def test_a_site_profile_tells_what_its_gpus_are() -> None:
+    known = site(8, gpu_memory_gib=80, gpu_capability="9.0")
+    nodes = of_site(known, job())
+    assert nodes == Hardware(True, "a GPU of the site", 80 * GIB, (9, 0))
+    # Each rank has a GPU of its own.
+    assert nodes.memory_of_rank(job(run={"workers": 100}), shards=1000) == 80 * GIB
+    assert of_site(site(8), job()) == Hardware(True, "a GPU of the site")
+    assert of_site(site(0, workers_per_node=2), job()).cuda is False
+    assert of_site(known, job(engine={"device": "cpu"})).cuda is False

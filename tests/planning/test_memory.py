@@ -1,4 +1,7 @@
-"""The estimate of memory against what is taken: bytes of weights exactly, peaks of tensors and of processes within a margin."""
+"""The estimate of memory against what is taken.
+
+Bytes of weights are compared exactly, peaks of tensors and of processes within a margin.
+"""
 
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from batchgen.engine import modulation
 from batchgen.engine.build import build_engine
 from batchgen.engine.torch_engine import TorchEngine
+from batchgen.manifest import Picture
 from batchgen.model.checkpoint import Checkpoint, resolve
 from batchgen.planning import memory
 from batchgen.planning.memory import Need, estimate_memory
@@ -28,10 +32,8 @@ GROUP, SIDE, STEPS = 2, 512, 3
 
 
 def new_job(path: Path | str = "tiny", batch: int = GROUP, **sections: Any) -> Job:
-    usual = {
-        "model": {"path": str(path), "max_sequence_length": 32},
-        "engine": {"device": "cpu", "batch_size": batch},
-    }
+    model = {"path": str(path), "max_sequence_length": 32}
+    usual = {"model": model, "engine": {"device": "cpu", "batch_size": batch}}
     return parse_job(usual | sections, "a test")
 
 
@@ -41,8 +43,12 @@ def shape(
     return Shape(side, side, steps, negative, count)
 
 
-def opened(job: Job) -> TorchEngine:
+def built(job: Job) -> TorchEngine:
     return build_engine(job, resolve(job.model))
+
+
+def new_group(**given: Any) -> list[Picture]:
+    return pictures(GROUP, width=SIDE, height=SIDE, steps=STEPS, **given)
 
 
 def needed(
@@ -52,12 +58,16 @@ def needed(
 
 
 def parts(weight: Tensor) -> Iterator[Tensor]:
-    """The tensors that a weight is made of: two where it is quantized."""
-    names = weight.__tensor_flatten__()[0] if hasattr(weight, "__tensor_flatten__") else ()  # type: ignore[no-untyped-call]
-    yield from (getattr(weight, name) for name in names) if names else (weight,)
+    """The tensors that a weight is made of: two if it is quantized."""
+    if hasattr(weight, "__tensor_flatten__"):
+        names, _ = weight.__tensor_flatten__()  # type: ignore[no-untyped-call]
+        yield from (getattr(weight, name) for name in names)
+    else:
+        yield weight
 
 
-def held(*modules: nn.Module) -> int:
+def bytes_of(*modules: nn.Module) -> int:
+    """Bytes of the modules' weights; one that several modules share counts once."""
     weights = {
         part.data_ptr(): part.nbytes
         for module in modules
@@ -68,7 +78,7 @@ def held(*modules: nn.Module) -> int:
 
 
 def peak(work: Callable[[], Any]) -> int:
-    """The most bytes of all tensors together that were made meanwhile."""
+    """The most bytes, at any time, of all tensors that the work makes."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         work()
     total = most = 0
@@ -85,12 +95,13 @@ def peak(work: Callable[[], Any]) -> int:
 )
 def test_weights_are_counted_as_they_are_held(precision: dict[str, str]) -> None:
     job = new_job(precision=precision)
-    family, need = (engine := opened(job)).family, needed(job)
-    assert held(family.transformer, engine.modulator) == pytest.approx(
-        need.transformer, rel=0.02
-    )  # scales of quantized rows
-    assert held(*family.encoders) == pytest.approx(need.encoders, rel=0.02)
-    assert held(family.vae) == need.vae
+    engine, need = built(job), needed(job)
+    family = engine.family
+    transformer = bytes_of(family.transformer, engine.modulator)
+    # Quantized rows have scales, which the estimate leaves out.
+    assert transformer == pytest.approx(need.transformer, rel=0.02)
+    assert bytes_of(*family.encoders) == pytest.approx(need.encoders, rel=0.02)
+    assert bytes_of(family.vae) == need.vae
 
 
 @pytest.fixture(scope="module")
@@ -112,47 +123,46 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_denoising_takes_about_what_was_estimated(sections: dict[str, Any], negative: str) -> None:
     job = new_job(**sections)
-    engine, group = (
-        opened(job),
-        pictures(
-            GROUP, width=SIDE, height=SIDE, steps=STEPS, negative_prompt=negative, true_cfg=2.0
-        ),
-    )
-    assert peak(lambda: engine.denoise(group)) == pytest.approx(
-        needed(job, shape(negative=bool(negative))).denoising, rel=0.25
-    )
+    engine, group = built(job), new_group(negative_prompt=negative, true_cfg=2.0)
+    expected = needed(job, shape(negative=bool(negative))).denoising
+    assert peak(lambda: engine.denoise(group)) == pytest.approx(expected, rel=0.25)
 
 
 def test_so_does_stable_diffusion(sd3: Path) -> None:
     job = new_job(sd3)
-    engine, group = opened(job), pictures(GROUP, width=SIDE, height=SIDE, steps=STEPS)
+    engine, group = built(job), new_group()
     assert peak(lambda: engine.denoise(group)) == pytest.approx(needed(job).denoising, rel=0.25)
 
 
 @pytest.mark.parametrize(("side", "batch"), [(128, 8), (512, 2)])
 def test_decoding_takes_about_what_was_estimated(side: int, batch: int) -> None:
     job = new_job(batch=batch)
-    engine = opened(job)
+    engine = built(job)
     denoised = engine.denoise(pictures(batch, width=side, height=side, steps=1))
-    assert peak(lambda: engine.decode(denoised)) == pytest.approx(
-        needed(job, shape(side)).decoding, rel=0.35
-    )
+    expected = needed(job, shape(side)).decoding
+    assert peak(lambda: engine.decode(denoised)) == pytest.approx(expected, rel=0.35)
 
 
 @pytest.mark.slow
 def test_a_process_grows_by_about_what_was_estimated() -> None:
-    # The kernel's own count for this program: getrusage's begins with that of the process which started it.
-    code = (
-        "from tests.support.specimens import pictures; from tests.planning.test_memory import GROUP, SIDE, STEPS, new_job, opened; import re;"
-        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]);"
-        "engine = opened(new_job()); group = pictures(GROUP, width=SIDE, height=SIDE, steps=STEPS); took = peak();"
-        "engine.decode(engine.denoise(group)); print((peak() - took) * 1024)"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    # /proc has the kernel's count for this program. That of getrusage begins with the count of the
+    # process which started it.
+    code = r"""
+import re
+from tests.planning.test_memory import built, new_group, new_job
+
+def peak():
+    return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
+
+engine, group = built(new_job()), new_group()
+before = peak()
+engine.decode(engine.denoise(group))
+print((peak() - before) * 1024)
+"""
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     need = needed(new_job())
-    # One after the other. What a process grows by varies: 0.96 to 1.19 seen.
+    # The group is decoded after it is denoised. What a process grows by varies: 0.96 to 1.19 seen.
     assert 0.5 <= int(answer.stdout.split()[-1]) / max(need.denoising, need.decoding) <= 1.5
 
 
@@ -163,9 +173,8 @@ def test_numbers_of_the_engine_are_the_estimates() -> None:
 @pytest.fixture(scope="module")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """FLUX.1-dev, without its weights' contents."""
-    return Checkpoint(
-        write_full_size(tmp_path_factory.mktemp("memory") / "flux-dev"), "flux", "", {}
-    )
+    folder = write_full_size(tmp_path_factory.mktemp("memory") / "flux-dev")
+    return Checkpoint(folder, "flux", "", {})
 
 
 def dev_job(**sections: Any) -> Job:
@@ -193,12 +202,10 @@ def test_flux_dev_has_the_published_numbers_of_parameters(flux: Checkpoint) -> N
 def test_flux_dev_takes_34_gb_in_bf16_and_less_where_it_is_quantized(flux: Checkpoint) -> None:
     whole, fp8 = dev(flux), dev(flux, precision={"linear": "fp8", "text": "fp8"})
     assert whole.transformer + whole.encoders + whole.vae == pytest.approx(34e9, rel=0.01)
-    assert fp8.transformer == pytest.approx(
-        15.2e9, rel=0.01
-    )  # 8.6 of 11.9e9 in a byte each, the others in two
-    assert fp8.encoders == pytest.approx(
-        4.76e9 + 0.5e9 - 0.1e9, rel=0.02
-    )  # T5's embeddings and CLIP stay in bf16
+    # Of 11.9e9 numbers 8.6e9 take a byte each, the others two.
+    assert fp8.transformer == pytest.approx(15.2e9, rel=0.01)
+    # T5's embeddings and CLIP stay in bf16.
+    assert fp8.encoders == pytest.approx(4.76e9 + 0.5e9 - 0.1e9, rel=0.02)
 
 
 def test_what_is_offloaded_is_not_there_while_denoising(flux: Checkpoint) -> None:
@@ -208,7 +215,8 @@ def test_what_is_offloaded_is_not_there_while_denoising(flux: Checkpoint) -> Non
             for phase in dev(flux, engine={"batch_size": 1, "offload": offload}).phases[:2]
         }
 
-    # 33.7 GB: transformer 23.8, of which blocks' linears 17.2, modulations 6.5; text encoders 9.8; VAE 0.2
+    # Together 33.7 GB: the transformer's 23.8, with 17.2 of the blocks' linears and 6.5 of
+    # modulations; the text encoders' 9.8; the VAE's 0.2.
     assert phases("none") == {"encoding text": 33.7, "denoising": 33.7}
     assert phases("text") == {"encoding text": 33.7, "denoising": 24.0}
     assert phases("model") == {"encoding text": 16.4, "denoising": 24.0}
@@ -217,9 +225,8 @@ def test_what_is_offloaded_is_not_there_while_denoising(flux: Checkpoint) -> Non
 
 def test_ranks_share_activations_and_a_negative_prompt_doubles_them(flux: Checkpoint) -> None:
     one = dev(flux).denoising
-    assert dev(flux, parallel={"cp": 2}).denoising == pytest.approx(
-        one / 2, rel=0.1
-    )  # modulations are not shared
+    # Modulations are not shared.
+    assert dev(flux, parallel={"cp": 2}).denoising == pytest.approx(one / 2, rel=0.1)
     assert dev(flux, shape(1024, steps=28, negative=True)).denoising == 2 * one
     assert dev(flux, engine={"batch_size": 8}).denoising == 8 * one
     assert dev(flux, shape(1024, count=3, steps=28), engine={"batch_size": 8}).denoising == 3 * one
@@ -230,9 +237,8 @@ def test_one_rank_decodes_a_group_while_it_denoises_the_next_and_several_do_not(
 ) -> None:
     large = shape(2048, steps=28)
     alone, pair = dev(flux, large), dev(flux, large, parallel={"cp": 2})
-    assert (
-        alone.total == alone.phases[1].weights + alone.denoising + alone.decoding + alone.workspace
-    )
+    weights, working = alone.phases[1].weights, alone.denoising + alone.decoding
+    assert alone.total == weights + working + alone.workspace
     assert (alone.peak, pair.peak) == ("denoising", "decoding")
     assert pair.total == pair.phases[2].weights + pair.decoding + pair.workspace
 
@@ -259,9 +265,8 @@ def test_so_many_px_are_decoded_at_once(flux: Checkpoint, side: int, cp: int, px
 
 
 def test_at_the_very_least_all_but_the_weights_take_half() -> None:
-    need = Need(
-        0, 0, 0, 0, 0, 0, (memory.Phase("encoding text", 40, 2), memory.Phase("denoising", 30, 30))
-    )
+    phases = (memory.Phase("encoding text", 40, 2), memory.Phase("denoising", 30, 30))
+    need = Need(0, 0, 0, 0, 0, 0, phases)
     assert (need.total, need.least, need.peak) == (60, 45, "denoising")
     assert replace(need, mapped=True).least == 30
     assert needed(new_job()).mapped

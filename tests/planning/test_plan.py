@@ -34,13 +34,9 @@ def expand(rows: list[Row]) -> list[Picture]:
     found: list[Picture] = []
     for row, (width, height, steps, negative, images) in enumerate(rows):
         for image in range(images):
-            settings = {
-                "width": width,
-                "height": height,
-                "steps": steps,
-                "negative_prompt": "x" * negative,
-            }
-            found.append(picture(len(found), row=row, image=image, **settings))
+            size = {"width": width, "height": height, "steps": steps}
+            given = {"row": row, "image": image, "negative_prompt": "x" * negative}
+            found.append(picture(len(found), **size, **given))
     return found
 
 
@@ -52,6 +48,11 @@ def cut(
     return cut_shards(map(shapes_of, parts), size, batch_size)
 
 
+def random_row(dice: random.Random, most_images: int) -> Row:
+    width, height, steps = dice.choice([16, 32]), dice.choice([16, 16384]), dice.choice([1, 1000])
+    return width, height, steps, dice.random() < 0.5, dice.randint(1, most_images)
+
+
 def random_blocks(dice: random.Random, rows: int) -> list[int]:
     cuts = sorted(dice.sample(range(1, rows), dice.randint(0, rows - 1)))
     return [end - begin for begin, end in zip([0, *cuts], [*cuts, rows], strict=True)]
@@ -59,25 +60,18 @@ def random_blocks(dice: random.Random, rows: int) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_the_cut_equals_really_expanding_and_grouping(seed: int) -> None:
-    """Any images a row, shard size, batch size, and any blocks the rows arrive in."""
+    """For any images a row, any shard size and batch size, and any blocks that rows come in."""
     dice = random.Random(seed)
     most = dice.choice([1, 3, 40])
-    rows = [
-        (
-            dice.choice([16, 32]),
-            dice.choice([16, 16384]),
-            dice.choice([1, 1000]),
-            dice.random() < 0.5,
-            dice.randint(1, most),
-        )
-        for _ in range(30)
-    ]
+    rows = [random_row(dice, most) for _ in range(30)]
     size, batch_size = dice.randint(1, 50), dice.randint(1, 9)
     shards, count = cut(rows, size, batch_size, random_blocks(dice, len(rows)))
     everything = expand(rows)
     parts = [everything[at : at + size] for at in range(0, len(everything), size)]
+    begins = [part[0] for part in parts]
     assert shards == tuple(
-        Shard(part[0].key, len(part), part[0].row, part[0].image) for part in parts
+        Shard(first.key, len(part), first.row, first.image)
+        for first, part in zip(begins, parts, strict=True)
     )
     assert count == sum(len(list(groups(part, batch_size))) for part in parts)
 
@@ -95,22 +89,14 @@ def test_a_row_of_many_pictures_costs_no_more_than_a_row() -> None:
 
 
 def test_groups_stand_in_plan_order_whatever_the_order_of_pictures() -> None:
-    everything = expand(
-        [(32, 16, 4, False, 3), (16, 16, 4, True, 2), (16, 16, 4, False, 5), (16, 16, 2, False, 1)]
-    )
-    cut_at_once = list(groups(everything, 2))
+    large, negative = (32, 16, 4, False, 3), (16, 16, 4, True, 2)
+    everything = expand([large, negative, (16, 16, 4, False, 5), (16, 16, 2, False, 1)])
+    ordered = list(groups(everything, 2))
     random.Random(0).shuffle(everything)
-    assert list(groups(everything, 2)) == cut_at_once
-    assert [one for group in cut_at_once for one in group] == sorted(everything, key=plan_order)
-    assert [[one.key for one in group] for group in cut_at_once] == [
-        [10],
-        [5, 6],
-        [7, 8],
-        [9],
-        [3, 4],
-        [0, 1],
-        [2],
-    ]
+    assert list(groups(everything, 2)) == ordered
+    assert [one for group in ordered for one in group] == sorted(everything, key=plan_order)
+    keys = [[one.key for one in group] for group in ordered]
+    assert keys == [[10], [5, 6], [7, 8], [9], [3, 4], [0, 1], [2]]
 
 
 @pytest.mark.parametrize(
@@ -146,14 +132,8 @@ def test_a_shard_is_a_quarter_of_an_hour_or_a_gigabyte_or_an_eighth_in_whole_gro
 
 
 def test_the_estimate_is_the_mean_over_all_shapes() -> None:
-    job = parse_job(
-        {
-            "engine": {"kind": "pattern", "batch_size": 4},
-            "pattern": {"delay_s": 2.0},
-            "output": {"format": "png"},
-        },
-        "",
-    )
+    engine, pattern = {"kind": "pattern", "batch_size": 4}, {"delay_s": 2.0}
+    job = parse_job({"engine": engine, "pattern": pattern, "output": {"format": "png"}}, "")
     cost = estimate_cost([Shape(100, 100, 4, False, 3), Shape(200, 100, 4, False, 1)], job, None)
     assert cost.seconds == pytest.approx(0.504)
     assert cost.bytes == pytest.approx(12_500 * 1.8 + 4096)
@@ -214,14 +194,12 @@ def test_the_fingerprint_covers_content_and_not_places() -> None:
 
 
 def test_the_fingerprint_stays_what_it_was_planned_with() -> None:
-    """Written in plans on disks: another order of keys or spelling of numbers would refuse every run there is."""
-    assert fingerprint({"b": 1, "a": {"z": [1.5, None, "é"], "y": False}}) == fingerprint(
-        {"a": {"y": False, "z": [1.5, None, "é"]}, "b": 1}
-    )
-    assert (
-        fingerprint({"a": 1.5})
-        == "e7e254618d40dbced5b4229207c021806222ebaa4a9bb8336a3d52976e40684f"
-    )
+    """Plans on disks hold it: another spelling of numbers would refuse every run there is."""
+    one = {"b": 1, "a": {"z": [1.5, None, "é"], "y": False}}
+    same = {"a": {"y": False, "z": [1.5, None, "é"]}, "b": 1}
+    assert fingerprint(one) == fingerprint(same)
+    written = "e7e254618d40dbced5b4229207c021806222ebaa4a9bb8336a3d52976e40684f"
+    assert fingerprint({"a": 1.5}) == written
 
 
 def test_a_difference_names_nested_keys_and_both_values() -> None:
@@ -241,40 +219,21 @@ def test_a_difference_names_nested_keys_and_both_values() -> None:
 
 def plan_of(shards: tuple[Shard, ...], **given: Any) -> Plan:
     identity = identify_run(parse_job({}, ""), ["m"], {"vae": "v"})
-    usual: dict[str, Any] = {
-        "manifest": ("m",),
-        "sources": (),
-        "shapes": (Shape(64, 64, 4, True, 9),),
-        "groups": 2,
-        "over_long": 0,
-    }
-    usual |= {
-        "run": "r",
-        "created": "now",
-        "fingerprint": "f",
-        "identity": identity,
-        "rows": 9,
-        "pictures": 9,
-        "has_ids": False,
-    }
-    return Plan(
-        **usual
-        | {"shards": shards, "seconds": 1.5, "bytes": 3, "speed": "", "software": {"python": "3"}}
-        | given
-    )
+    usual: dict[str, Any] = {"run": "r", "created": "now", "fingerprint": "f", "manifest": ("m",)}
+    usual |= {"sources": (), "shapes": (Shape(64, 64, 4, True, 9),), "shards": shards, "groups": 2}
+    usual |= {"rows": 9, "pictures": 9, "over_long": 0, "has_ids": False, "identity": identity}
+    usual |= {"seconds": 1.5, "bytes": 3, "speed": "", "software": {"python": "3"}}
+    return Plan(**usual | given)
 
 
 def test_a_changed_input_is_refused_with_the_difference_and_the_remedy() -> None:
-    plan = plan_of(())
-    refuse_change(
-        plan, identify_run(parse_job({"run": {"workers": 9}}, ""), ["m"], {"vae": "v"}), "runs/a"
-    )
+    def refuse(**sections: Any) -> None:
+        identity = identify_run(parse_job(sections, ""), ["m"], {"vae": "v"})
+        refuse_change(plan_of(()), identity, "runs/a")
+
+    refuse(run={"workers": 9})
     with pytest.raises(PlanChanged) as error:
-        refuse_change(
-            plan,
-            identify_run(parse_job({"sampling": {"steps": 5}}, ""), ["m"], {"vae": "v"}),
-            "runs/a",
-        )
+        refuse(sampling={"steps": 5})
     assert "runs/a was planned from other inputs" in str(error.value)
     assert "\n  sampling.steps: 28 → 5\n" in str(error.value)
     assert "--out ANOTHER_FOLDER" in str(error.value)
@@ -288,9 +247,8 @@ def test_a_plan_survives_being_written() -> None:
 
 
 def test_a_plan_of_a_hundred_thousand_shards_opens_in_seconds() -> None:
-    text = plan_of(
-        tuple(Shard(n * 1000, 1000, n * 1000, 0) for n in range(100_000))
-    ).model_dump_json()
+    shards = tuple(Shard(n * 1000, 1000, n * 1000, 0) for n in range(100_000))
+    text = plan_of(shards).model_dump_json()
     begin = time.process_time()
     plan = Plan.model_validate_json(text)
     assert time.process_time() - begin < 2
