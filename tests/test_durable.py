@@ -1,8 +1,9 @@
-"""A name appears at once, with all its bytes, for one of those who want it."""
+"""A name appears at once, with all its bytes, for one of the processes that want it."""
 
 import errno
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from batchgen import durable
 
 
-def at_once(count: int, action):  # type: ignore[no-untyped-def]
+def at_once(count: int, action: Callable[[int], object]) -> list[object]:
+    """What `action` returns in each of `count` threads that begin together."""
     barrier = threading.Barrier(count)
 
     def go(number: int) -> object:
@@ -22,7 +24,7 @@ def at_once(count: int, action):  # type: ignore[no-untyped-def]
         return list(threads.map(go, range(count)))
 
 
-def test_of_many_who_create_a_file_one_does_and_its_bytes_stay(tmp_path: Path) -> None:
+def test_of_many_threads_that_create_a_file_one_does_and_its_bytes_stay(tmp_path: Path) -> None:
     path = tmp_path / "file"
     won = at_once(8, lambda number: durable.create(path, b"%d" % number))
     assert won.count(True) == 1
@@ -30,7 +32,7 @@ def test_of_many_who_create_a_file_one_does_and_its_bytes_stay(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_who_reads_a_file_while_it_is_replaced_reads_one_or_the_other(tmp_path: Path) -> None:
+def test_a_reader_of_a_file_that_is_replaced_reads_the_old_or_the_new(tmp_path: Path) -> None:
     path = tmp_path / "file"
     durable.replace(path, b"first")
     with path.open("rb") as reader:
@@ -48,10 +50,10 @@ def test_a_link_never_replaces_and_knows_its_own_file(tmp_path: Path) -> None:
     assert target.read_bytes() == b"mine"
 
 
-def test_a_name_is_synced_also_when_another_made_it(
+def test_a_name_is_synced_also_when_another_process_made_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever linked it may have died before the name was on the disk."""
+    """The other process may have died before the name was on the disk."""
     synced: list[Path] = []
     durable.write(tmp_path / "mine", b"")
     os.link(tmp_path / "mine", tmp_path / "target")
@@ -60,7 +62,7 @@ def test_a_name_is_synced_also_when_another_made_it(
     assert synced == [tmp_path]
 
 
-def test_bytes_are_synced_before_the_name_that_vouches_for_them(
+def test_bytes_are_synced_before_the_name_that_readers_trust(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -99,14 +101,12 @@ def test_an_append_that_the_system_cuts_short_goes_on(tmp_path: Path) -> None:
     assert file.written == b"ten bytes."
 
 
-def test_of_many_who_use_the_reserve_the_first_ones_data_counts(tmp_path: Path) -> None:
-    durable.write(tmp_path / "reserve", bytes(1000))
-    at_once(
-        8,
-        lambda number: durable.create_from(tmp_path / "reserve", tmp_path / "flag", b"%d" % number),
-    )
-    assert (tmp_path / "flag").read_bytes() in {b"%d" % number for number in range(8)}
-    assert list(tmp_path.iterdir()) == [tmp_path / "flag"]
+def test_of_many_threads_that_use_the_reserve_the_data_of_the_first_counts(tmp_path: Path) -> None:
+    reserve, flag = tmp_path / "reserve", tmp_path / "flag"
+    durable.write(reserve, bytes(1000))
+    at_once(8, lambda number: durable.create_from(reserve, flag, b"%d" % number))
+    assert flag.read_bytes() in {b"%d" % number for number in range(8)}
+    assert list(tmp_path.iterdir()) == [flag]
 
 
 @pytest.mark.parametrize(
@@ -118,5 +118,5 @@ def test_a_full_disk_is_told_from_a_broken_one(number: int, full: bool) -> None:
     assert not durable.is_full(ValueError(number))
 
 
-def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
+def test_removing_a_name_that_is_gone_is_no_error(tmp_path: Path) -> None:
     durable.remove(tmp_path / "file")

@@ -1,4 +1,7 @@
-"""squeue may fail, be empty, lag or leave jobs out: nobody who lives is ever taken for dead, and nobody waits without end."""
+"""squeue may fail, be empty, lag or leave jobs out.
+
+No job that lives is ever taken for dead, and nobody waits without end.
+"""
 
 import json
 from collections.abc import Callable
@@ -24,7 +27,7 @@ from tests.support.fake_squeue import (
     FakeSqueue,
     line,
 )
-from tests.support.specimens import new_store
+from tests.support.specimens import new_directory
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Time that passes only when told to."""
+    """A clock that goes on only when a test calls it."""
     now = [1000.0]
     monkeypatch.setattr(queue.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(queue.random, "uniform", lambda low, _high: low)
@@ -46,6 +49,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return passes
 
 
+UNKNOWN = "unknown unknown unknown unknown"
+# What squeue answers, and what follows about ITS job from four listings, a minute apart.
 TABLE = {
     "it runs": ([[SELF, ALIVE]], "alive alive alive alive"),
     "it is gone": ([[SELF]], "unknown dead dead dead"),
@@ -53,19 +58,16 @@ TABLE = {
         [[SELF], [SELF, ALIVE], [SELF], [SELF]],
         "unknown alive unknown dead",
     ),
-    "every second listing lacks half": ([[SELF], [SELF, ALIVE]] * 2, "unknown alive unknown alive"),
-    "half is listed, and not who asks": (
-        [[ALIVE], [line("300")]],
-        "unknown unknown unknown unknown",
-    ),
-    "the listing is empty": ([[]], "unknown unknown unknown unknown"),
-    "squeue fails": ([FAILS], "unknown unknown unknown unknown"),
+    "every second listing lacks it": ([[SELF], [SELF, ALIVE]] * 2, "unknown alive unknown alive"),
+    "the asking job is not listed": ([[ALIVE], [line("300")]], UNKNOWN),
+    "the listing is empty": ([[]], UNKNOWN),
+    "squeue fails": ([FAILS], UNKNOWN),
     "squeue fails between two listings without it": (
         [[SELF], FAILS, FAILS, [SELF]],
         "unknown unknown unknown dead",
     ),
-    "squeue hangs": ([HANGS], "unknown unknown unknown unknown"),
-    "squeue says nonsense": ([NONSENSE], "unknown unknown unknown unknown"),
+    "squeue hangs": ([HANGS], UNKNOWN),
+    "squeue prints nonsense": ([NONSENSE], UNKNOWN),
     "it was requeued and waits": ([[SELF, line(ITS, "PENDING", 1)]], "dead dead dead dead"),
     "it was requeued and runs": ([[SELF, line(ITS, "RUNNING", 1)]], "dead dead dead dead"),
     "the listing is older than its start": (
@@ -83,21 +85,20 @@ TABLE = {
 
 @pytest.mark.usefixtures("in_a_job")
 @pytest.mark.parametrize("name", TABLE)
-def test_what_follows_from_listings(
+def test_what_follows_from_four_listings(
     name: str, squeue: FakeSqueue, clock: Callable[[float], None]
 ) -> None:
-    """Four listings, a minute apart."""
     answers, lives = TABLE[name]
     squeue.answer(*answers)
-    queue, told = Queue(poll_s=60), []
+    queue, found = Queue(poll_s=60), []
     for _ in range(4):
-        told.append(queue.life(ITS, 0))
+        found.append(queue.life(ITS, 0))
         clock(60)
-    assert " ".join(told) == lives
+    assert " ".join(found) == lives
 
 
 @pytest.mark.usefixtures("in_a_job")
-def test_squeue_is_asked_once_a_minute_however_many_ask(
+def test_squeue_is_called_once_a_minute_however_many_ask(
     squeue: FakeSqueue, clock: Callable[[float], None]
 ) -> None:
     squeue.answer([SELF, ALIVE])
@@ -108,10 +109,10 @@ def test_squeue_is_asked_once_a_minute_however_many_ask(
         clock(1)
 
 
-def test_a_question_that_is_younger_than_the_listing_waits_for_the_next(
+def test_a_question_later_than_the_listing_waits_for_the_next_listing(
     squeue: FakeSqueue, clock: Callable[[float], None]
 ) -> None:
-    """A job that began after the listing is not missing in it."""
+    """A listing cannot lack a job that began after it."""
     squeue.answer([line("300")], [line("300"), ALIVE])
     queue = Queue(poll_s=60, enough=1)
     assert queue.life("300", 0) == "alive"
@@ -134,10 +135,9 @@ def test_nobody_waits_for_an_answer_without_end_and_the_reason_is_known(
         clock(seconds)
         assert queue.life(ITS, 0) == "unknown"
     assert waits == FAILURES - 1
-    assert (
-        "Unable to contact slurm controller" in queue.trouble
-        or f"does not list job {MINE}, which asks" in queue.trouble
-    )
+    unlisted = f"does not list job {MINE}, which asks"
+    silent = "Unable to contact slurm controller"
+    assert (silent if answer is FAILS else unlisted) in queue.trouble
 
 
 def test_where_there_is_no_squeue_nobody_waits_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,17 +151,15 @@ def test_where_there_is_no_squeue_nobody_waits_at_all(monkeypatch: pytest.Monkey
 def test_a_worker_takes_a_shard_from_a_job_that_is_gone_and_from_no_other(
     squeue: FakeSqueue, clock: Callable[[float], None], tmp_path: Path
 ) -> None:
-    """Shards 0 and 4 are jobs' that are gone, 1 a running one's, 2 a requeued one's, 3 a person's on another machine."""
-    directory = new_store(tmp_path, 5)
-    for shard, owner in enumerate(
-        [
-            Owner("node2", 1, 0.0, "300"),
-            Owner("node2", 2, 0.0, ITS),
-            Owner("node3", 3, 0.0, "400"),
-            Owner("away", 4, 0.0),
-            Owner("node4", 5, 0.0, "500"),
-        ]
-    ):
+    directory = new_directory(tmp_path, 5)
+    owners = [
+        Owner("node2", 1, 0.0, "300"),  # a job that is gone
+        Owner("node2", 2, 0.0, ITS),  # a job that runs
+        Owner("node3", 3, 0.0, "400"),  # a job that was requeued
+        Owner("away", 4, 0.0),  # a person's process on another machine
+        Owner("node4", 5, 0.0, "500"),  # a job that is gone
+    ]
+    for shard, owner in enumerate(owners):
         directory.claim(shard, 1).write_text(json.dumps({"owner": asdict(owner), "at": 0.0}))
     squeue.answer([SELF, ALIVE, line("400", "PENDING", 1)])
     claims = Claims(directory, 5, 0, queue=Queue(poll_s=60))
@@ -180,22 +178,19 @@ def test_a_worker_takes_a_shard_from_a_job_that_is_gone_and_from_no_other(
 def test_a_process_of_this_node_whose_incarnation_is_over_counts_as_dead(
     squeue: FakeSqueue,
 ) -> None:
-    """An orphan beside its successor."""
+    """The job was requeued, and a process of its first incarnation still runs here."""
     squeue.answer([line(ITS, "RUNNING", 1)])
     me = Owner.me()
-    orphan = Owner(me.host, me.pid, me.started, ITS, 0)
-    assert (orphan.life(), orphan.life(Queue())) == ("alive", "dead")
+    left_over = Owner(me.host, me.pid, me.started, ITS, 0)
+    assert (left_over.life(), left_over.life(Queue())) == ("alive", "dead")
 
 
 def test_the_owner_is_the_job_and_how_often_it_was_requeued(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in [
-        ("SLURM_JOB_ID", "7"),
-        ("SLURMD_NODENAME", "node9"),
-        ("SLURM_RESTART_COUNT", "3"),
-    ]:
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURMD_NODENAME", "node9")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     me = Owner.me()
     assert (me.host, me.job, me.restarts) == ("node9", "7", 3)
     monkeypatch.delenv("SLURMD_NODENAME")
@@ -203,40 +198,34 @@ def test_the_owner_is_the_job_and_how_often_it_was_requeued(
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "now", "told"),
+    ("start", "end", "now", "expected"),
     [
         ("1000", "4600", 1010.0, 4600.0),
-        ("1000", "4600", 5200.0, 8800.0),  # this machine's clock is an hour late
-        ("1000", "4600", -2600.0, 1000.0),  # or early
+        ("1000", "4600", 5200.0, 8800.0),  # this machine's clock is ahead
+        ("1000", "4600", -2600.0, 1000.0),  # this machine's clock is behind
         ("1000", "NONE", 1010.0, None),  # no limit
         ("N/A", "4600", 1010.0, None),
         ("", "", 1010.0, None),
     ],
 )
-def test_the_end_of_a_job_is_told_by_this_machines_clock(
-    start: str, end: str, now: float, told: float | None, monkeypatch: pytest.MonkeyPatch
+def test_the_end_of_a_job_is_given_by_this_machines_clock(
+    start: str, end: str, now: float, expected: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_START_TIME", start)
     monkeypatch.setenv("SLURM_JOB_END_TIME", end)
-    assert slurm.end_time(now) == told
+    assert slurm.end_time(now) == expected
 
 
 def test_elements_are_named_as_people_type_them(squeue: FakeSqueue) -> None:
-    squeue.answer(
-        [
-            f"{'4712':<24}{'4711':<24}{'3':<24}{'PENDING':<24}{0:<12}{'JobHeldUser':<80}{'batchgen:abc:1 for the accountants':<240}"
-        ]
-    )
+    comment = "batchgen:abc:1 for the accountants"
+    squeue.answer([line("4712", "PENDING", 0, "JobHeldUser", comment, element=("4711", "3"))])
     (job,) = commands.list_jobs()
-    assert (job.id, job.name, job.waits, job.reason, job.comment) == (
-        "4712",
-        "4711_3",
-        True,
-        "JobHeldUser",
-        "batchgen:abc:1 for the accountants",
-    )
+    assert (job.id, job.name, job.waits) == ("4712", "4711_3", True)
+    assert (job.reason, job.comment) == ("JobHeldUser", comment)
+
+
+def test_an_squeue_that_fails_is_told_with_its_own_words(squeue: FakeSqueue) -> None:
     squeue.answer(FAILS)
-    with pytest.raises(
-        SchedulerSilent, match="squeue failed: slurm_load_jobs error: Unable to contact"
-    ):
+    expected = "squeue failed: slurm_load_jobs error: Unable to contact"
+    with pytest.raises(SchedulerSilent, match=expected):
         commands.list_jobs()

@@ -3,18 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+# Called with a line for each card: "id, MiB, compute capability, name".
 Driver = Callable[..., None]
-"""Called with a line for each card: its id, MiB, compute capability and name."""
 
 
 def write_driver(folder: Path, cards: tuple[str, ...]) -> None:
-    """An executable nvidia-smi that knows these cards."""
-    listing = "\n".join(
-        f"GPU {number}: {card.rpartition(', ')[2]} (UUID: {card.partition(',')[0]})"
-        for number, card in enumerate(cards)
-    )
+    """Write an executable nvidia-smi that knows these cards."""
+    named = (card.split(", ") for card in cards)
+    listed = [f"GPU {number}: {c[-1]} (UUID: {c[0]})" for number, c in enumerate(named)]
+    answers = ["\n".join(listed), "\n".join(cards)]
     script = folder / "nvidia-smi"
     script.write_text(
-        f"#!/bin/sh\nif [ \"$1\" = -L ]; then echo '{listing}'; else echo '{chr(10).join(cards)}'; fi\n"
+        f"#!/bin/sh\nif [ \"$1\" = -L ]; then echo '{answers[0]}'; else echo '{answers[1]}'; fi\n"
     )
     script.chmod(0o755)
