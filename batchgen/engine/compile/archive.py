@@ -1,21 +1,23 @@
-"""A folder of code as one file: checksummed, published by one link, and opened only if nobody but the user can have written it.
+"""A folder of compiled code as one archive file.
 
     {"batchgen-compile": 1, "key": "…", "sha256": "…"}     the first line
     a tar of plain files                                    what the SHA-256 is of
 
-The code will run with the user's rights. So an archive is refused, with the reason, if it is another user's, if others can write to it, if
-its bytes do not hash to what the first line says, if it was made for another key, or if it names a place outside its folder.
+Compiled code runs with the user's rights. An archive is therefore refused, with the reason, if it
+belongs to another user, if others can write to it, if its bytes do not have the SHA-256 of its
+first line, if it was made for another key, or if it holds anything but plain files of its folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tarfile
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -25,64 +27,67 @@ from batchgen.errors import JobError
 
 _FORMAT = 1
 _CHUNK = 1 << 20
-_LEFT_OUT = {".lock", ".tmp"}  # of processes at work
+# Files with these endings belong to processes at work.
+_LEFT_OUT = {".lock", ".tmp"}
 
 
 def write_archive(folder: Path, key: str, archive: Path) -> str:
-    """Give the folder's files the archive's name, unless it is taken; returns the SHA-256 of what has the name.
+    """Publish the folder's files as an archive, unless there is one of that name already.
 
-    :raises OSError: quota, rights, a file system without hard links.
+    :returns: the SHA-256 of the archive that has the name now.
+    :raises OSError: no space, no right to write, or a file system without hard links.
     """
     temporary = archive.with_name(f".{archive.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with tempfile.TemporaryFile() as body:
-            _pack(folder, body)
-            sha256 = _hash(body, 0)
-            with os.fdopen(
-                os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb", buffering=0
-            ) as file:
-                durable.append(
-                    file,
-                    json.dumps({"batchgen-compile": _FORMAT, "key": key, "sha256": sha256}).encode()
-                    + b"\n",
-                )
-                while chunk := body.read(_CHUNK):
-                    durable.append(file, chunk)
-                durable.sync(file)
+        sha256 = _write(folder, key, temporary)
         if durable.link(temporary, archive):
             return sha256
     finally:
         temporary.unlink(missing_ok=True)
-    theirs, sha256 = _open(archive, key)
-    theirs.close()
-    return sha256
+    with _checked(archive, key) as (_, sha256):
+        return sha256
 
 
 def unpack_archive(archive: Path, key: str, folder: Path) -> str:
-    """Put the archive's files into the folder, which is empty; returns the archive's SHA-256. Nothing is written before all is checked.
+    """Put the archive's files into an empty folder. Everything is checked before a file is written.
 
-    :raises JobError: it is not to be trusted; the message says why.
+    :returns: the archive's SHA-256.
+    :raises JobError: the archive is not to be trusted; the message says why.
     """
-    file, sha256 = _open(archive, key)
-    with file:
+    with _checked(archive, key) as (file, sha256):
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 members = tar.getmembers()
-                _check(archive, members)
+                _check_members(archive, members)
                 for member in members:
-                    path = folder / member.name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    source = tar.extractfile(member)
+                    source, path = tar.extractfile(member), folder / member.name
                     assert source is not None, "a plain file"
-                    with path.open("xb") as target:
-                        shutil.copyfileobj(source, target)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(source.read())
         except tarfile.TarError as error:
             raise _refused(archive, f"is no tar archive after its first line ({error})") from None
+        return sha256
+
+
+def _write(folder: Path, key: str, path: Path) -> str:
+    """Write the archive to a new file that only this user can read or write; its SHA-256."""
+    with tempfile.TemporaryFile() as body:
+        _pack(folder, body)
+        body.seek(0)
+        sha256 = hashlib.file_digest(body, "sha256").hexdigest()
+        body.seek(0)
+        head = json.dumps({"batchgen-compile": _FORMAT, "key": key, "sha256": sha256})
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            durable.append(file, head.encode() + b"\n")
+            while chunk := body.read(_CHUNK):
+                durable.append(file, chunk)
+            durable.sync(file)
     return sha256
 
 
 def _pack(folder: Path, body: IO[bytes]) -> None:
-    """The same bytes for the same files."""
+    """Write the folder's files as a tar. The same files give the same bytes."""
     with tarfile.open(fileobj=body, mode="w") as tar:
         for path in sorted(folder.rglob("*")):
             if path.is_symlink() or not path.is_file() or path.suffix in _LEFT_OUT:
@@ -93,39 +98,26 @@ def _pack(folder: Path, body: IO[bytes]) -> None:
                 tar.addfile(member, file)
 
 
-def _hash(file: IO[bytes], begin: int) -> str:
-    """SHA-256 from there to the end; the file then stands at `begin`."""
-    file.seek(begin)
-    hashed = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        hashed.update(chunk)
-    file.seek(begin)
-    return hashed.hexdigest()
-
-
-def _open(archive: Path, key: str) -> tuple[IO[bytes], str]:
-    """The archive at the beginning of its tar, and its SHA-256; all is checked that can be without looking into the tar."""
+@contextlib.contextmanager
+def _checked(archive: Path, key: str) -> Iterator[tuple[IO[bytes], str]]:
+    """The archive, open at the beginning of its tar, and its SHA-256. Only the tar is unchecked."""
     try:
-        file = os.fdopen(
-            os.open(archive, os.O_RDONLY | os.O_NOFOLLOW), "rb"
-        )  # what is checked is what is read: its name is not used again
+        # The name is used only here: whatever is checked below is what will be read.
+        file = os.fdopen(os.open(archive, os.O_RDONLY | os.O_NOFOLLOW), "rb")
     except OSError as error:
         raise _refused(archive, f"cannot be opened ({error.strerror})") from None
-    try:
+    with file:
         if why := foreign(os.fstat(file.fileno())):
             raise _refused(archive, why)
-        sha256 = _promise(archive, key, file.readline(_CHUNK))
-        if _hash(file, file.tell()) != sha256:
-            raise _refused(
-                archive, "is damaged: its bytes do not hash to the SHA-256 in its first line"
-            )
-    except BaseException:
-        file.close()
-        raise
-    return file, sha256
+        sha256 = _promised_sha256(archive, key, file.readline(_CHUNK))
+        begin = file.tell()
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise _refused(archive, "is damaged: its SHA-256 is not the one in its first line")
+        file.seek(begin)
+        yield file, sha256
 
 
-def _promise(archive: Path, key: str, line: bytes) -> str:
+def _promised_sha256(archive: Path, key: str, line: bytes) -> str:
     """The SHA-256 in the first line."""
     try:
         head = json.loads(line)
@@ -133,26 +125,23 @@ def _promise(archive: Path, key: str, line: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         raise _refused(archive, "does not begin as an archive of compiled code") from None
     if kind != _FORMAT or found != key:
-        raise _refused(
-            archive, f"is foreign: it holds code for key {found} (format {kind}), not for {key}"
-        )
+        why = f"is foreign: it holds code for key {found} (format {kind}), not for {key}"
+        raise _refused(archive, why)
     return str(sha256)
 
 
-def _check(archive: Path, members: list[tarfile.TarInfo]) -> None:
+def _check_members(archive: Path, members: list[tarfile.TarInfo]) -> None:
     seen = set()
     for member in members:
         path = PurePosixPath(member.name)
         if not member.isreg() or path.is_absolute() or ".." in path.parts or path in seen:
-            raise _refused(
-                archive,
-                f"holds {member.name!r}, which is no plain file inside its folder, or is there twice",
-            )
+            why = f"holds {member.name!r}: no plain file inside its folder, or a name used twice"
+            raise _refused(archive, why)
         seen.add(path)
 
 
 def _refused(archive: Path, why: str) -> JobError:
     return JobError(
-        f"{archive} {why}. It is compiled code, which would run with your rights, so it is refused. "
-        "If you do not know how that came about, find out; then remove the file, and it is compiled anew."
+        f"{archive} {why}. It is compiled code, which would run with your rights, so it is "
+        "refused. Find out how this happened, then remove the file: the code is compiled anew."
     )

@@ -1,22 +1,26 @@
-"""Regional compilation: the transformer's blocks, as few graphs as their shapes need, each compiled before the first picture.
+"""Regional compilation: the transformer's blocks in few graphs, all made before the first picture.
 
-57 blocks of FLUX.1 are of two kinds. A block's weights are inputs of its graph, so all blocks of a kind share it: what takes time is
-kinds × shapes. Of the shapes, a single row is a graph of its own (the compiler takes sizes 0 and 1 for constants); all larger numbers
-of rows share one, whose batch dimension is symbolic. Image tokens are constants while a run has few sizes, which gives the faster
-code, and symbolic beyond.
+A block's weights are inputs of its graph, so all blocks of a kind share it: the 57 blocks of
+FLUX.1 are of two kinds. Each kind needs a graph for every shape:
 
-    graphs = kinds × (sizes, or 1 if they are many) × (1 row, more rows)
+    graphs = kinds × (sizes, or 1 if there are many) × (1 row, more rows)
 
-`warm` makes every graph and tries all numbers of rows. What happens to a call that would need another is in `regions.py`.
+A single row has a graph of its own because the compiler takes sizes 0 and 1 for constants. Larger
+numbers of rows share a graph whose batch dimension is symbolic. Image tokens are constants while
+a run has few sizes, because that code is faster, and symbolic beyond.
 
-Not covered: text encoders, the embedding before the blocks and the head after them; the VAE sees to itself (`vae.py`). Rounding differs
-from eager mode's, because fused operations keep fp32 between them.
+`CompiledBlocks.warm` makes every graph and tries every number of rows. After that, a call that
+would need another graph is an error (compiler.py).
+
+Not covered: text encoders, and what comes before and after the blocks. vae/decode.py compiles the
+VAE. Rounding differs from eager mode, because fused operations keep fp32 between them.
 
 Legend: R rows of a transformer call, S text tokens, T image tokens, D width.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -24,147 +28,126 @@ import torch
 from torch import Tensor
 from torch._dynamo import mark_dynamic
 
-from batchgen.engine.compile.compiler import Compiler, Inputs, Region, shapes
+from batchgen.engine.compile.compiler import Compiler, Inputs, Region, describe_shapes
 from batchgen.errors import JobError
 
-Block = Callable[
-    ..., Any
-]  # a diffusers block: (hidden_states=, encoder_hidden_states=, temb=, …) → tensors, or None for one it drops
+# A diffusers block: (hidden_states=, encoder_hidden_states=, temb=, …) → tensors. A block that
+# drops its text returns None for it.
+Block = Callable[..., Any]
 Outputs = tuple[Tensor | None, ...]
 Size = TypeVar("Size")
 
-STATIC_SIZES = 8  # with more different sizes than this, they are symbolic
-MANY = 2  # the fewest rows of a graph with a symbolic batch
-_ROWS = (
-    "hidden_states",
-    "encoder_hidden_states",
-    "temb",
-)  # the inputs that have a row for each picture
+# Beyond so many different sizes, sizes are symbolic.
+STATIC_SIZES = 8
+# The fewest rows of a graph with a symbolic batch.
+MANY = 2
+# The inputs that have a row for each picture.
+_ROWS = ("hidden_states", "encoder_hidden_states", "temb")
 
 
 class CompiledBlocks:
-    """A transformer's blocks, compiled while `warm` calls them."""
+    """A transformer's blocks as functions that are compiled while `warm` calls them.
 
-    def __init__(self, blocks: Sequence[Block], plan: _Plan) -> None:
-        self._plan = plan
-        self.blocks: list[Block] = [_Compiled(block, plan) for block in blocks]
+    `blocks` take what the originals take: hidden_states [R, T, D], encoder_hidden_states
+    [R, S, D], temb, … They work in inference mode only. Their results are contiguous.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        compiler: Compiler,
+        *,
+        tokens: Collection[int],
+        rows: int,
+        static: int = STATIC_SIZES,
+    ) -> None:
+        """Plan the graphs.
+
+        :param blocks: modules in their final state: quantized, with their attention. Unchanged.
+        :param tokens: T of the planned sizes as they reach a block: this rank's share.
+        :param rows: the most rows R of a call. All numbers from 1 on are planned.
+        :param static: with more different T than this, T is symbolic.
+        """
+        self._tokens, self._rows = frozenset(tokens), rows
+        self._static = len(self._tokens) <= static
+        listed = ", ".join(map(str, sorted(self._tokens)))
+        self._plan = f"Compiled are 1 to {rows} rows of {listed} image tokens."
+        self._compiler = compiler
+        self._region = Region(compiler, _call_block, self._mark, self._plan)
+        self._kinds: dict[object, int] = {}
+        # By kind: the block and the inputs of the last call with several rows in the warm-up.
+        self._samples: dict[int, tuple[Block, Inputs]] = {}
+        self._seen: set[int] = set()
+        self.blocks: list[Block] = [
+            functools.partial(self._call, block, self._kind(block)) for block in blocks
+        ]
 
     @torch.inference_mode()
     def warm(self, run: Callable[[Size, int], object], sizes: Iterable[Size]) -> None:
-        """Make every graph of the plan. The blocks work in inference mode only, as here.
+        """Make every graph of the plan.
 
-        :param run: takes so many rows of a size through all blocks once, in the dtype and on the device of the pictures.
-        :param sizes: the planned ones; together they have all the planned image tokens.
-        :raises JobError: some planned image tokens were not among the sizes.
+        :param run: takes a size and a number of rows through all blocks once, in the dtype and on
+            the device of the pictures.
+        :param sizes: the planned ones, which together have all planned image tokens.
+        :raises JobError: no size has some of the planned image tokens.
         """
         for size in sizes:
             # Most rows first: the compiler tunes a symbolic batch for the number it sees first.
-            for rows in sorted({1, min(MANY, self._plan.rows), self._plan.rows}, reverse=True):
+            for rows in sorted({1, min(MANY, self._rows), self._rows}, reverse=True):
                 run(size, rows)
-            self._plan.try_all_rows()
-        self._plan.check_all_tokens()
+            self._try_all_rows()
+        if missing := sorted(self._tokens - self._seen):
+            listed = ", ".join(map(str, missing))
+            raise JobError(
+                f"{listed} image tokens are planned, but no size of the warm-up has so many"
+            )
 
-
-def compile_blocks(
-    blocks: Sequence[Block],
-    compiler: Compiler,
-    tokens: Collection[int],
-    rows: int,
-    static: int = STATIC_SIZES,
-) -> CompiledBlocks:
-    """Blocks that compile while `warm` calls them.
-
-    :param blocks: modules, final: weights quantized, attention put in. They are not changed.
-    :param tokens: image tokens T of the planned sizes as they reach a block, which is a rank's share.
-    :param rows: the most rows R of a call; all numbers from 1 on are planned.
-    :param static: with more different T than this, T is symbolic.
-    """
-    return CompiledBlocks(
-        blocks, _Plan(compiler, frozenset(tokens), rows, static=len(set(tokens)) <= static)
-    )
-
-
-class _Compiled:
-    """A block whose calls go to the graph that its kind and their shape share."""
-
-    def __init__(self, block: Block, plan: _Plan) -> None:
-        self.block, self._plan = block, plan
-        self.kind = plan.kind(block)
-
-    def __call__(self, **inputs: Any) -> Outputs:
-        """See the block; `hidden_states` [R, T, D], `encoder_hidden_states` [R, S, D]. Results are contiguous."""
-        return self._plan.call(self, inputs)
-
-
-class _Plan:
-    """The shapes that blocks are compiled for."""
-
-    def __init__(
-        self, compiler: Compiler, tokens: frozenset[int], rows: int, *, static: bool
-    ) -> None:
-        self.rows = rows
-        self._tokens, self._static = tokens, static
-        self._told = (
-            f"Compiled are 1 to {rows} rows of {', '.join(map(str, sorted(tokens)))} image tokens."
-        )
-        self._region = Region(compiler, _call_block, self._mark, self._told)
-        self._kinds: dict[object, int] = {}
-        self._samples: dict[
-            int, tuple[_Compiled, Inputs]
-        ] = {}  # by kind: how it was called last with several rows in the warm-up
-        self._seen: set[int] = set()
-
-    def kind(self, block: Block) -> int:
-        """A number that blocks share whose graphs are the same: those of one class, with weights of equal names, shapes and types."""
-        assert isinstance(block, torch.nn.Module), "a block's weights tell its kind"
+    def _kind(self, block: Block) -> int:
+        """A number shared by blocks of one class whose weights have equal names and types."""
+        assert isinstance(block, torch.nn.Module), "the weights of a block tell its kind"
         weights = tuple(
             (name, weight.shape, weight.dtype, type(weight))
             for name, weight in block.named_parameters()
         )
         return self._kinds.setdefault((type(block), weights), len(self._kinds))
 
-    def call(self, compiled: _Compiled, inputs: Inputs) -> Outputs:
-        """The block's results, from the graph for its kind and this shape.
+    def _call(self, block: Block, kind: int, **inputs: Any) -> Outputs:
+        """The block's results, from the graph of its kind and of this shape.
 
-        :raises JobError: the shape is not in the plan, or something else would need a graph that the warm-up has not made.
+        :raises JobError: the shape is not planned, or a graph is missing after the warm-up.
         """
         rows, tokens = inputs["hidden_states"].shape[:2]
-        if tokens not in self._tokens or not 1 <= rows <= self.rows:
+        if tokens not in self._tokens or not 1 <= rows <= self._rows:
             raise JobError(
-                f"{shapes(inputs)}: {rows} rows of {tokens} image tokens are not in the plan. {self._told}"
+                f"{describe_shapes(inputs)}: {rows} rows of {tokens} image tokens are not planned. "
+                f"{self._plan}"
             )
-        if not self._region.compiler.sealed:
+        if not self._compiler.sealed:
             self._seen.add(tokens)
             if rows >= MANY:
-                self._samples[compiled.kind] = compiled, inputs
-        outputs: Outputs = self._region(
-            (compiled.kind, tokens if self._static else None, rows >= MANY), compiled.block, inputs
-        )
+                self._samples[kind] = block, inputs
+        key = kind, tokens if self._static else None, rows >= MANY
+        outputs: Outputs = self._region(key, block, inputs)
         return outputs
 
-    def try_all_rows(self) -> None:
-        """Call each graph of several rows, for the size it was called with last, with every planned number of them.
+    def _try_all_rows(self) -> None:
+        """Call each graph of several rows with every planned number of rows.
 
-        So the compiler adds what a graph is not good for: from some number of rows on, for example, indices need 64 bits. One block
-        stands for its kind; this takes a fraction of a step.
+        The compiler adds a graph where one does not serve all numbers: from some number of rows
+        on, for example, indices need 64 bits. One block stands for its kind, so this takes a
+        fraction of a step.
         """
-        for compiled, inputs in list(self._samples.values()):
-            for rows in range(MANY, self.rows + 1):
+        for kind, (block, inputs) in list(self._samples.items()):
+            for rows in range(MANY, self._rows + 1):
                 repeated = {
                     name: inputs[name][:1].expand(rows, *inputs[name].shape[1:]) for name in _ROWS
                 }
-                self.call(compiled, inputs | repeated)
-        self._samples.clear()  # activations
-
-    def check_all_tokens(self) -> None:
-        """:raises JobError: some planned image tokens were never tried."""
-        if missing := sorted(self._tokens - self._seen):
-            raise JobError(
-                f"{', '.join(map(str, missing))} image tokens are planned, but no size of the warm-up has so many"
-            )
+                self._call(block, kind, **inputs | repeated)
+        # They hold activations.
+        self._samples.clear()
 
     def _mark(self, inputs: Inputs) -> None:
-        """Say which dimensions are symbolic. A compiler that could only make constants of them raises."""
+        """Say which dimensions are symbolic. If the compiler must make one constant, it raises."""
         for name in _ROWS if inputs["hidden_states"].shape[0] >= MANY else ():
             mark_dynamic(inputs[name], 0)
         if not self._static:
@@ -174,10 +157,11 @@ class _Plan:
 
 
 def _call_block(block: Block, inputs: Inputs) -> Outputs:
-    """What is compiled: the block, its results in tensors of their own.
+    """The function that is compiled: a block, and its results in tensors of their own.
 
-    A FLUX single block returns two views of one long tensor; the next block, seeing strides that the first did not, would need another
-    graph. The copy costs nothing: the compiler lets the last operation write there.
+    A FLUX single block returns two views of one long tensor. The next block would see strides that
+    the first one did not, and need another graph. The copy costs nothing, because the compiler
+    lets the last operation write there.
     """
     return tuple(
         None if output is None else output.clone(memory_format=torch.contiguous_format)

@@ -1,9 +1,10 @@
-"""Compiled code outlives its process: compiled once, loaded by all others, and only if nobody else can have written it."""
+"""The compile cache: one process compiles, all others load, and no archive of others is loaded."""
 
 import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+import batchgen.engine
 from batchgen import durable
 from batchgen.engine.compile import compile_cache
 from batchgen.engine.compile.archive import unpack_archive, write_archive
@@ -34,7 +36,7 @@ KEY = "0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting is polling, here quickly; what the caches are set to is forgotten afterwards."""
+    """Short polls, and the caches' variables as they were before."""
     monkeypatch.setattr(compile_cache, "_POLL_S", 0.01)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.setenv("TRITON_CACHE_DIR", "")
@@ -42,7 +44,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
-    """A folder as compilers leave it."""
+    """A folder of compiled code, with a lock that a compiler left."""
     folder = tmp_path / "code"
     for name in ("inductor/ab/cdef.so", "triton/xyz/kernel.json"):
         (folder / name).parent.mkdir(parents=True)
@@ -58,7 +60,7 @@ def archive(code: Path, tmp_path: Path) -> Path:
 
 
 def compile_something(text: str) -> None:
-    """What inductor does, as far as an archive is concerned."""
+    """Write a file where Inductor would."""
     (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.so").write_text(text)
 
 
@@ -91,17 +93,13 @@ def test_two_processes_started_together_compile_once_and_paint_the_same_picture(
     assert sorted(report.loaded for report in reports) == [False, True]
     for report in reports:
         assert report.graphs == 4
-        assert report.cached == (4 if report.loaded else 0)
-    assert (
-        len({report.sha256 for report in reports})
-        == len({report.picture for report in reports})
-        == 1
-    )
+        assert report.compiled == (0 if report.loaded else 4)
+    assert len({(report.sha256, report.picture) for report in reports}) == 1
 
 
 @pytest.mark.slow
 def test_a_later_process_reaches_its_first_picture_in_two_fifths_of_the_time() -> None:
-    """Seconds of processor, not of the clock: the same on a machine that others use."""
+    """Seconds of the processor, which do not depend on what else the machine does."""
     folder, reports = compiled_once()
     cold = next(report for report in reports if not report.loaded)
     warm = read(start(folder))
@@ -133,38 +131,32 @@ def test_other_code_has_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     plain = key()
     assert plain == key()
-    assert (
-        len(
-            {
-                plain,
-                key(device="another"),
-                key(tokens=[64, 96]),
-                CompileCache(tmp_path, FACTS, ranks=2).key,
-            }
-        )
-        == 4
-    )
+    of_two_ranks = CompileCache(tmp_path, FACTS, ranks=2).key
+    assert len({plain, key(device="another"), key(tokens=[64, 96]), of_two_ranks}) == 4
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "3")  # this one changes nothing
     assert key() == plain
     monkeypatch.setenv("TORCHINDUCTOR_FREEZING", "1")
     assert key() != plain
 
 
-def test_every_version_and_source_file_is_in_the_key() -> None:
-    told = compile_cache.compiler_software()
-    assert all(told["versions"][name] for name in ("torch", "diffusers"))
-    assert len(told["engine"]) == 64
-    assert told["cpu"].startswith(os.uname().machine)
+def test_versions_cpu_and_source_are_in_the_key() -> None:
+    software = compile_cache.compiler_software()
+    assert all(software["versions"][name] for name in ("torch", "diffusers"))
+    assert len(software["engine"]) == 64
+    assert software["cpu"].startswith(os.uname().machine)
 
 
-def test_a_changed_engine_source_changes_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["families/flux.py", "compile/blocks.py", "build.py"])
+def test_a_change_in_any_folder_of_the_engine_changes_the_key(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "block.py").write_text("1")
-    monkeypatch.setattr(compile_cache, "__file__", str(tmp_path / "artifacts.py"))
-    before = compile_cache.compiler_software()["engine"]
-    (tmp_path / "block.py").write_text("2")
-    assert compile_cache.compiler_software()["engine"] != before
+    engine = tmp_path / "engine"
+    shutil.copytree(Path(batchgen.engine.__file__).parent, engine)
+    before = CompileCache(tmp_path, FACTS).key
+    monkeypatch.setattr(compile_cache, "_ENGINE", engine)
+    assert CompileCache(tmp_path, FACTS).key == before
+    (engine / name).write_text((engine / name).read_text() + "\n")
+    assert CompileCache(tmp_path, FACTS).key != before
 
 
 def test_the_same_files_give_the_same_archive_without_locks(
@@ -174,11 +166,8 @@ def test_the_same_files_give_the_same_archive_without_locks(
     write_archive(code, KEY, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == archive.read_bytes()
     unpack_archive(archive, KEY, tmp_path / "there")
-    files = {
-        path.relative_to(tmp_path / "there").as_posix()
-        for path in (tmp_path / "there").rglob("*")
-        if path.is_file()
-    }
+    there = tmp_path / "there"
+    files = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
     assert files == {"inductor/ab/cdef.so", "triton/xyz/kernel.json"}
 
 
@@ -247,10 +236,9 @@ def test_a_member_that_is_no_plain_file_inside_is_refused_though_the_checksum_is
 ) -> None:
     unpack_archive(forge(tmp_path / "good", member("inductor/good")), KEY, tmp_path / "fine")
     assert (tmp_path / "fine/inductor/good").read_bytes() == b"x"
+    forged = forge(tmp_path / "evil", member("inductor/good"), evil)
     with pytest.raises(JobError, match="no plain file inside its folder"):
-        unpack_archive(
-            forge(tmp_path / "evil", member("inductor/good"), evil), KEY, tmp_path / "there"
-        )
+        unpack_archive(forged, KEY, tmp_path / "there")
     assert not (tmp_path / "there").exists()
 
 
@@ -281,7 +269,7 @@ def test_a_careless_umask_makes_no_archive_that_others_could_write_to(
 
 
 def test_of_several_publishers_the_first_counts_and_all_know_its_hash(tmp_path: Path) -> None:
-    """Each has compiled something else."""
+    """Each one has compiled different code."""
     folders = []
     for number in range(4):
         folder = tmp_path / f"code{number}"
@@ -331,12 +319,11 @@ def test_a_killed_compiler_is_not_waited_for_and_its_private_folder_goes(tmp_pat
     ]
 
 
-def test_a_compiler_on_another_machine_is_waited_for_until_patience_ends(tmp_path: Path) -> None:
+def test_a_compiler_on_another_machine_is_waited_for_until_the_time_is_over(tmp_path: Path) -> None:
     code = CompileCache(tmp_path, FACTS, wait_s=0.3)
     owner = asdict(Process.me()) | {"host": "elsewhere"}
-    durable.create(
-        tmp_path / f"{code.key}.claim.0001", json.dumps({"owner": owner, "at": 0.0}).encode()
-    )
+    claim = json.dumps({"owner": owner, "at": 0.0})
+    durable.create(tmp_path / f"{code.key}.claim.0001", claim.encode())
     begin = time.monotonic()
     with code:
         assert time.monotonic() - begin >= 0.3
@@ -346,14 +333,10 @@ def test_a_compiler_on_another_machine_is_waited_for_until_patience_ends(tmp_pat
 
 
 def test_a_replica_loads_the_archives_of_all_its_ranks_or_none(tmp_path: Path) -> None:
-    def rank(number: int, word: bool = False) -> CompileCache:
-        return CompileCache(
-            tmp_path,
-            FACTS,
-            rank=number,
-            ranks=2,
-            agree=lambda found: found if number == 0 else word,
-        )
+    def rank(number: int, decided: bool = False) -> CompileCache:
+        """:param decided: what rank 1 hears from rank 0."""
+        agree = (lambda found: decided) if number else (lambda found: found)
+        return CompileCache(tmp_path, FACTS, rank=number, ranks=2, agree=agree)
 
     with rank(0) as first:
         compile_something("of rank 0")
@@ -364,7 +347,7 @@ def test_a_replica_loads_the_archives_of_all_its_ranks_or_none(tmp_path: Path) -
         compile_something("of rank 1")
     with rank(0) as first:
         assert (first.loaded, something_compiled()) == (True, "of rank 0")
-    with rank(1, word=True) as second:
+    with rank(1, decided=True) as second:
         assert (second.loaded, something_compiled()) == (True, "of rank 1")
 
 
@@ -379,11 +362,11 @@ def test_a_folder_that_cannot_be_used_is_named_before_anything_is_compiled(tmp_p
 
 @contextmanager
 def killed_compiler(folder: Path) -> Iterator[Path]:
-    """A process that has claimed the compilation; it is killed at the end. Gives its private folder."""
+    """The private folder of a process that compiles, and that is killed at the end."""
     script = (
         "import os, sys, time, pathlib\n"
-        "from batchgen.engine.compile.compile_cache import CompileCache as CompiledCode\n"
-        f"with CompiledCode(pathlib.Path(sys.argv[1]), {FACTS!r}):\n"
+        "from batchgen.engine.compile.compile_cache import CompileCache\n"
+        f"with CompileCache(pathlib.Path(sys.argv[1]), {FACTS!r}):\n"
         "    print(os.environ['TORCHINDUCTOR_CACHE_DIR'], flush=True)\n"
         "    time.sleep(600)\n"
     )
