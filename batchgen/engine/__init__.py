@@ -1,7 +1,7 @@
-"""Prompts → pixels. Knows nothing of shards, tar files or SLURM.
+"""Prompts → pixels. The engine knows nothing of shards, tar files or SLURM.
 
 `open_engine` gives a worker its engine; `follow_engine` makes a process one of a replica's other
-ranks. Rooms in the order of their imports: each imports only rooms below it.
+ranks. Rooms stand in the order of their imports: each imports only rooms below it.
 
     replica/            several ranks that act as one engine
     build.py            the techniques, applied in the one order that is right
@@ -11,67 +11,77 @@ ranks. Rooms in the order of their imports: each imports only rooms below it.
     vae/                latents → pixels
     precision/          [precision]: 8-bit linears
     cache/              [cache]: steps skipped, decided for each picture
-    offload.py          what leaves the device while it is not needed
+    offload.py          engine.offload: models that leave the device while they are not needed
     compile/            [compile]: compiled blocks, and the folder that keeps them
     parallel/           [parallel]: context parallelism
     pattern.py          engine.kind = "pattern": test cards without a model
     families/           one file a model family
-    sizes.py            thresholds in pixels that planning shares
-    trusted_files.py    files that only this user can have written
-    attention/          the attention of every block
+    sizes.py            how decoding is portioned; planning shares the numbers
+    trusted_files.py    whether somebody else can have written a file
+    attention/          engine.attention: the attention of every block
     modulation.py       adaLN vectors, computed once a group
     rules.py            what attention, offloading and guidance need; no torch
     interface.py        what a worker asks of an engine
     quiet_imports.py    imports without their noise
-    device.py           one device: type, clock, its errors named
+    device.py           one device: type, clock, names for its errors
 """
 
 from __future__ import annotations
 
-from batchgen.engine.interface import Engine, Rendezvous, Workload
+from batchgen.engine.interface import Denoised, Engine, Rendezvous, Trace, Verdict, Workload
 from batchgen.engine.pattern import PatternEngine
 from batchgen.engine.quiet_imports import quiet_imports
 from batchgen.model import Checkpoint
 from batchgen.settings import Job
+
+__all__ = [
+    "Denoised",
+    "Engine",
+    "Rendezvous",
+    "Trace",
+    "Verdict",
+    "Workload",
+    "follow_engine",
+    "open_engine",
+]
 
 
 def open_engine(
     job: Job,
     checkpoint: Checkpoint | None,
     work: Workload | None = None,
-    seat: Rendezvous | None = None,
+    rendezvous: Rendezvous | None = None,
 ) -> Engine:
-    """The engine a job asks for, ready to work.
+    """Open the engine that a job asks for, ready to work.
 
     :param checkpoint: the job's model, resolved; the pattern engine needs none.
-    :param work: sizes and numbers of pictures to come; blocks are compiled for these and no others.
-    :param seat: rank 0 of its replica; None: a rank alone.
-    :raises JobError: the device is not there, or what the job asks for is not to be had on it.
+    :param work: the sizes and numbers of pictures to come; blocks are compiled for these alone.
+    :param rendezvous: how rank 0 meets its replica's other ranks; None for a rank alone.
+    :raises JobError: the device is missing, or it lacks what the job asks for.
     :raises ModelError: the weights do not load, or a LoRA does not fit.
     :raises DeviceFault: the replica's other ranks do not come.
     """
     if job.engine.kind == "pattern":
         return PatternEngine(job.pattern.delay_s)
+    # Imported here, because torch takes seconds and gigabytes of address space.
     with quiet_imports():
-        from batchgen.engine.replica.replica import (
-            lead,  # here: torch takes seconds, and gigabytes of address space
-        )
+        from batchgen.engine.replica.replica import lead
 
     assert checkpoint is not None, "a torch engine needs a resolved checkpoint"
-    return lead(job, checkpoint, work, seat or Rendezvous())
+    return lead(job, checkpoint, work, rendezvous or Rendezvous())
 
 
 def follow_engine(
-    job: Job, checkpoint: Checkpoint | None, work: Workload | None, seat: Rendezvous
+    job: Job, checkpoint: Checkpoint | None, work: Workload | None, rendezvous: Rendezvous
 ) -> None:
-    """Be one of the replica's other ranks, until rank 0 needs it no more. As `open_engine`.
+    """Be one of the replica's other ranks until rank 0 leaves. Parameters are `open_engine`'s.
 
     :raises DeviceFault: the replica failed.
     """
-    if job.engine.kind == "pattern":  # test cards need no second rank
-        return
+    if job.engine.kind == "pattern":
+        return  # one process draws test cards
     with quiet_imports():
         from batchgen.engine.replica.replica import follow
 
     assert checkpoint is not None, "a torch engine needs a resolved checkpoint"
-    follow(job, checkpoint, work, seat)
+    follow(job, checkpoint, work, rendezvous)

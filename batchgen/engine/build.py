@@ -1,4 +1,4 @@
-"""Composes the engine: the techniques in the one order that is right."""
+"""Composes the engine: the techniques, in the one order that is right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchgen.engine.attention.joint import fuse_projections, install_attention
 from batchgen.engine.attention.kernels import choose_attention
 from batchgen.engine.attention.log_sum_exp import choose_attend_part
 from batchgen.engine.cache import make_policy
-from batchgen.engine.compile.blocks import compile_blocks
+from batchgen.engine.compile.blocks import CompiledBlocks
 from batchgen.engine.compile.compile_cache import FOLDER, WAIT_S, CompileCache
 from batchgen.engine.compile.compiler import Compiler, Mode
 from batchgen.engine.device import Device, choose_device
@@ -28,6 +28,7 @@ from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
 from batchgen.engine.parallel.ulysses_ring import RanksAttention
 from batchgen.engine.precision.rules import check_independence, check_tokens
+from batchgen.engine.rules import check_offload_compiles
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.engine.vae.decode import CompiledDecode, plain_decode, worth_compiling
 from batchgen.errors import JobError
@@ -50,59 +51,52 @@ def build_engine(
     work: Workload | None = None,
     load: LoadFamily = load_family,
 ) -> TorchEngine:
-    """Load the model and make it what the job asks for, on the device the job asks for.
+    """Load the model and make it what the job asks for, on the device that the job asks for.
 
-    :param ranks: the replica's; None: one alone.
-    :param work: what is to come, which blocks are compiled for; None: anything may come, and compiling is refused.
-    :param load: how the checkpoint becomes a family; benchmarks of full size make its weights up.
-    :raises JobError: the device is not there, or cannot do what the job asks for.
+    :param ranks: the replica's ranks; None for a rank alone.
+    :param work: what is to come, for which blocks are compiled. None: anything may come, and
+        compiling is refused.
+    :param load: turns the checkpoint into a family. Full-size benchmarks make weights up.
+    :raises JobError: the device is missing, or it lacks what the job asks for.
     :raises ModelError: the weights do not load, or a LoRA does not fit.
     """
     ranks = ranks or Ranks()
     device = choose_device(job.engine, job.precision.linear)
     weights = _choose_weights(job, checkpoint, ranks, work, device)
-    # Where a file has the quantized transformer, all that comes before quantization happens to its structure alone.
+    text_tokens = job.model.max_sequence_length
+    # If a file has the quantized transformer, its structure is enough until quantization.
     trained = weights is None or not weights.stored()
-    family = device.attempt(
-        lambda: load(checkpoint, device, job.model.max_sequence_length, trained)
-    )
+    family = device.attempt(lambda: load(checkpoint, device, text_tokens, trained))
 
-    # LoRAs first: they are stated against the trained weights, under the trained names, in the trained precision. Whatever follows moves
-    # linears (modulations), renames them (fused q/k/v), rounds them (quantization) or has read them already (compilation).
+    # LoRAs come first: they are stated against the trained weights, under the trained names, in the
+    # trained precision. Later steps move linears (modulations), rename them (fused q, k and v),
+    # round them (quantization) or have read them already (compilation).
     for lora in job.model.lora:
         fuse_lora(family.lora_targets(), Path(lora.path).expanduser(), lora.scale, device.kind)
-    # Modulations leave the blocks before the blocks' linears are counted and quantized: they stay in the trained precision.
+    # Modulations leave the blocks before the blocks' linears are counted and quantized, so that
+    # they stay in the trained precision.
     modulator = hoist_modulations(family.blocks)
     # q, k and v become one matrix, so that their input is quantized once and not three times.
     fuse_projections(family.blocks)
-    # Weights are rounded once they are final; the compiler must see the kernels they are multiplied with.
-    numbers = _quantize(job, family, modulator, weights, device)
+    # Weights are rounded once they are final, and before the compiler sees their kernels.
+    numerics = _quantize(job, family, modulator, weights, device)
     # Attention must be final before anything is traced.
-    attend, kernel = choose_attention(job.engine.attention, device.kind, device.dtype)
-    attentions = None
-    if (
-        ranks.degree > 1
-    ):  # text and image tokens are split over them; some blocks have a second attention, among image tokens alone
-        joint, image = (
-            RanksAttention(ranks, checkpoint.heads, attend, choose_attend_part(kernel))
-            for _ in range(2)
-        )
-        attentions = joint, image
-        kernel += f" ulysses={ranks.mesh.ulysses} ring={ranks.mesh.ring}"
-    install_attention(family.blocks, *(attentions or (attend, attend)))
-    # The model goes to the device once nothing about it will change: no larger than it must be, and without what may leave it again.
+    attentions, kernel = _choose_attention(job, checkpoint, family, ranks, device)
+    # The model goes to the device when nothing about it will change any more: no larger than it
+    # must be, and without what may leave again.
     residence = device.attempt(
         lambda: Residence(job.engine.offload, device.kind, family, modulator)
     )
-    # The cache's branch stays outside the blocks: it is asked at every group's every step, by `forward.py`.
+    # The cache's branch stays outside the blocks: `forward_pass.py` asks it at every step.
     policy = make_policy(job.cache, checkpoint.family, len(family.blocks))
-    identity = f"{device.identity}{numbers} attention={kernel}"
+    identity = f"{device.identity}{numerics} attention={kernel}"
     vae = plain_decode(family.vae, device.kind)
     engine = TorchEngine(
         identity, family, modulator, policy, device, ranks, attentions, residence, vae
     )
-    # Compile and warm last: what is traced stays as it is, and all that a group will need is there before one is timed.
-    if mode := _mode(job, device):
+    # Compilation and warm-up come last: what is traced stays as it is, and everything that a group
+    # needs is there before one is timed.
+    if mode := _compile_mode(job, device):
         _compile(engine, mode, job, checkpoint, work)
     return engine
 
@@ -110,8 +104,8 @@ def build_engine(
 def _choose_weights(
     job: Job, checkpoint: Checkpoint, ranks: Ranks, work: Workload | None, device: Device
 ) -> QuantizedWeights | None:
-    """How the blocks' linears are put into 8 bits, if the job says so, and whether a file has them already."""
-    asked = job.precision
+    """How the blocks' linears are put into 8 bits, and the file that may hold them; None: not."""
+    asked, text_tokens = job.precision, job.model.max_sequence_length
     if asked.linear != "fp8" and asked.linear != "int8":
         return None
     check_independence(
@@ -122,15 +116,10 @@ def _choose_weights(
         force=asked.force,
     )
     if work:
-        lengths = {
-            tokens
-            for size in work.sizes
-            for tokens in checkpoint.tokens(*size, job.model.max_sequence_length)
-        }
+        lengths = {n for size in work.sizes for n in checkpoint.tokens(*size, text_tokens)}
         check_tokens(asked.linear, lengths, ranks.degree, cuda=device.kind.type == "cuda")
-    from batchgen.engine.precision.quantized_weights import (
-        choose_weights,  # here: torchao takes seconds to import
-    )
+    # Imported here, because torchao takes seconds.
+    from batchgen.engine.precision.quantized_weights import choose_weights
 
     return choose_weights(job, asked.linear, checkpoint, device)
 
@@ -138,54 +127,83 @@ def _choose_weights(
 def _quantize(
     job: Job, family: Family, modulator: Modulator, weights: QuantizedWeights | None, device: Device
 ) -> str:
-    """Put the blocks' linears and the text encoder into 8 bits where the job says so; how, for the engine's identity."""
-    asked, identity = job.precision, ""
+    """Put the blocks' linears and the text encoder into 8 bits as the job asks.
+
+    Return how, for the engine's identity.
+    """
+    asked, numerics = job.precision, ""
     if weights is not None:
         count = device.attempt(lambda: weights.install(family, modulator, device.kind))
-        identity += f" {asked.linear}/{asked.granularity}x{count}"
+        numerics += f" {asked.linear}/{asked.granularity}x{count}"
     if asked.text != "none":
         from batchgen.engine.precision.quantize import quantize_text
 
-        identity += f" text={asked.text}x{quantize_text(family.t5, asked.text, device.kind)}"
-    return identity
+        numerics += f" text={asked.text}x{quantize_text(family.t5, asked.text, device.kind)}"
+    return numerics
 
 
-def _mode(job: Job, device: Device) -> Mode | None:
-    """Of torch.compile; None: not."""
-    if job.compile.mode == "auto":
-        return "default" if device.kind.type == "cuda" and job.engine.offload != "layers" else None
-    if job.compile.mode == "none":
-        return None
-    if job.engine.offload == "layers":
-        raise JobError(
-            f'compile.mode = "{job.compile.mode}" with engine.offload = "layers": layers that move cannot be compiled; drop one'
-        )
-    return job.compile.mode
+def _choose_attention(
+    job: Job, checkpoint: Checkpoint, family: Family, ranks: Ranks, device: Device
+) -> tuple[tuple[RanksAttention, RanksAttention] | None, str]:
+    """Put the attention into the blocks.
+
+    Return that of text and image tokens and that of image tokens alone, if they are split over
+    ranks; and the name of the kernel, for the engine's identity.
+    """
+    attend, kernel = choose_attention(job.engine.attention, device.kind, device.dtype)
+    if ranks.degree == 1:
+        install_attention(family.blocks, attend, attend)
+        return None, kernel
+    part = choose_attend_part(kernel)
+    joint, image = (RanksAttention(ranks, checkpoint.heads, attend, part) for _ in range(2))
+    install_attention(family.blocks, joint, image)
+    return (joint, image), f"{kernel} ulysses={ranks.mesh.ulysses} ring={ranks.mesh.ring}"
+
+
+def _compile_mode(job: Job, device: Device) -> Mode | None:
+    """The mode of torch.compile; None: nothing is compiled."""
+    offload, mode = job.engine.offload, job.compile.mode
+    check_offload_compiles(offload, mode)
+    if mode == "auto":
+        return "default" if device.kind.type == "cuda" and offload != "layers" else None
+    return None if mode == "none" else mode
 
 
 def _compile(
     engine: TorchEngine, mode: Mode, job: Job, checkpoint: Checkpoint, work: Workload | None
 ) -> None:
-    """Compile blocks and VAE for the sizes and numbers of rows to come, or take their code from the cache of an earlier process."""
+    """Compile blocks and VAE for what is to come, or load the code that an earlier process made."""
     if work is None:
         raise JobError("[compile] needs to know the sizes to come")
-    family, ranks = engine.family, engine.ranks
+    family, ranks, device = engine.family, engine.ranks, engine.device
     tokens = {size: shares(_tokens(family, size), ranks.degree)[ranks.rank] for size in work.sizes}
     rows = work.batch * (2 if work.negative or checkpoint.contrasts else 1)
     engine.compiler = Compiler(mode)
-    blocks = compile_blocks(family.blocks, engine.compiler, set(tokens.values()), rows)
+    blocks = CompiledBlocks(family.blocks, engine.compiler, tokens=set(tokens.values()), rows=rows)
     family.blocks = blocks.blocks
-    decode = (
-        CompiledDecode(family, engine.compiler, work.sizes, ranks)
-        if worth_compiling(engine.device.kind)
-        else None
-    )
-    engine.vae = decode or engine.vae
+    decode = None
+    if worth_compiling(device.kind):
+        engine.vae = decode = CompiledDecode(family, engine.compiler, work.sizes, ranks)
+    with _compile_cache(engine, mode, job, work, rows) as code:
+        blocks.warm(engine.rehearse, tokens)
+        if decode:
+            decode.warm(work.batch, device.kind, device.dtype)
+    engine.compiler.seal(code.sha256)
+    engine.identity += f" compile={mode}"
+    log.info("%s, %s", engine.compilation, "from the archive" if code.loaded else "made here")
+
+
+def _compile_cache(
+    engine: TorchEngine, mode: Mode, job: Job, work: Workload, rows: int
+) -> CompileCache:
+    """The archive of this engine's code."""
+    family, ranks, device = engine.family, engine.ranks, engine.device.kind
     facts = {
         "identity": engine.identity,
-        "device": str(engine.device.kind),
+        "device": str(device),
         "mode": mode,
-        "sizes": sorted(work.sizes),  # the same for all ranks, whose shares follow
+        # The same for all ranks. Their shares follow from them.
+        "sizes": sorted(work.sizes),
         "text": job.model.max_sequence_length,
         "rows": rows,
         "layout": [ranks.mesh.ulysses, ranks.mesh.ring],
@@ -194,31 +212,23 @@ def _compile(
     }
 
     def agree(found: bool) -> bool:
-        return bool(ranks.agree(torch.tensor([int(found)], device=engine.device.kind)))
+        return bool(ranks.agree(torch.tensor([int(found)], device=device)))
 
+    # The other ranks wait in an exchange, which ends after `group_timeout_s`.
+    wait_s = WAIT_S if ranks.degree == 1 else min(WAIT_S, job.run.group_timeout_s / 2)
     folder = Path(job.run.compile_cache or FOLDER)
-    patience_s = (
-        WAIT_S if ranks.degree == 1 else min(WAIT_S, job.run.group_timeout_s / 2)
-    )  # the other ranks wait in an exchange
-    with CompileCache(
-        folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree, wait_s=patience_s
-    ) as code:
-        blocks.warm(engine.rehearse, tokens)
-        if decode:
-            decode.warm(work.batch, engine.device.kind, engine.device.dtype)
-    engine.compiler.seal(code.sha256)
-    engine.identity += f" compile={mode}"
-    log.info("%s, %s", engine.compilation, "from the archive" if code.loaded else "made here")
+    return CompileCache(
+        folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree, wait_s=wait_s
+    )
 
 
 def _configuration(module: Any) -> dict[str, Any]:
-    """A diffusers model's, without the folder it came from: copies of a model share their code."""
-    return {
-        key: value
-        for key, value in json.loads(module.to_json_string()).items()
-        if key != "_name_or_path"
-    }
+    """A diffusers model's configuration without its folder: copies of a model share their code."""
+    values: dict[str, Any] = json.loads(module.to_json_string())
+    values.pop("_name_or_path", None)
+    return values
 
 
 def _tokens(family: Family, size: tuple[int, int]) -> int:
+    """Image tokens of a picture of this size, (width, height) in pixels."""
     return family.pack(torch.empty(1, *family.noise_shape(*size), device="meta")).shape[1]

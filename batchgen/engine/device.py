@@ -1,4 +1,4 @@
-"""One device: what it is, how long work takes on it, how its errors are named."""
+"""One device: what it is, how long work takes on it, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from batchgen.settings import EngineSettings
 
 Result = TypeVar("Result")
 
-_LIBRARY_ERRORS = ("CUDA error", "cuDNN error")  # as cuBLAS and cuDNN report through PyTorch
+# How errors of cuBLAS and cuDNN begin when PyTorch reports them.
+_LIBRARY_ERRORS = ("CUDA error", "cuDNN error")
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -26,62 +27,67 @@ class Device:
 
     kind: torch.device
     dtype: torch.dtype
-    identity: str  # everything that changes rounding: pictures of one run come from one identity
+    # Everything that changes rounding. All pictures of a run come from one identity.
+    identity: str
 
     def attempt(self, work: Callable[[], Result]) -> Result:
-        """Do the work; name what the device has against it.
+        """Do the work, and turn PyTorch's errors into the engine's.
 
-        The error is raised after its handler has ended: a traceback kept in `__context__` would keep the failed group's
-        tensors alive while the worker tries half of it.
+        The error is raised after its handler has ended: a traceback kept in `__context__` would
+        keep the failed group's tensors alive while the worker tries half of the group.
 
         :raises OutOfMemory: a smaller group may fit.
         :raises DeviceFault: the device is in an undefined state.
         """
+        cuda = self.kind.type == "cuda"
         try:
             # A new thread's current device is the first one, whatever the process chose.
-            with (
-                torch.cuda.device(self.kind)
-                if self.kind.type == "cuda"
-                else contextlib.nullcontext()
-            ):
+            with torch.cuda.device(self.kind) if cuda else contextlib.nullcontext():
                 return work()
         except torch.OutOfMemoryError as error:
-            memory = str(error)
+            message = str(error)
         except torch.AcceleratorError as error:
             raise DeviceFault(f"{self.identity}: {error}") from None
-        except RuntimeError as error:  # PyTorch has no types of their own for a full host and for its libraries' errors
-            memory = str(error)
-            if memory.startswith(_LIBRARY_ERRORS) and "ALLOC_FAILED" not in memory:
-                raise DeviceFault(f"{self.identity}: {memory}") from None
-            if "DefaultCPUAllocator" not in memory and "ALLOC_FAILED" not in memory:
+        except RuntimeError as error:
+            # PyTorch has no type for a full host, and none for the errors of its libraries.
+            message = str(error)
+            if "DefaultCPUAllocator" not in message and "ALLOC_FAILED" not in message:
+                if message.startswith(_LIBRARY_ERRORS):
+                    raise DeviceFault(f"{self.identity}: {message}") from None
                 raise
-        if self.kind.type == "cuda":
+        if cuda:
             torch.cuda.empty_cache()
-        raise OutOfMemory(f"{self.identity}: {memory}")
+        raise OutOfMemory(f"{self.identity}: {message}")
 
     def stream(self) -> Any:
-        """A queue of work beside that of the other threads, before which it goes; None where the device has no queues (a CPU)."""
-        return torch.cuda.Stream(self.kind, priority=-1) if self.kind.type == "cuda" else None  # type: ignore[no-untyped-call]
+        """A CUDA stream that goes before the other threads' work; None on a CPU, which has none."""
+        if self.kind.type != "cuda":
+            return None
+        return torch.cuda.Stream(self.kind, priority=-1)  # type: ignore[no-untyped-call]
 
     def clock(self) -> Clock:
         """A clock that has just been started on this device's timeline."""
         return Clock(self.kind)
 
     def peak_bytes(self) -> int:
-        """Most memory that tensors took so far; 0 on a CPU, which does not say."""
+        """The most memory that tensors took so far; 0 on a CPU, which does not say."""
         return torch.cuda.max_memory_allocated(self.kind) if self.kind.type == "cuda" else 0
 
 
 class Clock:
-    """Seconds of work on the device: CUDA events where work is queued and the host runs ahead, else the host's clock."""
+    """Seconds of work on a device.
+
+    CUDA events measure queued work, because the host runs ahead. On a CPU the host's clock does.
+    """
 
     def __init__(self, kind: torch.device) -> None:
         self._cuda = kind.type == "cuda"
-        self._marks: list[Any] = []  # CUDA events, or seconds
+        # CUDA events, or seconds.
+        self._marks: list[Any] = []
         self.mark()
 
     def mark(self) -> None:
-        """The work queued so far ends a lap."""
+        """End a lap after the work that is queued so far."""
         if self._cuda:
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
@@ -90,7 +96,7 @@ class Clock:
             self._marks.append(time.perf_counter())
 
     def laps_s(self) -> list[float]:
-        """Seconds of each lap; waits for the device."""
+        """Seconds of each lap. Waits for the device."""
         laps = list(itertools.pairwise(self._marks))
         if not self._cuda:
             return [end - begin for begin, end in laps]
@@ -99,25 +105,27 @@ class Clock:
 
 
 def choose_device(settings: EngineSettings, linear: str = "auto") -> Device:
-    """The device the job asks for; sets the process's CPU threads, which change rounding.
+    """The device that a job asks for. Also sets the process's CPU threads, which change rounding.
 
-    :param linear: `precision.linear`; where it names no type of the whole model, that is bf16 on CUDA and fp32 on CPU.
-    :raises JobError: a device was asked for that is not there: never another one in its place.
+    :param linear: `precision.linear`. Where it is neither `bf16` nor `fp32`, the model is bf16 on
+        CUDA and fp32 on a CPU.
+    :raises JobError: the device is missing. Another one never takes its place.
     """
     torch.set_num_threads(settings.threads)
     cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not cuda:
         raise JobError(
-            f'engine.device = "cuda": PyTorch {torch.__version__} (built for CUDA: {torch.version.cuda}) sees no CUDA device. '
+            f'engine.device = "cuda": PyTorch {torch.__version__} '
+            f"(built for CUDA: {torch.version.cuda}) sees no CUDA device. "
             "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or --set engine.device=cpu"
         )
-    name = "cuda" if cuda and settings.device != "cpu" else "cpu"
-    precision = linear if linear in _DTYPES else {"cuda": "bf16", "cpu": "fp32"}[name]
-    kind = torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-    if name == "cuda":
-        what = f"cuda {torch.cuda.get_device_name(kind)} {precision}"
+    if cuda and settings.device != "cpu":
+        kind, default = torch.device("cuda", torch.cuda.current_device()), "bf16"
+        hardware, threads = f"cuda {torch.cuda.get_device_name(kind)}", ""
     else:
-        what = (
-            f"cpu {torch.backends.cpu.get_cpu_capability()} {precision} threads={settings.threads}"
-        )
-    return Device(kind, _DTYPES[precision], f"{what} torch={torch.__version__}")
+        kind, default = torch.device("cpu"), "fp32"
+        hardware = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+        threads = f" threads={settings.threads}"
+    precision = linear if linear in _DTYPES else default
+    identity = f"{hardware} {precision}{threads} torch={torch.__version__}"
+    return Device(kind, _DTYPES[precision], identity)

@@ -1,12 +1,13 @@
-"""One group's way through the transformer, in stages, so that a technique can stand between two of them.
+"""One group's way through the transformer, in stages, so that a technique fits between two of them.
 
     embed → split over the ranks → blocks, or what the cache takes for them → head → gather
 
-Latents stay whole on every rank and only what is wide is split: a rank embeds all tokens and keeps its share, which costs less than keeping
-them apart, and a group that turns out bad looks the same to all.
+Latents stay whole on every rank, and only the wide tokens are split. A rank embeds all tokens and
+keeps its share, which costs less than keeping latents apart; and latents that turn out bad look the
+same to all ranks.
 
-Legend: R rows (the pictures, then the negative branches of those with classifier-free guidance), S text tokens, T image tokens, D width,
-C latent channels of a token, N steps.
+Legend: R rows (the pictures, then the negative branches of those with classifier-free guidance),
+T image tokens, C latent channels of a token.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from batchgen.engine.parallel.collectives import Ranks
 
 
 class Forward:
-    """The transformer for one group; born with it, dies with it."""
+    """The transformer for one group."""
 
     def __init__(
         self,
@@ -32,38 +33,41 @@ class Forward:
         ranks: Ranks,
         cache: StepCache | None,
     ) -> None:
-        """:param size: (width, height) of the group's pictures, px.
+        """:param size: (width, height) of the group's pictures, in pixels.
         :param cache: None: every block is computed at every step.
         """
         self._family, self._size, self._ranks, self._cache = family, size, ranks, cache
         self._temb, self._modulations = conditions.temb, Modulations(modulator, conditions.temb)
-        self._text, self._rotary = ranks.split(conditions.text), split_rotary(conditions, ranks)
+        self._text, self._rotary = ranks.split(conditions.text), _split_rotary(conditions, ranks)
 
     def velocity(self, latents: Tensor, step: int) -> Tensor:
-        """[R, T, C] → the velocity in the same shape, the same bits on every rank. Steps come in order, each once."""
+        """The velocity of latents, both [R, T, C]; the same bits on every rank.
+
+        Steps come in order, each once.
+        """
         modulations = self._modulations.at(step)
         tokens = Tokens(self._ranks.split(self._family.embed(latents, self._size)), self._text)
 
         def run(first: int, last: int, tokens: Tokens, rows: Tensor | None) -> Tokens:
+            image, text = tokens.image, tokens.text
             for index in range(first, last):
-                modulation = (
-                    modulations[index] if rows is None else modulations[index].index_select(0, rows)
-                )
-                tokens = Tokens(
-                    *self._family.block(index, tokens.image, tokens.text, modulation, self._rotary)
-                )
-            return tokens
+                modulation = modulations[index]
+                if rows is not None:
+                    modulation = modulation.index_select(0, rows)
+                image, text = self._family.block(index, image, text, modulation, self._rotary)
+            return Tokens(image, text)
+
+        def modulated(image: Tensor) -> Tensor:
+            return self._family.modulated(image, modulations[0])
 
         if self._cache is None:
             image = run(0, len(self._family.blocks), tokens, None).image
         else:
-            image = self._cache.step(
-                step, tokens, run, lambda image: self._family.modulated(image, modulations[0])
-            )
+            image = self._cache.step(step, tokens, run, modulated)
         return self._ranks.gather(self._family.head(image, self._temb[step]), latents.shape[1])
 
 
-def split_rotary(conditions: Conditions, ranks: Ranks) -> tuple[Tensor, Tensor] | None:
+def _split_rotary(conditions: Conditions, ranks: Ranks) -> tuple[Tensor, Tensor] | None:
     """This rank's positions: its share of the text's, then its share of the image's."""
     if conditions.rotary is None:
         return None

@@ -1,9 +1,8 @@
-"""Pixels: groups of pictures in, images out. Knows nothing of shards, tar files or SLURM.
+"""What a worker asks of an engine, and what crosses the border between them. No torch.
 
-    encode → denoise → decode
+`torch_engine.py` and the torch-free `pattern.py` are engines; `replica/` is one of several ranks.
 
-`open.py` is the door. `build.py` composes the engine of `stages.py`; the torch-free `pattern.py` is another with the same face, for
-rehearsals.
+Legend: B pictures of a group, in the group's order; N denoising steps.
 """
 
 from __future__ import annotations
@@ -20,89 +19,115 @@ from batchgen.manifest import Picture
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What became of one picture's steps."""
+    """What the cache did at each step of one picture."""
 
-    skipped: str  # a letter a step: 1 skipped, 0 computed
-    distances: tuple[
-        float | None, ...
-    ]  # a number a step; None where none was measured, or it was not finite
+    # One letter a step: 1 skipped, 0 computed.
+    skipped: str
+    # [N]. None where nothing was measured, or the distance was not finite.
+    distances: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """What compiling came to so far. All zero: nothing is compiled."""
+    """Counts of the compiler so far. All are zero where nothing is compiled."""
 
-    graphs: int = 0  # made in this process, from the compiler's cache or anew
-    cached: int = 0  # of them, found in the cache
-    breaks: int = 0  # graph breaks: 0, for a break is an error
-    recompilations: int = 0  # needed after the warm-up, and refused
-    code_sha256: str = ""  # of the archive the code came from or was published as: it names the code that made a picture
+    # Graphs made in this process, from the compiler's cache or anew.
+    graphs: int = 0
+    # Graph breaks. A break is an error, so this stays 0.
+    breaks: int = 0
+    # Recompilations that were needed after the warm-up, and refused.
+    recompilations: int = 0
+    # The archive that the code was loaded from or published as. It names the code of a picture.
+    code_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Denoised:
-    """A group between denoising and decoding. Legend: B pictures of the group, in order."""
+    """A group between denoising and decoding."""
 
-    latents: Any  # the engine's own, on its device; opaque to everyone else
-    finite: tuple[bool, ...]  # B: whether the picture's latents hold no NaN or infinity
-    width: int  # px
-    height: int  # px
-    text_s: float  # seconds encoding the group's prompts
-    denoise_s: float  # seconds in the denoising loop
-    peak_bytes: int  # peak device memory so far; 0 where the device does not say
-    traces: tuple[Trace, ...] = ()  # B: which steps were skipped; () where no cache was asked
+    # The engine's own, on its device. Nobody else looks inside.
+    latents: Any
+    # [B]: whether the picture's latents hold neither NaN nor infinity.
+    finite: tuple[bool, ...]
+    # In pixels.
+    width: int
+    height: int
+    # Seconds that encoding the prompts took, and the denoising loop.
+    text_s: float
+    denoise_s: float
+    # The most device memory so far; 0 where the device does not say.
+    peak_bytes: int
+    # [B]; empty without a cache.
+    traces: tuple[Trace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why a replica fails, where its pictures have to do with it: what its next life must do otherwise."""
+    """The pictures that made a replica fail, and why. Its next life treats them otherwise."""
 
     cause: Literal["out of memory", "exception"]
-    pictures: tuple[int, ...]  # keys of those that were being made together
-    why: str  # which rank failed, and its error
+    # Keys of the pictures that were being made together.
+    pictures: tuple[int, ...]
+    # The rank that failed, and its error.
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rendezvous:
-    """Where this process stands in its replica: the ranks, a device each, that paint one group together."""
+    """A process's rank in its replica, and how the ranks find each other.
+
+    The ranks of a replica, each with a device of its own, paint one group together.
+    """
 
     rank: int = 0
     degree: int = 1
-    publish: Callable[[str], None] = lambda _: None  # rank 0: tell the others an address
-    find: Callable[[], str] = lambda: ""  # the others: wait for it
-    report: Callable[[Verdict], None] = lambda _: (
-        None
-    )  # rank 0: before it ends with its replica; called by any thread, once
+    # Rank 0 tells the others its address.
+    publish: Callable[[str], None] = lambda _: None
+    # The others wait for that address.
+    find: Callable[[], str] = lambda: ""
+    # Rank 0 reports a verdict before it ends with its replica: once, from any thread.
+    report: Callable[[Verdict], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a run will ask of its engine: known from the plan, so that it can be made ready for it."""
+    """What a run will ask of its engine, as its plan says. The engine is made ready for it."""
 
-    sizes: tuple[tuple[int, int], ...]  # (width, height), px
-    batch: int  # pictures of a group
-    negative: bool  # whether some of them have a negative prompt
+    # (width, height) in pixels.
+    sizes: tuple[tuple[int, int], ...]
+    # The most pictures of a group.
+    batch: int
+    # Whether some pictures have a negative prompt.
+    negative: bool
 
 
 class Engine(Protocol):
-    """What a worker asks of an engine. A picture depends on its row and the job alone, up to rounding."""
+    """What a worker asks of an engine.
 
+    A picture depends on its row and the job alone, up to rounding.
+    """
+
+    # Device and numerics, e.g. `cuda NVIDIA H200 bf16 …`. All pictures of a run have one identity.
     identity: str
-    """Device kind and numerics, e.g. `cuda NVIDIA H200, bf16`: pictures of one run come from one identity."""
 
     @property
     def compilation(self) -> Compilation:
-        """Its compiled code; counts so far."""
+        """Counts of the engine's compiler so far."""
 
     def denoise(self, group: Sequence[Picture]) -> Denoised:
-        """Text and latents of a group whose pictures share width, height, steps and having a negative prompt.
+        """Encode a group's prompts and denoise its latents.
 
+        :param group: pictures that share width, height and steps, and whether they have a negative
+            prompt.
         :raises OutOfMemory: a smaller group may fit.
         :raises DeviceFault: nothing more may be computed in this process.
         """
 
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
-        """Pixels, uint8 [B, height, width, 3], RGB, and the seconds it took. May run in another thread while the next group is denoised."""
+        """Decode a group to pixels, uint8 [B, height, width, 3], RGB, and the seconds it took.
+
+        It may run in another thread while the next group is denoised.
+        """
 
     def close(self) -> None:
-        """No more groups will come."""
+        """Release what the engine holds. No more groups will come."""

@@ -1,13 +1,16 @@
 """adaLN modulations, taken out of the blocks and computed once a group.
 
-Every block scales, shifts and gates by vectors that are a linear function of one embedding: timestep, guidance, pooled text. They depend
-on nothing else, and the noise levels are known before the loop begins. In FLUX.1-dev these linears are 27% of the weights (76 linears,
-3.2 of 11.9 billion parameters), which a step of a small group spends its time reading. Here a window of steps goes through each at once.
+Every block scales, shifts and gates by vectors that are a linear function of one embedding: of the
+timestep, the guidance and the pooled text. They depend on nothing else, and the noise levels are
+known before the loop begins. In FLUX.1-dev these linears are 27% of the weights (76 linears, 3.2
+of 11.9 billion parameters), and a step of a small group would spend its time reading them. Here
+each linear is applied to a window of steps at once.
 
-Exact up to the rounding of a larger matrix product. What it costs is memory: the vectors of a window, 2.1 MB a picture and step for FLUX.1
-in bf16.
+The result is exact up to the rounding of a larger matrix product. The cost is memory for the
+vectors of a window: 2.1 MB a picture and step for FLUX.1 in bf16.
 
-Legend: R rows, N steps, D width, M modulation values of a block (FLUX.1: 12·D in a double block, 3·D in a single one).
+Legend: R rows, N steps, n steps of a window, D width, M modulation values of a block (FLUX.1: 12·D
+in a double block, 3·D in a single one).
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-WINDOW = 32  # steps computed at once
+# Steps that are computed at once.
+WINDOW = 32
 
 
 class Slice(nn.Module):
-    """Stands where a block's modulation linear stood: takes its part of what was computed before."""
+    """Takes the place of a block's modulation linear, and its part of what was computed before."""
 
     def __init__(self, first: int, last: int) -> None:
         super().__init__()
@@ -47,10 +51,10 @@ class Modulator(nn.Module):
 
 
 class Modulations:
-    """The modulations of one group, a window of steps at a time."""
+    """The modulations of one group, computed a window of steps at a time."""
 
     def __init__(self, modulator: Modulator, temb: Tensor) -> None:
-        """:param temb: [N, R, D]."""
+        """:param temb: [N, R, D], the embedding of every step."""
         self._modulator, self._temb = modulator, temb
         self._window: list[Tensor] = []
         self._first = -WINDOW
@@ -64,9 +68,12 @@ class Modulations:
 
 
 def hoist_modulations(blocks: Sequence[nn.Module]) -> Modulator:
-    """Take the modulation linears out of the blocks; from now on a block is handed its modulation [R, M] in place of the embedding.
+    """Take the modulation linears out of the blocks.
 
-    Blocks are diffusers' MMDiT blocks: each of their norms that holds a `silu` and a `linear` is one part of the modulation.
+    From then on a block is handed its modulation [R, M] in place of the embedding.
+
+    :param blocks: diffusers' MMDiT blocks. Each of their norms that holds a `silu` and a `linear`
+        is one part of the modulation.
     """
     return Modulator([_hoist(block) for block in blocks])
 

@@ -1,7 +1,8 @@
-"""A torch-free engine that draws a test card for each prompt: rehearsals and protocol tests.
+"""An engine without torch that draws a test card for each prompt, for rehearsals and tests.
 
-Colour bars from a hash of everything that decides a picture, and its key, settings and prompt in words: cards of different rows differ,
-the same row gives the same bytes everywhere, and nobody takes one for a painting.
+A card shows colour bars from a hash of everything that decides the picture, and its key, settings
+and prompt in words. Cards of different rows differ, the same row gives the same bytes everywhere,
+and nobody takes a card for a generated picture.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from batchgen.engine.interface import Compilation, Denoised
 from batchgen.manifest import Picture
 
 _BARS = 8
-_BASE_PX = 128  # cards are drawn with their shorter side at least this long, and enlarged by whole pixels: the words stay readable
-_LETTER_PX = (6, 11)  # of Pillow's built-in bitmap font
+# Cards are drawn with a shorter side of this many pixels or a little more, and enlarged by whole
+# pixels, so that the words stay readable.
+_BASE_PX = 128
+_FONT = ImageFont.load_default_imagefont()
+# Of that font, a bitmap.
+_LETTER_WIDTH_PX, _LETTER_HEIGHT_PX = 6, 11
 _MARGIN_PX = 4
 
 
@@ -31,10 +36,11 @@ class PatternEngine:
     compilation = Compilation()
 
     def __init__(self, delay_s: float = 0.0) -> None:
+        """:param delay_s: seconds that denoising a group takes."""
         self._delay_s = delay_s
 
     def denoise(self, group: Sequence[Picture]) -> Denoised:
-        """Wait `delay_s`; the pictures themselves stand for their latents."""
+        """Wait. The pictures themselves stand for their latents."""
         begin = time.perf_counter()
         time.sleep(self._delay_s)
         return Denoised(
@@ -48,7 +54,7 @@ class PatternEngine:
         )
 
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
-        """Cards, uint8 [B, height, width, 3], RGB, and the seconds drawing took."""
+        """Cards, uint8 [B, height, width, 3], RGB, and the seconds that drawing took."""
         begin = time.perf_counter()
         cards = np.stack([draw_card(picture) for picture in denoised.latents])
         return cards, time.perf_counter() - begin
@@ -62,31 +68,31 @@ def draw_card(picture: Picture) -> npt.NDArray[np.uint8]:
     zoom = max(1, min(picture.width, picture.height) // _BASE_PX)
     width, height = picture.width // zoom, picture.height // zoom
     card = Image.fromarray(_bars(picture, width, height))
-    draw = ImageDraw.Draw(card)
-    columns = max(1, (width - 4 * _MARGIN_PX) // _LETTER_PX[0])
+    columns = max(1, (width - 4 * _MARGIN_PX) // _LETTER_WIDTH_PX)
+    rows = (height - 4 * _MARGIN_PX) // _LETTER_HEIGHT_PX
     settings = f"seed {picture.seed} steps {picture.steps} guidance {picture.guidance:g}"
-    lines = [
-        f"TEST CARD {picture.key:09d}",
-        *textwrap.wrap(settings, columns),
-        *textwrap.wrap(picture.prompt, columns),
-    ]
-    lines = lines[: (height - 4 * _MARGIN_PX) // _LETTER_PX[1]]
-    box = (_MARGIN_PX, _MARGIN_PX, width - _MARGIN_PX, 3 * _MARGIN_PX + len(lines) * _LETTER_PX[1])
-    if lines:
-        draw.rectangle(box, fill="white", outline="black")
-    for number, line in enumerate(lines):
-        words = line.encode("latin-1", "replace")  # the built-in font knows no other letters
-        draw.text(
-            (2 * _MARGIN_PX, 2 * _MARGIN_PX + number * _LETTER_PX[1]),
-            words,
-            fill="black",
-            font=_FONT,
-        )
+    lines = [f"TEST CARD {picture.key:09d}"]
+    lines += textwrap.wrap(settings, columns) + textwrap.wrap(picture.prompt, columns)
+    _write(card, lines[:rows])
     return np.asarray(card.resize((picture.width, picture.height), Image.Resampling.NEAREST))
 
 
+def _write(card: Image.Image, lines: Sequence[str]) -> None:
+    """Write lines in a white box at the top."""
+    if not lines:
+        return
+    draw, inner = ImageDraw.Draw(card), 2 * _MARGIN_PX
+    bottom = 3 * _MARGIN_PX + len(lines) * _LETTER_HEIGHT_PX
+    box = (_MARGIN_PX, _MARGIN_PX, card.width - _MARGIN_PX, bottom)
+    draw.rectangle(box, fill="white", outline="black")
+    for number, line in enumerate(lines):
+        # The font knows no other letters than latin-1's.
+        letters = line.encode("latin-1", "replace")
+        draw.text((inner, inner + number * _LETTER_HEIGHT_PX), letters, fill="black", font=_FONT)
+
+
 def _bars(picture: Picture, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """Vertical bars [height, width, 3] in colours hashed from what decides the picture."""
+    """Vertical bars, uint8 [height, width, 3], in colours hashed from what decides the picture."""
     decisive = (
         picture.prompt,
         picture.negative_prompt,
@@ -100,6 +106,3 @@ def _bars(picture: Picture, width: int, height: int) -> npt.NDArray[np.uint8]:
     hashed = hashlib.sha256(repr(decisive).encode()).digest()[: 3 * _BARS]
     colours = np.frombuffer(hashed, np.uint8).reshape(_BARS, 3)
     return np.broadcast_to(colours[np.arange(width) * _BARS // width], (height, width, 3)).copy()
-
-
-_FONT = ImageFont.load_default_imagefont()

@@ -1,4 +1,4 @@
-"""Imports without the words that say nothing to anybody who makes pictures."""
+"""Imports of heavy libraries, without their log lines that tell a user nothing."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-# Logger → part of what it says, and why that is no news here. Whatever else these loggers say is heard, and all of it at other times.
+# Logger → part of the line that is dropped. All other lines of these loggers are kept.
 _NOISE = {
-    # Of its compiled kernels each fits one kind of card or Python alone; we use none of them (`quantize.py` asks for PyTorch's own).
+    # Its own compiled kernels are not used: `precision/quantize.py` asks for PyTorch's.
     "torchao": "Failed to load",
     "torchao.kernel.intmm": "Detected no triton",
-    # How torchao registers its enums will be an error in some later PyTorch: constraints.txt holds versions that go together.
+    # The way torchao registers its enums will be an error in some later PyTorch. constraints.txt
+    # holds versions that go together.
     "torch.utils._pytree": "is an Enum subclass",
-    # Checkpoints that torchao quantized are not loaded here (`checkpoint.py` refuses them).
+    # Checkpoints that torchao quantized are refused (`model/checkpoint.py`).
     "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor objects",
-    # Image processors are for models that see pictures; ours make them.
+    # Image processors serve models that see pictures. The models here make them.
     "transformers.utils.import_utils": "requires torchvision",
 }
 
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """While torchao is imported, or transformers and diffusers, which import it whether it is needed or not."""
+    """Drop the noise while torchao is imported, or transformers and diffusers, which import it."""
     filters = {logging.getLogger(name): _Without(words) for name, words in _NOISE.items()}
     for logger, noise in filters.items():
         logger.addFilter(noise)

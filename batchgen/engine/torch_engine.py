@@ -1,4 +1,7 @@
-"""encode → denoise → decode: a group through a composed model."""
+"""A group through a composed model: encode → denoise → decode.
+
+Legend: B pictures of a group, R rows of a transformer call (`denoise.Rows`).
+"""
 
 from __future__ import annotations
 
@@ -26,18 +29,12 @@ from batchgen.engine.vae.decode import Decode, decode_latents
 from batchgen.manifest import Picture
 
 
-def encode_prompts(family: Family, prompts: Sequence[str]) -> Text:
-    """Text of the prompts, a row each, in their order.
-
-    The distinct ones go through the text encoders as one batch: a group of pictures of one prompt, or sharing a negative, encodes it once.
-    """
-    distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-    return family.encode(list(distinct)).rows([distinct[prompt] for prompt in prompts])
-
-
 @dataclass
 class TorchEngine:
-    """A composed model on one device; fulfils `Engine`. Denoising and decoding share no state and may run in two threads."""
+    """A composed model on one device; fulfils `Engine`.
+
+    Denoising and decoding share no state, so that they may run in two threads.
+    """
 
     identity: str
     family: Family
@@ -45,17 +42,16 @@ class TorchEngine:
     policy: Policy | None
     device: Device
     ranks: Ranks
-    attentions: (
-        tuple[RanksAttention, RanksAttention] | None
-    )  # of text and image, of image alone; where there is more than one rank
+    # Attention of text and image tokens, and of image tokens alone. None on a single rank.
+    attentions: tuple[RanksAttention, RanksAttention] | None
     residence: Residence
     vae: Decode
     compiler: Compiler | None = None
 
     def __post_init__(self) -> None:
-        # Decoding need not wait for what another thread has queued of the next group's denoising: that would keep the pictures from being
-        # written until it has run, and then the device would wait for the writing.
-        self._beside = self.device.stream()
+        # Decoding need not wait for the denoising that another thread has queued. If it did, the
+        # pictures would be written late, and then the device would wait for the writing.
+        self._decoding = self.device.stream()
 
     @property
     def compilation(self) -> Compilation:
@@ -64,36 +60,31 @@ class TorchEngine:
 
     def denoise(self, group: Sequence[Picture]) -> Denoised:
         """See `Engine.denoise`."""
-        assert len({(picture.width, picture.height, picture.steps) for picture in group}) == 1, (
-            "a group shares size and steps"
-        )
+        shapes = {(picture.width, picture.height, picture.steps) for picture in group}
+        assert len(shapes) == 1, "a group shares size and steps"
         return self.device.attempt(lambda: self._denoise(group))
 
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
         """See `Engine.decode`."""
         return self.device.attempt(lambda: self._decode(denoised))
 
-    @torch.inference_mode()
-    def rehearse(self, size: tuple[int, int], rows: int) -> None:
-        """Take so many rows of a size through the transformer once, as a step does: what compiles, compiles here."""
-        with self.residence.encoding():
-            text = self.family.encode([""]).rows([0] * rows)
-        schedule = self.family.schedule(1, *size)
-        guidance = torch.ones(rows, device=self.device.kind)
-        conditions = self.family.conditions(text, schedule.timesteps, guidance, size)
-        latents = self.family.pack(
-            torch.zeros(
-                rows,
-                *self.family.noise_shape(*size),
-                device=self.device.kind,
-                dtype=self.device.dtype,
-            )
-        )
-        self._forward(conditions, latents, size, None).velocity(latents, 0)
-
     def close(self) -> None:
         """See `Engine.close`."""
         self.ranks.close()
+
+    @torch.inference_mode()
+    def rehearse(self, size: tuple[int, int], rows: int) -> None:
+        """Take rows of zeros through the transformer once, as a step does, so that it compiles.
+
+        :param size: (width, height) in pixels.
+        """
+        with self.residence.encoding():
+            text = self.family.encode([""]).rows([0] * rows)
+        schedule, guidance = self.family.schedule(1, *size), self._tensor([1.0] * rows)
+        conditions = self.family.conditions(text, schedule.timesteps, guidance, size)
+        noise = torch.zeros(rows, *self.family.noise_shape(*size), dtype=self.device.dtype)
+        latents = self.family.pack(noise.to(self.device.kind))
+        self._forward(conditions, latents, size, None).velocity(latents, 0)
 
     @torch.inference_mode()
     def _denoise(self, group: Sequence[Picture]) -> Denoised:
@@ -101,11 +92,9 @@ class TorchEngine:
         with self.residence.encoding():
             rows = self._rows(group)
         clock.mark()
-        first, size = group[0], (group[0].width, group[0].height)
-        schedule = self.family.schedule(first.steps, *size)
-        guidance = torch.tensor([picture.guidance for picture in group], device=self.device.kind)[
-            rows.owner
-        ]
+        size = group[0].width, group[0].height
+        schedule = self.family.schedule(group[0].steps, *size)
+        guidance = self._tensor([picture.guidance for picture in group])[rows.owner]
         noise = draw_noise(self.family, group, self.device)
         conditions = self.family.conditions(rows.text, schedule.timesteps, guidance, size)
         cache = self._cache(group, rows, schedule)
@@ -123,6 +112,24 @@ class TorchEngine:
             tuple(cache.traces()) if cache else (),
         )
 
+    def _rows(self, group: Sequence[Picture]) -> Rows:
+        """One row a picture, and one more for each picture with classifier-free guidance."""
+        all_scales = [self.family.cfg_scale(picture) for picture in group]
+        scales = {row: scale for row, scale in enumerate(all_scales) if scale > 1}
+        prompts = [picture.prompt for picture in group]
+        text = self._encode([*prompts, *(group[row].negative_prompt for row in scales)])
+        owner = self._tensor([*range(len(group)), *scales])
+        return Rows(owner, self._tensor(list(scales.values())), text)
+
+    def _encode(self, prompts: Sequence[str]) -> Text:
+        """Text of the prompts, one row each, in their order.
+
+        The distinct prompts go through the text encoders as one batch: a prompt or a negative
+        prompt that pictures of a group share is encoded once.
+        """
+        distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        return self.family.encode(list(distinct)).rows([distinct[prompt] for prompt in prompts])
+
     def _forward(
         self,
         conditions: Conditions,
@@ -139,33 +146,18 @@ class TorchEngine:
     def _cache(self, group: Sequence[Picture], rows: Rows, schedule: Schedule) -> StepCache | None:
         if self.policy is None:
             return None
-        keys, owner, sigmas = (
-            [picture.key for picture in group],
-            rows.owner.tolist(),
-            schedule.sigmas.tolist(),
-        )
-        return StepCache(self.policy, len(self.family.blocks), keys, owner, sigmas, self.ranks)
+        blocks, keys = len(self.family.blocks), [picture.key for picture in group]
+        owner, sigmas = rows.owner.tolist(), schedule.sigmas.tolist()
+        return StepCache(self.policy, blocks, keys, owner, sigmas, self.ranks)
 
-    def _rows(self, group: Sequence[Picture]) -> Rows:
-        """A row a picture, and one more for each with classifier-free guidance."""
-        scales = {
-            row: scale
-            for row, picture in enumerate(group)
-            if (scale := self.family.cfg_scale(picture)) > 1
-        }
-        text = encode_prompts(
-            self.family,
-            [*(p.prompt for p in group), *(group[row].negative_prompt for row in scales)],
-        )
-        owner = torch.tensor([*range(len(group)), *scales], device=self.device.kind)
-        return Rows(owner, torch.tensor(list(scales.values()), device=self.device.kind), text)
+    def _tensor(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=self.device.kind)
 
     @torch.inference_mode()
     def _decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
-        with torch.cuda.stream(self._beside):
+        size = denoised.width, denoised.height
+        with torch.cuda.stream(self._decoding):
             clock = self.device.clock()
-            pixels = decode_latents(
-                self.family, self.vae, denoised.latents, denoised.width, denoised.height, self.ranks
-            )
+            pixels = decode_latents(self.family, self.vae, denoised.latents, *size, self.ranks)
             clock.mark()
             return pixels, sum(clock.laps_s())

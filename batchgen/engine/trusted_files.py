@@ -1,4 +1,4 @@
-"""batchgen.engine.trusted_files."""
+"""Whether somebody else can have written a file of compiled code or of weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 
 
 def foreign(status: os.stat_result) -> str:
-    """Why somebody else may have written a file; "" if only this user can."""
+    """Why another user may have written a file; "" if only this user can have."""
     if not stat.S_ISREG(status.st_mode):
         return "is no plain file"
     if status.st_uid != os.geteuid():

@@ -1,4 +1,4 @@
-"""Attention of every block: one processor, one kernel, chosen once.
+"""The attention of every block: one processor and one kernel, chosen once.
 
     joint.py         the processor put into every block; q, k and v from one linear
     log_sum_exp.py   attention to some of the keys, with what is needed to merge the parts

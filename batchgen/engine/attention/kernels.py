@@ -1,4 +1,19 @@
-"""batchgen.engine.attention.kernels."""
+"""Attention kernels of one device, and which of them a job gets.
+
+| `[engine] attention` | kernel |
+|---|---|
+| `auto` | cuDNN on Hopper and newer, flash on CUDA cards since Ampere, else PyTorch's own choice |
+| `cudnn` `flash` | PyTorch's kernels of that name |
+| `fa3` | FlashAttention 3, from its repository or the package `fa3-fwd`; Hopper only, untested |
+| `math` | the formula, written out: slow, for comparisons |
+
+In fp32 `auto` is PyTorch's own choice everywhere. In compiled blocks the compiler makes a kernel
+of `math` again. Kernels round differently, so the choice is part of the engine's identity and
+thereby of the run. Not covered: sparse or quantized attention, masks.
+FlashAttention: https://arxiv.org/abs/2205.14135
+
+Legend: R rows, S tokens, H heads, E head width.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +21,45 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from batchgen.engine.rules import FAST_ATTENTION_CAPABILITY, check_attention
 from batchgen.errors import JobError
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention of every token to every token: q, k, v → the weighted values, all [R, S, H, E]."""
 
-class Attend(Protocol):
-    """Attention of [R, S, H, E], every token to every token."""
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The weighted values, [R, S, H, E]."""
+_BACKENDS = {
+    "sdpa": None,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Attend, str]:
-    """The kernel, and its name for the records.
+    """The kernel that a job asks for, and its name for the records.
 
-    :raises JobError: this device or this installation does not have it. Never another one in its place.
+    :param name: `engine.attention` of the job.
+    :raises JobError: the device or the installation lacks it. Another one never takes its place.
     """
+    cuda, fp32 = device.type == "cuda", dtype == torch.float32
+    capability = torch.cuda.get_device_capability(device) if cuda else None
+    where = torch.cuda.get_device_name(device) if cuda else "the CPU"
+    check_attention(name, cuda=cuda, capability=capability, fp32=fp32, where=where)
     if name == "auto":
-        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
-        if capability < (8, 0) or dtype == torch.float32:
-            return _sdpa(None), "sdpa"
-        name = "cudnn" if capability >= (9, 0) else "flash"
+        if fp32 or capability is None or capability < FAST_ATTENTION_CAPABILITY:
+            name = "sdpa"
+        else:
+            name = "cudnn" if capability >= (9, 0) else "flash"
     if name == "fa3":
-        return _fa3(device), name
-    if name == "cudnn" and device.type != "cuda":
-        raise JobError(
-            'engine.attention = "cudnn" needs a CUDA device; --set engine.attention=auto'
-        )
-    return _sdpa(
-        {
-            "cudnn": SDPBackend.CUDNN_ATTENTION,
-            "flash": SDPBackend.FLASH_ATTENTION,
-            "math": SDPBackend.MATH,
-        }[name]
-    ), name
+        flash_attention_3()
+        return _attend_fa3, name
+    return _sdpa(_BACKENDS[name]), name
 
 
 def _sdpa(backend: SDPBackend | None) -> Attend:
@@ -58,19 +73,9 @@ def _sdpa(backend: SDPBackend | None) -> Attend:
     return attend
 
 
-def _fa3(device: torch.device) -> Attend:
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 9:
-        raise JobError(
-            'engine.attention = "fa3" needs a Hopper card (H100, H200); --set engine.attention=auto'
-        )
-    flash_attention_3()
-    attend: Attend = _attend_fa3
-    return attend
-
-
 @functools.cache
 def flash_attention_3() -> Callable[..., Any]:
-    """Its `flash_attn_func`.
+    """`flash_attn_func` of FlashAttention 3.
 
     :raises JobError: it is not installed.
     """
@@ -79,17 +84,17 @@ def flash_attention_3() -> Callable[..., Any]:
             function: Callable[..., Any] = importlib.import_module(name).flash_attn_func
             return function
     raise JobError(
-        'engine.attention = "fa3" is not installed: pip install fa3-fwd; or --set engine.attention=cudnn, which needs nothing'
+        'engine.attention = "fa3" is not installed: pip install fa3-fwd; '
+        "or --set engine.attention=cudnn, which needs nothing"
     )
 
 
-# One opaque operator in compiled blocks: versions differ in whether the compiler can look inside.
+# One opaque operator in compiled blocks: versions differ in whether the compiler can look inside,
+# and in whether they also return the log-sum-exp.
 @torch.library.custom_op("batchgen::flash_attention_3", mutates_args=())
 def _attend_fa3(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out = flash_attention_3()(q, k, v)
-    values: Tensor = (
-        out[0] if isinstance(out, tuple) else out
-    )  # and in whether they also give the log-sum-exp
+    values: Tensor = out[0] if isinstance(out, tuple) else out
     return values
 
 

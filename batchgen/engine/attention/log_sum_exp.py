@@ -1,7 +1,7 @@
-"""Attention to some of the keys: the values, and the log-sum-exp by which such parts are merged into the whole.
+"""Attention to some of the keys: the values, and the log-sum-exp by which parts are merged.
 
-PyTorch's public attention keeps the log-sum-exp to itself; the operators below it return it, and are called here. The kernels are those of
-`attention.py`, under the same names. All give lse = log Σ exp(q·k / √E) over the keys at hand, in fp32.
+PyTorch's public attention drops the log-sum-exp. The operators below it return it, and are called
+here under the names of `kernels.py`. All give lse = log Σ exp(q·k / √E) over the keys at hand.
 
 Legend: R rows, S queries, H heads, E head width.
 """
@@ -26,7 +26,7 @@ AttendPart = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 def choose_attend_part(kernel: str) -> AttendPart:
     """The kernel that `choose_attention` has named, for some of the keys.
 
-    :raises JobError: it gives no log-sum-exp.
+    :raises JobError: the kernel gives no log-sum-exp.
     """
     known: dict[str, AttendPart] = {
         "sdpa": _flash,
@@ -37,41 +37,32 @@ def choose_attend_part(kernel: str) -> AttendPart:
     }
     if kernel not in known:
         raise JobError(
-            f"engine.attention: {kernel} gives no log-sum-exp, which ring attention needs; these do: {', '.join(known)}"
+            f"engine.attention: {kernel} gives no log-sum-exp, which ring attention needs; "
+            f"these do: {', '.join(known)}"
         )
     return known[kernel]
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    aten: Any = torch.ops.aten
-    on_device = (
-        aten._scaled_dot_product_flash_attention
-        if q.is_cuda
-        else aten._scaled_dot_product_flash_attention_for_cpu
-    )
-    out, lse = on_device(*(x.transpose(1, 2) for x in (q, k, v)))[:2]
+    name = "_scaled_dot_product_flash_attention" + ("" if q.is_cuda else "_for_cpu")
+    operator = getattr(torch.ops.aten, name)
+    out, lse = operator(*(x.transpose(1, 2) for x in (q, k, v)))[:2]
     return out.transpose(1, 2), lse
 
 
 def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    aten: Any = torch.ops.aten
-    out, lse = aten._scaled_dot_product_cudnn_attention(
-        *(x.transpose(1, 2) for x in (q, k, v)), None, compute_log_sumexp=True
-    )[:2]
-    return out.transpose(1, 2), lse.reshape(
-        q.shape[0], q.shape[2], q.shape[1]
-    )  # some versions keep a last dimension of 1
+    operator: Any = torch.ops.aten._scaled_dot_product_cudnn_attention
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    out, lse = operator(*heads_first, None, compute_log_sumexp=True)[:2]
+    # Some versions keep a last dimension of 1.
+    return out.transpose(1, 2), lse.reshape(q.shape[0], q.shape[2], q.shape[1])
 
 
 def _fa3(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     function = flash_attention_3()
-    # Older versions always return both, newer ones on request.
-    asked = (
-        {"return_attn_probs": True}
-        if "return_attn_probs" in inspect.signature(function).parameters
-        else {}
-    )
-    out, lse = function(q, k, v, **asked)[:2]
+    # Older versions always return the log-sum-exp, newer ones on request.
+    on_request = "return_attn_probs" in inspect.signature(function).parameters
+    out, lse = function(q, k, v, **({"return_attn_probs": True} if on_request else {}))[:2]
     return out, lse
 
 
@@ -79,6 +70,5 @@ def _math(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """The formula, in fp32."""
     scores = torch.einsum("rqhe,rkhe->rhqk", q.float(), k.float()) / math.sqrt(q.shape[-1])
     lse = scores.logsumexp(-1)
-    return torch.einsum("rhqk,rkhe->rqhe", (scores - lse.unsqueeze(-1)).exp(), v.float()).to(
-        q.dtype
-    ), lse
+    weights = (scores - lse.unsqueeze(-1)).exp()
+    return torch.einsum("rhqk,rkhe->rqhe", weights, v.float()).to(q.dtype), lse

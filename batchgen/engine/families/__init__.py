@@ -1,48 +1,44 @@
-"""One file a model family.
+"""One file a model family: the parts in which families differ.
 
-`load_family` loads a checkpoint's weights as its Family.
+To add a family: a file here, its line in `_FAMILIES`, and its facts for planning in
+`model/families.py`.
 
     flux.py      FLUX.1
     sd3.py       Stable Diffusion 3 and 3.5
-    loading.py   the parts of a diffusers folder
+    family.py    what the engine asks of a family, and what families share
     lora.py      LoRAs, fused at load
-    family.py    the protocol: what the engine asks of a family
+    loading.py   the parts of a diffusers folder
+
+A room imports only rooms below it.
 """
 
 from __future__ import annotations
 
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Family
-from batchgen.engine.quiet_imports import quiet_imports
+from batchgen.engine.families.flux import Flux
+from batchgen.engine.families.loading import load_module, without_transformer
+from batchgen.engine.families.sd3 import StableDiffusion3
 from batchgen.errors import ModelError
 from batchgen.model import Checkpoint
+
+_FAMILIES = {"flux": Flux, "sd3": StableDiffusion3}
 
 
 def load_family(
     checkpoint: Checkpoint, device: Device, max_sequence_length: int, transformer: bool = True
 ) -> Family:
-    """Load the checkpoint's weights onto the device.
+    """Load the checkpoint's weights, on the host and in the device's type.
 
-    :param transformer: whether the transformer's too; else it is its structure alone, on the meta device.
-    :raises ModelError: components that are not the ones this family is made of, or that cannot be loaded.
+    :param max_sequence_length: text tokens of T5.
+    :param transformer: False: the transformer is its structure alone, on the meta device.
+    :raises ModelError: components are not those of the family, or cannot be loaded.
     """
-    with quiet_imports():
-        from batchgen.engine.families.loading import (  # here: it imports what takes seconds
-            load_module,
-            without_transformer,
+    if checkpoint.family not in _FAMILIES:
+        raise ModelError(
+            f"{checkpoint.folder}: planned as family {checkpoint.family!r}, which this engine does "
+            f"not have; known: {', '.join(_FAMILIES)}"
         )
-
     load = load_module if transformer else without_transformer(load_module)
-    if checkpoint.family == "flux":
-        from batchgen.engine.families.flux import (
-            Flux,  # here: importing one family costs seconds; the others are not needed
-        )
-
-        return Flux(checkpoint.folder, device, max_sequence_length, load)
-    if checkpoint.family == "sd3":
-        from batchgen.engine.families.sd3 import StableDiffusion3
-
-        return StableDiffusion3(checkpoint.folder, device, max_sequence_length, load)
-    raise ModelError(
-        f"{checkpoint.folder}: planned as family {checkpoint.family!r}, which this engine does not have; known: flux, sd3"
-    )
+    family = _FAMILIES[checkpoint.family]
+    return family(checkpoint.folder, device, max_sequence_length, load)

@@ -1,20 +1,26 @@
-"""The protocol a model family fulfils: all in which FLUX.1 and its successors differ. The rest of the engine is shared.
+"""A model family: what the engine asks of it, and what families share as diffusers models.
 
-Adding a family: one file here that fulfils `Family`, its line in `load_family`, its facts for planning in `checkpoint.FAMILIES`.
-
-Legend: B pictures; R rows of a transformer call: the pictures, then one more for each that has classifier-free guidance; S text tokens,
-T image tokens, D the transformer's width, C channels of a token (C' of a latent pixel), h×w latent pixels, N steps.
+Legend: B pictures; R rows of a transformer call: the pictures, then one more row for each picture
+with classifier-free guidance; S text tokens, D the transformer's width, M modulation values of a
+block, N steps; C' latent channels, h×w latent pixels, p of them along a side of a token, r×c tokens
+(h/p × w/p), T = r·c image tokens, C = p·p·C' values of a token.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar
 
+import diffusers
 import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
+from batchgen.engine.device import Device
+from batchgen.engine.families.loading import LoadModule, load_scheduler
 from batchgen.manifest import Picture
 
 
@@ -22,11 +28,13 @@ from batchgen.manifest import Picture
 class Text:
     """Encoded prompts."""
 
-    tokens: Tensor  # [R, S, the text encoder's width]
-    pooled: Tensor  # [R, its pooled width]
+    # [R, S, width of the text encoder].
+    tokens: Tensor
+    # [R, pooled width of the text encoder].
+    pooled: Tensor
 
     def rows(self, index: Sequence[int]) -> Text:
-        """The text of these pictures, in this order; a row may appear several times."""
+        """The text of these rows, in this order. A row may appear several times."""
         rows = torch.tensor(index, device=self.tokens.device)
         return Text(self.tokens[rows], self.pooled[rows])
 
@@ -35,65 +43,93 @@ class Text:
 class Schedule:
     """Noise levels of a denoising loop, fp32, on the device."""
 
-    sigmas: Tensor  # [N + 1], falling to the last
-    timesteps: Tensor  # [N], as the model is told them
+    # [N + 1], falling.
+    sigmas: Tensor
+    # [N], as the model is told them.
+    timesteps: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """What all steps of a group share."""
 
-    text: Tensor  # [R, S, D], as the blocks take it
-    temb: Tensor  # [N, R, D], each step's embedding of time, guidance and pooled text
-    rotary: (
-        tuple[Tensor, Tensor] | None
-    )  # cosines and sines, [S + T, ·], text first; None where the family has none
+    # [R, S, D], as the blocks take it.
+    text: Tensor
+    # [N, R, D]: each step's embedding of time, guidance and pooled text.
+    temb: Tensor
+    # Cosines and sines, [S + T, ·], text first; None where the family has no rotary positions.
+    rotary: tuple[Tensor, Tensor] | None
 
 
-class Family(Protocol):
-    """A loaded model of one family, on its device.
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What flows through the blocks: this rank's share of the tokens."""
 
-    `transformer` and its `blocks` are changed in place by techniques (LoRA, modulation, quantization, attention), or the list's entries
-    replaced (compilation); `block` calls whatever they have become.
+    # [R, T, D].
+    image: Tensor
+    # [R, S, D].
+    text: Tensor
+
+    def rows(self, index: Tensor) -> Tokens:
+        """The tokens of these rows, in this order."""
+        return Tokens(self.image.index_select(0, index), self.text.index_select(0, index))
+
+
+class Family(ABC):
+    """A loaded model of one family: a transformer of diffusers' MMDiT blocks, and what serves it.
+
+    Techniques change `transformer` and its `blocks` in place (LoRA, modulation, quantization,
+    attention), or replace the list's entries (compilation). `block` calls what they have become.
     """
 
-    transformer: Any  # a diffusers model
-    blocks: list[Any]  # the transformer's, in the order of the data
-    t5: nn.Module  # the large text encoder
-    encoders: tuple[nn.Module, ...]  # all of them
-    vae: Any  # diffusers' AutoencoderKL: decode(latents [B, C', h, w]) → pixels in [-1, 1]
+    # How the axes (B, C', r, p, c, p) of latent pixels are ordered in tokens: B, r, c, and then the
+    # values of a token.
+    token_order: ClassVar[tuple[int, ...]]
+    # p.
+    patch: int = 2
+    # The transformer's blocks, in the order of the data.
+    blocks: list[Any]
+    # The large text encoder.
+    t5: nn.Module
+    # All text encoders.
+    encoders: tuple[nn.Module, ...]
 
+    def __init__(self, folder: Path, device: Device, load: LoadModule, transformer: Any) -> None:
+        """Load the parts that all families have.
+
+        :param load: loads a module. Full-size benchmarks make weights up.
+        :param transformer: its class in diffusers.
+        """
+        self._device = device
+        self.transformer = load(folder, "transformer", transformer, device)
+        self.vae = load(folder, "vae", diffusers.AutoencoderKL, device)
+        self._scheduler = load_scheduler(folder)
+        self._shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Text:
         """Text of the prompts, one row each, padded to the job's `max_sequence_length`."""
 
+    @abstractmethod
     def cfg_scale(self, picture: Picture) -> float:
-        """Scale of the picture's classifier-free guidance; at 1 or below it has none and needs no second branch."""
+        """Scale of the picture's classifier-free guidance. At 1 or below there is none."""
 
-    def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C', h, w) of a picture of width × height px."""
-
-    def pack(self, noise: Tensor) -> Tensor:
-        """[B, C', h, w] → latents as the transformer takes them, [B, T, C]."""
-
-    def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
-        """Latents → what the VAE decodes, [B, C', h, w], scaled and shifted."""
-
-    def schedule(self, steps: int, width: int, height: int) -> Schedule:
-        """The noise levels of a picture of this size in so many steps."""
-
+    @abstractmethod
     def conditions(
         self, text: Text, timesteps: Tensor, guidance: Tensor, size: tuple[int, int]
     ) -> Conditions:
-        """All that does not depend on the latents.
+        """Everything that does not depend on the latents.
 
-        :param timesteps: [N], fp32, as scheduled; families differ in when they round them.
-        :param guidance: [R], fp32; families without embedded guidance ignore it.
-        :param size: (width, height) in px.
+        :param timesteps: [N], fp32, as scheduled. Families differ in when they round them.
+        :param guidance: [R], fp32. Families without embedded guidance ignore it.
+        :param size: (width, height) in pixels.
         """
 
+    @abstractmethod
     def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         """Latents [R, T, C] → image tokens [R, T, D]."""
 
+    @abstractmethod
     def block(
         self,
         index: int,
@@ -107,23 +143,71 @@ class Family(Protocol):
         :param modulation: [R, M]; see `modulation.py`.
         """
 
+    @abstractmethod
+    def lora_targets(self) -> Mapping[str, tuple[nn.Linear, ...]]:
+        """Normalised name (`lora.py`) → the linears whose rows, stacked, carry that name."""
+
+    def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C', h, w) of a picture of width × height pixels."""
+        return self.vae.config.latent_channels, height // self._shrink, width // self._shrink
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """(r, c) of a picture of width × height pixels."""
+        _, high, wide = self.noise_shape(width, height)
+        return high // self.patch, wide // self.patch
+
+    def pack(self, noise: Tensor) -> Tensor:
+        """[B, C', h, w] → latents as the transformer takes them, [B, T, C]."""
+        (batch, channels, high, wide), p = noise.shape, self.patch
+        axes = noise.view(batch, channels, high // p, p, wide // p, p)
+        return axes.permute(self.token_order).reshape(batch, -1, p * p * channels)
+
+    def unpatchify(self, latents: Tensor, width: int, height: int) -> Tensor:
+        """[B, T, C] → [B, C', h, w]: `pack` undone."""
+        (channels, high, wide), p = self.noise_shape(width, height), self.patch
+        axes = len(latents), channels, high // p, p, wide // p, p
+        ordered = latents.view([axes[axis] for axis in self.token_order])
+        back = [self.token_order.index(axis) for axis in range(len(axes))]
+        return ordered.permute(back).reshape(-1, channels, high, wide)
+
+    def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
+        """Latents [B, T, C] → what the VAE decodes, [B, C', h, w], scaled and shifted."""
+        config, pixels = self.vae.config, self.unpatchify(latents, width, height)
+        scaled: Tensor = pixels / config.scaling_factor + config.shift_factor
+        return scaled
+
+    def schedule(self, steps: int, width: int, height: int) -> Schedule:
+        """The noise levels of a picture, as the checkpoint's scheduler spaces and shifts them.
+
+        With dynamic shift, larger pictures stay noisy for longer.
+        """
+        rows, columns = self.grid(width, height)
+        config, levels = self._scheduler.config, self.levels(steps)
+        # Schedulers without dynamic shift do not read it.
+        mu = calculate_shift(
+            rows * columns,
+            config.base_image_seq_len,
+            config.max_image_seq_len,
+            config.base_shift,
+            config.max_shift,
+        )
+        self._scheduler.set_timesteps(**levels, mu=mu, device=self._device.kind)
+        return Schedule(self._scheduler.sigmas, self._scheduler.timesteps)
+
+    def levels(self, steps: int) -> dict[str, Any]:
+        """What the scheduler's `set_timesteps` is told of N steps: their number or their levels."""
+        return {"num_inference_steps": steps}
+
     def modulated(self, image: Tensor, modulation: Tensor) -> Tensor:
-        """Image tokens as the first block's attention sees them, [R, T, D]: what TeaCache measures."""
+        """Image tokens [R, T, D] as the first block's attention sees them: TeaCache's signal."""
+        shifted: Tensor = self.transformer.transformer_blocks[0].norm1(image, emb=modulation)[0]
+        return shifted
 
     def head(self, image: Tensor, temb: Tensor) -> Tensor:
-        """Image tokens [R, T, D] after the last block, and the step's embedding [R, D] → velocity [R, T, C]."""
+        """The velocity [R, T, C]: a modulated norm and a linear.
 
-    def lora_targets(self) -> Mapping[str, tuple[nn.Linear, ...]]:
-        """Names under which LoRA files know the linears; see `lora.py`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """What flows through the blocks: this rank's share."""
-
-    image: Tensor  # [R, T, D]
-    text: Tensor  # [R, S, D]
-
-    def rows(self, index: Tensor) -> Tokens:
-        """These rows, in this order."""
-        return Tokens(self.image.index_select(0, index), self.text.index_select(0, index))
+        :param image: [R, T, D], after the last block.
+        :param temb: [R, D], of the step.
+        """
+        velocity: Tensor = self.transformer.proj_out(self.transformer.norm_out(image, temb))
+        return velocity

@@ -209,7 +209,7 @@ def test_planning_refuses_a_true_cfg_with_its_row(folder, tmp_path):
 
 
 def test_a_true_cfg_that_would_change_nothing_is_refused(medium):
-    with pytest.raises(JobError, match=r"true_cfg = 4: .* it is called guidance"):
+    with pytest.raises(JobError, match=r"true_cfg = 4: .* guidance is its only scale"):
         medium[1].denoise([make_picture(true_cfg=4.0)])
 
 
