@@ -1,4 +1,7 @@
-"""A real SLURM cluster of four nodes for all tests of this folder. Where it cannot be had they are skipped, and in CI they fail."""
+"""A real SLURM cluster of four nodes for all tests of this folder.
+
+If SLURM is not installed they are skipped; in CI they fail.
+"""
 
 import os
 import shutil
@@ -10,7 +13,16 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.ground import PROMPTS, SHAPE, Ground, Scene, load_script, missing, write_profile
+from tests.cluster.cluster import (
+    PROMPTS,
+    SHAPE,
+    Cluster,
+    ClusterRun,
+    NewRun,
+    load_script,
+    missing,
+    write_profile,
+)
 from tests.protocol import recount
 from tests.support.rehearsal import rehearse
 
@@ -18,48 +30,54 @@ RECOVERIES: list[tuple[str, str, str]] = []
 
 
 @pytest.fixture(scope="session")
-def ground() -> Iterator[Ground]:
+def shared_cluster() -> Iterator[Cluster]:
     """The cluster, without accounting."""
     yield from start_cluster(accounting=False)
 
 
-def start_cluster(*, accounting: bool) -> Iterator[Ground]:
+def start_cluster(*, accounting: bool) -> Iterator[Cluster]:
     if lacking := missing(accounting=accounting):
         packages = "slurm-wlm munge mariadb-server-core slurmdbd"
-        said = f"NOT TESTED ON SLURM, for {lacking} are not installed: apt-get install --no-install-recommends {packages}"
+        command = f"apt-get install --no-install-recommends {packages}"
+        said = f"NOT TESTED ON SLURM, because {lacking} are not installed: {command}"
         pytest.fail(said) if os.environ.get("CI") else pytest.skip(said)
     script = load_script()
     folder = Path(tempfile.mkdtemp(prefix="bg"))
     cluster = script.Cluster(folder)
     cluster.start(Namespace(accounting=accounting, max_array_size=100, min_job_age=300))
-    yield Ground(cluster, script)
+    yield Cluster(cluster, script)
     cluster.stop()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def calm(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ground]:
-    """The cluster, empty, and known to this process; emptied again afterwards. It has no sacct, and nobody asks for it."""
-    monkeypatch.setenv("SLURM_CONF", str(ground.cluster.conf))
+def cluster(
+    shared_cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cluster]:
+    """The cluster, empty before and after a test. This process submits to it.
+
+    It has no sacct, and nothing asks for it.
+    """
+    monkeypatch.setenv("SLURM_CONF", str(shared_cluster.testcluster.conf))
     folder = tmp_path_factory.mktemp("no-sacct")
-    (folder / "sacct").write_text(
-        f"#!/bin/sh\necho \"$*\" >> {folder}/asked\necho 'sacct: command not found' >&2\nexit 127\n"
-    )
+    refuse = "echo 'sacct: command not found' >&2; exit 127"
+    (folder / "sacct").write_text(f'#!/bin/sh\necho "$*" >> {folder}/asked; {refuse}\n')
     (folder / "sacct").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    yield ground
-    ground.calm()
+    yield shared_cluster
+    shared_cluster.empty()
     assert not (folder / "asked").exists(), (folder / "asked").read_text()
 
 
 @pytest.fixture
-def scene(calm: Ground, tmp_path: Path) -> Callable[..., Scene]:
-    """Makes a run that is not submitted yet; its arguments are keys of the site profile."""
+def new_run(cluster: Cluster, tmp_path: Path) -> NewRun:
+    """Makes a run that is not submitted yet. The arguments are keys of its site profile."""
 
-    def make(name: str = "run", **profile: object) -> Scene:
-        return Scene(calm, tmp_path / name, write_profile(tmp_path / f"{name}.toml", **profile))
+    def make(name: str = "run", **profile: object) -> ClusterRun:
+        site = write_profile(tmp_path / f"{name}.toml", **profile)
+        return ClusterRun(cluster, tmp_path / name, site)
 
     return make
 
@@ -75,7 +93,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def tell_recovery() -> Callable[[str, str, str], None]:
-    """Notes a line for the table at the end: what happened, how long it took to recover, what was lost."""
+    """Adds a line to the table at the end: the fault, the time to recover, what was lost."""
     return lambda *line: RECOVERIES.append(line)
 
 

@@ -7,26 +7,29 @@ from pathlib import Path
 import pytest
 
 from batchgen import slurm
+from tests.cluster.cluster import Cluster, ClusterRun, kill, until, write_profile
 from tests.cluster.conftest import start_cluster
-from tests.cluster.ground import Ground, Scene, kill, until, write_profile
 from tests.support.rehearsal import ask, status
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def accounted() -> Iterator[Ground]:
+def accounted() -> Iterator[Cluster]:
     """Another cluster beside the first one, with accounting."""
     yield from start_cluster(accounting=True)
 
 
 def test_with_accounting_and_arrays_of_one_node_all_is_the_same(
-    accounted: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: dict[str, str]
+    accounted: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: dict[str, str]
 ) -> None:
-    """A worker dies, its node comes back, the run is complete. Two nodes are two jobs where SLURM takes no longer array."""
-    monkeypatch.setenv("SLURM_CONF", str(accounted.cluster.conf))
+    """A worker dies, its node comes back, and the run is complete.
+
+    Two nodes are two jobs, because arrays of more than one element are not taken.
+    """
+    monkeypatch.setenv("SLURM_CONF", str(accounted.testcluster.conf))
     monkeypatch.setattr(slurm, "max_array_size", lambda: 1)
-    one = Scene(accounted, tmp_path / "run", write_profile(tmp_path / "site.toml"))
+    one = ClusterRun(accounted, tmp_path / "run", write_profile(tmp_path / "site.toml"))
     answer = one.submit(pattern__delay_s=1.5)
     assert re.search(r"4 workers on 2 nodes submitted to SLURM as \d+, \d+\.", answer.out)
     until(lambda: one.at_work(2), "it is at work")
@@ -35,21 +38,26 @@ def test_with_accounting_and_arrays_of_one_node_all_is_the_same(
     assert ask("status", one.root, "--watch").code == 0
     assert one.wrong(reference) == []
     assert [len(one.members(worker)) for worker in range(4)] == [1, 1, 2, 2]
-    accounted.calm()
+    accounted.empty()
 
 
 def test_a_quota_that_is_full_is_told_with_what_was_submitted_before(
-    accounted: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: dict[str, str]
+    accounted: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: dict[str, str]
 ) -> None:
-    """One job at a time for this account: of an array of two nothing is sent; of two arrays the first is, and works."""
-    monkeypatch.setenv("SLURM_CONF", str(accounted.cluster.conf))
+    """The account may have one job at a time.
+
+    Nothing of an array of two elements is sent. Of two arrays the first is sent, and works.
+    """
+    monkeypatch.setenv("SLURM_CONF", str(accounted.testcluster.conf))
     account = accounted.script.ACCOUNT
     accounted.run("sacctmgr", "-i", "modify", "account", account, "set", "GrpSubmitJobs=1")
     until(
         lambda: "GrpSubmitJobs=1(" in accounted.run("scontrol", "show", "assoc_mgr", "flags=assoc"),
         "slurmctld knows the quota",
     )
-    one = Scene(accounted, tmp_path / "run", write_profile(tmp_path / "site.toml", account=account))
+    one = ClusterRun(
+        accounted, tmp_path / "run", write_profile(tmp_path / "site.toml", account=account)
+    )
     told = one.submit()
     assert told.code == 2
     assert re.search("SLURM refuses the job: .*job submit limit", told.err)
@@ -57,12 +65,10 @@ def test_a_quota_that_is_full_is_told_with_what_was_submitted_before(
     monkeypatch.setattr(slurm, "max_array_size", lambda: 1)
     told = one.submit()
     assert told.code == 2
-    assert re.search(
-        r"job submit limit.*\. 1 of 2 elements were submitted before, as \d+, and will work\. batchgen resume ",
-        told.err,
-    )
+    submitted = r"1 of 2 elements were submitted before, as \d+, and will work\. batchgen resume "
+    assert re.search(rf"job submit limit.*\. {submitted}", told.err)
     assert f"as {one.element().partition('_')[0]}, and will work" in told.err
     assert ask("status", one.root, "--watch").code == 0
     assert one.wrong(reference) == []
     accounted.run("sacctmgr", "-i", "modify", "account", account, "set", "GrpSubmitJobs=-1")
-    accounted.calm()
+    accounted.empty()

@@ -1,4 +1,4 @@
-"""Runs on a real SLURM cluster, as a person types them: begun, watched, stopped, gone on with elsewhere."""
+"""Runs on a real SLURM cluster: begun, watched, stopped, and resumed elsewhere."""
 
 import json
 import os
@@ -10,27 +10,35 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.ground import PROMPTS, Ground, Scene, another_clock, kill, until
+from tests.cluster.cluster import (
+    PROMPTS,
+    SHAPE,
+    Cluster,
+    ClusterRun,
+    NewRun,
+    another_clock,
+    kill,
+    until,
+)
 from tests.protocol import recount
 from tests.support.rehearsal import ask, rehearse, settings, status, write_prompts
 
 pytestmark = pytest.mark.slow
-Scenes = Callable[..., Scene]
 ROOT = Path(__file__).parents[2]
 
 
-def watch(scene: Scene) -> str:
-    answer = ask("status", scene.root, "--watch")
+def watch(run: ClusterRun) -> str:
+    answer = ask("status", run.root, "--watch")
     assert answer.code == 0, answer.out
     return answer.out
 
 
 def test_eight_workers_on_four_nodes_make_240_pictures(
-    scene: Scenes, calm: Ground, tmp_path: Path
+    new_run: NewRun, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Submitted, watched, looked at while it runs, verified; byte for byte as on this machine; every GPU of every node had a hand in it."""
+    """The bytes are those of a run on this machine, and every GPU of every node made some."""
     prompts = [f"a dog {n}" for n in range(240)]
-    one = scene(nodes=4)
+    one = new_run(nodes=4)
     answer = one.submit(prompts=prompts, pattern__delay_s=0.5)
     assert answer.code == 0, answer.err
     assert re.search(
@@ -50,33 +58,31 @@ def test_eight_workers_on_four_nodes_make_240_pictures(
     rehearse(here, prompts, shards__pictures=8, sampling__width=16, sampling__height=16)
     assert recount.wrong_at_end(one.root, prompts) == []
     assert recount.tar_hashes(one.root) == recount.tar_hashes(here)
-    assert {row["host"] for row in recount.records(one.root)} == set(calm.script.NODES)
+    assert {row["host"] for row in recount.records(one.root)} == set(cluster.script.NODES)
     assert {row["worker"] for row in recount.records(one.root)} == set(range(8))
-    until(lambda: not calm.jobs(), "the jobs have ended", 30)
+    until(lambda: not cluster.jobs(), "the jobs have ended", 30)
     assert status(one.root)["state"] == "complete"
 
 
 def test_a_time_limit_reached_several_times_over_only_costs_time_whatever_the_clocks_say(
-    scene: Scenes, reference: dict[str, str], tell_recovery: Callable[..., None], tmp_path: Path
+    new_run: NewRun, reference: dict[str, str], tell_recovery: Callable[..., None], tmp_path: Path
 ) -> None:
-    """A minute at a time, of which SLURM takes away about half by its signal's early arrival; the run needs at least three.
+    """An allocation lasts a minute, half of it after the signal, and the run needs at least three.
 
-    Beside it the same run with workers whose clocks are an hour off, one of whom is killed.
+    The same run goes on beside it with clocks that are an hour off, and one worker is killed.
     """
     python = another_clock(tmp_path)
-    scenes = {"time limit": scene(time="1", signal_s=30)}
+    runs = {"time limit": new_run(time="1", signal_s=30)}
     if python:
-        scenes["clocks an hour off, a rank killed"] = scene(
-            "late", time="1", signal_s=30, python=python
-        )
+        late = new_run("late", time="1", signal_s=30, python=python)
+        runs["clocks an hour off, a rank killed"] = late
     began = time.time()
-    for one in scenes.values():
+    for one in runs.values():
         assert one.submit(pattern__delay_s=5).code == 0
     if python:
-        late = scenes["clocks an hour off, a rank killed"]
         until(lambda: late.at_work(0) and late.at_work(2), "both nodes are at work")
         kill(late.owner(0)["pid"])
-    for name, one in scenes.items():
+    for name, one in runs.items():
         until(one.done, f"with {name}, the run is complete", 400)
         assert one.wrong(reference) == []
         allocations = [len(one.members(worker)) for worker in range(4)]
@@ -85,34 +91,28 @@ def test_a_time_limit_reached_several_times_over_only_costs_time_whatever_the_cl
         assert first.read_text().count("INFO shard ") >= 3, "a new allocation overwrote the log"
         ends = "".join(path.read_text() for path in one.root.glob(".batchgen/jobs/0001/*.end"))
         assert re.search("SIGUSR2|deadline|SIGTERM", ends)
-        tell_recovery(
-            name,
-            f"{max(allocations)} allocations in {time.time() - began:.0f} s",
-            f"{one.lost_groups()}",
-        )
+        cost = f"{max(allocations)} allocations in {time.time() - began:.0f} s"
+        tell_recovery(name, cost, f"{one.lost_groups()}")
     if not python:
-        said = "NOT TESTED WITH CLOCKS THAT ARE OFF, for libfaketime is not installed: apt-get install --no-install-recommends faketime"
+        command = "apt-get install --no-install-recommends faketime"
+        said = f"NOT TESTED WITH WRONG CLOCKS, because libfaketime is not installed: {command}"
         pytest.fail(said) if os.environ.get("CI") else pytest.skip(said)
-    clocks = {
-        path.stem: json.loads(path.read_bytes())["at"]
-        for path in late.root.glob(".batchgen/claims/*/*.0001")
-    }
-    assert min(clocks.values()) < began - 3000 < began + 3000 < max(clocks.values()), (
-        "their clocks were not off"
-    )
+    claims = late.root.glob(".batchgen/claims/*/*.0001")
+    times = [json.loads(path.read_bytes())["at"] for path in claims]
+    assert min(times) < began - 3000 < began + 3000 < max(times), "their clocks were not off"
 
 
 def test_a_cancelled_run_stays_cancelled_and_is_finished_on_this_machine(
-    scene: Scenes, calm: Ground, reference: dict[str, str]
+    new_run: NewRun, cluster: Cluster, reference: dict[str, str]
 ) -> None:
-    """scancel of the whole array, not by batchgen: nothing comes back, and `resume --local` takes the shards over."""
-    one = scene()
+    """scancel ends the whole array, not batchgen. `resume --local` takes the shards over."""
+    one = new_run()
     assert one.submit(pattern__delay_s=1.5).code == 0
     until(lambda: one.at_work(0) and one.at_work(2), "it is at work")
-    calm.run("scancel", one.element().partition("_")[0])
-    until(lambda: not calm.jobs(), "the jobs are gone")
+    cluster.run("scancel", one.element().partition("_")[0])
+    until(lambda: not cluster.jobs(), "the jobs are gone")
     time.sleep(8)
-    assert calm.jobs() == {}
+    assert cluster.jobs() == {}
     told = status(one.root)
     assert (told["state"], told["next"]) == ("stalled", f"batchgen resume {one.root}")
     answer = ask("resume", one.root, "--local", *settings(pattern__delay_s=0, run__workers=1))
@@ -121,18 +121,11 @@ def test_a_cancelled_run_stays_cancelled_and_is_finished_on_this_machine(
 
 
 def test_a_run_begun_on_this_machine_is_finished_on_the_cluster(
-    scene: Scenes, reference: dict[str, str]
+    new_run: NewRun, reference: dict[str, str]
 ) -> None:
-    """Asked to stop here, and gone on with there by one node, with two more added later."""
-    one = scene(nodes=1)
-    local = {
-        "engine__batch_size": 4,
-        "shards__pictures": 8,
-        "sampling__width": 16,
-        "sampling__height": 16,
-        "pattern__delay_s": 0.5,
-    }
-    assert rehearse(one.root, PROMPTS, "--detach", **local).code == 0
+    """It is asked to stop here, resumed there on one node, and given two more nodes later."""
+    one = new_run(nodes=1)
+    assert rehearse(one.root, PROMPTS, "--detach", **SHAPE, pattern__delay_s=0.5).code == 0
     until(lambda: one.at_work(0), "it is at work")
     assert ask("cancel", one.root).code == 0
     assert ask("status", one.root, "--watch").code == 3
@@ -141,59 +134,56 @@ def test_a_run_begun_on_this_machine_is_finished_on_the_cluster(
     assert "4 workers on 2 nodes submitted to SLURM as " in ask("resume", one.root, "--add", 2).out
     watch(one)
     assert one.wrong(reference) == []
-    sites = [
-        json.loads(path.read_bytes())["site"]
-        for path in sorted(one.root.glob(".batchgen/jobs/*.json"))
-    ]
-    assert [site and site["nodes"] for site in sites] == [None, 1, 1], (
-        "the next resume is as large as the profile says"
-    )
+    records = sorted(one.root.glob(".batchgen/jobs/*.json"))
+    sites = [json.loads(path.read_bytes())["site"] for path in records]
+    as_large_as_the_profile_says = [None, 1, 1]
+    assert [site and site["nodes"] for site in sites] == as_large_as_the_profile_says
 
 
 def test_cancel_lets_the_groups_in_flight_finish_and_takes_waiting_nodes_back(
-    scene: Scenes, calm: Ground, reference: dict[str, str]
+    new_run: NewRun, cluster: Cluster, reference: dict[str, str]
 ) -> None:
-    """One node may work at a time, so three wait; `status` says why. Then `resume`, on the cluster again."""
-    one = scene(nodes=4, max_running=1)
+    """One node may work at a time, so three wait, and `status` says why."""
+    one = new_run(nodes=4, max_running=1)
     assert one.submit(pattern__delay_s=1.5).code == 0
     until(lambda: one.at_work(0), "it is at work")
     told = status(one.root)
-    assert (told["state"], told["workers"], told["waiting"]) == (
-        "running",
-        2,
-        {"JobArrayTaskLimit": 3},
-    )
+    assert (told["state"], told["workers"]) == ("running", 2)
+    assert told["waiting"] == {"JobArrayTaskLimit": 3}
     assert "2 workers; 3 nodes wait in SLURM (JobArrayTaskLimit)" in ask("status", one.root).out
     assert ask("cancel", one.root).code == 0
-    assert "PENDING" not in calm.jobs().values()
+    assert "PENDING" not in cluster.jobs().values()
     answer = ask("status", one.root, "--watch")
     assert answer.code == 3
     assert "stopped: user: asked to stop" in answer.out
-    until(lambda: not calm.jobs(), "no job is left", 30)
-    assert status(one.root)["last_words"] == [], "nodes that were taken back are no blind ones"
+    until(lambda: not cluster.jobs(), "no job is left", 30)
+    assert status(one.root)["last_words"] == [], "cancelled nodes are not accused"
     assert "8 workers on 4 nodes" in ask("resume", one.root, *settings(pattern__delay_s=0)).out
     watch(one)
     assert one.wrong(reference) == []
 
 
 def test_cancel_now_ends_the_jobs_at_once_also_those_that_were_never_noted(
-    scene: Scenes, calm: Ground
+    new_run: NewRun, cluster: Cluster
 ) -> None:
-    """The machine that submitted died before it wrote down the array's id: the run's id stands in the jobs' comment."""
-    one = scene()
+    """The machine that submitted died before it wrote the array's id.
+
+    The jobs are known by the run's id in their comment.
+    """
+    one = new_run()
     assert one.submit(pattern__delay_s=60).code == 0
     (one.root / ".batchgen/jobs/0001/slurm.json").unlink()
     until(lambda: len(one.members(3)) == 1, "its workers are there")
     assert ask("cancel", one.root, "--now").code == 0
-    until(lambda: not calm.jobs(), "no job is left", 30)
+    until(lambda: not cluster.jobs(), "no job is left", 30)
     assert status(one.root)["state"] == "stopped"
 
 
 def test_workers_that_cannot_be_asked_about_are_not_taken_for_dead(
-    scene: Scenes, monkeypatch: pytest.MonkeyPatch
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A person who looks while SLURM's controller is away, or from a machine without SLURM, is told so."""
-    one = scene(nodes=1)
+    """A person who looks from a machine without SLURM is told so."""
+    one = new_run(nodes=1)
     assert one.submit(pattern__delay_s=2).code == 0
     until(lambda: one.at_work(0), "it is at work")
     with monkeypatch.context() as elsewhere:
@@ -204,10 +194,8 @@ def test_workers_that_cannot_be_asked_about_are_not_taken_for_dead(
         assert ask("resume", one.root, "--local").code == 2
         answer = ask("cancel", one.root)
         assert answer.code == 1
-        assert (
-            "asked to stop, and its workers will; but its jobs could not be cancelled: squeue: not found"
-            in answer.err
-        )
+        assert "the run was asked to stop, and its workers will; " in answer.err
+        assert "its jobs could not be cancelled: squeue: not found" in answer.err
     assert ask("status", one.root, "--watch").code == 3
 
 
@@ -222,118 +210,106 @@ def test_workers_that_cannot_be_asked_about_are_not_taken_for_dead(
     ],
 )
 def test_what_slurm_refuses_is_told_and_leaves_a_planned_run(
-    profile: dict[str, object], answer: str, scene: Scenes
+    profile: dict[str, object], answer: str, new_run: NewRun
 ) -> None:
-    one = scene(**profile)
+    one = new_run(**profile)
     told = one.submit()
     assert told.code == 2
     assert "batchgen: SLURM refuses the job: " in told.err
     assert answer in told.err
     assert list(one.root.glob(".batchgen/jobs/*.json")) == []
     assert status(one.root)["cause"] == "nothing was submitted yet"
-    planned = ask(
-        "plan", one.root.with_name("run-prompts.parquet"), "--rehearse", "--site", one.profile
-    )
+    manifest = one.root.with_name("run-prompts.parquet")
+    planned = ask("plan", manifest, "--rehearse", "--site", one.profile)
     assert planned.code == 2
     assert "SLURM would refuse it: " in planned.err
 
 
 def test_plan_shows_the_script_that_submit_sends(
-    scene: Scenes, calm: Ground, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    new_run: NewRun, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    one = scene()
+    one = new_run()
     monkeypatch.chdir(tmp_path)
     answer = one.submit(pattern__delay_s=0)
     assert answer.code == 0
     words = settings(engine__batch_size=4, shards__pictures=8)
-    planned = ask(
-        "plan",
-        one.root.with_name("run-prompts.parquet"),
-        "--rehearse",
-        "--site",
-        one.profile,
-        *words,
-    )
+    manifest = one.root.with_name("run-prompts.parquet")
+    planned = ask("plan", manifest, "--rehearse", "--site", one.profile, *words)
     assert planned.code == 0
     assert re.search(r"SLURM would take it: Job \d+ to start at .* in partition gpu", planned.out)
     shown = planned.out[planned.out.index("#!/bin/bash") : planned.out.index("SLURM would take it")]
     sent = next(one.root.glob(".batchgen/jobs/0001/submitit/*_submission.sh")).read_text()
     run = str(tmp_path / "runs" / "run-prompts-rehearsal")
-    same = (
-        re.sub("[0-9a-f]{32}", "ID", sent)
-        .replace(str(one.root), run)
-        .replace("batchgen-run", "batchgen-run-prompts-rehearsal")
-    )
-    assert re.sub("[0-9a-f]{32}", "ID", shown).strip() == same.strip()
+    sent = sent.replace(str(one.root), run)
+    sent = sent.replace("batchgen-run", "batchgen-run-prompts-rehearsal")
+    shown, sent = (re.sub("[0-9a-f]{32}", "ID", text).strip() for text in (shown, sent))
+    assert shown == sent
 
 
 def test_the_commands_of_the_documentation_work(
-    scene: Scenes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In a folder where the FLUX.1-dev job draws test cards of eight prompts."""
+    """They are typed in a folder whose FLUX.1-dev job draws test cards for eight prompts."""
     write_prompts(tmp_path / "prompts.parquet", ["a cat"] * 8)
     for folder in ("jobs", "slurm"):
         (tmp_path / folder).mkdir()
     (tmp_path / "jobs" / "flux-dev.toml").write_text('[engine]\nkind = "pattern"\n')
-    (tmp_path / "slurm" / "mycluster.toml").symlink_to(scene().profile)
+    (tmp_path / "slurm" / "mycluster.toml").symlink_to(new_run().profile)
     (tmp_path / "slurm" / "testcluster.toml").symlink_to(ROOT / "slurm" / "testcluster.toml")
     (tmp_path / "manifests").symlink_to(ROOT / "manifests")
     monkeypatch.chdir(tmp_path)
-    sections = [
-        (ROOT / "README.md").read_text().partition("## On a cluster")[2].partition("\n## ")[0],
-        (ROOT / "slurm" / "README.md").read_text(),
-    ]
-    commands = re.findall(r"(?m)^\$ batchgen (.*)", "".join(sections))
+    readme = (ROOT / "README.md").read_text()
+    section = readme.partition("## On a cluster")[2].partition("\n## ")[0]
+    text = section + (ROOT / "slurm" / "README.md").read_text()
+    commands = re.findall(r"(?m)^\$ batchgen (.*)", text)
     assert len(commands) == 8
     for command in commands:
         answer = ask(*shlex.split(command, comments=True))
         assert (answer.code, answer.err) == (0, ""), command
 
 
-def test_where_workers_never_come_the_reason_can_be_found(scene: Scenes, calm: Ground) -> None:
-    one = scene(
-        nodes=1, setup=["module() { return 0; }", "module load cuda"], python="/no/such/python"
-    )
+def test_where_workers_never_come_the_reason_can_be_found(
+    new_run: NewRun, cluster: Cluster
+) -> None:
+    setup = ["module() { return 0; }", "module load cuda"]
+    one = new_run(nodes=1, setup=setup, python="/no/such/python")
     assert one.submit().code == 0
-    until(lambda: not calm.jobs(), "the job has ended", 60)
+    until(lambda: not cluster.jobs(), "the job has ended", 60)
     told = ask("status", one.root)
     assert told.code == 5
-    assert re.search(
-        r"job \d+ ended before it was a worker: .*/no/such/python: No such file or directory",
-        told.out,
-    )
+    reason = "/no/such/python: No such file or directory"
+    assert re.search(rf"job \d+ ended before it was a worker: .*{reason}", told.out)
     assert "/no/such/python" in ask("logs", one.root).out
 
 
 def test_ten_thousand_shards_need_an_array_of_sixteen_nodes(
-    scene: Scenes, calm: Ground, tell_recovery: Callable[..., None]
+    new_run: NewRun, cluster: Cluster, tell_recovery: Callable[..., None]
 ) -> None:
-    """Submitted in seconds; of the 32 workers those that get a node build their engine once and go through shards."""
+    """They are submitted in seconds, and each worker that gets a node starts once."""
     prompts = [f"a cat {n}" for n in range(10_000)]
-    one = scene(nodes=16)
+    one = new_run(nodes=16)
     began = time.time()
     answer = one.submit(prompts=prompts, shards__pictures=1, engine__batch_size=1)
     taken = time.time() - began
     tell_recovery("submission of 10,000 shards", f"{taken:.1f} s", "")
     assert "10000 pictures in 10000 shards" in answer.out
     assert "32 workers on 16 nodes submitted to SLURM as " in answer.out
-    assert len(calm.jobs()) == 16
+    assert len(cluster.jobs()) == 16
     until(lambda: status(one.root)["shards_done"] >= 100, "a hundred shards are done")
     assert ask("cancel", one.root).code == 0
     assert ask("status", one.root, "--watch").code == 3
     assert all(len(one.members(worker)) <= 1 for worker in range(32))
-    attempts = [
-        path.name
-        for path in one.root.glob(".batchgen/claims/*/*")
-        if not path.name.endswith(".0001")
-    ]
-    assert [name for name in attempts if not name.endswith(".free")] == []
+    claims = [path.name for path in one.root.glob(".batchgen/claims/*/*")]
+    assert [name for name in claims if not name.endswith((".0001", ".free"))] == []
     assert taken < 10 * max(1.0, os.getloadavg()[0] / 2)
 
 
-def test_without_sbatch_nothing_is_planned(scene: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = scene()
+def test_without_sbatch_nothing_is_planned(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = new_run()
     monkeypatch.setenv("PATH", "/nowhere")
     told = one.submit()
     assert (told.code, one.root.exists()) == (2, False)
-    assert "sbatch: not found. Type the command on a machine of the cluster; without --site" in told.err
+    where = "Type the command on a machine of the cluster; without --site"
+    assert f"sbatch: not found. {where}" in told.err

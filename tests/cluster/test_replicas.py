@@ -1,4 +1,7 @@
-"""Replicas of several ranks, with the embedded model: a node's, several on one node, one over two nodes. All paint the same pictures."""
+"""Replicas of several ranks, with the embedded model, paint the pictures that one rank paints.
+
+A replica fills a node, shares it with others, or fills two nodes.
+"""
 
 import time
 from collections.abc import Callable
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from tests.cluster.ground import Ground, Scene, kill, until
+from tests.cluster.cluster import Cluster, ClusterRun, NewRun, kill, until
 from tests.protocol import recount
 from tests.support.rehearsal import ask, settings, status, write_prompts
 
@@ -29,14 +32,8 @@ SMALL = {
 
 def paint(out: Path, prompts: list[str], *words: object, **values: object) -> None:
     manifest = write_prompts(out.with_name(f"{out.name}.parquet"), prompts)
-    answer = ask(
-        "submit",
-        manifest,
-        "--out",
-        out,
-        *words,
-        *settings(**SMALL | {"shards__pictures": 16} | values),
-    )
+    given = settings(**SMALL | {"shards__pictures": 16} | values)
+    answer = ask("submit", manifest, "--out", out, *words, *given)
     assert answer.code == 0, answer.err
 
 
@@ -51,14 +48,17 @@ def pixels(run: Path) -> dict[str, np.ndarray]:
 def complete(run: Path, pictures: int) -> bool:
     """Whether every picture is there exactly once, and sound."""
     rows = recount.records(run)
-    once = sorted(row["key"] for row in rows) == list(range(pictures)) and {
-        row["path"] for row in rows
-    } == {"normal"}
-    return once and len(pixels(run)) == pictures and ask("verify", run, "--deep").code == 0
+    once = sorted(row["key"] for row in rows) == list(range(pictures))
+    normal = {row["path"] for row in rows} == {"normal"}
+    there = len(pixels(run)) == pictures
+    return once and normal and there and ask("verify", run, "--deep").code == 0
 
 
 def furthest(run: Path, other: Path) -> int:
-    """The largest difference between two runs' pixels. In fp32 ranks only round differently: that moves a latent by less than 1e-4."""
+    """The largest difference between two runs' pixels.
+
+    In fp32 ranks only round differently, which moves a latent by less than 1e-4.
+    """
     ours, theirs = pixels(run), pixels(other)
     return max(int(abs(ours[key] - theirs[key]).max()) for key in ours)
 
@@ -72,56 +72,52 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def painted(scene: Callable[..., Scene]) -> Callable[..., Scene]:
+def painted(new_run: NewRun) -> Callable[..., ClusterRun]:
     """Submits a run with the embedded model; its arguments are keys of the site profile."""
 
-    def make(name: str, cp: int, prompts: list[str], **profile: object) -> Scene:
-        one = scene(name, **profile)
+    def make(name: str, cp: int, prompts: list[str], **profile: object) -> ClusterRun:
+        one = new_run(name, **profile)
         paint(one.root, prompts, "--site", one.profile, parallel__cp=cp)
         return one
 
     return make
 
 
-def rank(ground: Ground, job: str, number: int) -> int:
+def rank(cluster: Cluster, job: str, number: int) -> int:
     """The process of a rank of a job."""
-    for pid in ground.processes("submitit.core._submit"):
+    for pid in cluster.processes("submitit.core._submit"):
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if (
-            f"SLURM_JOB_ID={job}".encode() in variables
-            and f"SLURM_PROCID={number}".encode() in variables
-        ):
+        wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={number}".encode()}
+        if wanted <= set(variables):
             return pid
     raise AssertionError(f"job {job} has no rank {number}")
 
 
 def test_pictures_of_replicas_are_the_same_wherever_they_run_and_whoever_dies(
-    painted: Callable[..., Scene], calm: Ground, alone: Path, tell_recovery: Callable[..., None]
+    painted: Callable[..., ClusterRun],
+    cluster: Cluster,
+    alone: Path,
+    tell_recovery: Callable[..., None],
 ) -> None:
-    """Eight ranks on four nodes; then two replicas on one node, of which one loses its second rank."""
+    """Eight ranks on four nodes; then two replicas on one node, one of which loses a rank."""
     wide = painted("wide", 2, PROMPTS, nodes=4)
     until(wide.done, "the run on four nodes is complete", 240)
     assert complete(wide.root, len(PROMPTS))
-    assert {row["host"] for row in recount.records(wide.root)} == set(calm.script.NODES)
+    assert {row["host"] for row in recount.records(wide.root)} == set(cluster.script.NODES)
     assert {row["worker"] for row in recount.records(wide.root)} == {0, 1, 2, 3}
     assert furthest(wide.root, alone) <= 1
 
-    narrow = painted(
-        "narrow", 2, PROMPTS, gpus_per_node=0, workers_per_node=2, sbatch=["--nodelist=127.0.0.3"]
-    )
+    on_one = ["--nodelist=127.0.0.3"]
+    narrow = painted("narrow", 2, PROMPTS, gpus_per_node=0, workers_per_node=2, sbatch=on_one)
     until(lambda: narrow.at_work(0) and narrow.at_work(1), "both replicas are at work", 240)
     first = narrow.owner()
-    kill(rank(calm, first["job"], 1))
+    kill(rank(cluster, first["job"], 1))
     struck = time.time()
-    ended = until(
-        lambda: first["pid"] not in calm.processes("submitit"), "rank 0 has ended too", 60
-    )
+    gone = "rank 0 has ended too"
+    ended = until(lambda: first["pid"] not in cluster.processes("submitit"), gone, 60)
     until(narrow.done, "the run on one node is complete", 240)
-    tell_recovery(
-        "kill -9 of a replica's second rank",
-        f"replica over in {ended:.0f} s, run in {time.time() - struck:.0f} s",
-        "",
-    )
+    cost = f"replica over in {ended:.0f} s, run in {time.time() - struck:.0f} s"
+    tell_recovery("kill -9 of a replica's second rank", cost, "")
     assert complete(narrow.root, len(PROMPTS))
     assert {row["host"] for row in recount.records(narrow.root)} == {"127.0.0.3"}
     assert any(row["attempt"] > 1 for row in recount.records(narrow.root)), "nobody died"
@@ -129,7 +125,7 @@ def test_pictures_of_replicas_are_the_same_wherever_they_run_and_whoever_dies(
 
 
 def test_a_replica_may_be_larger_than_a_node(
-    painted: Callable[..., Scene], calm: Ground, alone: Path
+    painted: Callable[..., ClusterRun], cluster: Cluster, alone: Path
 ) -> None:
     """Four ranks on two nodes with two GPUs each are one element of the array."""
     one = painted("tall", 4, PROMPTS[:32], nodes=2)
@@ -138,6 +134,5 @@ def test_a_replica_may_be_larger_than_a_node(
     assert one.element().endswith("_0")
     assert {int(path.stem[-1]) for path in one.root.glob(".batchgen/logs/*.rank*.log")} == {1, 2, 3}
     assert furthest(one.root, alone) <= 1
-    assert status(one.root)["used_s"] > 4 * sum(
-        row["denoise_s"] for row in recount.records(one.root)
-    )
+    denoise_s = sum(row["denoise_s"] for row in recount.records(one.root))
+    assert status(one.root)["used_s"] > 4 * denoise_s

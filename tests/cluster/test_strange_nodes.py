@@ -1,19 +1,21 @@
-"""A node may see another disk, another container, other software than the machine that submits: the person is told which and what."""
+"""A node may have another disk, container or software than the machine that submits.
+
+The person is told which node it is and what it sees.
+"""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.ground import Ground, Scene, kill, until
+from tests.cluster.cluster import Cluster, NewRun, kill, until
 from tests.support.rehearsal import ask, rehearse, status
 
 pytestmark = pytest.mark.slow
-Scenes = Callable[..., Scene]
 NODE = "127.0.0.4"
 HIDDEN = "mount -t tmpfs none {root}"
 ANOTHER = "mount --bind {other} {root}"
@@ -29,7 +31,10 @@ class View:
     log: str = ""
 
 
-SILENT = "ended without a word: its node (127.0.0.4; SLURM says {reason}) does not see {root}, or may not write there"
+SILENT = (
+    "ended without a word: its node (127.0.0.4; SLURM says {reason}) does not see {root}, "
+    "or may not write there"
+)
 VIEWS = {
     "hidden": View(HIDDEN, SILENT.replace("{reason}", "JobLaunchFailure")),
     "another": View(
@@ -42,7 +47,8 @@ VIEWS = {
     ),
     "no-logs": View(
         READ_ONLY.replace("{folder}", "{root}/.batchgen/logs"),
-        "ended before it was a worker: batchgen: 127.0.0.4: the run directory {root} cannot be used by user 0 there: [Errno 30] Read-only",
+        "ended before it was a worker: batchgen: 127.0.0.4: the run directory {root} "
+        "cannot be used by user 0 there: [Errno 30] Read-only",
         "Put the run on a file system that every node",
     ),
 }
@@ -54,48 +60,41 @@ def needs_root() -> None:
 
 
 @pytest.fixture
-def namespace(calm: Ground) -> Iterator[list[str]]:
+def namespace(cluster: Cluster) -> Iterator[list[str]]:
     """A node with mounts of its own; words before a command that is to run among them."""
     needs_root()
-    daemon = f"slurmd -D -f {calm.cluster.conf} -N {NODE}"
-    kill(*calm.processes(daemon))
-    calm.start_daemon("unshare", "--mount", *daemon.split())
-    until(lambda: calm.processes(daemon), "slurmd is back")
-    yield ["nsenter", "--mount", f"--target={calm.processes(daemon)[0]}", "sh", "-c"]
-    kill(*calm.processes(daemon))
-    calm.start_daemon(*daemon.split())
+    daemon = f"slurmd -D -f {cluster.testcluster.conf} -N {NODE}"
+    kill(*cluster.processes(daemon))
+    cluster.start_daemon("unshare", "--mount", *daemon.split())
+    until(lambda: cluster.processes(daemon), "slurmd is back")
+    yield ["nsenter", "--mount", f"--target={cluster.processes(daemon)[0]}", "sh", "-c"]
+    kill(*cluster.processes(daemon))
+    cluster.start_daemon(*daemon.split())
 
 
 def test_a_node_that_does_not_see_the_run_is_told(
-    scene: Scenes, calm: Ground, namespace: list[str], tmp_path: Path
+    new_run: NewRun, cluster: Cluster, namespace: list[str], tmp_path: Path
 ) -> None:
-    """Nothing there, another run of the same name, a disk it may not write: four runs on one node. None of them goes on for ever."""
+    """Four runs on one node, which sees nothing, another run of that name, or a read-only disk.
+
+    None of them is requeued without end.
+    """
     other = tmp_path / "elsewhere"
     assert rehearse(other, ["a cat"] * 8).code == 0
-    scenes = {
-        name: scene(
-            name,
-            nodes=1,
-            gpus_per_node=0,
-            workers_per_node=1,
-            sbatch=[f"--nodelist={NODE}", "--hold"],
-        )
-        for name in VIEWS
-    }
-    for name, one in scenes.items():
+    node = {"nodes": 1, "gpus_per_node": 0, "workers_per_node": 1}
+    held = [f"--nodelist={NODE}", "--hold"]
+    runs = {name: new_run(name, **node, sbatch=held) for name in VIEWS}
+    for name, one in runs.items():
         assert one.submit().code == 0
-        subprocess.run(
-            [*namespace, VIEWS[name].mount.format(root=one.root, other=other)], check=True
-        )
-        calm.run("scontrol", "release", one.element().partition("_")[0])
-    until(lambda: not calm.jobs(), "the jobs have ended", 60)
-    for name, one in scenes.items():
+        mount = VIEWS[name].mount.format(root=one.root, other=other)
+        subprocess.run([*namespace, mount], check=True)
+        cluster.run("scontrol", "release", one.element().partition("_")[0])
+    until(lambda: not cluster.jobs(), "the jobs have ended", 60)
+    for name, one in runs.items():
         told = status(one.root)
         wanted = VIEWS[name].told.format(root=one.root)
-        assert [wanted in words for words in told["last_words"]] == [True], (
-            name,
-            told["last_words"],
-        )
+        words = told["last_words"]
+        assert [wanted in line for line in words] == [True], (name, words)
         assert (told["state"], wanted in told["cause"]) == ("stalled", True)
         assert wanted in ask("logs", one.root, "--failed").out
         seen_by_node = other if name == "another" else one.root
@@ -104,31 +103,34 @@ def test_a_node_that_does_not_see_the_run_is_told(
 
 
 def test_a_container_that_does_not_see_the_run_is_told_while_others_work(
-    scene: Scenes, reference: dict[str, str], tmp_path: Path
+    new_run: NewRun, reference: dict[str, str], tmp_path: Path
 ) -> None:
-    """Of two nodes one has a Python that looks at another disk: it is told (after ten seconds, in which a slow file
-    system could still show the run), and the other makes all pictures."""
+    """One of two nodes has a Python that looks at another disk; the other makes all pictures.
+
+    The first is told after ten seconds, in which a slow file system could still show the run.
+    """
     needs_root()
     python = tmp_path / "python"
     inside = f'mount -t tmpfs none {tmp_path / "run"}; exec {sys.executable} "$@"'
     elsewhere = f'[ $SLURMD_NODENAME = {NODE} ] || exec {sys.executable} "$@"'
     python.write_text(f"#!/bin/sh\n{elsewhere}\nexec unshare --mount sh -c '{inside}' sh \"$@\"\n")
     python.chmod(0o755)
-    one = scene(python=str(python), sbatch=["--exclude=127.0.0.2,127.0.0.3"])
+    one = new_run(python=str(python), sbatch=["--exclude=127.0.0.2,127.0.0.3"])
     assert one.submit(pattern__delay_s=1.5).code == 0
     until(lambda: status(one.root)["last_words"], "it is told")
     assert status(one.root)["state"] in ("queued", "running")
-    wanted = f"batchgen: {NODE}: the run directory {one.root} is not shared with it: there is no {one.root}/.batchgen/plan.json here. Put "
+    missing = f"there is no {one.root}/.batchgen/plan.json here. Put "
+    wanted = f"batchgen: {NODE}: the run directory {one.root} is not shared with it: {missing}"
     assert wanted in ask("status", one.root).out
     until(one.done, "the run is complete")
     assert one.wrong(reference) == []
 
 
-def test_other_software_on_a_node_is_told_in_its_log(scene: Scenes, tmp_path: Path) -> None:
+def test_other_software_on_a_node_is_told_in_its_log(new_run: NewRun, tmp_path: Path) -> None:
     metadata = tmp_path / "site" / "pillow-1.2.3.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 1.2.3\n")
-    one = scene(nodes=1, setup=[f"export PYTHONPATH={metadata.parent.parent}:$PYTHONPATH"])
+    one = new_run(nodes=1, setup=[f"export PYTHONPATH={metadata.parent.parent}:$PYTHONPATH"])
     assert one.submit(prompts=["a cat"] * 8).code == 0
     until(one.done, "the run is complete")
     assert "pillow is 1.2.3 here and was " in ask("logs", one.root).out

@@ -1,4 +1,4 @@
-"""The test cluster: there in seconds, gone without a trace, for root and for anybody, beside others."""
+"""The test cluster starts in seconds and leaves nothing, for any user and beside other clusters."""
 
 import os
 import shutil
@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.ground import SCRIPT, Ground, load_script, until
+from tests.cluster.cluster import SCRIPT, Cluster, load_script, until
 
 pytestmark = pytest.mark.slow
 NOBODY = 65534
 
 
 @pytest.fixture
-def folder(ground: Ground) -> Iterator[Path]:
-    """A folder with a short name, as sockets need it; the session's cluster runs beside."""
+def folder(shared_cluster: Cluster) -> Iterator[Path]:
+    """A folder with a short name, as sockets need it. The shared cluster runs beside."""
     with tempfile.TemporaryDirectory(prefix="bg") as name:
         Path(name).chmod(0o777)
         yield Path(name) / "cluster"
@@ -30,14 +30,11 @@ def folder(ground: Ground) -> Iterator[Path]:
 def say(
     verb: str, folder: Path, *words: str, user: int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """The command, by another user from a copy that this user can read."""
+    """Run a verb of the script; as another user, from a copy that this user can read."""
     python, script = sys.executable, SCRIPT
     if user is not None:
-        python, script = (
-            "/usr/bin/python3",
-            shutil.copytree(SCRIPT.parent, folder.parent / "slurm", dirs_exist_ok=True)
-            / SCRIPT.name,
-        )
+        copy = shutil.copytree(SCRIPT.parent, folder.parent / "slurm", dirs_exist_ok=True)
+        python, script = "/usr/bin/python3", copy / SCRIPT.name
     command = [python, "-I", str(script), verb, "--dir", str(folder), *words]
     return subprocess.run(
         command, **as_user(user), cwd="/", capture_output=True, text=True, timeout=120, check=False
@@ -68,27 +65,15 @@ def test_it_starts_works_and_leaves_nothing(
 
     def ask(command: str) -> str:
         environment = os.environ | {variable: conf}
-        return subprocess.run(
-            command,
-            shell=True,
-            **as_user(user),
-            env=environment,
-            cwd="/",
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        given = as_user(user) | {"env": environment, "cwd": "/", "text": True}
+        return subprocess.run(command, shell=True, **given, capture_output=True, check=True).stdout
 
-    told = ask(
-        "srun --nodes=4 --ntasks=4 --gpus-per-node=2 sh -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES'"
-    )
+    show = "sh -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES'"
+    told = ask(f"srun --nodes=4 --ntasks=4 --gpus-per-node=2 {show}")
     assert sorted(told.splitlines()) == [f"127.0.0.{node} 0,1" for node in range(1, 5)]
     if words:
-        until(
-            lambda: ask("sacct --noheader --allocations --format=Account").split() == ["lab"],
-            "sacct tells of it",
-            20,
-        )
+        sacct = "sacct --noheader --allocations --format=Account"
+        until(lambda: ask(sacct).split() == ["lab"], "sacct tells of it", 20)
     ask("sbatch -N 1 -o /dev/null --wrap 'sleep 300'")
     assert "gpu*" in say("status", folder).stdout
     assert len(left(folder)) > 6
@@ -96,15 +81,11 @@ def test_it_starts_works_and_leaves_nothing(
     assert (left(folder), folder.exists()) == ([], False)
 
 
-def test_what_cannot_be_is_told(folder: Path, ground: Ground) -> None:
-    assert (
-        "no cluster is there; start one with: slurm/testcluster start --dir"
-        in say("status", folder).stderr
-    )
-    assert (
-        "a cluster is there already; end it with: slurm/testcluster stop --dir"
-        in say("start", ground.cluster.root).stderr
-    )
+def test_what_cannot_be_is_told(folder: Path, shared_cluster: Cluster) -> None:
+    none = "no cluster is there; start one with: slurm/testcluster start --dir"
+    assert none in say("status", folder).stderr
+    one = "a cluster is there already; end it with: slurm/testcluster stop --dir"
+    assert one in say("start", shared_cluster.testcluster.root).stderr
     assert "too long a name" in say("start", folder / ("x" * 90)).stderr
     folder.mkdir()
     (folder / "thesis.tex").touch()
@@ -113,8 +94,6 @@ def test_what_cannot_be_is_told(folder: Path, ground: Ground) -> None:
     assert (folder / "thesis.tex").exists()
     script = load_script()
     script.PATH = "/nowhere"
-    with pytest.raises(
-        SystemExit,
-        match=r"not installed(.|\n)*apt-get install --no-install-recommends slurm-wlm munge",
-    ):
+    packages = "apt-get install --no-install-recommends slurm-wlm munge"
+    with pytest.raises(SystemExit, match=rf"not installed(.|\n)*{packages}"):
         script.require("slurmctld", "munged", packages="slurm-wlm munge")

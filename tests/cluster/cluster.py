@@ -1,4 +1,4 @@
-"""The test cluster, and runs on it that tests disturb."""
+"""The test cluster, and runs on it, which tests disturb."""
 
 import json
 import os
@@ -46,14 +46,13 @@ def load_script() -> Any:
 
 
 def write_profile(path: Path, **values: object) -> Path:
-    path.write_text(
-        "".join(f"{key} = {json.dumps(value)}\n" for key, value in (PROFILE | values).items())
-    )
+    lines = (f"{key} = {json.dumps(value)}\n" for key, value in (PROFILE | values).items())
+    path.write_text("".join(lines))
     return path
 
 
 def until(true: Callable[[], object], what: str, patience_s: float = 120.0) -> float:
-    """Wait until it is so; seconds that took."""
+    """Wait until `true` says so; the seconds that took."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < patience_s, f"{what}: not within {patience_s:.0f} s"
@@ -62,27 +61,27 @@ def until(true: Callable[[], object], what: str, patience_s: float = 120.0) -> f
 
 
 @dataclass
-class Ground:
-    """A running cluster."""
+class Cluster:
+    """A running SLURM cluster of four nodes."""
 
-    cluster: Any
+    # The cluster of slurm/testcluster, and this script as a module.
+    testcluster: Any
     script: Any
 
     def run(self, *command: str) -> str:
-        done = self.cluster.run(*command)
+        done = self.testcluster.run(*command)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return str(done.stdout)
 
     def jobs(self) -> dict[str, str]:
         """Names and states of jobs that have not ended."""
-        return dict(
-            line.split() for line in self.run("squeue", "-h", "-r", "-o", "%i %T").splitlines()
-        )
+        listing = self.run("squeue", "-h", "-r", "-o", "%i %T")
+        return dict(line.split() for line in listing.splitlines())
 
     def processes(self, words: str) -> list[int]:
         """Processes of the cluster whose command line has these words."""
         found = []
-        for pid in self.cluster.processes():
+        for pid in self.testcluster.processes():
             try:
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
@@ -92,48 +91,41 @@ class Ground:
         return found
 
     def start_daemon(self, *command: str) -> None:
-        self.cluster.daemon(*command)
+        self.testcluster.daemon(*command)
 
-    def calm(self) -> None:
-        """No job, four idle nodes."""
-        self.cluster.run("scancel", f"--user={os.getuid()}")
+    def empty(self) -> None:
+        """End all jobs and wait for four idle nodes."""
+        self.testcluster.run("scancel", f"--user={os.getuid()}")
         until(lambda: not self.jobs(), "no job is left", 40)
         for node in self.script.NODES:
-            self.cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
-        until(lambda: self.cluster.nodes() == ["idle"] * 4, "all nodes are idle", 40)
+            self.testcluster.run("scontrol", "update", f"nodename={node}", "state=resume")
+        until(lambda: self.testcluster.nodes() == ["idle"] * 4, "all nodes are idle", 40)
 
 
 @dataclass
-class Scene:
+class ClusterRun:
     """A run of the pattern engine on the cluster."""
 
-    ground: Ground
+    cluster: Cluster
     root: Path
     profile: Path
 
     def submit(self, *words: str, prompts: list[str] = PROMPTS, **values: object) -> Answer:
-        notes = {"NOTE_GROUPS": str(self.notes)}
-        return rehearse(
-            self.root,
-            prompts,
-            "--site",
-            str(self.profile),
-            *words,
-            faults=notes,
-            run__workers='"auto"',
-            **SHAPE | values,
-        )
+        words = ("--site", str(self.profile), *words)
+        faults = {"NOTE_GROUPS": str(self.notes)}
+        settings = SHAPE | {"run__workers": '"auto"'} | values
+        return rehearse(self.root, prompts, *words, faults=faults, **settings)
 
     @property
     def notes(self) -> Path:
         return self.root.with_name(f"{self.root.name}-groups")
 
     def members(self, worker: int) -> list[Path]:
-        """The incarnations of a worker of the first submission."""
+        """The processes of a worker of the first submission, oldest first."""
         return sorted(self.root.glob(f".batchgen/jobs/0001/worker-{worker:03d}.*.json"))
 
     def owner(self, worker: int = 0) -> dict[str, Any]:
-        """Who the last incarnation of a worker is."""
+        """The last process of a worker."""
         told: dict[str, Any] = json.loads(self.members(worker)[-1].read_bytes())
         return told
 
@@ -142,17 +134,15 @@ class Scene:
         (array,) = json.loads((self.root / ".batchgen/jobs/0001/slurm.json").read_bytes())
         return f"{array}_0"
 
-    def at_work(self, worker: int, incarnation: int = 0) -> bool:
-        """Whether an incarnation of a worker has written a group."""
-        return (
-            self.root / f".batchgen/jobs/0001/worker-{worker:03d}.{incarnation:02d}.made"
-        ).exists()
+    def at_work(self, worker: int) -> bool:
+        """Whether the first process of a worker has written a group."""
+        return (self.root / f".batchgen/jobs/0001/worker-{worker:03d}.00.made").exists()
 
     def done(self) -> bool:
         return (self.root / "index.json").exists()
 
     def steals(self) -> list[float]:
-        """When shards were taken over from somebody."""
+        """When shards were taken over from another worker."""
         claims = [path for path in self.root.glob(".batchgen/claims/*/*") if path.suffix != ".free"]
         return sorted(path.stat().st_mtime for path in claims if path.suffix > ".0001")
 
@@ -166,6 +156,9 @@ class Scene:
         paths = {row["path"] for row in recount.records(self.root)}
         wrong += [] if paths == {"normal"} else [f"pictures took other paths: {paths}"]
         return wrong + recount.wrong_in_view(self.root, reference)
+
+
+NewRun = Callable[..., ClusterRun]
 
 
 def kill(*pids: int) -> None:
@@ -182,30 +175,27 @@ def with_job(pids: list[int], job: str) -> Iterator[int]:
 
 
 def another_clock(folder: Path) -> str:
-    """A Python whose clock is an hour late on one half of the nodes and early on the other; its timers and its files' times are true.
+    """A Python whose clock is an hour late on two nodes and an hour early on the other two.
 
-    :returns: "" where libfaketime is not installed.
+    Its timers and the times of its files are true.
+
+    :return: "" if libfaketime is not installed.
     """
     if not (found := sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))):
         return ""
     python = folder / "python"
+    variables = f"LD_PRELOAD={found[0]} FAKETIME=$off FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1"
     python.write_text(
         "#!/bin/sh\ncase $SLURMD_NODENAME in *[13]) off=-1h;; *) off=+1h;; esac\n"
-        f'exec env LD_PRELOAD={found[0]} FAKETIME=$off FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1 {sys.executable} "$@"\n'
+        f'exec env {variables} {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
     return str(python)
 
 
 def missing(*, accounting: bool) -> str:
-    """Programs that the cluster needs and that are not there."""
-    programs = [
-        "slurmctld",
-        "slurmd",
-        "munged",
-        "sbatch",
-        *(["slurmdbd", "mariadbd"] if accounting else []),
-    ]
-    return " ".join(
-        name for name in programs if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    )
+    """Programs that the cluster needs and that are not installed."""
+    programs = ["slurmctld", "slurmd", "munged", "sbatch"]
+    programs += ["slurmdbd", "mariadbd"] if accounting else []
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    return " ".join(name for name in programs if not shutil.which(name, path=path))
