@@ -39,18 +39,18 @@ Manifest = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(help="The run directory, for example runs/prompts.")]
 JobFile = Annotated[
-    Path | None, typer.Option("--job", help="TOML job file; without it, the embedded tiny model.")
+    Path | None, typer.Option(help="TOML job file; without it, the embedded tiny model.")
 ]
-SET = {"metavar": "SECTION.KEY=VALUE"}
+SET = "SECTION.KEY=VALUE"
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", **SET, help="Override a key of the job file.")
+    list[str] | None, typer.Option("--set", metavar=SET, help="Override a key of the job file.")
 ]
 Rehearse = Annotated[
-    bool,
-    typer.Option("--rehearse", help="Draw test cards in the model's place: try a run in seconds."),
+    bool, typer.Option("--rehearse", help="Draw test cards, without a model: try a run in seconds.")
 ]
-SITE_HELP = "SLURM site profile, as slurm/example.toml; without it, this machine."
-SiteFile = Annotated[Path | None, typer.Option("--site", help=SITE_HELP)]
+SiteFile = Annotated[
+    Path | None, typer.Option(help="SLURM site profile, as slurm/example.toml; else this machine.")
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")]
 
 
@@ -90,7 +90,7 @@ def submit(
     job: JobFile = None,
     site: SiteFile = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Run directory; default runs/NAME of the manifest.")
+        Path | None, typer.Option(help="Run directory; default runs/NAME of the manifest.")
     ] = None,
     settings: Settings = None,
     rehearse: Rehearse = False,
@@ -128,28 +128,19 @@ def submit(
 def resume(
     run: RunFolder,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", **SET, help="Change a key of [run] or [pattern].")
+        list[str] | None,
+        typer.Option("--set", metavar=SET, help="Change a key of [run] or [pattern]."),
     ] = None,
     site: SiteFile = None,
     local: Annotated[
-        bool,
-        typer.Option("--local", help="Go on with this machine, although the run was on a cluster."),
+        bool, typer.Option("--local", help="Go on here, although the run was on a cluster.")
     ] = False,
     add: Annotated[
-        int | None,
-        typer.Option(
-            "--add",
-            min=1,
-            metavar="N",
-            help="Bring N more workers (on a cluster: nodes) to a run that is running.",
-        ),
+        int | None, typer.Option(min=1, metavar="N", help="Add N workers; on a cluster, N nodes.")
     ] = None,
     steal: Annotated[
         bool,
-        typer.Option(
-            "--steal",
-            help="Take shards from workers on other machines: you vouch that they are dead.",
-        ),
+        typer.Option("--steal", help="Take shards of workers elsewhere, which you know are dead."),
     ] = False,
     detach: Detach = False,
 ) -> None:
@@ -177,9 +168,7 @@ def resume(
 @app.command()
 def status(
     run: RunFolder,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Until nobody works on it any more.")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it while anyone works.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What is done, who lives, what to do next.
@@ -205,12 +194,9 @@ def status(
 @app.command()
 def logs(
     run: RunFolder,
-    worker: Annotated[int | None, typer.Option("--worker", help="Only this worker.")] = None,
+    worker: Annotated[int | None, typer.Option(help="Only this worker.")] = None,
     failed: Annotated[
-        bool,
-        typer.Option(
-            "--failed", help="Instead: failed pictures and why, dead workers' last words."
-        ),
+        bool, typer.Option("--failed", help="Failed pictures and why; dead workers' last words.")
     ] = False,
     lines: Annotated[
         int, typer.Option("--lines", "-n", help="Last lines of each log; 0 for all.")

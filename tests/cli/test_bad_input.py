@@ -1,4 +1,7 @@
-"""What a person can get wrong, one row each: `plan` and `submit` say where and what is accepted, exit with 2, and start nothing."""
+"""What a person can get wrong, one row each.
+
+`plan` and `submit` tell where it is wrong and what is accepted, exit with 2, and start nothing.
+"""
 
 import json
 import shutil
@@ -18,9 +21,8 @@ from tests.support.full_size import write_full_size
 from tests.support.nvidia_driver import Driver
 from tests.support.rehearsal import ask, settings, write_prompts
 
-Write = Callable[
-    [Path], list[object]
-]  # writes the manifest into a folder; the words of the command
+# Writes the manifest into a folder, and returns the words of the command.
+Write = Callable[[Path], list[object]]
 
 
 def only(**columns: Any) -> Write:
@@ -74,20 +76,20 @@ def job(text: str) -> Write:
 
 
 def small_sd3(job: str = "width = 128\nheight = 128", cache: str = "", **columns: Any) -> Write:
-    """A job of a Stable Diffusion 3 that knows positions up to 128 px, and a manifest of these columns."""
+    """A job of a Stable Diffusion 3 with positions up to 128 px; a manifest of these columns."""
 
     def make(folder: Path) -> list[object]:
         model = shutil.copytree(TINY, folder / "model")
+        shutil.copytree(model / "tokenizer_2", model / "tokenizer_3")
         index = json.loads((model / "model_index.json").read_text())
         index |= {"_class_name": "StableDiffusion3Pipeline", "tokenizer_3": index["tokenizer_2"]}
         (model / "model_index.json").write_text(json.dumps(index))
-        shutil.copytree(model / "tokenizer_2", model / "tokenizer_3")
-        config = json.loads((model / "transformer" / "config.json").read_text()) | {
-            "pos_embed_max_size": 8
-        }
+        config = json.loads((model / "transformer" / "config.json").read_text())
+        config |= {"pos_embed_max_size": 8}
         (model / "transformer" / "config.json").write_text(json.dumps(config))
-        sections = f"[model]\npath = '{model}'\nmax_sequence_length = 32\n[sampling]\n{job}\n[cache]\n{cache}\n"
-        (folder / "job.toml").write_text(sections)
+        section = f"[model]\npath = '{model}'\nmax_sequence_length = 32\n"
+        text = f"{section}[sampling]\n{job}\n[cache]\n{cache}\n"
+        (folder / "job.toml").write_text(text)
         return [*table(**columns)(folder), "--job", folder / "job.toml"]
 
     return make
@@ -318,19 +320,15 @@ def test_odd_but_good_prompts_are_planned(name: str, tmp_path: Path) -> None:
         "a file": ("file", "file: cannot hold a run: Not a directory"),
         "a kernel folder": ("/proc/run", "/proc/run: cannot hold a run"),
         "a name too long": ("x" * 300, "File name too long"),
-        "someone's folder": (
-            "full",
-            "full: not empty (diary.txt, …) and not a run of batchgen. Name another folder with --out.",
-        ),
+        "someone's folder": ("full", "full: not empty (diary.txt, …) and not a run of batchgen"),
     }.values(),
 )
 def test_a_folder_that_cannot_hold_a_run_is_refused(out: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "diary.txt").write_text("")
-    answer = ask(
-        "submit", write_prompts(tmp_path / "p.parquet", ["a cat"]), "--out", tmp_path / out
-    )
+    file = write_prompts(tmp_path / "p.parquet", ["a cat"])
+    answer = ask("submit", file, "--out", tmp_path / out)
     assert answer.code == 2
     assert told in answer.err
     assert not (tmp_path / "full" / ".batchgen").exists()
@@ -351,11 +349,8 @@ def test_memory_that_will_not_suffice_is_told_by_plan_and_submit_before_anything
     tmp_path: Path, driver: Driver
 ) -> None:
     driver("GPU-aa, 24564, 8.9, NVIDIA GeForce RTX 4090")
-    size = settings(
-        model__path=write_full_size(tmp_path / "flux-dev"),
-        sampling__width=1024,
-        sampling__height=1024,
-    )
+    model = write_full_size(tmp_path / "flux-dev")
+    size = settings(model__path=model, sampling__width=1024, sampling__height=1024)
     file = write_prompts(tmp_path / "p.parquet", ["a cat"] * 8)
     for verb in (["plan"], ["submit", "--out", tmp_path / "run"]):
         answer = ask(*verb, file, *size)
@@ -371,22 +366,16 @@ def test_memory_that_will_not_suffice_is_told_by_plan_and_submit_before_anything
     assert "NVIDIA H100 80GB HBM3 has 85.5 GB" in answer.out
 
 
-def test_a_site_profile_that_says_what_its_gpus_are_has_jobs_refused_for_them(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "site.toml").write_text(
-        'gpus_per_node = 8\ntime = "1:00:00"\ngpu_memory_gib = 24\ngpu_capability = "8.6"\n'
-    )
-    file, site = (
-        write_prompts(tmp_path / "p.parquet", ["a cat"]),
-        ["--site", tmp_path / "site.toml"],
-    )
+def test_jobs_that_the_gpus_of_a_site_profile_cannot_compute_are_refused(tmp_path: Path) -> None:
+    profile = 'gpus_per_node = 8\ntime = "1:00:00"\ngpu_memory_gib = 24\ngpu_capability = "8.6"\n'
+    (tmp_path / "site.toml").write_text(profile)
+    file = write_prompts(tmp_path / "p.parquet", ["a cat"])
+    site = ["--site", tmp_path / "site.toml"]
     refused = ask("plan", file, *site, *settings(precision__linear="fp8"))
     assert refused.code == 2
     assert "compute capability 8.6: FP8 products need 8.9" in refused.err
-    refused = ask(
-        "plan", file, *site, *settings(model__path=write_full_size(tmp_path / "flux-dev"))
-    )
+    model = write_full_size(tmp_path / "flux-dev")
+    refused = ask("plan", file, *site, *settings(model__path=model))
     assert refused.code == 2
     assert "a GPU of the site has 25.8 GB" in refused.err
 
@@ -410,13 +399,8 @@ def test_the_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path
     run = tmp_path / "run"
     file = write_prompts(tmp_path / "a.parquet", ["a cat"])
     create(run, [file], *locate_model(load_job(None)))
-    answer = ask(
-        "submit",
-        write_prompts(tmp_path / "b.parquet", ["a dog"]),
-        "--out",
-        run,
-        *settings(sampling__steps=3),
-    )
+    other = write_prompts(tmp_path / "b.parquet", ["a dog"])
+    answer = ask("submit", other, "--out", run, *settings(sampling__steps=3))
     assert answer.code == 2
     assert "run was planned from other inputs" in answer.err
     assert "manifest: [" in answer.err
@@ -431,7 +415,7 @@ def test_a_folder_that_is_no_run_is_told_by_every_verb(verb: str, tmp_path: Path
     assert f"{tmp_path}: not a run directory" in answer.err
 
 
-def test_a_run_that_was_planned_and_never_started_is_stalled_and_says_what_to_type(
+def test_a_run_that_was_planned_and_never_started_is_stalled_and_tells_what_to_type(
     tmp_path: Path,
 ) -> None:
     file = write_prompts(tmp_path / "a.parquet", ["a cat"])

@@ -32,7 +32,7 @@ def test_lossless_formats_give_every_pixel_back(output: Output) -> None:
 
 
 def test_jpeg_keeps_colours_at_full_resolution() -> None:
-    """4:4:4: edges between colours, which test cards and drawings are made of, do not bleed."""
+    """Without chroma subsampling, edges between colours do not bleed: drawings are made of them."""
     image, pixels = decoded(Output(format="jpg"))
     assert JpegImagePlugin.get_sampling(image) == 0
     assert np.abs(pixels.astype(int) - CARD).mean() < 2
@@ -40,9 +40,8 @@ def test_jpeg_keeps_colours_at_full_resolution() -> None:
 
 def test_quality_decides_the_size_of_jpeg_and_lossy_webp() -> None:
     for kind in ("jpg", "webp"):
-        small, large = (
-            len(encode_image(CARD, Output(format=kind, quality=quality))) for quality in (10, 95)
-        )
+        outputs = [Output(format=kind, quality=quality) for quality in (10, 95)]
+        small, large = (len(encode_image(CARD, output)) for output in outputs)
         assert small < large
 
 
@@ -58,24 +57,16 @@ def samples(run: Path) -> dict[str, dict[str, Any]]:
 
 def make(file: Path, **chosen: object) -> tuple[Answer, dict[str, dict[str, Any]]]:
     run = file.with_name("run")
-    answer = ask(
-        "submit",
-        file,
-        "--rehearse",
-        "--out",
-        run,
-        *settings(run__workers=1, shards__pictures=4, **chosen),
-    )
-    return answer, samples(run)
+    words = settings(run__workers=1, shards__pictures=4, **chosen)
+    return ask("submit", file, "--rehearse", "--out", run, *words), samples(run)
 
 
 @pytest.mark.slow
 def test_a_csv_with_several_pictures_a_row_becomes_lossless_webp(tmp_path: Path) -> None:
     file = tmp_path / "prompts.csv"
-    file.write_text(
-        'prompt,id,seed,images,source\n"a cat, ""sleeping""\non a mat",a,5,3,left\n🐈 on a שטיח,b.b,,2,\n',
-        encoding="utf-8",
-    )
+    quoted = '"a cat, ""sleeping""\non a mat",a,5,3,left\n'
+    text = f"prompt,id,seed,images,source\n{quoted}🐈 on a שטיח,b.b,,2,\n"
+    file.write_text(text, encoding="utf-8")
     answer, made = make(file, output__format="webp", output__lossless="true")
     assert (answer.code, len(made)) == (0, 5)
     assert [json.loads(sample["json"])["seed"] for sample in made.values()][:3] == [5, 6, 7]
@@ -83,12 +74,9 @@ def test_a_csv_with_several_pictures_a_row_becomes_lossless_webp(tmp_path: Path)
     assert json.loads(made["000000003"]["json"])["extra"] == '{"source":null}'
     for sample, record in zip(made.values(), records(tmp_path / "run"), strict=True):
         assert json.loads(sample["json"])["image"] == record["image"]
-        picture = Picture(
-            **{name: record[name] for name in Picture.__slots__ if name != "extra"}, extra="{}"
-        )
-        assert (
-            np.asarray(Image.open(io.BytesIO(sample["webp"])).convert("RGB")) == draw_card(picture)
-        ).all()
+        fields = {name: record[name] for name in Picture.__slots__ if name != "extra"}
+        pixels = np.asarray(Image.open(io.BytesIO(sample["webp"])).convert("RGB"))
+        assert (pixels == draw_card(Picture(**fields, extra="{}"))).all()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""batchgen starts at once: no verb that only looks imports torch."""
+"""batchgen starts at once: no verb that only reads a run imports torch."""
 
 import os
 import subprocess
@@ -13,9 +13,8 @@ VERBS = ("plan", "submit", "resume", "status", "logs", "verify", "cancel")
 
 def test_help_takes_less_than_half_a_second_of_cpu() -> None:
     def once() -> float:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "batchgen.cli", "--help"], stdout=subprocess.DEVNULL
-        )
+        command = [sys.executable, "-m", "batchgen.cli", "--help"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, code, used = os.wait4(process.pid, 0)
         process.returncode = code
         assert code == 0
@@ -33,22 +32,10 @@ def test_every_verb_has_help(verb: str) -> None:
 
 
 def test_planning_and_watching_import_no_torch() -> None:
-    rooms = (
-        "cli",
-        "run",
-        "planning",
-        "view.show",
-        "view.watch",
-        "launch.slurm_array",
-        "dataset",
-        "worker.main",
-    )
+    rooms = ["cli", "dataset", "launch.slurm_array", "planning", "run", "view.show", "view.watch"]
+    imports = ", ".join(f"batchgen.{room}" for room in [*rooms, "worker.main"])
     heavy = ("torch", "diffusers", "submitit")
-    code = (
-        f"import sys\nimport "
-        + ", ".join("batchgen." + room for room in rooms)
-        + f"\nprint([name for name in {heavy} if name in sys.modules])"
-    )
+    code = f"import sys, {imports}\nprint([name for name in {heavy} if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
 

@@ -17,24 +17,19 @@ Finished = tuple[Path, Answer]
 def test_submit_shows_the_way_to_the_pictures(finished: Finished) -> None:
     run, answer = finished
     assert (answer.code, answer.err) == (0, "")
-    for told in (
-        f"40 pictures in 5 shards → {run}",
-        "2 workers started.",
-        "30 ok, 10 failed, 0 pending of 40 pictures",
-        "  9 × exception",
-    ):
-        assert told in answer.out
+    assert f"40 pictures in 5 shards → {run}\n2 workers started.\n" in answer.out
+    assert "30 ok, 10 failed, 0 pending of 40 pictures" in answer.out
+    assert "  9 × exception" in answer.out
     for name in ("data/*.tar", "contact.jpg", "README.md"):
         assert f"{run}/{name}" in answer.out
 
 
-def test_the_same_submit_again_says_so_and_starts_nobody(finished: Finished) -> None:
+def test_the_same_submit_again_says_so_and_starts_no_worker(finished: Finished) -> None:
     run, _ = finished
     before = owners(run, "worker")
-    same = settings(
-        run__workers=2, engine__batch_size=4, shards__pictures=8, output__license="cc0-1.0"
-    )
-    answer = ask("submit", run.parent / "prompts.parquet", "--rehearse", "--out", run, *same)
+    same = {"run__workers": 2, "engine__batch_size": 4, "shards__pictures": 8}
+    words = ["--rehearse", "--out", run, *settings(output__license="cc0-1.0", **same)]
+    answer = ask("submit", run.parent / "prompts.parquet", *words)
     assert answer.code == 0
     assert f"{run} was planned before from the same inputs: continuing it." in answer.out
     assert "complete: 5 shards are published" in answer.out
@@ -51,9 +46,8 @@ def test_a_complete_run_needs_nothing_more(verb: str, finished: Finished) -> Non
 
 def test_plan_tells_rows_sizes_shards_groups_time_and_bytes(finished: Finished) -> None:
     manifest = finished[0].parent / "prompts.parquet"
-    answer = ask(
-        "plan", manifest, "--rehearse", *settings(engine__batch_size=4, shards__pictures=8)
-    )
+    chosen = settings(engine__batch_size=4, shards__pictures=8)
+    answer = ask("plan", manifest, "--rehearse", *chosen)
     assert answer.code == 0
     for told in (
         f"38 rows, 40 pictures, from {manifest}",
@@ -71,12 +65,8 @@ def test_status_as_json_is_one_object_whose_counts_add_up(finished: Finished) ->
     told = json.loads(answer.out)
     assert answer.code == 0
     assert told["ok"] + told["failed"] + told["pending"] == told["rows"] == 40
-    assert (told["state"], told["shards_done"], told["shards"], told["workers"]) == (
-        "complete",
-        5,
-        5,
-        0,
-    )
+    assert told["state"] == "complete"
+    assert (told["shards_done"], told["shards"], told["workers"]) == (5, 5, 0)
     assert sum(told["failures"].values()) == told["failed"]
     assert told["next"].startswith("batchgen verify ")
     assert told["cause"]

@@ -1,4 +1,4 @@
-"""A command reads from every weight file once: on a shared disk, that is what planning waits for."""
+"""A command reads from every weight file once: planning waits for these reads on a shared disk."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -174,7 +174,7 @@ def test_numbers_of_the_engine_are_the_estimates() -> None:
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """FLUX.1-dev, without its weights' contents."""
     folder = write_full_size(tmp_path_factory.mktemp("memory") / "flux-dev")
-    return Checkpoint(folder, "flux", "", {})
+    return Checkpoint(folder, "flux", {})
 
 
 def dev_job(**sections: Any) -> Job:

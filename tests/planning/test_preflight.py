@@ -6,7 +6,7 @@ import pytest
 
 from batchgen.errors import JobError
 from batchgen.model.checkpoint import Checkpoint, resolve
-from batchgen.planning.hardware import Hardware
+from batchgen.planning.hardware import UNKNOWN, Hardware
 from batchgen.planning.memory import estimate_memory
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.planner import dry_run
@@ -19,8 +19,6 @@ CPU = Hardware(False, "the CPU", 10**12, None, ())
 A100 = Hardware(True, "A100", 42_949_672_960, (8, 0), ("0",))
 T4 = Hardware(True, "T4", 15_000_000_000, (7, 5), ("0",))
 H100 = Hardware(True, "H100", 85_520_809_984, (9, 0), ("0", "1"))
-UNKNOWN = Hardware()
-
 
 PER_TENSOR = {"linear": "fp8", "granularity": "tensor"}
 MOVING_LAYERS = {"engine": {"offload": "layers"}, "compile": {"mode": "default"}}
@@ -71,6 +69,9 @@ def test_test_cards_need_nothing():
     refuse_impossible(parse_job(cards, "a test"), None)
 
 
+FLASH = {"attention": "flash"}
+
+
 @pytest.mark.parametrize(
     ("hardware", "sections", "told"),
     [
@@ -81,33 +82,21 @@ def test_test_cards_need_nothing():
         ),
         (
             CPU,
-            {"precision": {"linear": "fp8", "granularity": "tensor"}, "engine": {"batch_size": 1}},
-            "on a CPU: .* reference kernel",
+            {"precision": PER_TENSOR, "engine": {"batch_size": 1}},
+            "on a CPU: .* reference kern",
         ),
-        (
-            UNKNOWN,
-            {"precision": {"linear": "int8", "granularity": "tensor"}},
-            "int8 is scaled per row only",
-        ),
+        (UNKNOWN, {"precision": PER_TENSOR | {"linear": "int8"}}, "int8 is scaled per row only"),
         (A100, {"parallel": {"cp": 2}}, "cp = 2: this machine has 1 GPUs; --set parallel.cp=1"),
-        (
-            CPU,
-            {"engine": {"offload": "text"}},
-            'offload = "text" on the CPU: there is no device to leave',
-        ),
-        (
-            CPU,
-            {"engine": {"attention": "cudnn"}},
-            'attention = "cudnn" on the CPU: it needs a CUDA device',
-        ),
+        (CPU, {"engine": {"offload": "text"}}, '"text" on the CPU: there is no device to leave'),
+        (CPU, {"engine": {"attention": "cudnn"}}, '"cudnn" on the CPU: it needs a CUDA device'),
         (
             A100,
-            {"precision": {"linear": "fp32"}, "engine": {"attention": "flash"}},
+            {"precision": {"linear": "fp32"}, "engine": FLASH},
             r'"flash" on A100 with precision\.linear = "fp32"',
         ),
         (
             T4,
-            {"engine": {"attention": "flash"}},
+            {"engine": FLASH},
             r'"flash" on T4: fast kernels need compute capability 8\.0.*engine\.attention=math',
         ),
         (A100, {"engine": {"attention": "fa3"}}, "fa3.* on A100: it needs a Hopper card"),
@@ -135,7 +124,7 @@ def plan(flux, prompts):
 
     def run(*settings):
         job = load_job(None, [f"model.path={flux}", *size, *settings])
-        checkpoint = Checkpoint(flux, "flux", "", {})
+        checkpoint = Checkpoint(flux, "flux", {})
         return job, checkpoint, dry_run([prompts], job, checkpoint)
 
     return run
