@@ -163,7 +163,7 @@ class Worker:
         return True
 
     def _learn(self, partial: PartialShard, made: Sequence[Made]) -> None:
-        """Learn from a group that is written: its pace, its failures, whether the device is sick."""
+        """Learn from a written group: its pace, its failures, whether the device is sick."""
         if self.member:
             self.member.with_suffix(".made").touch()
         self.limits.learn(made)

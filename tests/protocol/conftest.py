@@ -1,4 +1,4 @@
-"""One small planned run with everything a shard can be, the forking process, and an undisturbed run to compare with."""
+"""A small planned run with every kind of shard, and the processes that fork its workers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from itertools import count
 import pytest
 
 from tests.protocol import recount
-from tests.protocol.arena import BATCH_SIZE, SHARD, World
 from tests.protocol.driver import UNPAINTABLE
-from tests.protocol.scene import Drivers, Scene, plan
+from tests.protocol.planned_run import BATCH_SIZE, SHARD, PlannedRun
+from tests.protocol.run_copy import Drivers, RunCopy, plan, shape
 
 
 @pytest.fixture(scope="session")
@@ -23,29 +23,25 @@ def drivers() -> Iterator[Drivers]:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, drivers: Drivers) -> Iterator[World]:
-    """Three shards: three groups; three groups and in them a picture that fails; a short one without one good picture, so without a tar."""
+def planned_run(tmp_path_factory: pytest.TempPathFactory, drivers: Drivers) -> Iterator[PlannedRun]:
+    """Three shards: one of three groups, one with a picture that fails, and one without a tar.
+
+    The last one is short and has no good picture.
+    """
     failures = frozenset({8, 12, 13})
     prompts = [
         UNPAINTABLE if key in failures else f"a circle of {key} colours" for key in range(14)
     ]
-    shape = [
-        f"engine.batch_size={BATCH_SIZE}",
-        f"shards.pictures={SHARD}",
-        "sampling.width=16",
-        "sampling.height=16",
-    ]
     folder = tmp_path_factory.mktemp("protocol")
-    template = plan(folder / "planned", prompts, ["engine.kind=pattern", *shape])
+    template = plan(folder / "planned", prompts, shape(BATCH_SIZE, SHARD))
     numbers = count()
 
-    def scene() -> Scene:
-        return Scene(template, folder / f"{next(numbers):05d}", drivers)
+    def copy() -> RunCopy:
+        return RunCopy(template, folder / f"{next(numbers):05d}", drivers)
 
-    undisturbed = scene()
+    undisturbed = copy()
     assert undisturbed.work() == 0, undisturbed.output()
     assert recount.wrong_at_end(undisturbed.root, prompts, failures) == []
+    reference = recount.tar_hashes(undisturbed.root)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        yield World(
-            template, prompts, failures, recount.tar_hashes(undisturbed.root), scene, threads
-        )
+        yield PlannedRun(template, prompts, failures, reference, copy, threads)

@@ -1,14 +1,17 @@
-"""Sees every disk operation of a worker, writes it down, and can end or halt the process at one of them.
+"""Log every disk operation of a worker, and end or halt its process at one of them.
 
-Lives inside the worker's process and knows nothing of batchgen: it stands in for `open`, `os.fsync`, `os.link`, `os.replace` and
-`os.unlink`, so no way to the disk is missed, and the product carries no test hooks.
+This module runs in the worker's process and knows nothing of batchgen. It replaces `open`,
+`os.fsync`, `os.link`, `os.replace` and `os.unlink`: no way to the disk is missed, and batchgen
+needs no hooks for tests.
 
-An operation's *point* is (what, path inside the run, how many of that before): the same in every run, whatever the threads do. At a
-point the process dies (or is stopped) right after the operation; a write may also be torn in the middle. To die before an
-operation is to die after the one before it.
+An operation's *point* is (what, path inside the run, how many of that before): the same in every
+run, whatever the threads do. At a point the process dies (or is stopped) right after the
+operation; a write may also be torn in the middle. To die before an operation is to die after the
+one before it.
 
-`fsync` is written down but not done: SIGKILL leaves the page cache alone, and what a power cut would take away
-is computed from the log (power_cut.py). That makes an enumeration of hundreds of deaths cheap.
+`fsync` is written down but not done: SIGKILL leaves the page cache alone, and what a power cut
+would take away is computed from the log (power_cut.py). That makes an enumeration of hundreds of
+deaths cheap.
 """
 
 from __future__ import annotations
@@ -33,38 +36,37 @@ _UUID = re.compile(r"\.[0-9a-f]{32}\.")
 class Point:
     """One disk operation of a worker."""
 
-    op: str  # create, write, fsync, link, replace, unlink
-    path: str  # inside the run directory; random parts of temporary names left out
-    ordinal: int  # such operations of this process before it
+    # create, write, fsync, link, replace or unlink.
+    op: str
+    # Inside the run directory, without the random parts of temporary names.
+    path: str
+    # How many such operations this process made before.
+    ordinal: int
 
     def __str__(self) -> str:
         return f"{self.op} {self.path} #{self.ordinal}"
 
 
 @dataclass(frozen=True)
-class Strike:
+class Interruption:
     """What happens at a point."""
 
     point: Point
-    torn: bool = False  # in the middle of the write
+    # In the middle of the write, not after it.
+    torn: bool = False
     signal: int = signal.SIGKILL
 
 
 class Watch:
     """Stands between this process and the files below `root`."""
 
-    def __init__(self, root: Path, log: Path, strike: Strike | None) -> None:
-        self._root, self._strike = os.path.realpath(root), strike
+    def __init__(self, root: Path, log: Path, interruption: Interruption | None) -> None:
+        self._root, self._interruption = os.path.realpath(root), interruption
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._lock = threading.Lock()
         self._seen: Counter[tuple[str, str]] = Counter()
-        self._open, self._fsync, self._link, self._replace, self._unlink = (
-            builtins.open,
-            os.fsync,
-            os.link,
-            os.replace,
-            os.unlink,
-        )
+        self._open, self._fsync = builtins.open, os.fsync
+        self._link, self._replace, self._unlink = os.link, os.replace, os.unlink
 
     def install(self) -> None:
         builtins.open = io.open = self.open  # type: ignore[assignment]
@@ -80,20 +82,19 @@ class Watch:
     ) -> Any:
         if not any(letter in mode for letter in "wxa+") or self._inside(file) is None:
             return self._open(file, mode, buffering, *args, **kwargs)
-        assert buffering == 0, (
-            f"{file} is written through a buffer: a kill would lose what the worker believes written"
-        )
+        assert buffering == 0, f"{file} is written through a buffer, which a kill would lose"
         opened = _File(os.fspath(file), mode, self)
         self._happened("create", file, inode=os.fstat(opened.fileno()).st_ino)
         return opened
 
     def write(self, file: _File, data: bytes) -> int:
         point = self._point("write", file.name)
-        if self._strike == Strike(point, torn=True, signal=signal.SIGKILL):
+        if self._interruption == Interruption(point, torn=True, signal=signal.SIGKILL):
             super(_File, file).write(data[: len(data) // 2])
-            self._hit()
+            self._interrupt()
         written = super(_File, file).write(data)
-        self._note_and_strike(point, {"inode": os.fstat(file.fileno()).st_ino, "bytes": written})
+        inode = os.fstat(file.fileno()).st_ino
+        self._note_and_interrupt(point, {"inode": inode, "bytes": written})
         return written
 
     def fsync(self, descriptor: int) -> None:
@@ -122,13 +123,10 @@ class Watch:
             return None
         folder, name = os.path.split(os.fspath(path))
         full = f"{os.path.realpath(folder)}/{name}"
-        return (
-            ""
-            if full == self._root
-            else full.removeprefix(self._root + "/")
-            if full.startswith(self._root + "/")
-            else None
-        )
+        if full == self._root:
+            return ""
+        inside = full.removeprefix(self._root + "/")
+        return inside if inside != full else None
 
     def _point(self, op: str, path: Any) -> Point:
         name = _UUID.sub(".", self._inside(path) or ".")
@@ -137,17 +135,17 @@ class Watch:
             return Point(op, name, self._seen[op, name] - 1)
 
     def _happened(self, op: str, path: Any, **facts: Any) -> None:
-        self._note_and_strike(self._point(op, path), {**facts, "file": self._inside(path) or ""})
+        self._note_and_interrupt(self._point(op, path), {**facts, "file": self._inside(path) or ""})
 
-    def _note_and_strike(self, point: Point, facts: dict[str, Any]) -> None:
+    def _note_and_interrupt(self, point: Point, facts: dict[str, Any]) -> None:
         self.note(op=point.op, path=point.path, ordinal=point.ordinal, **facts)
-        if self._strike and self._strike.point == point and not self._strike.torn:
-            self._hit()
+        if self._interruption and self._interruption.point == point and not self._interruption.torn:
+            self._interrupt()
 
-    def _hit(self) -> None:
-        assert self._strike
-        self.note(op="strike")
-        os.kill(os.getpid(), self._strike.signal)
+    def _interrupt(self) -> None:
+        assert self._interruption
+        self.note(op="interrupt")
+        os.kill(os.getpid(), self._interruption.signal)
         time.sleep(0.05)  # a stop reaches the other threads first
 
 

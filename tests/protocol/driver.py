@@ -1,8 +1,9 @@
 """Forks workers from one warm process: `python -m tests.protocol.driver [torch]`.
 
-A worker needs a second or more for its imports, and a test of kills needs hundreds of workers. This process imports once, starts no
-thread, and forks a child for each request on stdin (JSON lines: a `Spec`, or {"wait": pid}); the child runs
-`batchgen.worker.work` like any worker, with its disk operations watched.
+A worker needs a second or more for its imports, and a test of kills needs hundreds of workers.
+This process imports once, starts no thread, and forks a child for each request on stdin. A
+request is a JSON line: a `Spec`, or {"wait": pid}. The child runs `batchgen.worker.main.work`
+like any worker, and its disk operations are watched.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.protocol import mutants
-from tests.protocol.disk_watch import Point, Strike, Watch
+from tests.protocol.disk_watch import Interruption, Point, Watch
 
-UNPAINTABLE = "unpaintable"  # pictures whose prompt says so fail, by an exception of the engine
+# Pictures with this prompt fail by an exception of the engine.
+UNPAINTABLE = "unpaintable"
 
 
 @dataclass(frozen=True)
@@ -27,60 +29,32 @@ class Spec:
     """One worker."""
 
     root: str
-    log: str  # operations, begins, how it ended; outside the run
+    # A file outside the run: disk operations, groups that begin, how the worker ended.
+    log: str
     index: int = 0
     workers: int = 1
     point: tuple[str, str, int] | None = None
     torn: bool = False
     signal: int = 9
     mutant: str = ""
-    lie: float = 0.0  # how often it takes a living owner for dead
-    lie_seed: int = 0
+    # How often the worker takes a living owner for dead.
+    misjudge: float = 0.0
+    chance_seed: int = 0
 
 
 def be_worker(spec: Spec) -> None:
     """Run one worker to its end, or to its point."""
-    from batchgen.engine import pattern
-    from batchgen.run import owner
-    from batchgen.run.run import open_run
-    from batchgen.run.submissions import Submission
-    from batchgen.shard import partial_shard
+    from batchgen.run import Submission, open_run
     from batchgen.worker import main as worker_main
-    from batchgen.worker import signals
     from batchgen.worker.placement import Placement
+    from batchgen.worker.signals import Signals
 
-    watch = Watch(
-        Path(spec.root),
-        Path(spec.log),
-        Strike(Point(*spec.point), spec.torn, spec.signal) if spec.point else None,
-    )
+    interruption = None
+    if spec.point:
+        interruption = Interruption(Point(*spec.point), spec.torn, spec.signal)
+    watch = Watch(Path(spec.root), Path(spec.log), interruption)
     watch.install()
-    begin, life, denoise = (
-        partial_shard.PartialShard.begin,
-        owner.Owner.life,
-        pattern.PatternEngine.denoise,
-    )
-    chance = random.Random(spec.lie_seed)
-
-    def watched_begin(self, at, count):
-        watch.note(op="begin", shard=self.shard, attempt=self.attempt, at=at, count=count)
-        begin(self, at, count)
-
-    def lying_life(self, queue=None):
-        return (
-            "dead" if self.pid != os.getpid() and chance.random() < spec.lie else life(self, queue)
-        )
-
-    def picky_denoise(self, group):
-        if any(UNPAINTABLE in picture.prompt for picture in group):
-            raise ValueError(UNPAINTABLE)
-        return denoise(self, group)
-
-    partial_shard.PartialShard.begin, owner.Owner.life, pattern.PatternEngine.denoise = (
-        watched_begin,
-        lying_life,
-        picky_denoise,
-    )
+    _patch(spec, watch)
     if spec.mutant:
         mutants.MUTANTS[spec.mutant]()
     submission = Submission(
@@ -94,20 +68,44 @@ def be_worker(spec: Spec) -> None:
         steal=False,
         software={},
     )
+    placement = Placement(submission.number, spec.index)
     reason = "an exception"
     try:
-        reason = worker_main.work(
-            open_run(Path(spec.root)),
-            Placement(submission.number, spec.index),
-            submission,
-            signals.Signals(),
-        )
+        run = open_run(Path(spec.root))
+        reason = str(worker_main.work(run, placement, submission, Signals()))
     finally:
         watch.note(op="left", reason=reason)
 
 
+def _patch(spec: Spec, watch: Watch) -> None:
+    """Log every group that begins, misjudge owners, and fail unpaintable pictures."""
+    from batchgen.engine.pattern import PatternEngine
+    from batchgen.run import Owner
+    from batchgen.shard import PartialShard
+
+    begin, life, denoise = PartialShard.begin, Owner.life, PatternEngine.denoise
+    chance = random.Random(spec.chance_seed)
+
+    def watched_begin(self, at, count):
+        watch.note(op="begin", shard=self.shard, attempt=self.attempt, at=at, count=count)
+        begin(self, at, count)
+
+    def misjudging_life(self, queue=None):
+        wrong = self.pid != os.getpid() and chance.random() < spec.misjudge
+        return "dead" if wrong else life(self, queue)
+
+    def picky_denoise(self, group):
+        if any(UNPAINTABLE in picture.prompt for picture in group):
+            raise ValueError(UNPAINTABLE)
+        return denoise(self, group)
+
+    mutants.replace(PartialShard, "begin", watched_begin)
+    mutants.replace(Owner, "life", misjudging_life)
+    mutants.replace(PatternEngine, "denoise", picky_denoise)
+
+
 def fork_worker(spec: Spec) -> int:
-    """The child's process id."""
+    """Start a worker; its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -127,23 +125,17 @@ def fork_worker(spec: Spec) -> int:
 
 
 def main() -> None:
-    import batchgen.dataset.finalize
-    import batchgen.worker.main  # noqa: F401
 
-    with contextlib.suppress(
-        ImportError
-    ):  # pyarrow imports it where it is installed: half a second that not every child need spend
+    # pyarrow imports pandas where it is installed, which takes half a second.
+    with contextlib.suppress(ImportError):
         import pandas as pd  # noqa: F401
 
     if "torch" in sys.argv:
-        import batchgen.engine.families.flux  # noqa: F401
+        pass
 
-    threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")} - {
-        "jemalloc_bg_thd"
-    }  # Arrow's; minds forks
-    assert len(threads) == 1, (
-        f"{threads}: the locks that other threads hold would be held for ever in the forked workers"
-    )
+    names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+    threads = names - {"jemalloc_bg_thd"}  # Arrow's, which survives forks
+    assert len(threads) == 1, f"{threads}: locks that threads hold stay locked in forked workers"
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

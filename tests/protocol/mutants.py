@@ -1,33 +1,62 @@
-"""The protocol with one of its rules broken, each by replacing a few lines of it in the worker's process.
+"""The protocol with one of its rules broken: a few lines are replaced in the worker's process.
 
-A test that passes on these proves nothing; test_mutants.py shows that each is caught, and at which point.
+A test that passes on these proves nothing. test_mutants.py shows that each is caught, and where.
 """
 
 from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
 
 from batchgen import durable
 from batchgen.shard import commit, journal, partial_shard
 
 
+def replace(owner: Any, name: str, new: Callable[..., Any]) -> None:
+    """Put `new` in the place of `owner.name` wherever batchgen looks it up.
+
+    :param owner: a module, whose functions others may have imported by name, or a class.
+    :raises AssertionError: there is no such function, or nothing calls it by this name.
+    """
+    old = vars(owner)[name]
+    modules = [module for key, module in sys.modules.items() if key.split(".")[0] == "batchgen"]
+    holders = [one for one in modules if vars(one).get(name) is old] or [owner]
+    assert any(name in _names(module) for module in modules), f"nothing calls {name}"
+    for holder in holders:
+        setattr(holder, name, new)
+    assert vars(owner)[name] is new
+
+
+def _names(module: ModuleType) -> Iterator[str]:
+    """Every name that a module's code looks up, in itself or in another object."""
+    source = Path(str(module.__file__)).read_text()
+    codes = [compile(source, str(module.__file__), "exec")]
+    while codes:
+        code = codes.pop()
+        codes += [const for const in code.co_consts if isinstance(const, CodeType)]
+        if code.co_name != "<module>":
+            yield from code.co_names
+
+
 def no_fsync() -> None:
-    """Tar files are not synced before the commit vouches for them."""
+    """Tar files are not synced before the commit names them."""
     sync = durable.sync
-    durable.sync = lambda file: None if str(file.name).endswith(".tar") else sync(file)
+    replace(durable, "sync", lambda file: None if str(file.name).endswith(".tar") else sync(file))
 
 
 def no_checksum() -> None:
-    """A line of the journal is believed however it ends."""
-    read = journal.Path.read_bytes
+    """A line of the journal is believed however it ends, and no checksum is compared."""
 
-    def repaired(path):
-        data = read(path)
-        if path.suffix != ".journal":
-            return data
-        lines = [line.split(b"}")[0] + b"}" for line in data.splitlines()]
-        return b"".join(b"%s %08x\n" % (line, journal.zlib.crc32(line)) for line in lines)
+    def read_journal(path: Path) -> list[journal.Entry]:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return [journal.Entry(**json.loads(line.split(b"}")[0] + b"}")) for line in lines]
 
-    journal.Path.read_bytes = repaired
-    partial_shard._digest = lambda samples, lines: ""
+    replace(journal, "read_journal", read_journal)
+    replace(partial_shard, "_digest", lambda _samples, _lines: "")
 
 
 def metadata_first() -> None:
@@ -36,18 +65,17 @@ def metadata_first() -> None:
     def roll_forward(directory, shard):
         done = commit.read_done(directory, shard)
         parquet, tar = (directory.partial(shard, done.attempt, kind) for kind in ("parquet", "tar"))
-        commit._give_name(directory, parquet, directory.metadata(shard))
+        commit._publish(directory, parquet, directory.metadata(shard))
         if done.tar is not None:
-            commit._give_name(directory, tar, directory.data(shard))
+            commit._publish(directory, tar, directory.data(shard))
         commit.sweep(directory, shard)
 
-    assert commit.roll_forward.__code__ is not roll_forward.__code__
-    commit.roll_forward = roll_forward
+    replace(commit, "roll_forward", roll_forward)
 
 
 def no_journal() -> None:
-    """Nothing vouches for what was written: every attempt begins at the shard's first picture."""
-    partial_shard.PartialShard._say = lambda self, *entries: None
+    """The journal stays empty: every attempt begins at the shard's first picture."""
+    replace(partial_shard.PartialShard, "_say", lambda self, *entries: None)
 
 
 def rename_for_link() -> None:
@@ -58,13 +86,13 @@ def rename_for_link() -> None:
         durable.sync_folder(target.parent)
         return True
 
-    durable.link = link
+    replace(durable, "link", link)
 
 
 def commit_unsynced() -> None:
     """The roll-forward trusts a commit whose name may not be on the disk yet."""
-    sync_folder = durable.sync_folder
-    durable.sync_folder = lambda folder: None if "done" in folder.parts else sync_folder(folder)
+    sync = durable.sync_folder
+    replace(durable, "sync_folder", lambda folder: None if "done" in folder.parts else sync(folder))
 
 
 MUTANTS = {

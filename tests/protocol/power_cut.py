@@ -1,7 +1,8 @@
 """What a power cut would leave of a run directory, computed from the log of its disk operations.
 
-The harshest disk that keeps its word: bytes are there only as far as the last fsync of their file, new names only if their folder was
-synced after, while every removal has reached the disk at once. What was not synced is cut off, or reads as zeros.
+The harshest disk that keeps its word: bytes are there only as far as the last fsync of their
+file, new names only if their folder was synced after, while every removal has reached the disk at
+once. What was not synced is cut off, or reads as zeros.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Any
 
 
 def cut(root: Path, events: Iterable[dict[str, Any]], *, zeros: bool = False) -> None:
-    """Take away from `root` what was not safe; `events` of all processes since the directory was on the disk."""
+    """Take away from `root` what was not safe.
+
+    :param events: of all processes, since the directory was on the disk.
+    :param zeros: bytes that were not safe read as zeros; otherwise they are cut off.
+    """
     safe_bytes, unsafe_names = _balance(events)
     for path in [path for path in root.rglob("*") if path.is_file()]:
         status = path.stat()
@@ -27,7 +32,10 @@ def cut(root: Path, events: Iterable[dict[str, Any]], *, zeros: bool = False) ->
 
 
 def _balance(events: Iterable[dict[str, Any]]) -> tuple[dict[int, int], set[Path]]:
-    """Inode → length at its last fsync, of all files written; names made since the last fsync of their folder."""
+    """The length of each written file (by inode) at its last fsync, and the names not yet safe.
+
+    A name is safe when its folder is synced after the name was made.
+    """
     safe_bytes: dict[int, int] = {}
     unsafe_names: set[Path] = set()
     for event in events:

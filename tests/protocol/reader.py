@@ -1,7 +1,9 @@
-"""A reader of a dataset in the making: `python -m tests.protocol.reader RUN` lists and reads `data/*.tar` in a loop until its stdin ends, and once more.
+"""Read a dataset while it is being made: `python -m tests.protocol.reader RUN`.
 
-Knows nothing of batchgen. Prints a JSON line for every tar it sees for the first time or sees changed, for every error, and at the end
-how often it has read everything there was.
+The reader lists and reads `data/*.tar` in a loop until its stdin ends, and once more.
+
+Knows nothing of batchgen. Prints a JSON line for every tar it sees for the first time or sees
+changed, for every error, and at the end how often it has read everything there was.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Counts a run from its files, by key. Shares nothing with batchgen: tarfile, pyarrow, json and hashlib only.
+"""Count a run by its files, sharing no code with batchgen.
 
 Every function returns the list of what is wrong, in words; [] is good.
 """
@@ -52,37 +52,32 @@ def samples(path: Path) -> dict[int, dict[str, bytes]]:
 
 
 def wrong_in_view(root: Path, reference: Mapping[str, str]) -> list[str]:
-    """What a reader would see that is not so, at any moment of a run; `reference`: an undisturbed run's tar hashes."""
-    strange = [
-        name
-        for name, found in tar_hashes(root).items()
-        if found != reference.get(name, "no such tar")
-    ]
+    """What is wrong with the published files, at any moment of a run.
+
+    :param reference: tar hashes of an undisturbed run.
+    """
+    hashes = tar_hashes(root)
+    strange = [name for name in hashes if hashes[name] != reference.get(name, "no such tar")]
     wrong = [f"data/{name} is not the undisturbed run's" for name in strange]
     for path in sorted((root / "metadata").glob("*.parquet")):
-        try:
-            rows = pq.read_table(path, columns=["key", "outcome"], use_threads=False).to_pylist()
-        except Exception as error:  # noqa: BLE001 - unreadable in whatever way
-            wrong.append(f"metadata/{path.name} cannot be read: {error}")
-            continue
-        good = sorted(row["key"] for row in rows if row["outcome"] == "ok")
-        tar = root / "data" / f"{path.stem}.tar"
-        try:
-            there = sorted(samples(tar)) if tar.exists() else []
-        except (ValueError, tarfile.TarError) as error:
-            wrong.append(str(error))
-            continue
-        if good != there:
-            wrong.append(
-                f"metadata/{path.name} speaks of {len(good)} good pictures, and the tar beside it holds {len(there)}"
-            )
-    strangers = [
-        path.name
-        for folder in ("data", "metadata")
-        for path in (root / folder).iterdir()
-        if not path.stem.isdigit()
-    ]
-    return wrong + [f"a stranger lies among the published files: {name}" for name in strangers]
+        wrong += _wrong_metadata(path, root / "data" / f"{path.stem}.tar")
+    paths = [path for folder in ("data", "metadata") for path in (root / folder).iterdir()]
+    others = [path.name for path in paths if not path.stem.isdigit()]
+    return wrong + [f"another file is among the published ones: {name}" for name in others]
+
+
+def _wrong_metadata(path: Path, tar: Path) -> list[str]:
+    try:
+        rows = pq.read_table(path, columns=["key", "outcome"], use_threads=False).to_pylist()
+    except Exception as error:  # noqa: BLE001 - unreadable in whatever way
+        return [f"metadata/{path.name} cannot be read: {error}"]
+    good = sorted(row["key"] for row in rows if row["outcome"] == "ok")
+    try:
+        there = sorted(samples(tar)) if tar.exists() else []
+    except (ValueError, tarfile.TarError) as error:
+        return [str(error)]
+    counts = f"{len(good)} good pictures, and the tar beside it holds {len(there)}"
+    return [] if good == there else [f"metadata/{path.name} speaks of {counts}"]
 
 
 def wrong_at_end(
@@ -95,7 +90,7 @@ def wrong_at_end(
     """What is wrong with a finished run of these prompts, one picture a row.
 
     :param failures: keys that cannot be made.
-    :param swept: nobody works on it any more, so that nothing may be left of shards in the making.
+    :param swept: nobody works on the run any more, so no files of attempts may be left.
     """
     wrong: list[str] = []
     found: Counter[int] = Counter()
@@ -107,34 +102,34 @@ def wrong_at_end(
         for key, parts in read.items():
             found[key] += 1
             wrong += _wrong_sample(key, parts, prompts)
-    rows = records(root)
+    wrong += _wrong_counts(records(root), found, prompts, failures)
+    if swept:
+        left = root.glob(".batchgen/partial/*/*")
+        wrong += [f"{path.name} is left of an attempt" for path in left]
+    return wrong + _wrong_names(root)
+
+
+def _wrong_counts(
+    rows: Sequence[Mapping[str, Any]],
+    found: Counter[int],
+    prompts: Sequence[str],
+    failures: frozenset[int],
+) -> list[str]:
+    """What is wrong with the records (`rows`) and with how often each picture is in a tar."""
+    wrong = []
     counted = Counter(row["key"] for row in rows)
     good = {row["key"] for row in rows if row["outcome"] == "ok"}
     for key, prompt in enumerate(prompts):
         if counted[key] != 1:
             wrong.append(f"picture {key} has {counted[key]} records")
         if found[key] != (key in good):
-            wrong.append(
-                f"picture {key} is in {found[key]} tars, and its record says {'ok' if key in good else 'failed'}"
-            )
+            outcome = "ok" if key in good else "failed"
+            wrong.append(f"picture {key} is in {found[key]} tars, and its record says {outcome}")
         if (key in failures) == (key in good):
-            wrong.append(
-                f"picture {key} ({prompt}) should have {'failed' if key in failures else 'been made'}"
-            )
-    wrong += [
-        f"picture {key} was never planned"
-        for key in {*found, *counted}
-        if not 0 <= key < len(prompts)
-    ]
-    left = (
-        [
-            f"{path.name} is left of a shard in the making"
-            for path in root.glob(".batchgen/partial/*/*")
-        ]
-        if swept
-        else []
-    )
-    return wrong + left + _wrong_names(root)
+            expected = "failed" if key in failures else "been made"
+            wrong.append(f"picture {key} ({prompt}) should have {expected}")
+    unplanned = [key for key in {*found, *counted} if not 0 <= key < len(prompts)]
+    return wrong + [f"picture {key} was never planned" for key in unplanned]
 
 
 def records(root: Path) -> list[dict[str, Any]]:
@@ -147,7 +142,10 @@ def records(root: Path) -> list[dict[str, Any]]:
 
 
 def redone_groups(begins: Sequence[Mapping[str, int]], batch_size: int) -> int:
-    """How many groups were begun again, from the begins of all attempts; groups are `batch_size` pictures of one size."""
+    """How many groups were begun again, counted from the begins of all attempts.
+
+    :param batch_size: pictures of a group; all are of one size.
+    """
     tries = {(begin["shard"], begin["attempt"], begin["at"] // batch_size) for begin in begins}
     return len(tries) - len({(shard, group) for shard, _, group in tries})
 
@@ -162,28 +160,20 @@ def _wrong_sample(key: int, parts: Mapping[str, bytes], prompts: Sequence[str]) 
         and about["prompt"] == parts["txt"].decode() == wanted
         and parts["jpg"][:2] == b"\xff\xd8"
     )
-    return (
-        [] if right else [f"picture {key}: its members are not of one picture, or not of its row"]
-    )
+    wrong = f"picture {key}: its members are not of one picture, or not of its row"
+    return [] if right else [wrong]
 
 
 def _wrong_names(root: Path) -> list[str]:
-    wrong = []
-    tars = sorted((root / "data").glob("*.tar"))
     if not (root / "index.json").exists():
         return ["index.json is missing"]
+    wrong = []
     index = json.loads((root / "index.json").read_text())["shardlist"]
-    listed = {
-        shard["url"]: (shard["nsamples"], shard["filesize"], shard["md5sum"]) for shard in index
-    }
-    there = {
-        f"data/{path.name}": (
-            len(samples(path)),
-            path.stat().st_size,
-            hashlib.md5(path.read_bytes()).hexdigest(),
-        )
-        for path in tars
-    }
+    listed = {one["url"]: (one["nsamples"], one["filesize"], one["md5sum"]) for one in index}
+    there = {}
+    for path in sorted((root / "data").glob("*.tar")):
+        md5 = hashlib.md5(path.read_bytes()).hexdigest()
+        there[f"data/{path.name}"] = (len(samples(path)), path.stat().st_size, md5)
     if listed != there:
         wrong.append("index.json does not list the tars that are there")
     commits = {path.stem for path in root.glob(".batchgen/done/*/*.json")}
@@ -192,7 +182,7 @@ def _wrong_names(root: Path) -> list[str]:
     for path in root.glob(".batchgen/done/*/*.json"):
         done = json.loads(path.read_text())
         if done["tar"] and sha256(root / "data" / done["tar"]) != done["tar_sha256"]:
-            wrong.append(f"the commit of shard {path.stem} vouches for another tar")
+            wrong.append(f"the commit of shard {path.stem} has the hash of another tar")
         if sha256(root / "metadata" / f"{path.stem}.parquet") != done["metadata_sha256"]:
-            wrong.append(f"the commit of shard {path.stem} vouches for other metadata")
+            wrong.append(f"the commit of shard {path.stem} has the hash of other metadata")
     return wrong

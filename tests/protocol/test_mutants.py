@@ -1,6 +1,7 @@
-"""The protocol's tests can fail: each rule, broken, is caught by the trials that the protocol as it is passes.
+"""The protocol's tests can fail: each broken rule is caught by trials that the protocol passes.
 
-Every mutant makes a perfect dataset when nobody dies: nothing but deaths (or two owners) tells it from the real thing.
+Every mutant makes a perfect dataset when nobody dies. Only deaths or two owners show the
+difference.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.protocol.arena import World
+from tests.protocol import mutants
 from tests.protocol.disk_watch import Point
-from tests.protocol.mutants import MUTANTS
+from tests.protocol.planned_run import PlannedRun
 from tests.protocol.trial import (
     Death,
     deaths_at,
@@ -23,20 +24,18 @@ from tests.protocol.trial import (
 )
 
 PARTIAL = ".batchgen/partial/000/000000.0001"
-COMMIT, TAR, METADATA = (
-    ".batchgen/done/000/000000.json",
-    "data/000000.tar",
-    "metadata/000000.parquet",
-)
+COMMIT = ".batchgen/done/000/000000.json"
+TAR, METADATA = "data/000000.tar", "metadata/000000.parquet"
 
 
 @dataclass(frozen=True)
-class Trap:
-    """Where a mutant is looked for, and by what it is known."""
+class Detection:
+    """Where a mutant is looked for, and the message by which it is known."""
 
     trials: Callable[[list[Point]], list[Death]]
     sign: str
-    halt: bool = False  # the owner is halted there, not killed
+    # The owner is halted there, not killed.
+    halt: bool = False
 
 
 def _at(*paths: str, power: str = "stays") -> Callable[[list[Point]], list[Death]]:
@@ -44,58 +43,56 @@ def _at(*paths: str, power: str = "stays") -> Callable[[list[Point]], list[Death
 
 
 def _torn(points: list[Point]) -> list[Death]:
-    return [
-        death
-        for death in deaths_at(points, "stays")
-        if death.torn and death.point.path == f"{PARTIAL}.journal"
-    ]
+    journal = [point for point in points if point.path == f"{PARTIAL}.journal"]
+    return [death for death in deaths_at(journal, "stays") if death.torn]
 
 
-TRAPS = {
-    "no-fsync": Trap(_at(COMMIT, TAR, power="cut"), "data/000000.tar is not the undisturbed run's"),
-    "no-checksum": Trap(_torn, "the last worker ended with 1"),
-    "metadata-first": Trap(
-        _at(TAR, METADATA),
-        "metadata/000000.parquet speaks of 6 good pictures, and the tar beside it holds 0",
+DETECTIONS = {
+    "no-fsync": Detection(_at(COMMIT, TAR, power="cut"), f"{TAR} is not the undisturbed run's"),
+    "no-checksum": Detection(_torn, "the last worker ended with 1"),
+    "metadata-first": Detection(
+        _at(TAR, METADATA), f"{METADATA} speaks of 6 good pictures, and the tar beside it holds 0"
     ),
-    "no-journal": Trap(_at(f"{PARTIAL}.parquet"), "3 groups were begun again after 1 deaths"),
-    "rename-for-link": Trap(
+    "no-journal": Detection(_at(f"{PARTIAL}.parquet"), "3 groups were begun again after 1 deaths"),
+    "rename-for-link": Detection(
         _at(f"{PARTIAL}.parquet"), f"{COMMIT} was published and then changed", halt=True
     ),
-    "commit-unsynced": Trap(_at(COMMIT), "commits and metadata differ"),
+    "commit-unsynced": Detection(_at(COMMIT), "commits and metadata differ"),
 }
 
 
-def test_every_mutant_has_a_trap():
-    assert TRAPS.keys() == MUTANTS.keys()
+def test_every_mutant_is_looked_for():
+    assert DETECTIONS.keys() == mutants.MUTANTS.keys()
 
 
-@pytest.mark.parametrize("mutant", TRAPS)
-def test_a_broken_rule_is_caught(world: World, mutant: str):
-    trap = TRAPS[mutant]
-    undisturbed = world.scene()
+def test_a_mutant_that_would_change_nothing_is_refused():
+    with pytest.raises(KeyError):
+        mutants.replace(mutants.commit, "no_such_function", lambda: None)
+    with pytest.raises(AssertionError, match="nothing calls __repr__"):
+        mutants.replace(mutants.journal.Entry, "__repr__", lambda _: "")
+
+
+@pytest.mark.parametrize("mutant", DETECTIONS)
+def test_a_broken_rule_is_caught(planned_run: PlannedRun, mutant: str):
+    detection = DETECTIONS[mutant]
+    undisturbed = planned_run.copy()
     assert undisturbed.work(mutant=mutant) == 0
-    assert wrong_when_finished(world, undisturbed) == [], (
-        "this mutant is caught without any death: it shows nothing about them"
-    )
-    # Where its rule is broken the mutant makes other operations, so the real protocol's points are listed with the real protocol.
+    assert wrong_when_finished(planned_run, undisturbed) == [], "it is caught without any death"
     shutil.rmtree(undisturbed.root)
-    real = world.scene()
+    # A mutant makes other operations, so the points are those of the protocol itself.
+    real = planned_run.copy()
     assert real.work() == 0
-    for death in trap.trials(real.points()):
-        wrong = _trial(world, trap, death, mutant)
-        if any(line.startswith(trap.sign) for line in wrong):
-            print(
-                f"{mutant}: caught by {'a halt' if trap.halt else 'a death'} after {death}: {wrong[0]}"
-            )
-            assert _trial(world, trap, death, "") == [], "the unbroken protocol fails there, too"
+    for death in detection.trials(real.points()):
+        wrong = _trial(planned_run, detection, death, mutant)
+        if any(line.startswith(detection.sign) for line in wrong):
+            event = "a halt" if detection.halt else "a death"
+            print(f"{mutant}: caught by {event} after {death}: {wrong[0]}")
+            assert _trial(planned_run, detection, death, "") == [], "the real protocol fails too"
             return
     pytest.fail(f"{mutant} was not caught")
 
 
-def _trial(world: World, trap: Trap, death: Death, mutant: str) -> list[str]:
-    return (
-        wrong_after_a_halt(world, death.point, mutant)
-        if trap.halt
-        else wrong_after(world, [death], mutant)
-    )
+def _trial(planned_run: PlannedRun, detection: Detection, death: Death, mutant: str) -> list[str]:
+    if detection.halt:
+        return wrong_after_a_halt(planned_run, death.point, mutant)
+    return wrong_after(planned_run, [death], mutant)

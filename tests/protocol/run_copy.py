@@ -1,4 +1,4 @@
-"""What the protocol's tests share: a planned run, copies of it, and workers forked from one warm process."""
+"""Copies of a planned run, workers on them, and the log of all that the workers did."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen.planning.planner import locate_model
-from batchgen.run.run import create
-from batchgen.settings.job import load_job
+from batchgen.planning import locate_model
+from batchgen.run import create
+from batchgen.settings import load_job
 from tests.protocol.disk_watch import Point
 from tests.protocol.driver import Spec
 from tests.support import ROOT
@@ -35,22 +35,22 @@ _QUIET = {
 
 
 class Drivers:
-    """Workers forked from a process that has imported everything (driver.py): one such process a thread of the tests."""
+    """Processes that fork workers (driver.py): one for each thread of the tests."""
 
     def __init__(self, *words: str) -> None:
         self._words, self._mine = words, threading.local()
         self._all: list[subprocess.Popen[str]] = []
 
     def start(self, spec: Spec) -> int:
-        """A worker's process id."""
+        """Start a worker; its process id."""
         return self._ask(asdict(spec))
 
     def wait(self, pid: int) -> int:
-        """The exit code of a worker that ends by itself; negative: the signal that killed it."""
+        """Wait for a worker's end; its exit code, or the negative signal that killed it."""
         return self._ask({"wait": pid})
 
     def run(self, spec: Spec) -> int:
-        """Start and wait."""
+        """Start a worker and wait for its end."""
         return self.wait(self.start(spec))
 
     def close(self) -> None:
@@ -78,8 +78,8 @@ class Drivers:
         return process
 
 
-class Scene:
-    """A copy of a planned run, and the log of all that its workers did to it."""
+class RunCopy:
+    """A copy of a planned run, and the log of its workers' disk operations."""
 
     def __init__(self, template: Path, folder: Path, drivers: Drivers) -> None:
         folder.mkdir(exist_ok=True)
@@ -90,14 +90,14 @@ class Scene:
         return Spec(str(self.root), str(self.log), **settings)
 
     def work(self, **settings: Any) -> int:
-        """One worker to its end; its exit code."""
+        """Run one worker to its end; its exit code."""
         return self.drivers.run(self.spec(**settings))
 
     def start(self, **settings: Any) -> int:
         return self.drivers.start(self.spec(**settings))
 
     def events(self) -> list[dict[str, Any]]:
-        """The log; a line that a kill tore is the last of its process and is left out."""
+        """The log without lines that a kill tore; such a line is the last of its process."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
@@ -110,13 +110,20 @@ class Scene:
         return [event for event in self.events() if event["op"] == "begin"]
 
     def output(self) -> str:
-        """What the workers printed: to be shown when a test fails."""
+        """What the workers printed last, for the message of a test that fails."""
         path = Path(f"{self.log}.out")
         return path.read_text()[-4000:] if path.exists() else ""
 
 
+def shape(batch_size: int, shard: int) -> list[str]:
+    """Settings of a run of small test cards."""
+    size = ["sampling.width=16", "sampling.height=16"]
+    groups = [f"engine.batch_size={batch_size}", f"shards.pictures={shard}"]
+    return ["engine.kind=pattern", *size, *groups]
+
+
 def plan(folder: Path, prompts: list[str], settings: list[str]) -> Path:
-    """A planned run directory of one picture a prompt."""
+    """Plan a run directory of one picture a prompt."""
     folder.mkdir(parents=True)
     manifest = folder / "manifest.parquet"
     pq.write_table(pa.table({"prompt": prompts, "rank": range(len(prompts))}), manifest)
@@ -125,7 +132,7 @@ def plan(folder: Path, prompts: list[str], settings: list[str]) -> Path:
 
 
 def wait_stopped(pid: int) -> bool:
-    """Whether a worker reached the point where it halts; False if it ended without."""
+    """Whether a worker reached the point where it halts; False if it ended before."""
     until = time.time() + PATIENCE_S
     while time.time() < until:
         try:

@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.protocol.scene import Scene
+from tests.protocol.run_copy import RunCopy
 
 BATCH_SIZE, SHARD = 2, 6
 
 
 @dataclass(frozen=True)
-class World:
+class PlannedRun:
     """A planned run and what must come of it."""
 
     template: Path
     prompts: list[str]
+    # Keys of the pictures that cannot be made.
     failures: frozenset[int]
-    reference: dict[str, str]  # tar hashes of an undisturbed run
-    scene: Callable[[], Scene]  # a fresh copy
+    # Tar hashes of an undisturbed run.
+    reference: dict[str, str]
+    # Makes a fresh copy.
+    copy: Callable[[], RunCopy]
     threads: ThreadPoolExecutor
 
     def wrong_trials(
@@ -30,6 +33,6 @@ class World:
         """The trials that went wrong, and how; as many at once as there are cores."""
         kept = list(trials)
         assert kept
-        told = list(self.threads.map(wrong_after, kept))
+        answers = list(self.threads.map(wrong_after, kept))
         print(f"{len(kept)} trials")
-        return {str(trial): wrong for trial, wrong in zip(kept, told, strict=True) if wrong}
+        return {str(trial): wrong for trial, wrong in zip(kept, answers, strict=True) if wrong}
