@@ -19,7 +19,10 @@ PROMPTS = [
 
 
 def test_a_picture_is_the_same_alone_and_among_seven_others(dev):
-    """PSNR ≥ 90 dB on fp32 latents: only the rounding of larger matrix products may differ (a wrong seed or guidance is under 20 dB)."""
+    """PSNR ≥ 90 dB on fp32 latents: only the rounding of larger matrix products may differ.
+
+    A wrong seed or guidance gives under 20 dB.
+    """
     _, engine = dev
     group = [
         make_picture(key, prompt=prompt, seed=2**40 + key, guidance=1.0 + key, steps=28)
@@ -59,13 +62,9 @@ def test_equal_prompts_are_encoded_once(dev, monkeypatch):
     monkeypatch.setattr(
         family, "encode", lambda prompts: seen.append(list(prompts)) or encode(prompts)
     )
+    contrast = {"negative_prompt": "a star", "true_cfg": 2.0}
     engine.denoise(
-        [
-            make_picture(
-                key, prompt="a red circle", negative_prompt="a star", true_cfg=2.0, steps=1
-            )
-            for key in range(4)
-        ]
+        [make_picture(key, prompt="a red circle", steps=1, **contrast) for key in range(4)]
     )
     assert seen == [["a red circle", "a star"]]
 
@@ -73,7 +72,8 @@ def test_equal_prompts_are_encoded_once(dev, monkeypatch):
 def test_pictures_of_one_prompt_differ_by_their_seeds(dev):
     _, engine = dev
     one, other = engine.denoise([make_picture(seed=1), make_picture(seed=2)]).latents
-    assert (one - other).abs().max() > 0.01  # a caption fixes the layout; equal seeds agree to 1e-6
+    # The caption decides most of the picture; with equal seeds the latents agree to 1e-6.
+    assert (one - other).abs().max() > 0.01
 
 
 def test_a_group_can_be_decoded_in_another_thread_while_the_next_is_denoised(dev):

@@ -1,4 +1,4 @@
-"""What each policy decides, by numbers worked out by hand, and what `[cache]` refuses."""
+"""What each policy decides, checked against hand-made numbers, and what `[cache]` refuses."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from batchgen.errors import JobError
 from batchgen.settings.job import parse_job
 
 NAN = math.nan
-LINE = (1.0, 0.0)  # a polynomial that changes nothing
+LINE = (1.0, 0.0)  # the polynomial x
 
 
 def settings(**cache):
@@ -27,7 +27,7 @@ def settings(**cache):
 
 
 def decide(decider, distances):
-    """The trace: 1 skipped, 0 computed."""
+    """The decider's trace: 1 for a skipped step, 0 for a computed one."""
     return "".join("01"[decider.before(step, distance)] for step, distance in enumerate(distances))
 
 
@@ -41,42 +41,48 @@ def test_warmup_steps_are_computed_whatever_is_measured():
 
 def test_after_max_consecutive_hits_a_step_is_computed():
     assert decide(Bounded(FirstBlock(0.1), 0, 2), [NAN] + [0.0] * 7) == "01101101"
-    assert (
-        decide(Bounded(FirstBlock(0.1), 0, 2), [NAN, 0.0, 0.5, 0.0, 0.0, 0.0]) == "010110"
-    )  # a miss starts the count again
     assert decide(Bounded(FirstBlock(0.1), 0, None), [NAN] + [0.0] * 7) == "01111111"
 
 
+def test_a_miss_starts_the_count_of_consecutive_hits_again():
+    assert decide(Bounded(FirstBlock(0.1), 0, 2), [NAN, 0.0, 0.5, 0.0, 0.0, 0.0]) == "010110"
+
+
 def test_teacache_adds_up_and_begins_again_where_it_computes():
-    """0.2, 0.5 | 0.9 ≥ 0.6: computed | 0.3, 0.5 | 0.6: computed, for it is not below | the last step always is."""
+    """The sums are 0.2, 0.5, 0.9; 0.3, 0.5, 0.6. Those of 0.6 or more are computed.
+
+    The last step is computed whatever its sum.
+    """
     assert decide(TeaCache(0.6, LINE, 8), [NAN, 0.2, 0.3, 0.4, 0.3, 0.2, 0.1, 0.0]) == "01101100"
 
 
 def test_teacache_begins_again_where_a_limit_made_it_compute():
     assert decide(Bounded(TeaCache(0.6, LINE, 9), 0, 1), [NAN] + [0.25] * 8) == "010101010"
-    assert (
-        decide(Bounded(TeaCache(0.6, LINE, 7), 3, None), [NAN, 0.25, 0.25, 0.25, 0.25, 0.25, 0.0])
-        == "0001100"
-    )
+    warmed_up = Bounded(TeaCache(0.6, LINE, 7), 3, None)
+    assert decide(warmed_up, [NAN, 0.25, 0.25, 0.25, 0.25, 0.25, 0.0]) == "0001100"
 
 
 def test_the_polynomial_is_the_published_one():
     """Values of numpy.poly1d with the coefficients of TeaCache4FLUX."""
     flux = COEFFICIENTS["flux"]
     assert rescale(flux, 0.0) == 0.264230861
-    assert rescale(flux, 0.1) == pytest.approx(
-        0.49865165e-1 - 0.283781631 + 0.558554382 - 0.382021401 + 0.264230861
-    )
-    assert rescale(flux, 1.0) == pytest.approx(
-        498.651651 - 283.781631 + 55.8554382 - 3.82021401 + 0.264230861
-    )
-    assert (
-        min(rescale(flux, distance / 1000) for distance in range(2000)) > 0
-    )  # or a threshold of 0 would skip
+    at_a_tenth = 0.49865165e-1 - 0.283781631 + 0.558554382 - 0.382021401 + 0.264230861
+    at_one = 498.651651 - 283.781631 + 55.8554382 - 3.82021401 + 0.264230861
+    assert rescale(flux, 0.1) == pytest.approx(at_a_tenth)
+    assert rescale(flux, 1.0) == pytest.approx(at_one)
+
+
+def test_the_polynomial_is_positive_so_that_a_threshold_of_zero_never_skips():
+    flux = COEFFICIENTS["flux"]
+    assert min(rescale(flux, distance / 1000) for distance in range(2000)) > 0
 
 
 def test_adacache_grants_by_the_rate_of_change():
-    """Step 1: 0.1 < 0.16 grants 4. Step 6: 0.9 / 5 < 0.24 grants 3. Step 10: 1.2 / 4 < 0.32 grants 2. Step 13: 1.5 / 3 grants none."""
+    """The limits are 0.08, 0.16, 0.24, 0.32 and 0.4 a step.
+
+    After step 1, 0.1 < 0.16 grants 4 reuses. After step 6, 0.9 / 5 < 0.24 grants 3. After step 10,
+    1.2 / 4 < 0.32 grants 2. After step 13, 1.5 / 3 grants none.
+    """
     decider, trace = AdaCache(0.4), ""
     moved = iter([NAN, 0.1, 0.9, 1.2, 1.5, 1.0])
     for step in range(15):
@@ -90,18 +96,11 @@ def test_adacache_grants_by_the_rate_of_change():
 @pytest.mark.parametrize(
     ("rate", "reused"),
     [
-        (0.079, 5),
-        (0.081, 4),
-        (0.159, 4),
-        (0.161, 3),
-        (0.241, 2),
-        (0.321, 1),
-        (0.399, 1),
-        (0.4, 0),
-        (NAN, 0),
+        *((0.079, 5), (0.081, 4), (0.159, 4), (0.161, 3), (0.241, 2)),
+        *((0.321, 1), (0.399, 1), (0.4, 0), (NAN, 0)),
     ],
 )
-def test_adacache_at_the_borders_of_the_papers_codebook(rate, reused):
+def test_adacache_at_the_limits_of_the_papers_codebook(rate, reused):
     decider = AdaCache(0.4)
     decider.after(0, NAN)
     decider.after(1, rate)
@@ -116,7 +115,7 @@ def test_adacache_scales_its_codebook_by_the_threshold():
         assert decide(decider, [NAN] * 6).count("1") == reused
 
 
-def test_adacache_is_held_by_warmup_and_max_consecutive():
+def test_adacache_is_bounded_by_warmup_and_max_consecutive():
     decider = Bounded(AdaCache(0.4), 3, 2)
     trace = ""
     for step in range(9):
@@ -134,10 +133,9 @@ def test_a_schedule_skips_its_steps_of_every_picture():
 
 
 def test_traces_are_read_from_records_and_from_json(tmp_path):
-    table = pa.table(
-        {"key": [4, 5, 6], "skipped": ["0011", "", "0100"], "outcome": ["ok", "failed", "ok"]}
-    )
-    pq.write_table(table, tmp_path / "000000.parquet")
+    outcomes = ["ok", "failed", "ok"]
+    records = {"key": [4, 5, 6], "skipped": ["0011", "", "0100"], "outcome": outcomes}
+    pq.write_table(pa.table(records), tmp_path / "000000.parquet")
     (tmp_path / "trace.json").write_text('{"4": "0011", "6": "0100"}')
     for path in (tmp_path / "000000.parquet", tmp_path / "trace.json"):
         recorded = read_traces(path)
@@ -149,9 +147,8 @@ def test_traces_are_read_from_records_and_from_json(tmp_path):
 
 def test_a_folder_of_records_is_read_whole(tmp_path):
     for shard in range(2):
-        pq.write_table(
-            pa.table({"key": [shard], "skipped": ["01"]}), tmp_path / f"00000{shard}.parquet"
-        )
+        records = pa.table({"key": [shard], "skipped": ["01"]})
+        pq.write_table(records, tmp_path / f"00000{shard}.parquet")
     policy = make_policy(settings(policy="replay", trace=str(tmp_path)), "flux", 6)
     assert [decide(policy.decider(key, 2), [NAN, NAN]) for key in (0, 1)] == ["01", "01"]
 
@@ -166,11 +163,8 @@ def test_a_trace_that_does_not_fit_its_picture_is_refused(tmp_path, trace):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.json", "{"),
-        ("a.json", "[1]"),
-        ("a.json", '{"x": "01"}'),
-        ("a.parquet", "PAR1"),
-        ("b", None),
+        *(("a.json", text) for text in ("{", "[1]", '{"x": "01"}')),
+        *(("a.parquet", "PAR1"), ("b", None)),
     ],
 )
 def test_a_trace_file_that_cannot_be_read_is_refused_by_name(tmp_path, name, text):
@@ -222,9 +216,8 @@ def test_impossible_settings_are_refused_by_name(cache, message):
 
 
 def test_teacache_is_refused_for_a_family_without_coefficients():
-    with pytest.raises(
-        JobError, match='published for flux, not for sd3; policy = "first_block" needs none'
-    ):
+    message = 'published for flux, not for sd3; policy = "first_block" needs none'
+    with pytest.raises(JobError, match=message):
         make_policy(settings(policy="teacache"), "sd3", 24)
 
 
@@ -239,9 +232,8 @@ def test_no_policy_is_none_even_for_a_model_of_one_block():
 
 
 def test_every_picture_has_a_decider_of_its_own():
-    policy = make_policy(
-        settings(policy="first_block", max_consecutive=1, threshold=1.0), "flux", 6
-    )
+    bounded = settings(policy="first_block", max_consecutive=1, threshold=1.0)
+    policy = make_policy(bounded, "flux", 6)
     one, other = policy.decider(1, 4), policy.decider(2, 4)
     assert one.before(0, 0.0)
     assert other.before(0, 0.0)

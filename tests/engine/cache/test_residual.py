@@ -6,16 +6,17 @@ import torch
 from batchgen.engine.cache.residual import Residual
 from batchgen.engine.cache.selection import Selection
 
-SIGMAS = [1.0, 0.95, 0.8, 0.78, 0.5, 0.45, 0.2, 0.1, 0.0]  # unevenly
+SIGMAS = [1.0, 0.95, 0.8, 0.78, 0.5, 0.45, 0.2, 0.1, 0.0]
 CPU = torch.device("cpu")
 
 
 def some(*rows: int, of: int = 2) -> Selection:
+    """These rows of a batch of `of`."""
     return Selection(rows, of, CPU)
 
 
 def follow(order, curve, computed):
-    """A row whose residual follows a curve of sigma, known at these steps."""
+    """A row whose residual is this function of sigma, computed at these steps."""
     residual = Residual(order, SIGMAS, 1)
     for step in computed:
         residual.renew(step, some(0, of=1), torch.full((1, 1, 1), curve(SIGMAS[step])))
@@ -29,16 +30,15 @@ def follow(order, curve, computed):
 def test_order_n_follows_a_polynomial_of_degree_n_exactly_and_none_higher(order, curve):
     residual = follow(order, curve, [0, 2, 4])
     for step in (5, 6):
-        assert residual.at(step, some(0, of=1)).item() == pytest.approx(
-            curve(SIGMAS[step]), abs=1e-5
-        )
+        reused = residual.at(step, some(0, of=1)).item()
+        assert reused == pytest.approx(curve(SIGMAS[step]), abs=1e-5)
     if order:
         lower = follow(order - 1, curve, [0, 2, 4])
         assert lower.at(6, some(0, of=1)).item() != pytest.approx(curve(SIGMAS[6]), abs=0.1)
 
 
 def test_order_one_by_hand():
-    """From 10 at 0.8 to 13 at 0.5 is -10 a sigma; 0.3 further, at 0.2, it is 16."""
+    """From 10 at sigma 0.8 to 13 at 0.5, the slope is -10; so it is 16 at 0.2."""
     residual = Residual(1, SIGMAS, 1)
     for step, value in ((0, 99.0), (2, 10.0), (4, 13.0)):
         residual.renew(step, some(0, of=1), torch.full((1, 1, 1), value))
@@ -46,20 +46,17 @@ def test_order_one_by_hand():
 
 
 def test_a_row_has_a_lower_order_until_it_has_enough_computed_steps():
-    """A parabola with its foot at 0: held at first, then straight on, then followed."""
-    seen = [
-        follow(2, lambda s: s * s, computed).at(6, some(0, of=1)).item()
-        for computed in ([0], [0, 4], [0, 2, 4])
-    ]
+    """The parabola s² at sigma 0.2: held at first, then extrapolated linearly, then exact."""
+    residuals = [follow(2, lambda s: s * s, computed) for computed in ([0], [0, 4], [0, 2, 4])]
+    seen = [residual.at(6, some(0, of=1)).item() for residual in residuals]
     assert seen == pytest.approx([1.0, 0.25 - 0.3 * 1.5, 0.04])
 
 
 def test_a_trend_goes_on_no_longer_than_it_was_watched():
-    """Known at 1.0 and 0.95: it ends at 0.9, whatever comes after."""
+    """It was computed at sigma 1.0 and 0.95, so the trend ends at 0.9."""
     residual = follow(1, lambda s: s, [0, 1])
-    assert [residual.at(step, some(0, of=1)).item() for step in (2, 4, 7)] == pytest.approx(
-        [0.9, 0.9, 0.9]
-    )
+    seen = [residual.at(step, some(0, of=1)).item() for step in (2, 4, 7)]
+    assert seen == pytest.approx([0.9, 0.9, 0.9])
 
 
 def test_rows_extrapolate_by_their_own_computed_steps():
@@ -73,7 +70,7 @@ def test_rows_extrapolate_by_their_own_computed_steps():
     assert residual.at(6, some(1)).flatten().tolist() == pytest.approx([-0.8])
 
 
-def test_what_was_handed_in_is_not_changed():
+def test_tensors_that_are_stored_are_not_changed():
     first, second = torch.ones(2, 1, 1), torch.zeros(1, 1, 1)
     residual = Residual(1, SIGMAS, 2)
     residual.renew(0, some(0, 1), first)
@@ -82,6 +79,6 @@ def test_what_was_handed_in_is_not_changed():
     assert second.item() == 0
 
 
-def test_the_first_step_is_of_all_rows():
+def test_the_first_step_must_compute_all_rows():
     with pytest.raises(AssertionError, match="for all rows"):
         Residual(0, SIGMAS, 2).renew(0, some(1), torch.zeros(1, 1, 1))
