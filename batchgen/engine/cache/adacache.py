@@ -1,4 +1,4 @@
-"""AdaCache, adapted: the slower the residual changes between computed steps, the more are skipped.
+"""AdaCache, adapted: the slower the residual changes from step to step, the more steps skip.
 
 The paper is about video models and measures the attention residual of one block. Here the residual
 of all blocks together is measured. No codebook for FLUX is published, so the paper's codebook

@@ -114,7 +114,7 @@ class Ranks:
         return joined
 
     def rotate(self, x: Tensor, incoming: Tensor) -> Callable[[], Tensor]:
-        """Begin to send `x` to the next rank of the ring and to fill `incoming` from the last one.
+        """Begin to send `x` to the ring's next rank and to fill `incoming` from its previous rank.
 
         Neither tensor may be touched before the returned function has been called: it waits for
         both transfers and returns `incoming`. Empty tensors are not sent; both sides know lengths.
