@@ -88,7 +88,7 @@ def write_configurations(folder: Path, *, small: bool = False) -> Checkpoint:
     for component, changes in ({} if small else FULL).items():
         file = folder / component / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | changes, indent=2))
-    return Checkpoint(folder, "flux", "", {"weights": "random"})
+    return Checkpoint(folder, "flux", {"weights": "random"})
 
 
 def random_module(folder: Path, component: str, kind: Any, device: Device) -> Any:

@@ -39,8 +39,6 @@ class Checkpoint:
     folder: Path
     # Name of the family's file in engine/families/.
     family: str
-    # Hub commit; "" for a folder.
-    revision: str
     # File, relative to the folder → digest. LoRAs are `lora/NUMBER/FILE`.
     identity: dict[str, str]
     # Configurations and weight headers, each read once.
@@ -50,12 +48,12 @@ class Checkpoint:
     def pixel_multiple(self) -> int:
         """Width and height are multiples of this many px: the VAE's reduction times the patch."""
         reduction = 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
-        return int(reduction * self._facts().patch)
+        return int(reduction * self._facts.patch)
 
     @property
     def most_px(self) -> int:
         """The longest side for which the model has positions."""
-        key = self._facts().most_positions
+        key = self._facts.most_positions
         if not key:
             return MAX_SIDE_PX
         return min(MAX_SIDE_PX, int(self.config("transformer")[key]) * self.pixel_multiple)
@@ -74,17 +72,17 @@ class Checkpoint:
     @property
     def contrasts(self) -> bool:
         """Whether every picture has classifier-free guidance, and so two rows of the batch."""
-        return self._facts().contrasts
+        return self._facts.contrasts
 
     @property
     def t5(self) -> str:
         """Component folder of the T5 encoder."""
-        return self._facts().t5_tokenizer.replace("tokenizer", "text_encoder")
+        return self._facts.t5_tokenizer.replace("tokenizer", "text_encoder")
 
     def tokens(self, width: int, height: int, max_sequence_length: int) -> tuple[int, int]:
         """Image and text tokens of a picture of so many px."""
         image = (width // self.pixel_multiple) * (height // self.pixel_multiple)
-        return image, max_sequence_length + self._facts().clip_tokens
+        return image, max_sequence_length + self._facts.clip_tokens
 
     def components(self) -> list[str]:
         """Folders that hold weights."""
@@ -114,7 +112,7 @@ class Checkpoint:
 
         This is the number that `model.max_sequence_length` limits.
         """
-        path = self.folder / self._facts().t5_tokenizer / "tokenizer.json"
+        path = self.folder / self._facts.t5_tokenizer / "tokenizer.json"
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -131,7 +129,7 @@ class Checkpoint:
         :param text_tokens: T5 tokens to which prompts are padded.
         :param cfg: whether the picture has a negative prompt.
         """
-        facts = self._facts()
+        facts = self._facts
         image, text = self.tokens(width, height, text_tokens)
         step = facts.step_flops(self.config("transformer"), image, text)
         return step * steps * (2 if cfg or facts.contrasts else 1)
@@ -145,6 +143,7 @@ class Checkpoint:
             self._contents[path] = read(path)
         return self._contents[path]
 
+    @property
     def _facts(self) -> FamilyFacts:
         return next(facts for facts in FAMILIES.values() if facts.name == self.family)
 
@@ -155,7 +154,7 @@ def resolve(model: Model) -> Checkpoint:
     :raises ModelError: unknown path, a pipeline class without a family, pickled or broken weights,
         a missing LoRA, or a hub that does not answer.
     """
-    folder, revision = _locate(model)
+    folder = _locate(model)
     facts = _family(folder)
     files = [folder / "model_index.json"]
     for component in named_components(folder):
@@ -166,14 +165,14 @@ def resolve(model: Model) -> Checkpoint:
     identity = {path.relative_to(folder).as_posix(): digest(path) for path in sorted(files)}
     for number, lora in enumerate(model.lora):
         identity[f"lora/{number}/{Path(lora.path).name}"] = _lora_digest(lora)
-    checkpoint = Checkpoint(folder, facts.name, revision, identity)
+    checkpoint = Checkpoint(folder, facts.name, identity)
     for component in checkpoint.components():
         checkpoint.tensors(component)  # raises if a weight file is broken
     return checkpoint
 
 
-def _locate(model: Model) -> tuple[Path, str]:
-    """The folder of the model, and its hub commit."""
+def _locate(model: Model) -> Path:
+    """The folder of the model."""
     path = Path(model.path).expanduser()
     if _HUB_ID.fullmatch(model.path) and not path.parent.is_dir():
         return _download(model)
@@ -181,14 +180,14 @@ def _locate(model: Model) -> tuple[Path, str]:
         given = f"model.revision = {model.revision!r} applies to hub ids only"
         raise ModelError(f"{given}; model.path is {model.path!r}")
     if model.path == "tiny":
-        return TINY, ""
+        return TINY
     if not path.is_dir():
         raise ModelError(f"model.path = {model.path!r}: no such folder. {_ACCEPTED}.")
-    return path.resolve(), ""
+    return path.resolve()
 
 
-def _download(model: Model) -> tuple[Path, str]:
-    """The hub's snapshot of the model, and its commit.
+def _download(model: Model) -> Path:
+    """The hub's snapshot of the model.
 
     The index is fetched first: a model without a family is refused before gigabytes are moved.
     """
@@ -198,16 +197,14 @@ def _download(model: Model) -> tuple[Path, str]:
     try:
         index = Path(hub.hf_hub_download(model.path, "model_index.json", revision=revision))
         _family(index.parent)
-        patterns = wanted(named_components(index.parent))
-        commit = index.parent.name
-        hub.snapshot_download(model.path, revision=commit, allow_patterns=patterns)
+        patterns, commit = wanted(named_components(index.parent)), index.parent.name
+        return Path(hub.snapshot_download(model.path, revision=commit, allow_patterns=patterns))
     except (OSError, ValueError) as error:  # every error of the hub's client is one of these
         raise ModelError(
             f"model.path = {model.path!r}: no such folder, and the hub did not give it: {error}\n"
             f"{_ACCEPTED}. Where there is no network, fetch it elsewhere: "
             f"hf download {model.path} --local-dir FOLDER, then --set model.path=FOLDER"
         ) from None
-    return index.parent, commit
 
 
 def _family(folder: Path) -> FamilyFacts:

@@ -83,4 +83,6 @@ def _diagnose(path: Path, start: bytes, error: SafetensorError) -> str:
         if start.lstrip().startswith(prefix) and not begins_well:
             return f"not a safetensors file but {what}; {remedy}"
     remedy = "The copy or download is broken: fetch the file again"
-    return f"has {path.stat().st_size} bytes and is no whole safetensors file ({error}). {remedy}"
+    return (
+        f"has {path.stat().st_size} bytes and is not a whole safetensors file ({error}). {remedy}"
+    )

@@ -14,150 +14,128 @@ import tomli_w
 from pydantic import Field
 
 from batchgen.errors import JobError
-from batchgen.settings.section import Section, apply_override, parse, read_toml
+from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
 
 MAX_SEED = 2**63 - 1
 MAX_SIDE_PX = 16384
 
 Side = Annotated[int, Field(ge=16, le=MAX_SIDE_PX, multiple_of=16)]
 Scale = Annotated[float, Field(ge=0, le=100)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class Lora(Section):
     """A LoRA, fused into the transformer when the model is loaded."""
 
     path: str = Field(description="safetensors file")
-    scale: float = Field(default=1.0, description="strength; 1.0 as trained")
+    scale: float = setting(1.0, "strength; 1.0 as trained")
 
 
 class Model(Section):
     """The weights that make the pictures."""
 
-    path: str = Field(
-        default="tiny", description='"tiny" (embedded), a folder in diffusers layout, or a hub id'
+    path: str = setting("tiny", '"tiny" (embedded), a folder in diffusers layout, or a hub id')
+    revision: str = setting("", "hub commit, tag or branch; empty: the default branch")
+    max_sequence_length: int = setting(512, "T5 tokens to which prompts are padded", ge=8, le=512)
+    long_prompts: Literal["refuse", "truncate"] = setting(
+        "refuse", "what to do with prompts over max_sequence_length"
     )
-    revision: str = Field(default="", description="hub commit, tag or branch; empty: the default")
-    max_sequence_length: int = Field(
-        default=512, ge=8, le=512, description="tokens of the T5 encoder; prompts are padded to it"
-    )
-    long_prompts: Literal["refuse", "truncate"] = Field(
-        default="refuse", description="what to do with prompts over max_sequence_length"
-    )
-    lora: tuple[Lora, ...] = Field(
-        default=(), description="LoRAs, fused in this order", strict=False
-    )
+    lora: tuple[Lora, ...] = setting((), "LoRAs, fused in this order", strict=False)
 
 
 class Sampling(Section):
     """What a row of the manifest means where it lacks a column. A column that is there wins."""
 
-    width: Side = Field(default=1024, description="px, a multiple of 16")
-    height: Side = Field(default=1024, description="px, a multiple of 16")
-    steps: int = Field(default=28, ge=1, le=1000, description="denoising steps")
-    guidance: Scale = Field(
-        default=3.5,
-        description="FLUX's embedded guidance; Stable Diffusion 3's classifier-free one",
+    width: Side = setting(1024, "px, a multiple of 16")
+    height: Side = setting(1024, "px, a multiple of 16")
+    steps: int = setting(28, "denoising steps", ge=1, le=1000)
+    guidance: Scale = setting(
+        3.5, "FLUX's embedded guidance; Stable Diffusion 3's classifier-free guidance"
     )
-    true_cfg: Scale = Field(
-        default=1.0, description="classifier-free guidance, used with a negative prompt"
-    )
-    negative_prompt: str = Field(default="", description='"" for none')
-    images: int = Field(default=1, ge=1, le=100_000, description="pictures of a row")
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(
-        default=0, description="run seed: rows without a seed hash it with their id or index"
-    )
+    true_cfg: Scale = setting(1.0, "classifier-free guidance, used with a negative prompt")
+    negative_prompt: str = setting("", '"" for none')
+    images: int = setting(1, "pictures of a row", ge=1, le=100_000)
+    seed: Seed = setting(0, "run seed: rows without a seed hash it with their id or index")
 
 
 class EngineSettings(Section):
     """How pictures are computed."""
 
-    kind: Literal["torch", "pattern"] = Field(
-        default="torch", description='"pattern" draws test cards without a model: rehearsals'
+    kind: Literal["torch", "pattern"] = setting(
+        "torch", '"pattern" draws test cards without a model: rehearsals'
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description='"auto": cuda where there is one'
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", '"auto": cuda where there is one')
+    attention: Literal["auto", "cudnn", "flash", "fa3", "math"] = setting(
+        "auto",
+        'attention kernel; "auto": cudnn on Hopper and newer, flash on Ampere and Ada, else '
+        "PyTorch's choice",
     )
-    attention: Literal["auto", "cudnn", "flash", "fa3", "math"] = Field(
-        default="auto",
-        description='attention kernel; "auto": cudnn on Hopper and newer, flash on Ampere and Ada, '
-        "else PyTorch's choice",
+    batch_size: int = setting(
+        8, "pictures of a group, which is computed and resumed as a whole", ge=1, le=1024
     )
-    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=8, description="pictures of a group, which is computed and resumed as a whole"
+    offload: Literal["none", "text", "model", "layers"] = setting(
+        "none",
+        "what leaves the device while it is not needed: text encoders, every model, or single "
+        "layers",
     )
-    offload: Literal["none", "text", "model", "layers"] = Field(
-        default="none",
-        description="what leaves the device while it is not needed: text encoders, every model, "
-        "or single layers",
-    )
-    threads: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=1, description="CPU threads of a worker; they change rounding, so they are frozen"
+    threads: int = setting(
+        1, "CPU threads of a worker; they change rounding, so they are frozen", ge=1, le=1024
     )
 
 
 class Precision(Section):
     """The number types in which the transformer and the text encoders compute."""
 
-    linear: Literal["auto", "bf16", "fp32", "fp8", "int8"] = Field(
-        default="auto",
-        description='"auto": bf16 on cuda, fp32 on cpu; "fp8" or "int8": linear layers of the '
-        'blocks in that type, the rest as with "auto"',
+    linear: Literal["auto", "bf16", "fp32", "fp8", "int8"] = setting(
+        "auto",
+        '"auto": bf16 on cuda, fp32 on cpu; "fp8" or "int8": linear layers of the blocks in that '
+        'type, the rest as with "auto"',
     )
-    granularity: Literal["row", "tensor"] = Field(
-        default="row", description="FP8 scales: one for each row, or one for the tensor"
+    granularity: Literal["row", "tensor"] = setting(
+        "row", "FP8 scales: one for each row, or one for the tensor"
     )
-    text: Literal["none", "fp8", "int8"] = Field(
-        default="none", description="type in which T5's weights are stored; T5 computes as before"
+    text: Literal["none", "fp8", "int8"] = setting(
+        "none", "type in which T5's weights are stored; T5 computes as before"
     )
-    force: bool = Field(
-        default=False, description="allow what makes a picture depend on its neighbours"
-    )
+    force: bool = setting(False, "allow what makes a picture depend on its neighbours")
 
 
 class Cache(Section):
     """Which denoising steps are skipped. The decision is made for each picture."""
 
-    policy: Literal["none", "first_block", "teacache", "adacache", "schedule", "replay"] = Field(
-        default="none", description="how the steps to skip are chosen"
+    policy: Literal["none", "first_block", "teacache", "adacache", "schedule", "replay"] = setting(
+        "none", "how the steps to skip are chosen"
     )
-    threshold: float = Field(
-        default=0.08, ge=0, description="a step is skipped below this relative change; 0 skips none"
+    threshold: float = setting(
+        0.08, "a step is skipped below this relative change; 0 skips none", ge=0
     )
-    blocks: int = Field(
-        default=1, ge=1, description="first_block: blocks computed before the decision"
+    blocks: int = setting(1, "first_block: blocks computed before the decision", ge=1)
+    warmup: int = setting(0, "steps at the start that are always computed", ge=0)
+    max_consecutive: int | None = setting(
+        None, "most steps skipped in a row; absent: any number", ge=1
     )
-    warmup: int = Field(default=0, ge=0, description="steps at the start that are always computed")
-    max_consecutive: int | None = Field(
-        default=None, ge=1, description="most steps skipped in a row; absent: any number"
+    taylor_order: int = setting(
+        1, "order in sigma of the extrapolation of what is reused; 0: none", ge=0, le=2
     )
-    taylor_order: Annotated[int, Field(ge=0, le=2)] = Field(
-        default=1, description="order in sigma of the extrapolation of what is reused; 0: none"
-    )
-    skip: tuple[int, ...] = Field(
-        default=(), description="schedule: the steps to skip, from 0", strict=False
-    )
-    trace: str = Field(
-        default="",
-        description="replay: metadata folder or file of another run, whose skipped steps are "
-        "repeated",
+    skip: tuple[int, ...] = setting((), "schedule: the steps to skip, from 0", strict=False)
+    trace: str = setting(
+        "", "replay: metadata folder or file of another run, whose skipped steps are repeated"
     )
 
 
 class Parallel(Section):
     """How many devices make one picture together."""
 
-    cp: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto",
-        description='devices of a replica; "auto": one, which makes the most pictures in a '
-        "GPU-hour. More devices finish one picture sooner",
+    cp: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
+        "auto",
+        'devices of a replica; "auto": one, which makes the most pictures in a GPU-hour. More '
+        "devices finish one picture sooner",
     )
-    ulysses: int = Field(
-        default=0, ge=0, description="of those, how many exchange heads; 0: as many as heads allow"
+    ulysses: int = setting(
+        0, "how many of the devices exchange heads; 0: as many as the heads allow", ge=0
     )
-    ring: Annotated[int, Field(ge=0)] = Field(
-        default=0,
-        description="of those, how many pass keys and values around; 0: the rest. "
-        "ulysses · ring = cp",
+    ring: int = setting(
+        0, "how many pass keys and values around; 0: the rest. ulysses · ring = cp", ge=0
     )
 
     @property
@@ -173,65 +151,60 @@ class Parallel(Section):
 class Compile(Section):
     """torch.compile of the transformer's blocks."""
 
-    mode: Literal["auto", "none", "default", "max-autotune-no-cudagraphs"] = Field(
-        default="auto",
-        description='"auto": "default" on cuda, "none" on cpu and where layers are offloaded',
+    mode: Literal["auto", "none", "default", "max-autotune-no-cudagraphs"] = setting(
+        "auto", '"auto": "default" on cuda, "none" on cpu and where layers are offloaded'
     )
 
 
 class Output(Section):
     """How pictures are stored."""
 
-    format: Literal["jpg", "png", "webp"] = Field(default="jpg", description="image codec")
-    quality: int = Field(default=95, ge=1, le=100, description="jpg (always 4:4:4) and lossy webp")
-    lossless: bool = Field(default=False, description="webp only")
-    license: str = Field(default="unknown", description="licence named on the dataset card")
+    format: Literal["jpg", "png", "webp"] = setting("jpg", "image codec")
+    quality: int = setting(95, "jpg (always 4:4:4) and lossy webp", ge=1, le=100)
+    lossless: bool = setting(False, "webp only")
+    license: str = setting("unknown", "licence named on the dataset card")
 
 
 class Shards(Section):
     """How the manifest is cut."""
 
-    pictures: int | None = Field(
-        default=None,
-        ge=1,
-        description="pictures of a shard; absent: about 15 minutes or 1 GB of work, less for "
-        "small runs",
+    pictures: int | None = setting(
+        None, "pictures of a shard; absent: about 15 minutes or 1 GB, less for small runs", ge=1
     )
 
 
 class RunSettings(Section):
     """Operations, which may change at every `resume`."""
 
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description='processes; "auto": one for each GPU, else for each CPU core'
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
+        "auto", 'processes; "auto": one for each GPU, else one for each CPU core'
     )
-    failure_budget: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.05,
-        description="share of the pictures (at least 10 pictures) that may fail before the run "
-        "stops",
+    failure_budget: float = setting(
+        0.05,
+        "share of the pictures that may fail before the run stops; 10 pictures may always fail",
+        ge=0,
+        le=1,
     )
-    group_timeout_s: float = Field(
-        default=1800.0, gt=0, description="seconds of a group, after which its worker ends itself"
+    group_timeout_s: float = setting(
+        1800.0, "a group that takes longer is taken for a hang: the worker ends itself", gt=0
     )
-    compile_cache: str = Field(
-        default="", description="folder for compiled kernels; empty: ~/.cache/batchgen/compile"
+    compile_cache: str = setting(
+        "", "folder for compiled kernels; empty: ~/.cache/batchgen/compile"
     )
-    quantized_weights: str = Field(
-        default="",
-        description="folder for 8-bit weights: the first worker writes them, later ones read "
-        "them; empty: each worker makes its own",
+    quantized_weights: str = setting(
+        "",
+        "folder for 8-bit weights: the first worker writes them, later ones read them; empty: "
+        "each worker makes its own",
     )
-    time_limit_s: float | None = Field(
-        default=None,
-        gt=0,
-        description="seconds of a submission; no group begins that cannot finish in them",
+    time_limit_s: float | None = setting(
+        None, "wall time of a submission; no group begins that cannot finish in it", gt=0
     )
 
 
 class PatternSettings(Section):
     """The speed of the pattern engine."""
 
-    delay_s: float = Field(default=0.0, ge=0, description="seconds of a group")
+    delay_s: float = setting(0.0, "seconds of a group", ge=0)
 
 
 class Job(Section):

@@ -10,9 +10,9 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -20,15 +20,18 @@ from batchgen.errors import InputError
 
 
 class Section(BaseModel):
-    """A table: unknown keys are refused, values are not converted, instances do not change.
-
-    The descriptions of the fields appear in error messages.
-    """
+    """A table: unknown keys are refused, values are not converted, instances do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Table = TypeVar("Table", bound=Section)
+Value = TypeVar("Value")
+
+
+def setting(default: Value, meaning: str, **limits: Any) -> Value:
+    """A field of a `Section`: its default, its meaning for messages, and limits as `Field` has."""
+    return cast("Value", Field(default=default, description=meaning, **limits))
 
 
 def read_toml(path: Path, *, error: type[InputError], missing: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from batchgen.errors import SiteError
-from batchgen.settings.section import Section, parse, read_toml
+from batchgen.settings.section import Section, parse, read_toml, setting
 
 # Options of sbatch that batchgen sets, and the key of the profile that each comes from.
 OURS = {
@@ -81,78 +81,62 @@ def _sbatch(options: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Text = Annotated[str, Field(min_length=1)]
+Time = Annotated[str, AfterValidator(_time)]
+Memory = Annotated[str, AfterValidator(_memory)]
+Capability = Annotated[str, Field(pattern=r"^\d+\.\d$")]
 Lines = Annotated[tuple[str, ...], Field(strict=False)]
+Options = Annotated[Lines, AfterValidator(_sbatch)]
 
 
 class Site(Section):
     """A whole profile."""
 
-    partition: Text | None = Field(
-        default=None, description="sbatch --partition; absent: the cluster's default"
-    )
-    account: Text | None = Field(default=None, description="sbatch --account")
-    qos: Text | None = Field(default=None, description="sbatch --qos")
-    constraint: Text | None = Field(
-        default=None, description='sbatch --constraint, for example "h100"'
-    )
-    nodes: int = Field(
-        default=1,
+    partition: Text | None = setting(None, "sbatch --partition; absent: the cluster's default")
+    account: Text | None = setting(None, "sbatch --account")
+    qos: Text | None = setting(None, "sbatch --qos")
+    constraint: Text | None = setting(None, 'sbatch --constraint, for example "h100"')
+    nodes: int = setting(
+        1,
+        "nodes to work on; an element of the job array has one, or as many as one worker fills",
         ge=1,
-        description="nodes to work on. An element of the job array has one, or as many as one "
-        "worker fills",
     )
-    max_running: int | None = Field(
-        default=None, ge=1, description="nodes that may work at the same time; absent: all"
+    max_running: int | None = setting(
+        None, "nodes that may work at the same time; absent: all", ge=1
     )
     gpus_per_node: int = Field(
         ge=0, description="GPUs of a node; 0 for a cluster without, which needs workers_per_node"
     )
-    workers_per_node: int | None = Field(
-        default=None, ge=1, description="workers of a node; absent: one for each GPU"
+    workers_per_node: int | None = setting(
+        None, "workers of a node; absent: one for each GPU", ge=1
     )
-    gres: Text | None = Field(
-        default=None,
-        description="sbatch --gres, where GPUs are not asked for by --gpus-per-node, for example "
-        '"gpu:h100:8"',
+    gres: Text | None = setting(
+        None, 'sbatch --gres, where --gpus-per-node does not work, for example "gpu:h100:8"'
     )
-    cpus_per_gpu: int = Field(default=4, ge=1, description="CPU cores of a worker")
-    mem: Annotated[str, AfterValidator(_memory)] | None = Field(
-        default=None, description='memory of a node, for example "480G"; "0": all of it'
+    cpus_per_gpu: int = setting(4, "CPU cores of a worker", ge=1)
+    mem: Memory | None = setting(None, 'memory of a node, for example "480G"; "0": all of it')
+    time: Time = Field(description="time limit of an allocation; the work goes on in the next one")
+    signal_s: int = setting(
+        120, "seconds before the time limit when workers are told to leave", ge=15, le=3600
     )
-    time: Annotated[str, AfterValidator(_time)] = Field(
-        description="time limit of an allocation; the work goes on in the next one"
+    requeue: bool = setting(
+        True, "go on in a new allocation after a time limit, a preemption or a death"
     )
-    signal_s: Annotated[int, Field(ge=15, le=3600)] = Field(
-        default=120, description="seconds before the time limit when workers are told to leave"
+    setup: Lines = setting((), "shell lines that a node runs first: modules, exports")
+    python: Text | None = setting(
+        None, "shell words that run Python on a node; absent: this Python"
     )
-    requeue: bool = Field(
-        default=True,
-        description="go on in a new allocation after a time limit, a preemption or a death",
+    sbatch: Options = setting((), "further options of sbatch")
+    srun: Lines = setting((), "further options of srun")
+    comment: str = setting("", "text after the run's id in the job's comment")
+    gpu_memory_gib: float | None = setting(
+        None, "memory of a GPU, for example 80: planning refuses jobs that need more", gt=0
     )
-    setup: Lines = Field(
-        default=(), description="shell lines that a node runs first: modules, exports"
+    gpu_capability: Capability | None = setting(
+        None,
+        'compute capability of the GPUs, for example "9.0" for an H100: planning refuses jobs '
+        "that need what they cannot compute",
     )
-    python: Text | None = Field(
-        default=None, description="shell words that run Python on a node; absent: this Python"
-    )
-    sbatch: Annotated[Lines, AfterValidator(_sbatch)] = Field(
-        default=(), description="further options of sbatch"
-    )
-    srun: Lines = Field(default=(), description="further options of srun")
-    comment: str = Field(default="", description="text after the run's id in the job's comment")
-    gpu_memory_gib: float | None = Field(
-        default=None,
-        gt=0,
-        description="memory of a GPU, for example 80. Planning refuses jobs that need more",
-    )
-    gpu_capability: Annotated[str, Field(pattern=r"^\d+\.\d$")] | None = Field(
-        default=None,
-        description='compute capability of the GPUs, for example "9.0" for an H100. Planning '
-        "refuses jobs that need what they cannot compute",
-    )
-    poll_s: float = Field(
-        default=60.0, gt=0, description="least seconds between two squeue calls of one worker"
-    )
+    poll_s: float = setting(60.0, "least seconds between two squeue calls of one worker", gt=0)
 
     @model_validator(mode="after")
     def _has_workers(self) -> Site:

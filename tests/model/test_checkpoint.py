@@ -97,7 +97,7 @@ def test_tokens_are_counted_as_the_text_encoder_sees_them(dev: tuple[Any, Any]) 
 
 def test_flops_of_flux_dev_at_1024_px_are_74_tera_a_step(model_folder: Path) -> None:
     edit(model_folder / "transformer" / "config.json", **FLUX_DEV)
-    checkpoint = Checkpoint(model_folder, "flux", "", {})
+    checkpoint = Checkpoint(model_folder, "flux", {})
     assert checkpoint.pixel_multiple == 16
     step, picture = 59.5e12 + 14.9e12, 2 * 28 * 74.4e12
     assert checkpoint.flops(1024, 1024, 1, 512, cfg=False) == pytest.approx(step, rel=0.002)
@@ -163,7 +163,7 @@ def test_weights_that_would_be_filled_with_random_numbers_are_refused(model_fold
 def test_weights_cut_short_are_refused(model_folder: Path) -> None:
     path = model_folder / TRANSFORMER
     path.write_bytes(path.read_bytes()[:-1])
-    assert f"{path}: has {path.stat().st_size} bytes and is no whole" in refusal(model_folder)
+    assert f"{path}: has {path.stat().st_size} bytes and is not a whole" in refusal(model_folder)
 
 
 def test_a_missing_part_of_sharded_weights_is_named(model_folder: Path) -> None:

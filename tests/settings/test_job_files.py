@@ -28,7 +28,7 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     (folder / "transformer").mkdir()
     config = {"num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
-    return Checkpoint(folder, "flux", "", {})
+    return Checkpoint(folder, "flux", {})
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
