@@ -1,15 +1,18 @@
-"""Quantized once, loaded ever after: the first worker writes its transformer to a file, all later ones read that and not the checkpoint's.
+"""Quantized once, loaded by all later workers: `run.quantized_weights`.
 
-Of FLUX.1-dev the file has 15 GB instead of 24, and what is quantized is never on the device in its trained precision. A CPU, whose other
-weights are fp32, maps the file: workers of one machine share its pages. Measured there, one thread, 442 million weights, FP8, files cached
-by the system: a worker is ready after 0.2 s instead of 2.2 s, and takes 1.4 GB at most instead of 3.3 GB.
+The first worker writes its quantized transformer to a file. Later workers read that file and not
+the checkpoint's transformer. For FLUX.1-dev it has 15 GB instead of 24, and the trained linears are
+never on the device. A CPU maps the file, so workers of one machine share its pages. Measured on
+one thread with 442 million FP8 weights in cached files: a worker is ready after 0.2 s instead of
+2.2 s, and needs at most 1.4 GB instead of 3.3 GB.
 
-A file's name is a hash of all that decides what is in it. So a change of anything makes another file, files of many models may lie in one
-folder, and none is ever replaced. They may be removed at any time.
+The file's name is a hash of everything that decides its contents. Any change gives another file,
+so one folder serves many models, and no file is ever replaced. Files may be removed at any time.
 
-Nobody waits for a file: who finds none loads the checkpoint, and quantizes. Then it writes, unless another is at it. Should two write, one
-link counts (`durable.py`), and both files are the same. What cannot be written, on a full disk say, is told and left: every picture can be
-made without, and a run's GPU-hours are worth more than the minutes that later starts would save.
+Nobody waits for a file. A worker that finds none loads the checkpoint and quantizes. It then
+writes the file, unless another worker is writing it. If two write, their files are equal, and the
+first link counts (durable.py). A worker that cannot write, on a full disk say, logs a warning and
+goes on: every picture can be made without the file.
 """
 
 from __future__ import annotations
@@ -40,8 +43,10 @@ from batchgen.errors import JobError
 from batchgen.model import Checkpoint
 from batchgen.settings import Job
 
-VERSION = 2  # of what files hold: another one, when the same job gives other tensors or other names
-_ABANDONED_S = 3600.0  # a file that has not grown for so long will not be finished
+# Raise this when the same job gives other tensors, or other names for them.
+VERSION = 3
+# A file that has not grown for so long will not be finished.
+_ABANDONED_S = 3600.0
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +56,13 @@ class QuantizedWeights:
     """How a transformer's blocks are quantized, and its file."""
 
     how: Format
-    facts: dict[str, Any]  # all that decides the weights, in JSON types
-    path: Path | None  # None: neither read nor written
+    # Everything that decides the weights, as JSON types.
+    facts: dict[str, Any]
+    # None: the weights are neither read from a file nor written to one.
+    path: Path | None
 
     def stored(self) -> bool:
-        """Whether there is a file; then the transformer need have no weights when it is handed to `install`.
+        """Whether the file exists. If so, `install` takes a transformer without weights.
 
         :raises ModelError: the file is not to be trusted.
         """
@@ -65,9 +72,13 @@ class QuantizedWeights:
         return True
 
     def install(self, family: Family, modulator: Modulator, device: torch.device) -> int:
-        """Quantize the blocks' linears, in place, and keep them in the file; or load all from it, on the meta device. Counts linears.
+        """Give the blocks 8-bit linears, in place, and count them.
 
-        :raises ModelError: a block holds a matrix that cannot be quantized, or the file does not fit.
+        A transformer on the meta device is loaded from the file. Any other is quantized, and the
+        file is written.
+
+        :raises ModelError: a block holds a matrix that cannot be quantized, or the file does not
+            fit the model.
         """
         model = nn.ModuleDict({"transformer": family.transformer, "modulator": modulator})
         if family.transformer.device.type == "meta":
@@ -76,67 +87,61 @@ class QuantizedWeights:
             _log.info("%s: quantized weights were loaded", self.path)
         else:
             count = quantize_blocks(family.blocks, self.how, device)
-            if (
-                self.path is not None
-                and not self.path.exists()
-                and not _is_being_written(self.path)
-            ):
+            if self.path and not self.path.exists() and not _is_being_written(self.path):
                 _publish(self.path, model, self.facts)
-        model.requires_grad_(requires_grad=False)  # either way: compilers look code up by it too
+        # The compiler chooses code by this flag too: it must be the same in both cases.
+        model.requires_grad_(requires_grad=False)
         return count
 
 
 def choose_weights(
     job: Job, linear: Quantized, checkpoint: Checkpoint, device: Device
 ) -> QuantizedWeights:
-    """Those of a job.
+    """The quantized weights of a job.
 
-    :param linear: its `precision.linear`.
-    :raises JobError: the device does not multiply so, or the folder for files cannot be used.
+    :param linear: the job's `precision.linear`.
+    :raises JobError: the device cannot multiply so, or the folder cannot be used.
     """
     how = choose_format(linear, job.precision.granularity, device.kind)
+    software = {name: importlib.metadata.version(name) for name in ("torchao", "diffusers")}
     facts = {
         "version": VERSION,
-        "software": {
-            "batchgen": __version__,
-            **{name: importlib.metadata.version(name) for name in ("torchao", "diffusers")},
-        },
-        "model": checkpoint.identity,  # LoRAs too
+        "software": {"batchgen": __version__, **software},
+        # LoRAs are part of it.
+        "model": checkpoint.identity,
         "lora_scales": [lora.scale for lora in job.model.lora],
         "format": asdict(how),
-        "device": device.identity,  # PyTorch's version too. Devices may differ in how they round a LoRA's product
+        # With PyTorch's version. Devices may round the product of a LoRA differently.
+        "device": device.identity,
     }
     if not job.run.quantized_weights:
         return QuantizedWeights(how, facts, None)
+    folder = _make_folder(Path(job.run.quantized_weights).expanduser())
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    return QuantizedWeights(
-        how, facts, _usable(Path(job.run.quantized_weights).expanduser()) / f"{key}.safetensors"
-    )
+    return QuantizedWeights(how, facts, folder / f"{key}.safetensors")
 
 
-def _usable(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         next(folder.iterdir(), None)
     except OSError as error:
         raise JobError(
-            f"run.quantized_weights: {folder} cannot be used: {error}. Give it a folder of yours."
+            f"run.quantized_weights: {folder} cannot be used: {error}. "
+            "Name a folder that you can write to."
         ) from None
     return folder
 
 
 def _publish(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-    """Give the model's file its name once it is complete."""
+    """Write the model's file, and give it its name once it is complete."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write_quantized(temporary, model, facts)
         durable.link(temporary, path)
     except OSError as error:
-        _log.warning(
-            "%s: quantized weights could not be written (%s); going on without, and later workers too",
-            path,
-            error,
-        )
+        told = "%s: quantized weights could not be written (%s); later workers will quantize too"
+        _log.warning(told, path, error)
     else:
         _log.info("%s: quantized weights were written for later workers", path)
     finally:
@@ -145,9 +150,10 @@ def _publish(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
 
 
 def _is_being_written(path: Path) -> bool:
-    """Whether another worker is at it. Removes what workers that were killed left."""
+    """Whether another worker writes the file. Files that killed workers left are removed."""
     for other in path.parent.glob(f".{path.name}.*.tmp"):
-        with contextlib.suppress(OSError):  # it is finished, or removed by another
+        # The other worker may finish, or a third one remove the file, at this moment.
+        with contextlib.suppress(OSError):
             if time.time() - other.stat().st_mtime < _ABANDONED_S:
                 return True
             other.unlink()

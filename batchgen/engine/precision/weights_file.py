@@ -1,12 +1,15 @@
 """A quantized transformer as a safetensors file.
 
-A file holds the whole transformer as the engine runs it: LoRAs fused, modulations taken out, q, k and v stacked, the blocks' linears in 8
-bits. So nothing of it is read from the checkpoint, not even what stays in the trained precision. Tensors are named by their place in the
-engine's model, `transformer.transformer_blocks.0.attn.to_qkv.bias` or `modulator.linears.0.weight`. A quantized weight is two of them:
-`….weight.qdata` [N, K], FP8 or int8, and `….weight.scale`, fp32, [N, 1], or [1, 1] per tensor. The header's `batchgen` is JSON: all that
-decided what is in the file. Nothing is pickled.
+The file holds the whole transformer as the engine runs it: LoRAs fused, modulations separate, q, k
+and v stacked, the blocks' linears in 8 bits. Nothing of it is read from the checkpoint any more.
 
-What is not covered: text encoders; one file only, no parts; flipped bytes show in pictures, not here.
+Tensors are named by their place in the engine's model: `modulator.linears.0.weight`, or
+`transformer.transformer_blocks.0.attn.to_qkv.bias`. A quantized weight is several tensors:
+`….weight.qdata` [N, K], FP8 or int8; `….weight.scale` [N, 1], or [1, 1] per tensor, fp32; and for
+int8 `….weight.zero_point`, all zero. The metadata has the key `batchgen`: everything that decided
+the contents, as JSON.
+
+Not covered: text encoders; more than one file; flipped bytes, which show only in pictures.
 """
 
 from __future__ import annotations
@@ -24,12 +27,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from batchgen import durable
-from batchgen.engine.precision.quantize import Format, is_quantized, quantizable
+from batchgen.engine.precision.quantize import Format, is_quantized, quantize_blocks
 from batchgen.engine.trusted_files import foreign
 from batchgen.errors import ModelError
 from batchgen.model import read_header
 
-_TYPES = {  # as safetensors call them
+_TYPES = {
     torch.float32: "F32",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
@@ -37,27 +40,19 @@ _TYPES = {  # as safetensors call them
     torch.int8: "I8",
     torch.int64: "I64",
 }
-_EIGHT_BITS = {"fp8": "F8_E4M3", "int8": "I8"}
 
 
 @torch.inference_mode(mode=False)  # as in `quantize_linear`
 def write_quantized(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Everything the model holds, on the disk. Not a name that others look for: publishing is the caller's part.
+    """Write everything the model holds to a new file, durably. The caller gives it its final name.
 
-    One tensor at a time: the library's own writer would first copy all of them from the device to the host.
+    One tensor is copied from the device at a time; the library's own writer would copy them all.
 
-    :raises OSError: there is no room, or no right.
+    :raises OSError: no space, or no right to write.
     """
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if is_quantized(tensor):
-            tensors |= {f"{name}.qdata": tensor.qdata, f"{name}.scale": tensor.scale}
-        else:
-            tensors[name] = tensor
-    with os.fdopen(
-        os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb", buffering=0
-    ) as file:
-        for part in _serialize(tensors, {"batchgen": json.dumps(facts)}):
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        for part in _serialize(_plain_tensors(model), {"batchgen": json.dumps(facts)}):
             durable.append(file, part)
         durable.sync(file)
 
@@ -71,41 +66,31 @@ def load_quantized(
     facts: Mapping[str, Any],
     device: torch.device,
 ) -> int:
-    """Fill a model that may be on the meta device, and whose blocks are not quantized; returns how many linears are quantized now.
+    """Fill the model from the file, and return how many linears are quantized now.
 
-    :param blocks: the model's, whose linears the file has in 8 bits.
-    :raises ModelError: there is no such file, or it was made otherwise or for another model. Nothing has been changed then.
+    :param model: on the meta device.
+    :param blocks: the model's, not quantized. The file has their linears in 8 bits.
+    :raises ModelError: there is no file, or it is of other facts or another model.
     """
     header = check_header(path, facts)
-    linears = {id(linear) for linear in quantizable(blocks).values()}
-    dtypes = {
-        f"{name}.weight": module.weight.dtype
-        for name, module in model.named_modules()
-        if id(module) in linears
-    }
-    _compare_layout(
-        path,
-        {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()},
-        _layout(model, dtypes, how),
-    )
+    count = quantize_blocks(blocks, how)
+    _compare_layout(path, header, _plain_tensors(model))
     state = {}
     with safe_open(path, framework="pt", device=str(device)) as file:
-        for name in model.state_dict():
-            if name in dtypes:
-                state[name] = how.assemble(
-                    file.get_tensor(f"{name}.qdata"), file.get_tensor(f"{name}.scale"), dtypes[name]
-                )
+        for name, tensor in model.state_dict().items():
+            if is_quantized(tensor):
+                names, attributes = tensor.__tensor_flatten__()
+                parts = {part: file.get_tensor(f"{name}.{part}") for part in names}
+                state[name] = tensor.__tensor_unflatten__(parts, attributes, None, None)
             else:
                 state[name] = file.get_tensor(name)
     model.load_state_dict(state, assign=True)
-    assert not any(buffer.is_meta for buffer in model.buffers()), (
-        "a buffer is in no state: files do not have it"
-    )
-    return len(dtypes)
+    assert not any(buffer.is_meta for buffer in model.buffers()), "the file lacks a buffer"
+    return count
 
 
-def check_header(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensor name → dtype, shape, place, if the file is whole, this user's, and was made as these facts say.
+def check_header(path: Path, facts: Mapping[str, Any]) -> dict[str, tuple[str, list[int]]]:
+    """Tensor name → type and shape, if the file is whole, this user's, and made from these facts.
 
     :raises ModelError: it is not.
     """
@@ -124,63 +109,60 @@ def check_header(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = dict(json.loads(header.pop("__metadata__")["batchgen"]))
     except (KeyError, ValueError, TypeError):
         raise _refused(path, "is not a file of weights that batchgen quantized") from None
-    different = [key for key, value in facts.items() if found.get(key) != value]
     differing = [
-        f"{key} = {reprlib.repr(found.get(key))}, and {reprlib.repr(facts[key])} is wanted"
-        for key in different
+        f"{key} = {reprlib.repr(found.get(key))}, and {reprlib.repr(wanted)} is wanted"
+        for key, wanted in facts.items()
+        if found.get(key) != wanted
     ]
     if differing:
         raise _refused(path, f"was made with {'; '.join(differing)}")
-    return header
+    return {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()}
 
 
 def _serialize(
     tensors: Mapping[str, Tensor], metadata: dict[str, str]
 ) -> Iterator[bytes | memoryview]:
-    """A file's bytes, a tensor at a time. Format: https://github.com/huggingface/safetensors#format."""
-    names = sorted(
-        tensors, key=lambda name: (-tensors[name].element_size(), name)
-    )  # so that each begins at a multiple of its element
+    """The file's bytes, a tensor at a time: https://github.com/huggingface/safetensors#format."""
+    # Large elements first, so that each tensor begins at a multiple of its element.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name in names:
-        begin, end = end, end + tensors[name].nbytes
-        header[name] = {
-            "dtype": _TYPES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [begin, end],
-        }
+        tensor = tensors[name]
+        begin, end = end, end + tensor.nbytes
+        kind, shape = _TYPES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # as the library does
+    text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text
     for name in names:
         yield tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def _layout(
-    model: nn.Module, quantized: Mapping[str, torch.dtype], how: Format
-) -> dict[str, tuple[str, list[int]]]:
-    """Types and shapes of the tensors in the model's file."""
-    layout = {
-        name: (_TYPES[tensor.dtype], list(tensor.shape))
-        for name, tensor in model.state_dict().items()
-    }
-    for name in quantized:
-        _, (outputs, inputs) = layout.pop(name)
-        layout[f"{name}.qdata"] = _EIGHT_BITS[how.linear], [outputs, inputs]
-        layout[f"{name}.scale"] = "F32", [outputs if how.granularity == "row" else 1, 1]
-    return layout
+def _compare_layout(path: Path, found: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
+    """:raises ModelError: names, types or shapes in the file are not those of the tensors."""
+    wanted = {name: (_TYPES[tensor.dtype], list(tensor.shape)) for name, tensor in tensors.items()}
+    wrong = [
+        f"{name} is {found.get(name, 'not in it')}, "
+        f"and {wanted.get(name, 'not in the model')} is wanted"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if wrong:
+        why = f"has {len(wrong)} tensors of another model: {'; '.join(wrong[:3])}"
+        raise _refused(path, why)
 
 
-def _compare_layout(path: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
-    if wrong := sorted(
-        name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
-    ):
-        shapes = (
-            f"{name} is {found.get(name, 'not in it')}, and {wanted.get(name, 'not in the model')} is wanted"
-            for name in wrong[:3]
-        )
-        raise _refused(path, f"has {len(wrong)} tensors of another model: {'; '.join(shapes)}")
+def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the model's file. A quantized weight gives one for each of its parts."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if is_quantized(tensor):
+            parts, _ = tensor.__tensor_flatten__()
+            tensors |= {f"{name}.{part}": getattr(tensor, part) for part in parts}
+        else:
+            tensors[name] = tensor
+    return tensors
 
 
 def _refused(path: Path, why: str) -> ModelError:

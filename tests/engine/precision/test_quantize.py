@@ -1,4 +1,4 @@
-"""Linears in 8 bits: as exact as their numbers, each token by itself, none left out."""
+"""8-bit linears: as exact as their numbers allow, each token by itself, no linear left out."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from diffusers import FluxTransformer2DModel
 from torch import nn
 from torch._dynamo import mark_dynamic
 from torch._inductor.compile_fx import compile_fx
-from torchao.quantization import Float8Tensor, Int8Tensor
 from transformers import T5EncoderModel
 
 from batchgen.engine.attention.joint import fuse_projections
@@ -14,6 +13,7 @@ from batchgen.engine.modulation import hoist_modulations
 from batchgen.engine.precision.quantize import (
     Format,
     choose_format,
+    is_quantized,
     quantize_blocks,
     quantize_linear,
     quantize_text,
@@ -24,12 +24,6 @@ from batchgen.model import TINY
 CPU = torch.device("cpu")
 KINDS = ("fp8", "int8")
 DTYPES = (torch.float32, torch.bfloat16)
-TRANSFORMER = {
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-}  # FLUX.1-dev's
 
 
 @pytest.fixture(autouse=True)
@@ -59,15 +53,14 @@ def load_tiny(**changes):
 
 
 def load_engine_blocks():
-    """The embedded transformer's blocks, handed their modulation as in the engine, and how wide that is for each."""
+    """The embedded blocks, which take their modulation as input, and how wide that is for each."""
     _, blocks = load_tiny()
-    return blocks, [
-        sum(linear.out_features for linear in block) for block in hoist_modulations(blocks).blocks
-    ]
+    modulations = hoist_modulations(blocks).blocks
+    return blocks, [sum(linear.out_features for linear in block) for block in modulations]
 
 
 def make_inputs(pictures, width):
-    """What a block of the embedded model is called with, 64 image and 32 text tokens."""
+    """Random inputs of a block of the embedded model, with 64 image and 32 text tokens."""
     return {
         "hidden_states": torch.randn(pictures, 64, 128),
         "encoder_hidden_states": torch.randn(pictures, 32, 128),
@@ -77,6 +70,7 @@ def make_inputs(pictures, width):
 
 
 def picture(inputs, number):
+    """The inputs of one picture alone; all share the rotary embedding."""
     return {
         name: value if isinstance(value, tuple) else value[number : number + 1]
         for name, value in inputs.items()
@@ -155,7 +149,8 @@ def test_per_tensor_a_block_gives_a_picture_other_bits_among_eight():
         if type(module) is nn.Linear:
             quantize_linear(module, Format("fp8", "tensor"))
     inputs = make_inputs(8, widths[2])
-    with torch.backends.mkldnn.flags(enabled=False):  # oneDNN's reference kernel takes seconds
+    # oneDNN's reference kernel would take seconds.
+    with torch.backends.mkldnn.flags(enabled=False):
         together, alone = blocks[2](**inputs), blocks[2](**picture(inputs, 0))
     assert not torch.equal(together[1][:1], alone[1])
 
@@ -196,11 +191,7 @@ def test_the_embedded_model_is_quantized_in_its_blocks_and_nowhere_else(kind):
     }
     expected = transformer(**words).sample
     assert quantize_blocks(blocks, choose_format(kind, "row", CPU)) == 2 * 12 + 4 * 5
-    packed = {
-        name
-        for name, weight in transformer.named_parameters()
-        if isinstance(weight, Float8Tensor | Int8Tensor)
-    }
+    packed = {name for name, weight in transformer.named_parameters() if is_quantized(weight)}
     assert len(packed) == 44
     assert all("transformer_blocks." in name and "norm" not in name for name in packed)
     assert 0.001 < distance(transformer(**words).sample, expected) < 0.10
@@ -211,7 +202,10 @@ def test_the_embedded_model_is_quantized_in_its_blocks_and_nowhere_else(kind):
 def test_all_linears_of_flux_dev_are_quantized_but_its_76_modulations(fused, count):
     with torch.device("meta"):
         transformer = FluxTransformer2DModel(
-            **TRANSFORMER,
+            num_layers=19,
+            num_single_layers=38,
+            attention_head_dim=128,
+            num_attention_heads=24,
             joint_attention_dim=4096,
             guidance_embeds=True,
             axes_dims_rope=(16, 56, 56),
@@ -236,14 +230,10 @@ def test_a_quantized_module_can_be_moved_outside_of_inference_mode(kind):
 def test_a_linear_of_an_odd_size_is_named_and_nothing_is_changed():
     _, blocks = load_tiny()
     blocks[4].proj_mlp = nn.Linear(128, 500)
-    with pytest.raises(
-        ModelError,
-        match="FluxSingleTransformerBlock 4: proj_mlp, Linear 500×128: 8-bit products need multiples of 16",
-    ):
+    told = "Block 4: proj_mlp, Linear 500×128: 8-bit products need multiples of 16"
+    with pytest.raises(ModelError, match=told):
         quantize_blocks(blocks, choose_format("fp8", "row", CPU))
-    assert not any(
-        isinstance(weight, Float8Tensor) for block in blocks for weight in block.parameters()
-    )
+    assert not any(is_quantized(weight) for block in blocks for weight in block.parameters())
 
 
 @pytest.mark.parametrize(
@@ -252,10 +242,9 @@ def test_a_linear_of_an_odd_size_is_named_and_nothing_is_changed():
 def test_a_matrix_that_is_no_plain_linear_is_named(stranger):
     _, blocks = load_tiny()
     blocks[4].proj_mlp = stranger
-    with pytest.raises(
-        ModelError,
-        match=rf"4: proj_mlp, {type(stranger).__name__} 512×128.*: not a linear that can be quantized",
-    ):
+    name = type(stranger).__name__
+    told = rf"4: proj_mlp, {name} 512×128.*: not a linear that can be quantized"
+    with pytest.raises(ModelError, match=told):
         quantize_blocks(blocks, choose_format("fp8", "row", CPU))
 
 
@@ -283,10 +272,11 @@ def test_a_device_that_does_not_multiply_so_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_compiled_block_is_one_graph_for_every_number_of_rows_and_gives_what_the_eager_one_does(
-    kind,
-):
-    """fp32: sums are ordered otherwise, which turns the few numbers at a threshold: 0.1% of the norm, where FP8 itself costs 4%."""
+def test_a_compiled_block_is_one_graph_for_all_numbers_of_rows_and_equals_the_eager_one(kind):
+    """Equal up to 0.1% of the norm, where FP8 itself costs 4%.
+
+    In fp32, sums in another order tip the few numbers that are at a rounding threshold.
+    """
     blocks, widths = load_engine_blocks()
     singles = blocks[2:]
     quantize_blocks(singles, choose_format(kind, "row", CPU))
@@ -312,9 +302,8 @@ def test_a_compiled_block_is_one_graph_for_every_number_of_rows_and_gives_what_t
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("kind", "high"), [("fp8", 0.045), ("int8", 0.02)])
 def test_on_a_gpu_a_linear_is_as_exact_and_each_token_by_itself(kind, high):
-    plain, quantized = (
-        linear.cuda() for linear in make_linear(Format(kind), 3072, 3072, torch.bfloat16)
-    )
+    linears = make_linear(Format(kind), 3072, 3072, torch.bfloat16)
+    plain, quantized = (linear.cuda() for linear in linears)
     x = torch.randn(4, 512, 3072, dtype=torch.bfloat16, device="cuda")
     y = quantized(x)
     assert distance(y, plain(x)) < high

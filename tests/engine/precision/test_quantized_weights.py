@@ -1,4 +1,4 @@
-"""Of workers with one folder the first quantizes and writes, later ones load; all of them paint the same."""
+"""The first worker quantizes and writes its weights; later workers load them and paint the same."""
 
 import os
 import resource
@@ -34,24 +34,19 @@ GROUP = [make_picture(key, steps=2) for key in range(2)]
 
 def state(engine: TorchEngine) -> dict[str, Tensor]:
     """Every tensor that a step reads."""
-    tensors = {}
-    for part, module in (
-        ("transformer", engine.family.transformer),
-        ("modulator", engine.modulator),
-        ("clip", engine.family.clip),
-    ):
+    family, tensors = engine.family, {}
+    modules = {"transformer": family.transformer, "modulator": engine.modulator}
+    for part, module in (modules | {"clip": family.clip}).items():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            parts = (
-                {"qdata": tensor.qdata.view(torch.int8), "scale": tensor.scale}
-                if is_quantized(tensor)
-                else {"": tensor}
-            )
+            parts = {"": tensor}
+            if is_quantized(tensor):
+                parts = {"qdata": tensor.qdata.view(torch.int8), "scale": tensor.scale}
             tensors |= {f"{part}.{name}.{kind}": plain for kind, plain in parts.items()}
     return tensors
 
 
 def settings(engine: TorchEngine) -> list[Any]:
-    """What weights know beside their numbers."""
+    """What weights hold besides their numbers."""
     weights = [*engine.family.transformer.parameters(), *engine.modulator.parameters()]
     ours = [
         (weight.dtype, weight.block_size, weight.act_quant_kwargs)
@@ -75,7 +70,7 @@ def assert_equal(one: TorchEngine, other: TorchEngine) -> None:
 
 @pytest.fixture
 def lora(tmp_path: Path) -> Path:
-    """For a linear of a block, a modulation and the text encoder."""
+    """A LoRA for a linear of a block, for a modulation, and for the text encoder."""
     torch.manual_seed(0)
     names = {
         "transformer.transformer_blocks.0.attn.to_q": (128, 128),
@@ -94,13 +89,11 @@ def lora(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("linear", ["fp8", "int8"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_worker_that_loads_paints_what_one_does_that_quantizes_and_reads_nothing_of_the_trained_transformer(
+def test_a_worker_that_loads_paints_the_same_and_does_not_read_the_trained_transformer(
     linear: str, fused: bool, model_folder: Path, lora: Path, weights_folder: Path
 ) -> None:
-    model = {
-        "path": str(model_folder),
-        "lora": [{"path": str(lora), "scale": 0.5}] if fused else [],
-    }
+    loras = [{"path": str(lora), "scale": 0.5}] if fused else []
+    model = {"path": str(model_folder), "lora": loras}
     checkpoint = resolve(make_job("", **model).model)
     alone, first = (
         build(make_job(where, linear, **model), checkpoint) for where in ("", weights_folder)
@@ -139,16 +132,12 @@ def test_whatever_decides_the_weights_names_another_file(tmp_path: Path) -> None
     job = make_job(tmp_path)
     words = job, "fp8", resolve(job.model), choose_device(job.engine, "fp8")
     _, linear, checkpoint, device = words
+    fused = replace(checkpoint, identity={**checkpoint.identity, "lora/0/x": "sha256:1"})
     others = [
         (job, "int8", checkpoint, device),
         (make_job(tmp_path, lora=[{"path": "x", "scale": 1.0}]), linear, checkpoint, device),
         (make_job(tmp_path, lora=[{"path": "x", "scale": 2.0}]), linear, checkpoint, device),
-        (
-            job,
-            linear,
-            replace(checkpoint, identity={**checkpoint.identity, "lora/0/x": "sha256:1"}),
-            device,
-        ),
+        (job, linear, fused, device),
         (job, linear, checkpoint, replace(device, identity="another card")),
     ]
     paths = [choose_weights(*each).path for each in (words, *others)]
@@ -163,10 +152,8 @@ def test_the_folder_decides_no_picture(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        JobError,
-        match=r"run\.quantized_weights: .*file/weights cannot be used: .*Give it a folder of yours",
-    ):
+    told = r"run\.quantized_weights: .*file/weights cannot be used: .*Name a folder"
+    with pytest.raises(JobError, match=told):
         weights_of(make_job(tmp_path / "file" / "weights"))
 
 
@@ -176,8 +163,8 @@ def test_of_workers_that_start_together_each_has_its_weights_and_one_file_is_lef
     both, turn = threading.Barrier(2, timeout=60), threading.Lock()
 
     def load(*words: Any) -> Any:
-        both.wait()  # both have seen that there is no file
-        with turn:  # the libraries load one model at a time
+        both.wait()  # both have found no file
+        with turn:  # libraries load one model at a time
             family = load_family(*words)
         both.wait()
         return family
@@ -191,7 +178,7 @@ def test_of_workers_that_start_together_each_has_its_weights_and_one_file_is_lef
     assert_equal(first, build(job)[0])
 
 
-def test_a_file_that_came_meanwhile_is_left_as_it_is(weights_folder: Path) -> None:
+def test_a_file_that_appears_meanwhile_is_left_as_it_is(weights_folder: Path) -> None:
     def load(*words: Any) -> Any:
         build(make_job(weights_folder))
         (weights_file,) = weights_folder.iterdir()
@@ -207,7 +194,7 @@ def test_a_file_that_came_meanwhile_is_left_as_it_is(weights_folder: Path) -> No
     ]
 
 
-def test_who_finds_another_at_it_does_not_write_and_what_a_killed_one_left_goes(
+def test_a_worker_does_not_write_while_another_does_and_removes_what_a_killed_one_left(
     weights_folder: Path,
 ) -> None:
     path = weights_of(make_job(weights_folder)).path
@@ -229,9 +216,7 @@ def test_without_room_for_the_file_a_worker_says_so_and_goes_on(
         engine, _ = build(make_job(weights_folder))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    assert (
-        "quantized weights could not be written ([Errno 27] File too large); going on without"
-        in caplog.text
-    )
+    told = "quantized weights could not be written ([Errno 27] File too large); later workers"
+    assert told in caplog.text
     assert not list(weights_folder.iterdir())
     assert engine.denoise(GROUP).latents.isfinite().all()
