@@ -2,7 +2,7 @@
 
     replica.py      the leader and its followers
     control.py      the control channel: calls, failures, the watchdog
-    rendezvous.py   how ranks meet
+    rendezvous.py   how the ranks find each other
 
 A room imports only rooms below it.
 """

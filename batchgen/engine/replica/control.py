@@ -1,13 +1,25 @@
-"""What holds a replica's ranks together: a key-value store that all of them share, and in each a watch over the others.
+"""The control channel between a replica's ranks: calls, failures, and a watchdog.
 
-Whoever fails says so in the store, and all have `GRACE_S` to end by themselves. Over gloo they do so at once: a peer's end is an error in
-their exchanges. A rank that waits for one that will never come is ended by its watch, a thread. Killed and frozen ranks say nothing: rank
-0's watch misses their signs of life. Rank 0 keeps the store, so its own end is seen by all.
+All ranks share one key-value store, a TCPStore that rank 0 serves. It holds:
 
-If the pictures at hand may be the reason (they did not fit, or something was raised in a step), the rank that failed first says so and
-which they were, and rank 0 reports that *verdict* before it ends. A device's error and a lost peer say nothing about pictures.
+    calls/R   a queue: what rank 0 asks follower R to do
+    life/R    a counter: rank R's signs of life
+    left/R    follower R has left in good order
+    failed    which rank failed first, and why
 
-Not covered: rank 0's machine freezes or loses power; the others wait until an exchange times out, or the scheduler ends them.
+A rank that fails writes `failed`; only the first writer counts. Every rank then has `GRACE_S` to
+end by itself. Over gloo that takes no time: an exchange with a rank that has ended is an error.
+
+Each rank has a watchdog, a thread that looks at the store every `WATCH_S`. It ends its process if
+that still hangs after the grace. Killed and frozen ranks write nothing: rank 0's watchdog notices
+that they give no signs of life. If rank 0 ends, so does the store, which the others notice.
+
+If the pictures in work may be the cause (out of memory, or an exception in a step), the failed rank
+names them, and rank 0 reports a *verdict* before it ends. Errors of a device and lost ranks say
+nothing about pictures.
+
+Not covered: rank 0's machine freezes or loses power. The others then wait until an exchange times
+out or the scheduler ends them.
 """
 
 from __future__ import annotations
@@ -22,196 +34,175 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined] # public, but in no list of exports
+from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined]
 
 from batchgen.engine.interface import Rendezvous, Verdict
-from batchgen.engine.replica.rendezvous import JOIN_S, WATCH_S, connect, first_line, open_store
+from batchgen.engine.replica.rendezvous import connect, first_line, name_rank, open_store
 from batchgen.errors import DeviceFault, InputError, OutOfMemory
 
-log = logging.getLogger(__name__)
-SILENT = 30  # looks without a sign of life, and rank 0 gives a rank up; a library may hold all of a rank's threads for seconds
-GRACE_S = 15.0  # for a rank to end by itself after its replica has failed
-LOST = 75  # exit status of a rank whose replica has failed
-_FAILED = "failed"  # the store's key of the reason
+# Seconds between two looks of a watchdog, which gives a sign of life at each.
+WATCH_S = 1.0
+# Looks without a sign of life until rank 0 gives a rank up. A library may hold all threads of a
+# process for seconds.
+SILENT = 30
+# Seconds for a rank to end by itself after its replica has failed.
+GRACE_S = 15.0
+# Exit status of a rank whose replica has failed.
+LOST = 75
+_FAILED = "failed"
+
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """What the rank that failed first says."""
+class _Failure(NamedTuple):
+    """Why a rank failed. Without a cause, its pictures have nothing to do with it."""
 
     why: str
-    cause: Literal["", "out of memory", "exception"] = ""  # "": nothing to do with the pictures
+    cause: Literal["", "out of memory", "exception"] = ""
     pictures: Sequence[int] = ()
-
-    @classmethod
-    def parse(cls, said: bytes) -> _Failure:
-        return cls(**json.loads(said))
-
-    def encode(self) -> str:
-        return json.dumps(asdict(self))
 
 
 class ControlChannel:
-    """This process's hold on its replica."""
+    """This rank's connection to its replica."""
 
-    def __init__(self, seat: Rendezvous) -> None:
-        """:raises DeviceFault: rank 0 is not to be found."""
-        self.seat, self.store = seat, open_store(seat)
-        self.pictures: Sequence[int] = ()  # keys of those that this rank was last told to work on
-        self._parted = threading.Event()
-        self._turn, self._reported = threading.Lock(), False
-        self._status: int | None = None  # with which this process will exit
-        self._followers = range(1, seat.degree)
-        threading.Thread(
-            target=self._watch, args=(self.connect(),), name="watch", daemon=True
-        ).start()
+    def __init__(self, rendezvous: Rendezvous) -> None:
+        """Connect, and start the watchdog.
+
+        :raises DeviceFault: rank 0 does not come, or does not answer.
+        """
+        self.rendezvous, self.store = rendezvous, open_store(rendezvous)
+        # Keys of the pictures that this rank was last told to work on.
+        self.pictures: Sequence[int] = ()
+        self._left = threading.Event()
+        self._reporting, self._reported = threading.Lock(), False
+        self._ending = False
+        self._followers = range(1, rendezvous.degree)
+        store = connect(self.store.host, self.store.port)
+        threading.Thread(target=self._watch, args=(store,), name="watchdog", daemon=True).start()
 
     def __str__(self) -> str:
-        return f"rank {self.seat.rank} of {self.seat.degree}"
-
-    def connect(self) -> TCPStore:
-        """The store through another connection: one does one thing at a time, and may be waiting."""
-        return connect(self.store.host, self.store.port)
-
-    def meet(self) -> None:
-        """Wait for all ranks.
-
-        :raises DeviceFault: they do not come.
-        """
-        here = {rank: f"here/{rank}" for rank in range(self.seat.degree)}
-        self.store.set(here[self.seat.rank], "")
-        try:
-            self.store.wait([*here.values()], dt.timedelta(seconds=JOIN_S))
-        except DistStoreError:
-            missing = [rank for rank, key in here.items() if not self.store.check([key])]
-            raise DeviceFault(
-                f"{self}: ranks {missing} did not come within {JOIN_S:.0f} s"
-            ) from None
+        return name_rank(self.rendezvous)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What all ranks do alike. Whatever is raised in it, the others may be waiting for this rank: they are told.
+        """Around everything that all ranks do: if this rank fails in it, the others are told.
 
-        :raises DeviceFault: nothing more may be computed in this replica; the message tells who failed first, and why.
+        :raises DeviceFault: this replica can compute nothing more; the message says which rank
+            failed first, and why.
         """
         try:
             yield
         except BaseException as error:
-            failure = self._failure(error)
-            with contextlib.suppress(RuntimeError):  # the store may have gone with rank 0
-                failure = self._give_up(self.store, failure)
-            if self._status is None and not isinstance(error, InputError):
-                self._status = 0 if isinstance(error, SystemExit) else LOST
-                atexit.register(
-                    _end, self._status
-                )  # before Python destroys communicators, which may wait for the others
+            failure = self._describe(error)
+            with contextlib.suppress(RuntimeError):  # the store may have ended with rank 0
+                failure = self._publish(self.store, failure)
+            if not self._ending and not isinstance(error, InputError):
+                # Python would destroy communicators, which may wait for other ranks.
+                atexit.register(_exit, 0 if isinstance(error, SystemExit) else LOST)
+                self._ending = True
             self._report(failure)
             if isinstance(error, InputError) or not isinstance(error, Exception):
                 raise
-            raise DeviceFault(f"{self}: the replica has failed. {failure.why}") from error
+            raise self._fault(failure) from error
 
-    def say(self, *call: Any, pictures: Sequence[int] = ()) -> None:
+    def send(self, *call: Any, pictures: Sequence[int] = ()) -> None:
         """Rank 0: call all followers.
 
-        :param pictures: keys of those the call is about.
+        :param pictures: keys of the pictures that the call is about.
         """
         self._check()
         self.pictures = pictures
         for rank in self._followers:
             self.store.queue_push(f"calls/{rank}", json.dumps(call))
 
-    def hear(self) -> Any:
-        """A follower: the next call. Silence may last as long as it likes."""
+    def receive(self) -> Any:
+        """A follower: wait for the next call, however long it takes."""
         self.pictures = ()
         while True:
-            with contextlib.suppress(DistStoreError):  # no call in a long time
-                call = json.loads(self.store.queue_pop(f"calls/{self.seat.rank}"))
+            with contextlib.suppress(DistStoreError):  # the store's own timeout
+                call = json.loads(self.store.queue_pop(f"calls/{self.rendezvous.rank}"))
                 self._check()
                 return call
 
-    def part(self) -> None:
-        """Leave in good order: rank 0, which keeps the store, waits for the others."""
-        self._parted.set()
-        if self.seat.rank:
-            self.store.set(f"left/{self.seat.rank}", "")
+    def close(self) -> None:
+        """Leave in good order. Rank 0 waits for the others, because it serves the store."""
+        self._left.set()
+        if self.rendezvous.rank:
+            self.store.set(f"left/{self.rendezvous.rank}", "")
             return
+        others = [f"left/{rank}" for rank in self._followers]
         try:
-            self.store.wait(
-                [f"left/{rank}" for rank in self._followers], dt.timedelta(seconds=GRACE_S)
-            )
+            self.store.wait(others, dt.timedelta(seconds=GRACE_S))
         except DistStoreError as error:
-            log.warning("%s: others are still busy, and will be ended: %s", self, first_line(error))
+            _log.warning("%s ends although others are busy: %s", self, first_line(error))
 
-    def _failure(self, error: BaseException) -> _Failure:
-        """What this rank has to say about its error."""
+    def _describe(self, error: BaseException) -> _Failure:
+        """This rank's own failure."""
         why = f"{self} on {socket.gethostname()}: {type(error).__name__}: {first_line(error)}"
-        if (
-            not self.pictures
-            or isinstance(error, DeviceFault | InputError)
-            or not isinstance(error, Exception)
-        ):
+        blameless = isinstance(error, DeviceFault | InputError) or not isinstance(error, Exception)
+        if blameless or not self.pictures:
             return _Failure(why)
-        return _Failure(
-            why, "out of memory" if isinstance(error, OutOfMemory) else "exception", self.pictures
-        )
+        out_of_memory = isinstance(error, OutOfMemory)
+        return _Failure(why, "out of memory" if out_of_memory else "exception", self.pictures)
 
-    def _give_up(self, store: TCPStore, failure: _Failure) -> _Failure:
-        """Tell everybody; the first one's failure stands, and is returned."""
-        stands = _Failure.parse(store.compare_set(_FAILED, "", failure.encode()))
-        for rank in self._followers:  # who waits for a call need not wait any more
+    def _publish(self, store: TCPStore, failure: _Failure) -> _Failure:
+        """Tell all ranks. The first failure counts, and is returned."""
+        first = _Failure(*json.loads(store.compare_set(_FAILED, "", json.dumps(failure))))
+        for rank in self._followers:  # wakes those that wait for a call
             store.queue_push(f"calls/{rank}", "null")
-        return stands
+        return first
 
-    def _report(self, failure: _Failure) -> None:
-        """Rank 0: pass the verdict on, if there is one; the first time."""
-        with self._turn:
-            if self.seat.rank == 0 and failure.cause and not self._reported:
-                self._reported = True
-                self.seat.report(Verdict(failure.cause, tuple(failure.pictures), failure.why))
+    def _published(self, store: TCPStore) -> _Failure | None:
+        return _Failure(*json.loads(store.get(_FAILED))) if store.check([_FAILED]) else None
 
     def _check(self) -> None:
-        if self.store.check([_FAILED]):
-            raise DeviceFault(
-                f"{self}: the replica has failed. {_Failure.parse(self.store.get(_FAILED)).why}"
-            )
+        if failure := self._published(self.store):
+            raise self._fault(failure)
+
+    def _fault(self, failure: _Failure) -> DeviceFault:
+        return DeviceFault(f"{self}: the replica has failed. {failure.why}")
+
+    def _report(self, failure: _Failure) -> None:
+        """Rank 0: report the verdict if there is one, once."""
+        with self._reporting:
+            if self.rendezvous.rank == 0 and failure.cause and not self._reported:
+                self._reported = True
+                verdict = Verdict(failure.cause, tuple(failure.pictures), failure.why)
+                self.rendezvous.report(verdict)
 
     def _watch(self, store: TCPStore) -> None:
-        """Until this rank parts: give signs of life, and end the process where it outlives its replica, wherever it hangs."""
-        seen = dict.fromkeys(
-            self._followers if self.seat.rank == 0 else (), (0, 0)
-        )  # signs of life, looks since the last
-        while not self._parted.wait(WATCH_S):
+        """The watchdog: end the process if it outlives its replica, wherever it hangs."""
+        # Of each follower, on rank 0: signs of life, and looks since the last one.
+        signs = dict.fromkeys(self._followers if self.rendezvous.rank == 0 else (), (0, 0))
+        while not self._left.wait(WATCH_S):
             try:
-                store.add(f"life/{self.seat.rank}", 1)
-                for rank, (signs, looks) in seen.items():
-                    now = store.add(f"life/{rank}", 0)
-                    seen[rank] = now, looks + 1 if now and now == signs else 0
-                    if looks == SILENT:
-                        self._give_up(
-                            store,
-                            _Failure(
-                                f"rank {rank} gave no sign of life for {SILENT * WATCH_S:.0f} s"
-                            ),
-                        )
-                failure = _Failure.parse(store.get(_FAILED)) if store.check([_FAILED]) else None
+                self._exchange_signs(store, signs)
+                failure = self._published(store)
             except RuntimeError as error:
                 failure = _Failure(f"rank 0 is gone: {first_line(error)}")
-            if failure and not self._parted.wait(GRACE_S):
-                self._end_with_it(failure)
+            if failure and not self._left.wait(GRACE_S):
+                try:
+                    self._report(failure)
+                finally:
+                    _log.error("%s ends with its replica. %s", self, failure.why)
+                    _exit(LOST)
 
-    def _end_with_it(self, failure: _Failure) -> None:
-        """This rank hangs, perhaps in an exchange with the one that failed."""
-        try:
-            self._report(failure)
-        finally:
-            log.error("%s ends with its replica. %s", self, failure.why)
-            _end(LOST)
+    def _exchange_signs(self, store: TCPStore, signs: dict[int, tuple[int, int]]) -> None:
+        """Give a sign of life, and look for those of others. One that has given none may start."""
+        store.add(f"life/{self.rendezvous.rank}", 1)
+        for rank, (before, looks) in signs.items():
+            now = store.add(f"life/{rank}", 0)
+            signs[rank] = now, looks + 1 if now and now == before else 0
+            if looks == SILENT:
+                silent_s = SILENT * WATCH_S
+                why = f"rank {rank} gave no sign of life for {silent_s:.0f} s"
+                self._publish(store, _Failure(why))
 
 
-def _end(status: int) -> None:
+def _exit(status: int) -> None:
+    """End the process at once: no exit functions, no destructors."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,12 +1,14 @@
-"""Several ranks as one engine: rank 0 *leads* and is an `Engine` to its worker; the others *follow* and do what it does.
+"""Several ranks as one engine: rank 0 *leads* and is its worker's `Engine`; the others *follow*.
 
-Calls go one after another, so that all ranks enter the same exchanges in the same order: a decoding never overtakes a denoising. Pictures
-travel as JSON; latents do not travel, every rank has them.
+Followers do every call of the leader. Calls go one after another, so that all ranks enter the same
+exchanges in the same order: a decoding never overtakes a denoising. Pictures travel as JSON.
+Latents do not travel, because every rank has them.
 
-An exception while ranks compute together leaves them out of step, so it ends the replica (`bond.py`), out of memory too. Whoever works on
-after that begins at the group that was in flight, and does what the verdict in its journal asks for.
+An exception while ranks compute together leaves them out of step. It therefore ends the replica
+(control.py), out of memory too. The worker's next life resumes at the group that was in flight, and
+obeys the verdict in its journal.
 
-Run over gloo on CPU; over NCCL written with care and untested.
+Tested over gloo on CPUs. NCCL is untested.
 """
 
 from __future__ import annotations
@@ -27,72 +29,70 @@ from batchgen.engine.interface import Compilation, Denoised, Engine, Rendezvous,
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import choose_mesh
 from batchgen.engine.replica.control import ControlChannel
+from batchgen.engine.replica.rendezvous import connect, wait_for_all
 from batchgen.errors import DeviceFault
 from batchgen.manifest import Picture
 from batchgen.model import Checkpoint
 from batchgen.settings import Job
 
 
-def lead(job: Job, checkpoint: Checkpoint, work: Workload | None, seat: Rendezvous) -> Engine:
-    """Rank 0's engine; of a replica of one rank, the plain one. See `open_engine`."""
-    if seat.degree == 1:
+def lead(job: Job, checkpoint: Checkpoint, work: Workload | None, rendezvous: Rendezvous) -> Engine:
+    """Rank 0's engine. If it is the only rank, that is the plain engine. See `open_engine`."""
+    if rendezvous.degree == 1:
         return build_engine(job, checkpoint, work=work)
-    bond = ControlChannel(seat)
-    with bond.together():
-        return Leader(_build(job, checkpoint, work, bond), bond)
+    channel = ControlChannel(rendezvous)
+    with channel.together():
+        return Leader(_build(job, checkpoint, work, channel), channel)
 
 
-def follow(job: Job, checkpoint: Checkpoint, work: Workload | None, seat: Rendezvous) -> None:
+def follow(job: Job, checkpoint: Checkpoint, work: Workload | None, rendezvous: Rendezvous) -> None:
     """Do what rank 0 does until it leaves. See `follow_engine`."""
-    bond = ControlChannel(seat)
-    with bond.together():
-        _obey(_build(job, checkpoint, work, bond), bond)
+    channel = ControlChannel(rendezvous)
+    with channel.together():
+        _follow_calls(_build(job, checkpoint, work, channel), channel)
 
 
-def _build(job: Job, checkpoint: Checkpoint, work: Workload | None, bond: ControlChannel) -> Engine:
-    """This rank's part of the engine, when all ranks are there."""
-    seat = bond.seat
-    layout = choose_mesh(seat.degree, job.parallel.ulysses, job.parallel.ring, checkpoint.heads)
-    device = choose_device(job.engine, job.precision.linear)
-    bond.meet()
-    ranks = Ranks.connect(
-        PrefixStore("ranks", bond.connect()),
-        seat.rank,
-        layout,
-        device.kind,
-        job.run.group_timeout_s,
-    )
+def _build(
+    job: Job, checkpoint: Checkpoint, work: Workload | None, channel: ControlChannel
+) -> Engine:
+    """This rank's part of the engine, once all ranks have come."""
+    rendezvous, store = channel.rendezvous, channel.store
+    parallel, timeout_s = job.parallel, job.run.group_timeout_s
+    mesh = choose_mesh(rendezvous.degree, parallel.ulysses, parallel.ring, checkpoint.heads)
+    device = choose_device(job.engine, job.precision.linear).kind
+    wait_for_all(store, rendezvous)
+    own = PrefixStore("ranks", connect(store.host, store.port))
+    ranks = Ranks.connect(own, rendezvous.rank, mesh, device, timeout_s)
     return build_engine(job, checkpoint, ranks, work)
 
 
 class Leader:
-    """Rank 0's engine: has the followers do everything it does."""
+    """Rank 0's engine: the followers do everything it does."""
 
-    def __init__(self, engine: Engine, bond: ControlChannel) -> None:
+    def __init__(self, engine: Engine, channel: ControlChannel) -> None:
         self.identity = engine.identity
-        self._engine, self._bond = engine, bond
-        self._pictures: dict[int, list[int]] = {}  # denoised, not yet decoded: their keys
-        self._turn = (
-            threading.Lock()
-        )  # denoising and decoding come from two threads; their exchanges must not mix
+        self._engine, self._channel = engine, channel
+        # Keys of the pictures that are denoised and not yet decoded, by number of the group.
+        self._pictures: dict[int, list[int]] = {}
         self._numbers = itertools.count()
+        # Two threads call, one to denoise and one to decode. Their exchanges must not mix.
+        self._turn = threading.Lock()
 
     def denoise(self, group: Sequence[Picture]) -> Denoised:
         """See `Engine.denoise`. The latents are numbered, so that a follower finds its own."""
-        with self._turn, self._bond.together():
+        with self._turn, self._channel.together():
             number, keys = next(self._numbers), [picture.key for picture in group]
-            self._bond.say(
-                "denoise", number, [dataclasses.asdict(picture) for picture in group], pictures=keys
-            )
+            rows = [dataclasses.asdict(picture) for picture in group]
+            self._channel.send("denoise", number, rows, pictures=keys)
             denoised = self._engine.denoise(group)
             self._pictures[number] = keys
         return dataclasses.replace(denoised, latents=(number, denoised.latents))
 
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
-        """See `Engine.decode`; once for each group. Waits for a denoising to end: ranks do one thing at a time."""
+        """See `Engine.decode`. Once for each group; waits while another group is denoised."""
         number, latents = denoised.latents
-        with self._turn, self._bond.together():
-            self._bond.say("decode", number, pictures=self._pictures.pop(number))
+        with self._turn, self._channel.together():
+            self._channel.send("decode", number, pictures=self._pictures.pop(number))
             return self._engine.decode(dataclasses.replace(denoised, latents=latents))
 
     @property
@@ -102,25 +102,26 @@ class Leader:
 
     def close(self) -> None:
         """Let the followers go. A replica that has failed is left as it is."""
-        with self._turn, contextlib.suppress(DeviceFault), self._bond.together():
-            self._bond.say("leave")
-            self._bond.part()
+        with self._turn, contextlib.suppress(DeviceFault), self._channel.together():
+            self._channel.send("leave")
+            self._channel.close()
             self._engine.close()
 
 
-def _obey(engine: Engine, bond: ControlChannel) -> None:
+def _follow_calls(engine: Engine, channel: ControlChannel) -> None:
     """Do what the leader does until it leaves."""
-    waiting: dict[int, Denoised] = {}  # denoised, not yet decoded
-    keys: dict[int, list[int]] = {}  # of their pictures
+    # By number of the group: denoised and not yet decoded, and the keys of its pictures.
+    waiting: dict[int, tuple[Denoised, list[int]]] = {}
     while True:
-        match bond.hear():
-            case ["denoise", number, group]:
-                bond.pictures = keys[number] = [picture["key"] for picture in group]
-                waiting[number] = engine.denoise([Picture(**picture) for picture in group])
+        match channel.receive():
+            case ["denoise", number, rows]:
+                group = [Picture(**row) for row in rows]
+                channel.pictures = keys = [picture.key for picture in group]
+                waiting[number] = engine.denoise(group), keys
             case ["decode", number]:
-                bond.pictures = keys.pop(number)
-                engine.decode(waiting.pop(number))
+                denoised, channel.pictures = waiting.pop(number)
+                engine.decode(denoised)
             case ["leave"]:
-                bond.part()
+                channel.close()
                 engine.close()
                 return
