@@ -82,7 +82,5 @@ def _diagnose(path: Path, start: bytes, error: SafetensorError) -> str:
     for prefix, (what, remedy) in _STRANGERS.items():
         if start.lstrip().startswith(prefix) and not begins_well:
             return f"not a safetensors file but {what}; {remedy}"
-    remedy = "The copy or download is broken: fetch the file again"
-    return (
-        f"has {path.stat().st_size} bytes and is not a whole safetensors file ({error}). {remedy}"
-    )
+    what = f"has {path.stat().st_size} bytes and is not a whole safetensors file ({error})"
+    return f"{what}. The copy or download is broken: fetch the file again"

@@ -94,14 +94,13 @@ def _explain(section: type[Section], problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         unknown = ".".join(str(part) for part in problem["loc"])
         return f"{unknown}: unknown key; accepted here: {', '.join(table.model_fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if field is None:  # a rule about several keys, whose message names them
+    given, message = f"{key} = {problem['input']!r}", problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "model_type":
+        return f"{given}: expected a table; accepted in it: {', '.join(table.model_fields)}"
+    if field is None or not field.description:  # a rule about several keys: its message names them
         return message
     if problem["type"] == "missing":
         return f"{key}: missing; it is: {field.description}"
-    given = f"{key} = {problem['input']!r}"
-    if problem["type"] == "model_type":
-        return f"{given}: expected a table; accepted in it: {', '.join(table.model_fields)}"
     return f"{given}: {message}; {key} is: {_meaning(field)}"
 
 
