@@ -33,13 +33,11 @@ def schnell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, TorchEngine]
     """Random weights configured like FLUX.1-schnell: no embedded guidance, no dynamic shift."""
     folder = _copy_tiny(tmp_path_factory.mktemp("schnell"))
     torch.manual_seed(0)
-    config = dict(FluxTransformer2DModel.load_config(folder, subfolder="transformer")) | {
-        "guidance_embeds": False
-    }
+    config = dict(FluxTransformer2DModel.load_config(folder, subfolder="transformer"))
+    config["guidance_embeds"] = False
     FluxTransformer2DModel.from_config(config).save_pretrained(folder / "transformer")
-    FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False).save_pretrained(
-        folder / "scheduler"
-    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
+    scheduler.save_pretrained(folder / "scheduler")
     return _open(folder)
 
 
@@ -51,14 +49,15 @@ def model_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def weights_folder(tmp_path: Path) -> Path:
-    """Where quantized weights are to go; not there yet."""
+    """A folder for quantized weights. It does not exist yet."""
     return tmp_path / "quantized" / "weights"
 
 
 @pytest.fixture
 def weights_file(weights_folder: Path) -> Path:
     """The embedded model's quantized weights, in FP8."""
-    from tests.engine.precision import eight_bits  # here: it imports torchao
+    # Imported here, because it imports torchao.
+    from tests.engine.precision import eight_bits
 
     eight_bits.build(eight_bits.make_job(weights_folder))
     (path,) = weights_folder.iterdir()

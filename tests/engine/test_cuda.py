@@ -23,12 +23,11 @@ def open_on_gpu(precision):
 
 def test_a_gpu_in_fp32_paints_what_the_cpu_paints(dev):
     group = [make_picture(key) for key in range(4)]
-    assert (
-        psnr(dev[1].denoise(group).latents, open_on_gpu("fp32").denoise(group).latents.cpu()) >= 60
-    )
+    on_gpu = open_on_gpu("fp32").denoise(group).latents.cpu()
+    assert psnr(dev[1].denoise(group).latents, on_gpu) >= 60
 
 
-def test_bf16_is_a_little_rounder_and_timed_on_the_device(dev):
+def test_bf16_differs_by_rounding_and_is_timed_on_the_device(dev):
     engine, group = open_on_gpu("auto"), [make_picture(key) for key in range(4)]
     denoised = engine.denoise(group)
     pixels, decode_s = engine.decode(denoised)

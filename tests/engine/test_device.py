@@ -1,4 +1,4 @@
-"""What a device is called, and what its errors become."""
+"""A device has a name that tells its rounding, and its errors become the engine's."""
 
 import re
 
@@ -49,21 +49,10 @@ def test_a_full_host_is_out_of_memory_and_keeps_nothing_alive(cpu):
 @pytest.mark.parametrize(
     ("error", "becomes"),
     [
-        (
-            torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
-            DeviceFault,
-        ),
-        (
-            RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
-            DeviceFault,
-        ),
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), DeviceFault),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `x`"), DeviceFault),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceFault),
-        (
-            RuntimeError(
-                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-            ),
-            OutOfMemory,
-        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), OutOfMemory),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
     ],
 )

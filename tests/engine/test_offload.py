@@ -1,4 +1,7 @@
-"""What is on the device when the engine is built. The meta device stands for a card: weights can be moved there, and nothing computed."""
+"""What is on the device when the engine is built.
+
+The meta device stands for a card: weights can be moved there, and nothing is computed.
+"""
 
 import pytest
 import torch
@@ -18,9 +21,7 @@ CARD = torch.device("meta")
 
 @pytest.fixture
 def model() -> tuple[Family, Modulator]:
-    family = load_family(
-        resolve(Model()), choose_device(EngineSettings(device="cpu")), 32, transformer=True
-    )
+    family = load_family(resolve(Model()), choose_device(EngineSettings(device="cpu")), 32)
     return family, hoist_modulations(family.blocks)
 
 
@@ -30,10 +31,8 @@ def places(module: nn.Module) -> set[str]:
 
 def test_weights_are_loaded_onto_the_host(model: tuple[Family, Modulator]) -> None:
     family, modulator = model
-    assert all(
-        places(part) == {"cpu"}
-        for part in (family.transformer, modulator, family.vae, *family.encoders)
-    )
+    parts = family.transformer, modulator, family.vae, *family.encoders
+    assert all(places(part) == {"cpu"} for part in parts)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The rehearsal engine: test cards without torch."""
+"""The pattern engine draws test cards without torch."""
 
 import hashlib
 import subprocess
@@ -17,8 +17,10 @@ from tests.support.stock import make_picture
 
 def test_a_rehearsal_imports_no_torch():
     script = (
-        "import sys; from batchgen.engine import open_engine; from batchgen.settings.job import parse_job;"
-        "engine = open_engine(parse_job({'engine': {'kind': 'pattern'}}, 'test'), None); print(engine.identity, 'torch' in sys.modules)"
+        "import sys; from batchgen.engine import open_engine;"
+        "from batchgen.settings.job import parse_job;"
+        "engine = open_engine(parse_job({'engine': {'kind': 'pattern'}}, 'test'), None);"
+        "print(engine.identity, 'torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["pattern", "False"]
@@ -41,7 +43,8 @@ def test_whatever_decides_a_picture_changes_its_card(change):
 
 def test_the_same_row_gives_the_same_bytes_in_another_process():
     script = (
-        "import hashlib; from tests.support.stock import make_picture; from batchgen.engine.pattern import draw_card;"
+        "import hashlib; from tests.support.stock import make_picture;"
+        "from batchgen.engine.pattern import draw_card;"
         "print(hashlib.sha256(draw_card(make_picture(3)).tobytes()).hexdigest())"
     )
     run = subprocess.run(
@@ -55,9 +58,8 @@ def test_the_same_row_gives_the_same_bytes_in_another_process():
 )
 def test_cards_have_the_size_of_their_row_and_more_than_one_colour(width, height):
     engine = PatternEngine()
-    pixels, decode_s = engine.decode(
-        engine.denoise([make_picture(key, width=width, height=height) for key in range(2)])
-    )
+    group = [make_picture(key, width=width, height=height) for key in range(2)]
+    pixels, decode_s = engine.decode(engine.denoise(group))
     assert pixels.shape == (2, height, width, 3)
     assert pixels.dtype == np.uint8
     assert all((card != card[0, 0]).any() for card in pixels)
@@ -69,9 +71,8 @@ def test_prompts_in_any_script_can_be_rehearsed():
 
 
 def test_the_delay_is_per_group():
-    engine = open_engine(
-        parse_job({"engine": {"kind": "pattern"}, "pattern": {"delay_s": 0.05}}, "a test"), None
-    )
+    settings = {"engine": {"kind": "pattern"}, "pattern": {"delay_s": 0.05}}
+    engine = open_engine(parse_job(settings, "a test"), None)
     begin = time.perf_counter()
     denoised = engine.denoise([make_picture(key) for key in range(8)])
     assert 0.05 <= denoised.denoise_s <= time.perf_counter() - begin

@@ -1,4 +1,7 @@
-"""A small Stable Diffusion 3.5 medium with random weights: every peculiarity of the published one, nothing of its skill."""
+"""A small Stable Diffusion 3.5 medium with random weights.
+
+It has every peculiarity of the published model.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +30,18 @@ from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import Cache
 from tests.support.stock import make_job
 
-CLIP_WIDTHS, T5_WIDTH = (16, 32), 64  # CLIP's, side by side, are padded to T5's
-MOST_PX = (
-    13 * 16
-)  # positions are the middle of a square of 13, an odd one: some crops are off its centre
+# The CLIPs' tokens, side by side, are padded to T5's width.
+CLIP_WIDTHS, T5_WIDTH = (16, 32), 64
+# Positions are the middle of a square of 13 tokens. 13 is odd, so some crops are off its centre.
+POSITIONS = 13
+MOST_PX = POSITIONS * 16
 
 
 def save_sd3(folder: Path, **changes: object) -> Path:
-    """Make it, with these changes to the transformer's configuration, and save it."""
+    """Make the model and save it.
+
+    :param changes: to the transformer's configuration.
+    """
     torch.manual_seed(0)
     config = {
         "sample_size": 16,
@@ -44,18 +51,16 @@ def save_sd3(folder: Path, **changes: object) -> Path:
         "joint_attention_dim": T5_WIDTH,
         "caption_projection_dim": 128,
         "pooled_projection_dim": sum(CLIP_WIDTHS),
-        "pos_embed_max_size": 13,
+        "pos_embed_max_size": POSITIONS,
         "dual_attention_layers": (0, 1),
         "qk_norm": "rms_norm",
     }
     transformer = SD3Transformer2DModel(**(config | changes))
     for name, parameter in transformer.named_parameters():
-        if ".norm_" in name:  # of queries and keys: all ones when new, whichever is applied to what
+        # The norms of queries and keys are all ones when new: none could be told from another.
+        if ".norm_" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    clip, t5 = (
-        AutoTokenizer.from_pretrained(TINY / component)
-        for component in ("tokenizer", "tokenizer_2")
-    )
+    clip, t5 = (AutoTokenizer.from_pretrained(TINY / name) for name in ("tokenizer", "tokenizer_2"))
     first, second = (_clip(width, len(clip)) for width in CLIP_WIDTHS)
     StableDiffusion3Pipeline(
         transformer=transformer,
@@ -65,17 +70,7 @@ def save_sd3(folder: Path, **changes: object) -> Path:
         tokenizer=clip,
         text_encoder_2=second,
         tokenizer_2=clip,
-        text_encoder_3=T5EncoderModel(
-            T5Config(
-                vocab_size=len(t5),
-                d_model=T5_WIDTH,
-                d_kv=32,
-                d_ff=128,
-                num_layers=2,
-                num_heads=2,
-                feed_forward_proj="gated-gelu",
-            )
-        ),
+        text_encoder_3=_t5(len(t5)),
         tokenizer_3=t5,
     ).save_pretrained(folder)
     return folder
@@ -98,6 +93,20 @@ def _clip(width: int, words: int) -> CLIPTextModelWithProjection:
     )
 
 
+def _t5(words: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=words,
+            d_model=T5_WIDTH,
+            d_kv=32,
+            d_ff=128,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
 def _vae() -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -116,6 +125,6 @@ def _vae() -> AutoencoderKL:
 def denoise_over_ranks(
     ranks: Ranks, folder: Path, group: Sequence[Picture], cache: Cache
 ) -> Denoised:
-    """What a rank does."""
+    """Denoise as one rank of a replica."""
     job = make_job(folder).model_copy(update={"cache": cache})
     return build_engine(job, resolve(job.model), ranks).denoise(group)

@@ -1,4 +1,4 @@
-"""Pictures of the embedded model's world, and how stock diffusers makes them."""
+"""Pictures that the embedded model can make, and how stock diffusers makes them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ PROMPTS = [
 
 
 def make_picture(key: int = 0, **changes: Any) -> Picture:
-    """A picture of the embedded model's world: prompt, seed and guidance follow its key."""
+    """A picture that the embedded model can make. Prompt, seed and guidance follow from its key."""
     values: dict[str, Any] = {
         "key": key,
         "row": key,
@@ -40,23 +40,20 @@ def make_picture(key: int = 0, **changes: Any) -> Picture:
 
 
 def make_job(folder: Path | str = "tiny", **model: Any) -> Job:
-    return parse_job(
-        {
-            "model": {"path": str(folder), "max_sequence_length": TEXT_TOKENS, **model},
-            "engine": {"device": "cpu"},
-        },
-        "a test",
-    )
+    model = {"path": str(folder), "max_sequence_length": TEXT_TOKENS, **model}
+    return parse_job({"model": model, "engine": {"device": "cpu"}}, "a test")
 
 
 def stock_call(pipeline: Any, group: Sequence[Picture], output_type: str) -> Any:
-    """What a user of diffusers writes for these pictures; guidance and true_cfg are the first one's."""
+    """What a user of FluxPipeline writes for these pictures.
+
+    Guidance and true_cfg are the first picture's.
+    """
     first = group[0]
+    negative = [picture.negative_prompt for picture in group] if first.negative_prompt else None
     return pipeline(
         prompt=[picture.prompt for picture in group],
-        negative_prompt=[picture.negative_prompt for picture in group]
-        if first.negative_prompt
-        else None,
+        negative_prompt=negative,
         true_cfg_scale=first.true_cfg,
         guidance_scale=first.guidance,
         width=first.width,
@@ -69,6 +66,6 @@ def stock_call(pipeline: Any, group: Sequence[Picture], output_type: str) -> Any
 
 
 def psnr(one: Any, other: Any) -> float:
-    """dB, against the range of the first."""
+    """Peak signal-to-noise ratio in dB, against the range of the first."""
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
     return float(10 * np.log10(np.ptp(one) ** 2 / max(np.mean((one - other) ** 2), 1e-30)))

@@ -1,6 +1,6 @@
-"""A process that compiles the embedded model's blocks, or loads them, and paints one picture; and what such processes report.
+"""A process that compiles the embedded model's blocks, or loads them, and paints one picture.
 
-python first_picture.py FOLDER      prints a `Report` as JSON
+python -m tests.engine.families.first_picture FOLDER      prints a `Report` as JSON
 """
 
 import functools
@@ -17,7 +17,8 @@ from typing import Any
 
 from tests.support import ROOT
 
-SIZES = [(128, 128), (192, 128), (128, 192), (192, 192), (160, 128)]  # px
+# Width and height in pixels.
+SIZES = [(128, 128), (192, 128), (128, 192), (192, 192), (160, 128)]
 TOKENS = sorted({width // 16 * height // 16 for width, height in SIZES})
 ROWS = 8
 TEXT_TOKENS = 32
@@ -26,22 +27,25 @@ FACTS = {"model": "tiny", "tokens": TOKENS, "rows": ROWS}
 
 @dataclass(frozen=True)
 class Report:
-    cpu_s: float  # of the process and its compilers, up to the first picture: seconds on a machine with nothing else to do
+    # CPU seconds of the process and its compilers, up to the first picture.
+    cpu_s: float
     loaded: bool
-    sha256: str  # of the archive
+    # Of the archive.
+    sha256: str
     graphs: int
-    compiled: int  # of the graphs: not found in the archive
-    picture: str  # hash of its pixels
+    # Graphs that were not found in the archive.
+    compiled: int
+    # Hash of the picture's pixels.
+    picture: str
 
 
 def inputs(size: tuple[int, int], rows: int, width: int = 128, head: int = 32) -> dict[str, Any]:
-    """What a block of the embedded model is called with, drawn at random: always the same for one shape."""
+    """Random inputs of a block of the embedded model, always the same for one shape."""
     import torch
 
     tokens = size[0] // 16 * size[1] // 16
-    draw = functools.partial(
-        torch.randn, generator=torch.Generator().manual_seed(1000 * tokens + rows)
-    )
+    generator = torch.Generator().manual_seed(1000 * tokens + rows)
+    draw = functools.partial(torch.randn, generator=generator)
     angles = draw(TEXT_TOKENS + tokens, head)
     return {
         "hidden_states": draw(rows, tokens, width),
@@ -60,7 +64,7 @@ def through(blocks: Sequence[Any], size: tuple[int, int], rows: int) -> Any:
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """Such a process, with one compiler at a time, so that its seconds add up."""
+    """Start such a process, with one compiler at a time, so that its seconds add up."""
     environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.engine.families.first_picture", str(folder)],
@@ -82,12 +86,16 @@ def read(process: subprocess.Popen[str]) -> Report:
 
 @functools.cache
 def compiled_once() -> tuple[Path, list[Report]]:
-    """A folder with the archive of the embedded model, and what the two processes said that found it empty, started together."""
+    """A folder with the archive of the embedded model, and the reports of two processes.
+
+    They were started together and found the folder empty.
+    """
     folder = Path(_keep.name)
     return folder, [read(process) for process in [start(folder), start(folder)]]
 
 
-_keep = tempfile.TemporaryDirectory()  # until this process ends
+# Removed when this process ends.
+_keep = tempfile.TemporaryDirectory()
 
 
 def _main(folder: Path) -> Report:
@@ -125,9 +133,14 @@ def _main(folder: Path) -> Report:
     model.single_transformer_blocks = torch.nn.ModuleList(map(Stand, compiled.blocks[doubles:]))
     with torch.inference_mode():
         picture = pipeline(
-            "two blue squares", width=128, height=128, num_inference_steps=2, max_sequence_length=TEXT_TOKENS,
-            generator=torch.Generator().manual_seed(1), output_type="np",
-        ).images  # fmt: skip
+            "two blue squares",
+            width=128,
+            height=128,
+            num_inference_steps=2,
+            max_sequence_length=TEXT_TOKENS,
+            generator=torch.Generator().manual_seed(1),
+            output_type="np",
+        ).images
     pixels = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
     return Report(sum(os.times()[:4]), code.loaded, code.sha256, made.graphs, anew, pixels)
 

@@ -1,4 +1,9 @@
-"""The embedded model, its stages called one by one through diffusers' own modules: a stack of blocks to put a cache into."""
+"""The embedded model, its stages called one by one through diffusers' own modules.
+
+So a cache can be put into the stack of its blocks without the engine.
+
+Legend: B pictures, R rows, T image tokens, C channels of a token.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +18,7 @@ from torch import Tensor
 
 from batchgen.engine.cache.policy import Policy
 from batchgen.engine.cache.step_cache import StepCache
+from batchgen.engine.families.family import Tokens
 from batchgen.engine.interface import Trace
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.model import TINY
@@ -20,21 +26,14 @@ from tests.support.stock import TEXT_TOKENS
 from training.scenes import scenes_from
 
 PROMPTS = [scene.caption for scene in islice(scenes_from(0, held_out=True), 16)]
-SIDE = 8  # tokens of a 128 px picture, each way
-
-
-@dataclass(frozen=True)
-class Tokens:
-    image: Tensor
-    text: Tensor
-
-    def rows(self, index: Tensor) -> "Tokens":
-        return Tokens(self.image[index], self.text[index])
+# Tokens along a side of a picture of 128 px.
+SIDE = 8
 
 
 @dataclass(frozen=True)
 class Painted:
-    latents: Tensor  # [B, T, C]
+    # [B, T, C].
+    latents: Tensor
     traces: list[Trace]
 
     @property
@@ -43,16 +42,17 @@ class Painted:
 
     @property
     def share(self) -> float:
-        """Of all steps, those skipped."""
+        """The share of steps that were skipped."""
         letters = "".join(self.skipped)
         return letters.count("1") / len(letters)
 
 
 @dataclass
 class FluxByHand:
-    """:param shift: of the noise levels, to those of a larger picture."""
+    """The embedded model, painting."""
 
     steps: int = 28
+    # Shift of the noise levels. The default is that of a 128 px picture.
     shift: float = field(default_factory=lambda: calculate_shift(SIDE**2))
     pipeline: Any = field(
         default_factory=lambda: FluxPipeline.from_pretrained(
@@ -77,23 +77,19 @@ class FluxByHand:
         contrasted: Sequence[int] = (),
         gaps: Sequence[float] | None = None,
     ) -> Painted:
-        """Pictures of these keys: prompt, seed and guidance follow from the key. `contrasted`: places of those with a negative prompt.
+        """Paint pictures. Prompt, seed and guidance follow from a picture's key.
 
-        :param gaps: what the cache is told the noise levels are.
+        :param contrasted: places of the pictures that have a negative prompt.
+        :param gaps: the noise levels that the cache is told.
         """
         owner = [*range(len(keys)), *contrasted]
-        words = [PROMPTS[key % len(PROMPTS)] for key in keys] + [
-            "three green stars on a white background" for _ in contrasted
-        ]
+        words = [PROMPTS[key % len(PROMPTS)] for key in keys]
+        words += ["three green stars on a white background"] * len(contrasted)
         text, pooled, _ = self.pipeline.encode_prompt(words, None, max_sequence_length=TEXT_TOKENS)
         guidance = torch.tensor([2.0 + keys[picture] / 4 for picture in owner])
         text, rotary = self.model.context_embedder(text), self._rotary()
-        latents = torch.stack(
-            [
-                torch.randn(SIDE**2, 64, generator=torch.Generator().manual_seed(1000 + key))
-                for key in keys
-            ]
-        )
+        draws = [torch.Generator().manual_seed(1000 + key) for key in keys]
+        latents = torch.stack([torch.randn(SIDE**2, 64, generator=draw) for draw in draws])
         cache = policy and StepCache(
             policy, len(self.blocks), keys, owner, gaps or self.sigmas, Ranks()
         )
@@ -115,11 +111,10 @@ class FluxByHand:
                 return signal
 
             tokens = Tokens(self.model.x_embedder(latents[owner]), text)
-            image = (
-                cache.step(step, tokens, run, modulated)
-                if cache
-                else run(0, len(self.blocks), tokens, None).image
-            )
+            if cache:
+                image = cache.step(step, tokens, run, modulated)
+            else:
+                image = run(0, len(self.blocks), tokens, None).image
             velocity = self.model.proj_out(self.model.norm_out(image, temb))
             mine, negative = velocity[: len(keys)].clone(), velocity[len(keys) :]
             mine[list(contrasted)] = negative + 2.5 * (mine[list(contrasted)] - negative)
@@ -135,12 +130,8 @@ class FluxByHand:
     def pixels(self, latents: Tensor) -> Tensor:
         """[B, T, C] → [B, 3, 128, 128], 0 … 1."""
         vae = self.pipeline.vae
-        packed = (
-            latents.view(-1, SIDE, SIDE, 16, 2, 2)
-            .permute(0, 3, 1, 4, 2, 5)
-            .reshape(-1, 16, 2 * SIDE, 2 * SIDE)
-        )
-        decoded: Tensor = vae.decode(
-            packed / vae.config.scaling_factor + vae.config.shift_factor
-        ).sample
+        patches = latents.view(-1, SIDE, SIDE, 16, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        unpacked = patches.reshape(-1, 16, 2 * SIDE, 2 * SIDE)
+        scaled = unpacked / vae.config.scaling_factor + vae.config.shift_factor
+        decoded: Tensor = vae.decode(scaled).sample
         return (decoded / 2 + 0.5).clamp(0, 1)

@@ -1,4 +1,7 @@
-"""LoRA files of every accepted spelling change the weights by scale · (alpha / rank) · B·A; everything else is refused."""
+"""LoRA files of every accepted spelling change the weights by scale · (alpha / rank) · B·A.
+
+Everything else in such a file is refused.
+"""
 
 import json
 
@@ -16,21 +19,40 @@ from tests.support.stock import make_job, make_picture
 
 RANK = 4
 QUERY = "transformer_blocks.0.attn.to_q"
+KOHYA_QUERY = "lora_transformer_transformer_blocks_0_attn_to_q"
+DIFFUSERS = ("lora_A.weight", "lora_B.weight")
+KOHYA = ("lora_down.weight", "lora_up.weight")
 
 
-def matrices(out_features, in_features, rank=RANK, seed=0):
+def matrices(out_features, in_features):
     """Random B [out, rank] and A [rank, in]."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(out_features, rank, generator=generator), torch.randn(
-        rank, in_features, generator=generator
-    )
+    generator = torch.Generator().manual_seed(0)
+    up = torch.randn(out_features, RANK, generator=generator)
+    return up, torch.randn(RANK, in_features, generator=generator)
+
+
+def tensors(module, up, down, parts=DIFFUSERS):
+    """A LoRA's tensors for one module, under the names of a format."""
+    return {f"{module}.{parts[0]}": down, f"{module}.{parts[1]}": up}
 
 
 @pytest.fixture
 def flux(model_folder):
-    """A fresh model as loaded, before any technique: fusing changes it."""
+    """A fresh model as loaded, before any technique. Fusing changes it."""
     job = make_job(model_folder)
     return load_family(resolve(job.model), choose_device(job.engine), job.model.max_sequence_length)
+
+
+@pytest.fixture
+def fuse(flux, tmp_path):
+    """Saves tensors as a LoRA file and fuses it into the model; returns the number of linears."""
+
+    def save_and_fuse(content, scale=1.0, metadata=None):
+        path = tmp_path / "lora.safetensors"
+        save_file(content, path, metadata=metadata)
+        return fuse_lora(flux.lora_targets(), path, scale)
+
+    return save_and_fuse
 
 
 def weight(flux, module):
@@ -38,39 +60,22 @@ def weight(flux, module):
 
 
 @pytest.mark.parametrize(
-    ("down", "up", "alpha"),
-    [
-        (
-            f"transformer.{QUERY}.lora_A.weight",
-            f"transformer.{QUERY}.lora_B.weight",
-            f"transformer.{QUERY}.alpha",
-        ),
-        (f"{QUERY}.lora_A.weight", f"{QUERY}.lora_B.weight", f"{QUERY}.alpha"),
-        tuple(
-            f"lora_transformer_{QUERY.replace('.', '_')}.{part}"
-            for part in ("lora_down.weight", "lora_up.weight", "alpha")
-        ),
-    ],
+    ("module", "parts"),
+    [(f"transformer.{QUERY}", DIFFUSERS), (QUERY, DIFFUSERS), (KOHYA_QUERY, KOHYA)],
 )
-def test_a_linear_gets_scale_times_alpha_over_rank_times_its_product(
-    flux, tmp_path, down, up, alpha
-):
+def test_a_linear_gets_scale_times_alpha_over_rank_times_its_product(flux, fuse, module, parts):
     b, a = matrices(128, 128)
-    save_file({down: a, up: b, alpha: torch.tensor(2.0)}, tmp_path / "lora.safetensors")
     before = weight(flux, QUERY)
-    assert fuse_lora(flux.lora_targets(), tmp_path / "lora.safetensors", 0.5) == 1
+    content = tensors(module, b, a, parts) | {f"{module}.alpha": torch.tensor(2.0)}
+    assert fuse(content, scale=0.5) == 1
     expected = before + 0.5 * (2.0 / RANK) * b @ a
     assert torch.allclose(weight(flux, QUERY), expected, atol=1e-6)
 
 
-def test_without_alpha_the_product_is_added_as_it_is(flux, tmp_path):
+def test_without_alpha_the_product_is_added_as_it_is(flux, fuse):
     b, a = matrices(128, 128)
-    save_file(
-        {f"transformer.{QUERY}.lora_A.weight": a, f"transformer.{QUERY}.lora_B.weight": b},
-        tmp_path / "lora.safetensors",
-    )
     before = weight(flux, QUERY)
-    fuse_lora(flux.lora_targets(), tmp_path / "lora.safetensors", 1.0)
+    fuse(tensors(f"transformer.{QUERY}", b, a))
     assert torch.allclose(weight(flux, QUERY), before + b @ a, atol=1e-6)
 
 
@@ -83,13 +88,12 @@ def test_without_alpha_the_product_is_added_as_it_is(flux, tmp_path):
         ({"lora_alpha": 8, "alpha_pattern": {"attn.to_k": 2}}, 8 / RANK),
     ],
 )
-def test_alpha_is_read_from_the_adapter_metadata_of_diffusers(flux, tmp_path, settings, factor):
+def test_alpha_is_read_from_the_adapter_metadata_of_diffusers(flux, fuse, settings, factor):
     b, a = matrices(128, 128)
-    tensors = {f"transformer.{QUERY}.lora_A.weight": a, f"transformer.{QUERY}.lora_B.weight": b}
-    metadata = json.dumps({f"transformer.{name}": value for name, value in settings.items()})
-    save_file(tensors, tmp_path / "lora.safetensors", metadata={"lora_adapter_metadata": metadata})
+    adapter = json.dumps({f"transformer.{name}": value for name, value in settings.items()})
     before = weight(flux, QUERY)
-    fuse_lora(flux.lora_targets(), tmp_path / "lora.safetensors", 1.0)
+    metadata = {"lora_adapter_metadata": adapter}
+    fuse(tensors(f"transformer.{QUERY}", b, a), metadata=metadata)
     assert torch.allclose(weight(flux, QUERY), before + factor * b @ a, atol=1e-5)
 
 
@@ -103,44 +107,32 @@ def test_alpha_is_read_from_the_adapter_metadata_of_diffusers(flux, tmp_path, se
         ),
     ],
 )
-def test_stacked_linears_of_kohya_and_bfl_are_cut_into_their_rows(flux, tmp_path, theirs, ours):
+def test_stacked_linears_of_kohya_and_bfl_are_cut_into_their_rows(flux, fuse, theirs, ours):
     b, a = matrices(3 * 128, 128)
-    save_file(
-        {f"{theirs}.lora_down.weight": a, f"{theirs}.lora_up.weight": b},
-        tmp_path / "lora.safetensors",
-    )
     modules = [f"transformer_blocks.1.attn.{name}" for name in ours]
     before = [weight(flux, module) for module in modules]
-    assert fuse_lora(flux.lora_targets(), tmp_path / "lora.safetensors", 1.0) == 3
+    assert fuse(tensors(theirs, b, a, KOHYA)) == 3
     for module, old, delta in zip(modules, before, (b @ a).split(128), strict=True):
         assert torch.allclose(weight(flux, module), old + delta, atol=1e-6)
 
 
-def test_a_single_block_of_kohya_changes_attention_and_mlp(flux, tmp_path):
+def test_a_single_block_of_kohya_changes_attention_and_mlp(flux, fuse):
     b, a = matrices(7 * 128, 128)
-    name = "lora_unet_single_blocks_3_linear1"
-    save_file(
-        {f"{name}.lora_down.weight": a, f"{name}.lora_up.weight": b}, tmp_path / "lora.safetensors"
-    )
-    before = weight(flux, "single_transformer_blocks.3.proj_mlp")
-    assert fuse_lora(flux.lora_targets(), tmp_path / "lora.safetensors", 1.0) == 4
-    assert torch.allclose(
-        weight(flux, "single_transformer_blocks.3.proj_mlp"), before + (b @ a)[3 * 128 :], atol=1e-6
-    )
+    mlp = "single_transformer_blocks.3.proj_mlp"
+    before = weight(flux, mlp)
+    assert fuse(tensors("lora_unet_single_blocks_3_linear1", b, a, KOHYA)) == 4
+    assert torch.allclose(weight(flux, mlp), before + (b @ a)[3 * 128 :], atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "prefix", ["text_encoder.", "text_encoder.text_model.", "lora_te1_text_model_"]
 )
-def test_clip_can_be_changed_too(flux, tmp_path, prefix):
+def test_clip_can_be_changed_too(flux, fuse, prefix):
     b, a = matrices(64, 64)
-    name = f"{prefix}encoder.layers.0.self_attn.q_proj"
-    save_file(
-        {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}, tmp_path / "lora.safetensors"
-    )
-    linear = flux.clip.get_submodule("encoder.layers.0.self_attn.q_proj")
+    name = "encoder.layers.0.self_attn.q_proj"
+    linear = flux.clip.get_submodule(name)
     before = linear.weight.detach().clone()
-    fuse_lora(flux.lora_targets(), tmp_path / "lora.safetensors", 1.0)
+    fuse(tensors(f"{prefix}{name}", b, a))
     assert torch.allclose(linear.weight, before + b @ a, atol=1e-6)
 
 
@@ -166,34 +158,24 @@ def test_clip_can_be_changed_too(flux, tmp_path, prefix):
         ),
     ],
 )
-def test_nothing_is_left_unapplied_in_silence(flux, tmp_path, stray, shape, complaint):
-    b, a = matrices(128, 128)
-    good = {f"transformer.{QUERY}.lora_A.weight": a, f"transformer.{QUERY}.lora_B.weight": b}
-    save_file(good | {stray: torch.ones(shape)}, tmp_path / "lora.safetensors")
+def test_nothing_is_left_unapplied_in_silence(flux, fuse, stray, shape, complaint):
     before = weight(flux, QUERY)
+    good = tensors(f"transformer.{QUERY}", *matrices(128, 128))
     with pytest.raises(ModelError, match=complaint):
-        fuse_lora(flux.lora_targets(), tmp_path / "lora.safetensors", 1.0)
+        fuse(good | {stray: torch.ones(shape)})
     assert torch.equal(weight(flux, QUERY), before)
 
 
 @pytest.mark.parametrize("sizes", [(64, 128), (128, 64), (256, 128)])
-def test_a_lora_of_another_size_is_refused(flux, tmp_path, sizes):
-    b, a = matrices(*sizes)
-    save_file(
-        {f"transformer.{QUERY}.lora_A.weight": a, f"transformer.{QUERY}.lora_B.weight": b},
-        tmp_path / "lora.safetensors",
-    )
+def test_a_lora_of_another_size_is_refused(fuse, sizes):
     with pytest.raises(ModelError, match="to_q is"):
-        fuse_lora(flux.lora_targets(), tmp_path / "lora.safetensors", 1.0)
+        fuse(tensors(f"transformer.{QUERY}", *matrices(*sizes)))
 
 
 def test_a_job_with_a_lora_paints_other_pictures_and_scale_zero_the_same(dev, tmp_path):
     _, plain = dev
-    b, a = matrices(128, 128)
     path = tmp_path / "lora.safetensors"
-    save_file(
-        {f"transformer.{QUERY}.lora_A.weight": a, f"transformer.{QUERY}.lora_B.weight": b}, path
-    )
+    save_file(tensors(f"transformer.{QUERY}", *matrices(128, 128)), path)
     expected = plain.denoise([make_picture()]).latents
     for scale, changed in ((0.0, False), (1.0, True)):
         job = make_job("tiny", lora=[{"path": str(path), "scale": scale}])

@@ -1,7 +1,8 @@
-"""Everything off, the engine is stock diffusers: the ground rung of the parity ladder.
+"""With every technique off, the engine makes what stock diffusers makes.
 
-Tolerance: fp32 latents within 1e-5. Both call the same modules on the same inputs, so on one machine they agree to the last bits;
-1e-5 leaves room for another order of the sums in a matrix product.
+Tolerance: fp32 latents within 1e-5. Both call the same modules on the same inputs, so on one
+machine they agree to the last bits; 1e-5 leaves room for another order of the sums in a matrix
+product.
 """
 
 import numpy as np
@@ -23,9 +24,8 @@ def difference(stock, engine, group):
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (192, 128), (128, 192)])
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 def test_latents_equal_stock_at_every_size_and_guidance(dev, width, height, guidance):
-    assert (
-        difference(*dev, [make_picture(width=width, height=height, guidance=guidance)]) <= TOLERANCE
-    )
+    group = [make_picture(width=width, height=height, guidance=guidance)]
+    assert difference(*dev, group) <= TOLERANCE
 
 
 @pytest.mark.parametrize("steps", [1, 4, 28])
@@ -48,17 +48,14 @@ def test_a_negative_prompt_means_what_stock_means_by_true_cfg(dev):
 def test_a_negative_prompt_changes_the_picture(dev):
     _, engine = dev
     plain, contrasted = make_picture(), make_picture(negative_prompt="a blue circle", true_cfg=2.5)
-    assert (
-        engine.denoise([plain]).latents - engine.denoise([contrasted]).latents
-    ).abs().max() > 0.1
+    one, other = engine.denoise([plain]).latents, engine.denoise([contrasted]).latents
+    assert (one - other).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("true_cfg", [0.0, 1.0])
 def test_a_scale_of_one_or_less_switches_the_negative_prompt_off_as_in_stock(dev, true_cfg):
-    assert (
-        difference(*dev, [make_picture(negative_prompt="a blue circle", true_cfg=true_cfg)])
-        <= TOLERANCE
-    )
+    group = [make_picture(negative_prompt="a blue circle", true_cfg=true_cfg)]
+    assert difference(*dev, group) <= TOLERANCE
 
 
 def test_each_picture_of_a_group_has_its_own_true_cfg(dev):
@@ -71,15 +68,14 @@ def test_each_picture_of_a_group_has_its_own_true_cfg(dev):
     ours = engine.denoise(group).latents
     for picture, latents in zip(group, ours, strict=True):
         theirs = stock_call(stock, [picture], "latent")[0]
-        assert (theirs - latents).abs().max() <= 1e-4  # singles against a group
+        # Singles are compared with a group: matrix products of other sizes round otherwise.
+        assert (theirs - latents).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_model_without_embedded_guidance_and_dynamic_shift_equals_stock(schnell, steps):
-    assert (
-        difference(*schnell, [make_picture(key, steps=steps, guidance=0.0) for key in range(2)])
-        <= TOLERANCE
-    )
+    group = [make_picture(key, steps=steps, guidance=0.0) for key in range(2)]
+    assert difference(*schnell, group) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (192, 128)])
@@ -91,9 +87,9 @@ def test_pixels_equal_stock_pictures(dev, width, height):
     assert ours.shape == theirs.shape
     assert ours.dtype == np.uint8
     assert np.abs(ours.astype(int) - theirs).max() <= 1
-    assert (
-        (ours != theirs).mean() < 0.001
-    )  # where 255·x lies within rounding of a half; without rounding half of them would differ
+    # They differ where 255·x is within rounding of a half. Cut off instead of rounded, half of the
+    # values would differ.
+    assert (ours != theirs).mean() < 0.001
     assert decode_s > 0
 
 
@@ -106,7 +102,7 @@ def test_a_large_group_is_decoded_in_parts_and_in_order(dev, monkeypatch):
     assert np.abs(whole.astype(int) - parts).max() <= 1
 
 
-def test_latents_that_are_not_finite_are_reported_per_picture(dev, monkeypatch):
+def test_latents_that_are_not_finite_are_reported_per_picture(dev):
     _, engine = dev
     poison = make_picture(1, guidance=float("nan"))
     assert engine.denoise([make_picture(), poison, make_picture(2)]).finite == (True, False, True)
