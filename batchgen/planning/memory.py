@@ -97,23 +97,6 @@ class Need:
         return max(phase.weights // share + phase.rest // 2 for phase in self.phases)
 
 
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """How many numbers the weights of a checkpoint hold."""
-
-    # Of the linears in the transformer's blocks, without modulations: what may be quantized.
-    linears: int
-    # Of all else in the transformer.
-    other: int
-    # Of the weights that compute modulations, and of the modulations that they compute.
-    modulators: int
-    modulations: int
-    # Of T5's linears, and of all else in the text encoders.
-    text_linears: int
-    text_other: int
-    vae: int
-
-
 def estimate_memory(
     job: Job, checkpoint: Checkpoint, shapes: Sequence[Shape], *, cuda: bool
 ) -> Need:
@@ -122,19 +105,22 @@ def estimate_memory(
     :param shapes: of all pictures that are planned.
     :param cuda: on a CUDA card, where "auto" means bf16; else on a CPU.
     """
-    numbers, width = _count(checkpoint), _number_bytes(job, cuda=cuda)
-    linears = numbers.linears * (1 if job.precision.linear in QUANTIZED else width)
-    transformer = linears + numbers.other * width
-    text_linears = numbers.text_linears * (1 if job.precision.text != "none" else width)
-    encoders = text_linears + numbers.text_other * width
-    vae = numbers.vae * width
-    denoising = max(_denoising(job, checkpoint, s, numbers.modulations) for s in shapes) * width
+    size = _number_bytes(job, cuda=cuda)
+    in_blocks = list(_block_matrices(checkpoint))
+    modulators = [shape for shape, modulates in in_blocks if modulates]
+    numbers = sum(prod(shape) for shape, modulates in in_blocks if not modulates)
+    linears = numbers * (1 if job.precision.linear in QUANTIZED else size)
+    transformer = linears + (checkpoint.parameters("transformer") - numbers) * size
+    encoders = _encoders(job, checkpoint, size)
+    vae = checkpoint.parameters("vae") * size
+    modulations = sum(shape[0] for shape in modulators)
+    denoising = max(_denoising(job, checkpoint, shape, modulations) for shape in shapes) * size
     decoding = max(_decoding(job, checkpoint, shape) for shape in shapes)
-    encoding = max(_encoding(job, checkpoint, shape) for shape in shapes) * width
+    encoding = max(_encoding(job, checkpoint, shape) for shape in shapes) * size
 
     offload = job.engine.offload
-    # Modulations have left the transformer by then, and stay on the device.
-    movable = {"model": transformer - numbers.modulators * width, "layers": linears}
+    # Modulators have left the transformer by then, and stay on the device.
+    movable = {"model": transformer - sum(map(prod, modulators)) * size, "layers": linears}
     while_encoding = transformer - movable.get(offload, 0) + encoders + vae
     resident = transformer - (linears if offload == "layers" else 0) + vae
     resident += encoders if offload == "none" else 0
@@ -155,25 +141,16 @@ def _number_bytes(job: Job, *, cuda: bool) -> int:
     return 4 if asked == "fp32" or (asked != "bf16" and not cuda) else 2
 
 
-def _count(checkpoint: Checkpoint) -> _Numbers:
-    matrices = list(_block_matrices(checkpoint))
-    linears = sum(prod(shape) for shape, modulates in matrices if not modulates)
-    t5 = checkpoint.tensors(checkpoint.t5)
-    text_linears = sum(
+def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
+    """Bytes of the text encoders' weights; only the linears of T5 are ever quantized."""
+    linears = sum(
         prod(shape)
-        for name, shape in t5.items()
+        for name, shape in checkpoint.tensors(checkpoint.t5).items()
         if len(shape) == 2 and not any(word in name for word in _EMBEDDINGS)
     )
-    encoders = [name for name in checkpoint.components() if name.startswith("text_encoder")]
-    return _Numbers(
-        linears=linears,
-        other=checkpoint.parameters("transformer") - linears,
-        modulators=sum(prod(shape) for shape, modulates in matrices if modulates),
-        modulations=sum(shape[0] for shape, modulates in matrices if modulates),
-        text_linears=text_linears,
-        text_other=sum(map(checkpoint.parameters, encoders)) - text_linears,
-        vae=checkpoint.parameters("vae"),
-    )
+    names = [name for name in checkpoint.components() if name.startswith("text_encoder")]
+    other = sum(map(checkpoint.parameters, names)) - linears
+    return linears * (1 if job.precision.text != "none" else size) + other * size
 
 
 def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, ...], bool]]:

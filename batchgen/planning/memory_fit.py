@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from batchgen.engine.precision.rules import FP8_CAPABILITY, QUANTIZED
 from batchgen.model import Checkpoint
@@ -17,19 +16,8 @@ from batchgen.planning.plan import Plan
 from batchgen.settings import Job
 
 Change = Callable[[Job], Job]
-
-
-@dataclass(frozen=True, slots=True)
-class _Balance:
-    """What a rank needs, and what it has."""
-
-    need: Need
-    there: int
-
-    @property
-    def missing(self) -> int:
-        """Bytes, by the estimate; 0 or less where it fits."""
-        return self.need.total - self.there
+# What a rank needs for a job, and how many bytes of it are missing: 0 or less if the job fits.
+Weigh = Callable[[Job], tuple[Need, int]]
 
 
 def describe_memory(job: Job, checkpoint: Checkpoint | None, plan: Plan, hardware: Hardware) -> str:
@@ -49,41 +37,39 @@ def shortage(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -
     if hardware.memory is None:
         return
 
-    def weigh(changed: Job) -> _Balance:
-        there = hardware.memory_of_rank(changed, len(plan.shards))
-        assert there is not None, "a rank has its share of what is known"
+    def weigh(changed: Job) -> tuple[Need, int]:
+        there = hardware.memory_of_rank(changed, len(plan.shards)) or 0
         cuda = hardware.cuda is not False
-        return _Balance(estimate_memory(changed, checkpoint, plan.shapes, cuda=cuda), there)
+        need = estimate_memory(changed, checkpoint, plan.shapes, cuda=cuda)
+        return need, need.total - there
 
-    now = weigh(job)
-    if now.need.least > now.there:
-        half = "all" if now.need.mapped else "all but the weights"
-        facts = f"memory: {_parts(now.need)}; {_there(now.there, hardware)}"
+    need, missing = weigh(job)
+    if need.least > (there := need.total - missing):
+        half = "all" if need.mapped else "all but the weights"
+        facts = f"memory: {_parts(need)}; {_there(there, hardware)}"
         told = f"{facts}. It would not even fit if {half} took half."
-        yield "\n".join([told, *_cures(job, now, weigh, hardware)])
+        yield "\n".join([told, *_cures(job, weigh, hardware)])
 
 
-def _cures(
-    job: Job, now: _Balance, weigh: Callable[[Job], _Balance], hardware: Hardware
-) -> Iterator[str]:
+def _cures(job: Job, weigh: Weigh, hardware: Hardware) -> Iterator[str]:
     """A line for each setting that helps by itself, and whether they make it fit together."""
-    helped, together, rest = False, job, now
-    for words, apply in _remedies(job, hardware, lambda changed: weigh(changed).missing <= 0):
-        missing = weigh(apply(job)).missing
-        if (saved := now.missing - missing) < now.need.total // 50:
+    need, missing = weigh(job)
+    helped, together, rest = False, job, missing
+    for words, apply in _remedies(job, hardware, lambda changed: weigh(changed)[1] <= 0):
+        _, left = weigh(apply(job))
+        if missing - left < need.total // 50:
             continue
         if together is job:
             yield "What would help, what costs least first:"
-        yield f"  --set {words} saves {_size(saved)}{', then it fits' if missing <= 0 else ''}"
-        helped |= missing <= 0
-        if rest.missing > 0:
+        fits = ", then it fits" if left <= 0 else ""
+        yield f"  --set {words} saves {_size(missing - left)}{fits}"
+        helped |= left <= 0
+        if rest > 0:
             together = apply(together)
-            rest = weigh(together)
-    if rest.missing > 0:
-        yield (
-            f"Even so {_size(rest.missing)} are missing while {rest.need.peak}: it needs devices "
-            "with more memory."
-        )
+            rest = weigh(together)[1]
+    if rest > 0:
+        peak = weigh(together)[0].peak
+        yield f"Even so {_size(rest)} are missing while {peak}: it needs devices with more memory."
     elif not helped:
         yield "Together, from the top as far as needed, they make it fit."
 

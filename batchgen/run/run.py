@@ -83,10 +83,8 @@ def create(
             + shell_command("rm", directory.job)
         )
     if not durable.create(directory.plan, plan.model_dump_json().encode()):
-        resume = shell_command("batchgen", "resume", root)
-        raise OutputError(
-            f"{root}: another submit has just made this run. Continue it with: {resume}"
-        )
+        told = f"{root}: another submit has just made this run. Continue it with: "
+        raise OutputError(told + shell_command("batchgen", "resume", root))
     return Run(directory, plan, job, checkpoint), True
 
 
