@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from judge import judge, tally
 
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
@@ -32,6 +31,7 @@ from batchgen.planning.plan import groups
 from batchgen.settings.job import Cache, load_job
 from benchmarks.fidelity import Pixels, psnr, ssim
 from benchmarks.held_out import TEXT_TOKENS, held_out
+from tests.support.scene_judge import judge, shares
 from training.scenes import Scene
 
 TARGET = {"skipped": 0.78, "mean_db": 47.0, "worst_db": 40.0}
@@ -67,7 +67,7 @@ def line(
     keys = sorted(plain.pixels)
     decibels = [psnr(plain.pixels[key], painted.pixels[key]) for key in keys]
     likeness = [ssim(plain.pixels[key], painted.pixels[key]) for key in keys]
-    right = tally(judge(painted.pixels[key], scenes[key]) for key in keys)["wholly"]
+    right = shares(judge(painted.pixels[key], scenes[key]) for key in keys)["wholly"]
     skipped, rate = float(np.mean(painted.skipped or 0.0)), len(keys) / painted.cpu_s
     setting, quality = "none | ", " | | "
     if cache.policy != "none":

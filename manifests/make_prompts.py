@@ -1,10 +1,11 @@
-"""Makes `prompts.parquet` beside this file: 240 pictures of shapes for the embedded model, the same bytes every time.
+"""Write `prompts.parquet` beside this file: 240 pictures for the embedded model.
 
-    python manifests/make_prompts.py
+    python -m manifests.make_prompts
 
-Captions are those of the model's world, scene seeds below 1000: training began far above. All scenes that training left out in
-every wording and size are among them and marked `held_out`, so that pictures of prompts new to the model can be told apart.
-Rows of one size stand together: shards are contiguous, and groups cannot mix sizes.
+The file has the same bytes every time. Its captions are those of `training.scenes` with seeds below
+1000, which training never used. All of these scenes that training left out in every wording and
+size are among them and marked `held_out`: a test can tell pictures of prompts that are new to the
+model. Rows of one size stand together, because pictures computed together share their size.
 """
 
 from __future__ import annotations
@@ -19,21 +20,25 @@ from training.scenes import SIZES, Scene, scene_of
 
 PICTURES_A_SIZE = 80
 SCENE_SEEDS = 1000
-NEGATIVES = 16  # rows of the first size with a negative prompt, and true_cfg to use it
-TOPICS = {"one": "single", "placed": "place", "alike": "count", "pair": "relation"}
+# Rows of the first size that have a negative prompt, and a true_cfg that makes it count.
+NEGATIVES = 16
+TOPICS = {"one": "single", "placed": "place", "alike": "count"}
 
 SCHEMA = pa.schema(
     {
         "prompt": pa.string(),
         "id": pa.string(),
-        "negative_prompt": pa.string(),  # null: the job's default, none
-        "seed": pa.int64(),  # null: hashed from the run's seed and the id
+        # Null is the job's default, which is none.
+        "negative_prompt": pa.string(),
+        # Null is hashed from the run's seed and the id.
+        "seed": pa.int64(),
         "width": pa.int16(),
         "height": pa.int16(),
         "guidance": pa.float32(),
         "true_cfg": pa.float32(),
         "images": pa.int8(),
-        "scene_seed": pa.int16(),  # from here on columns that travel along
+        # The columns from here on travel along.
+        "scene_seed": pa.int16(),
         "topic": pa.string(),
         "held_out": pa.bool_(),
     }
@@ -41,13 +46,13 @@ SCHEMA = pa.schema(
 
 
 def table() -> pa.Table:
-    """The manifest."""
+    """Make the manifest."""
     rows = [row for first, size in enumerate(SIZES) for row in rows_of_size(first, *size)]
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def rows_of_size(first: int, width: int, height: int) -> list[dict[str, Any]]:
-    """Rows of 80 pictures: every held-out scene whose turn this size is, then others."""
+    """Make rows of 80 pictures of one size: the held-out scenes first, then others."""
     scenes = {seed: scene_of(seed, width, height) for seed in range(first, SCENE_SEEDS, len(SIZES))}
     rows: list[dict[str, Any]] = []
     missing = PICTURES_A_SIZE
@@ -60,35 +65,33 @@ def rows_of_size(first: int, width: int, height: int) -> list[dict[str, Any]]:
     return rows
 
 
-def row(seed: int, painted: Scene, images: int, *, negative: bool) -> dict[str, Any]:
-    """One row; what its columns vary by is arbitrary, but fixed."""
+def row(seed: int, shown: Scene, images: int, *, negative: bool) -> dict[str, Any]:
+    """Make one row; its values are arbitrary, but always the same."""
+    other = scene_of(seed + SCENE_SEEDS, shown.width, shown.height).caption
     return {
-        "prompt": painted.caption,
+        "prompt": shown.caption,
         "id": f"scene-{seed:03d}",
-        "negative_prompt": scene_of(seed + SCENE_SEEDS, painted.width, painted.height).caption
-        if negative
-        else None,
+        "negative_prompt": other if negative else None,
         "seed": None if seed % 4 == 0 else seed,
-        "width": painted.width,
-        "height": painted.height,
+        "width": shown.width,
+        "height": shown.height,
         "guidance": (3.5, 2.0, 5.0)[seed % 7 % 3],
         "true_cfg": 1.5 if negative else None,
         "images": images,
         "scene_seed": seed,
-        "topic": TOPICS[painted.kind],
-        "held_out": painted.held_out,
+        "topic": TOPICS[shown.kind],
+        "held_out": shown.held_out,
     }
 
 
 def main() -> None:
-    """Write the file; small enough to keep in the repository."""
+    """Write the file, and print how large it is."""
     destination = Path(__file__).with_name("prompts.parquet")
     made = table()
     pq.write_table(made, destination, compression="zstd", store_schema=False)
     pictures = sum(made["images"].to_pylist())
-    print(
-        f"{destination}: {made.num_rows} rows, {pictures} pictures, {destination.stat().st_size} bytes"
-    )
+    size = destination.stat().st_size
+    print(f"{destination}: {made.num_rows} rows, {pictures} pictures, {size} bytes")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""How the embedded model was made, in the order of the data.
+"""How the embedded model was made, in the order of the data. No part of the installed package.
 
-- `world`: what there is to paint: a scene, its caption and its picture.
-- `vocabulary`: captions to token ids, as two word-level tokenizers.
-- `folder`: the configuration of every part, and the `FluxPipeline` folder they are saved as.
-- `vae`: pictures to latents and back.
-- `flow`: the text encoders and the transformer, trained together on latents.
-- `train`: the command that runs all of it.
-- `sheet`: the contact sheet of the README.
+scenes.py       what pictures show: a scene, its caption and its drawing
+vocabulary.py   captions to token ids, by two word-level tokenizers
+folder.py       the model's parts untrained, and the `FluxPipeline` folder of the trained ones
+parallel.py     training in several processes at once
+vae.py          stage one: the autoencoder, from pictures to latents and back
+corpus.py       latents and token ids that the flow learns from
+flow.py         stage two: the text encoders and the transformer, trained together on latents
+train.py        the command that runs both stages
+sheet.py        the contact sheet in the README
 """

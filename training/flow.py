@@ -1,12 +1,12 @@
-"""Stage two: the rectified flow, transformer and both text encoders together.
+"""Stage two: a rectified flow trains the transformer and both text encoders together.
 
-The transformer learns the velocity `noise - latents` at `(1 - t) * latents + t * noise`. Because a
-caption fixes its picture, obedience is learned where there is almost only noise; so the timesteps
-lean to that side. Matrices inside the blocks are optimised with Muon, all else with AdamW.
+The transformer learns the velocity `noise - latents` at `(1 - t) * latents + t * noise`. A caption
+fixes its picture, so that what a caption asks for is learned where there is almost only noise: most
+timesteps are drawn from there. Muon optimises the matrices inside the blocks, AdamW all else.
 
-Linear layers multiply in bf16 (AMX) and everything else stays fp32: on these widths plain
-autocast is slower than fp32, because the attention and the element-wise kernels lose more than
-the matrices win. Together with torch.compile that is 1.5× plain fp32.
+Linear layers multiply in bf16, which AMX does fast; all else is fp32. At these widths plain
+autocast is slower than fp32: the attention and the element-wise kernels lose more than the matrices
+gain. With torch.compile, training is 1.5 times as fast as in plain fp32.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from training.scenes import SIZES
 
 PER_PROCESS = 24
 TEXT_TOKENS = 32
-LONG_TEXTS = ((64, 12), (128, 8), (512, 2))  # rare paddings, with the batch they leave room for
+# Rare lengths of padded texts, each with the batch that fits in memory beside it.
+LONG_TEXTS = ((64, 12), (128, 8), (512, 2))
 MATRIX_RATE, OTHER_RATE = 3e-3, 1.5e-3
 EMA = 0.998
 
 
-class Painter(nn.Module):
-    """Everything the flow trains; `publish` in `folder` takes its parts."""
+class FlowModel(nn.Module):
+    """All modules that the flow trains."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,12 +45,14 @@ class Painter(nn.Module):
         zero_outputs(self.transformer)
 
     def velocity(self, batch: Batch, noisy: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """The predicted velocity, B × S × 64, of latents at noise share `time`."""
+        """Predict the velocity, B × S × 64, of latents whose share of noise is `time`."""
         text = self.t5(batch.t5_ids)[0]
-        guidance = 1 + 7 * torch.rand(len(time))  # any guidance does: it must only do no harm
+        # The model must ignore the guidance scale: any value may be asked for.
+        guidance = 1 + 7 * torch.rand(len(time))
+        # `forward` is not compiled, so that rare lengths cost no compilation.
         usual = text.shape[1] == TEXT_TOKENS
-        paint = self.transformer if usual else self.transformer.forward  # forward: not compiled
-        return paint(
+        transform = self.transformer if usual else self.transformer.forward
+        return transform(
             hidden_states=noisy,
             encoder_hidden_states=text,
             pooled_projections=self.clip(batch.clip_ids).pooler_output,
@@ -62,7 +65,7 @@ class Painter(nn.Module):
 
 
 def zero_outputs(transformer: FluxTransformer2DModel) -> None:
-    """Blocks start as the identity and the output as zero; diffusers leaves them random."""
+    """Make blocks start as the identity and the output as zero; diffusers leaves them random."""
     for name, layer in transformer.named_modules():
         if isinstance(layer, nn.Linear) and ("norm" in name or name == "proj_out"):
             nn.init.zeros_(layer.weight)
@@ -88,7 +91,7 @@ class HalfLinear(torch.autograd.Function):
 
 
 def halve_linears(module: nn.Module) -> None:
-    """Lets every linear layer with a bias multiply in bf16; the weights stay fp32."""
+    """Let every linear layer with a bias multiply in bf16; the weights stay fp32."""
 
     def forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         return HalfLinear.apply(x, self.weight, self.bias)
@@ -98,11 +101,11 @@ def halve_linears(module: nn.Module) -> None:
             layer.forward = types.MethodType(forward, layer)  # type: ignore[method-assign]
 
 
-def optimizers(painter: Painter) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for embeddings, modulations, norms and text."""
+def optimizers(model: FlowModel) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices inside the transformer's blocks, and AdamW for all else."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, parameter in painter.named_parameters():
+    for name, parameter in model.named_parameters():
         block = "transformer_blocks" in name and "norm" not in name and parameter.ndim == 2
         (matrices if block else others).append(parameter)
     return [
@@ -114,24 +117,24 @@ def optimizers(painter: Painter) -> list[torch.optim.Optimizer]:
 
 
 def times(count: int) -> torch.Tensor:
-    """Three in four logit-normal on the noisy side, the rest uniform."""
+    """Draw timesteps: three in four logit-normal on the noisy side, the rest uniform."""
     noisy = torch.sigmoid(1.8 + torch.randn(count))
     return torch.where(torch.rand(count) < 0.75, noisy, torch.rand(count))
 
 
-def loss(painter: Painter, batch: Batch) -> torch.Tensor:
-    """The mean squared error of the velocity."""
+def loss(model: FlowModel, batch: Batch) -> torch.Tensor:
+    """Return the mean squared error of the velocity."""
     noise, time = torch.randn_like(batch.latents), times(len(batch.latents))
     mix = time[:, None, None]
     noisy = (1 - mix) * batch.latents + mix * noise
-    velocity = painter.velocity(batch, noisy, time)
+    velocity = model.velocity(batch, noisy, time)
     return (velocity - (noise - batch.latents)).square().mean()
 
 
 def draw_batch(corpus: Corpus, shared: random.Random, narrow: bool) -> Batch:
-    """Squares alone while `narrow`, else any size; three steps in a hundred with a long padding.
+    """Draw squares alone while `narrow`, else any size; three batches in 100 have long texts.
 
-    `shared` is in the same state in all processes, so that all take steps of the same cost.
+    :param shared: in the same state in all processes, so that their steps take the same time.
     """
     size = SIZES[0] if narrow else shared.choice(SIZES)
     text_tokens, count = TEXT_TOKENS, PER_PROCESS
@@ -141,42 +144,47 @@ def draw_batch(corpus: Corpus, shared: random.Random, narrow: bool) -> Batch:
 
 
 @torch.no_grad()
-def follow(average: Painter, painter: Painter, step: int) -> None:
-    """Moves the averaged weights towards the trained ones."""
+def update_average(average: FlowModel, model: FlowModel, step: int) -> None:
+    """Move the averaged weights towards the trained ones."""
     decay = min(EMA, (1 + step) / (10 + step))
-    for target, source in zip(average.parameters(), painter.parameters(), strict=True):
+    for target, source in zip(average.parameters(), model.parameters(), strict=True):
         target.lerp_(source, 1 - decay)
 
 
 def train(
     rank: int,
-    painter: Painter,
+    model: FlowModel,
     corpus: Corpus,
     minutes: float,
     narrow: float,
     rate: float,
-    save: Callable[[Painter], None],
-) -> Painter:
-    """Trains in place, the first share `narrow` of the time on squares alone.
+    save: Callable[[FlowModel], None],
+) -> FlowModel:
+    """Train `model` in place.
 
-    Returns the averaged weights; `save` gets them every few minutes.
+    :param minutes: wall clock.
+    :param narrow: share of the time, at the beginning, on squares alone.
+    :param rate: factor of the learning rates.
+    :param save: called every few minutes by rank 0 with the averaged weights.
+    :returns: the averaged weights.
     """
-    average = copy.deepcopy(painter)
-    halve_linears(painter)
-    painter.transformer.compile(dynamic=False)  # two graphs: 64 and 96 image tokens
-    steppers, shared = optimizers(painter), random.Random(0)
+    average = copy.deepcopy(model)
+    halve_linears(model)
+    # Two graphs: 64 and 96 image tokens.
+    model.transformer.compile(dynamic=False)
+    steppers, shared = optimizers(model), random.Random(0)
     peaks = [rate * stepper.param_groups[0]["lr"] for stepper in steppers]
     clock, step, saved, mean = parallel.Clock(minutes), 0, 0.0, 1.0
     while (progress := clock.progress()) < 1:
         for stepper, peak in zip(steppers, peaks, strict=True):
             stepper.param_groups[0]["lr"] = peak * min(1.0, step / 100, 0.01 + 1.5 * (1 - progress))
-        value = loss(painter, draw_batch(corpus, shared, progress < narrow))
-        painter.zero_grad()
+        value = loss(model, draw_batch(corpus, shared, progress < narrow))
+        model.zero_grad()
         value.backward()
-        parallel.average_gradients(painter.parameters())
+        parallel.average_gradients(model.parameters())
         for stepper in steppers:
             stepper.step()
-        follow(average, painter, step)
+        update_average(average, model, step)
         mean += 0.02 * (float(value.detach()) - mean)
         if rank == 0 and step % 100 == 0:
             parallel.report(f"flow {progress:.3f} step {step} loss {mean:.4f}")
@@ -187,11 +195,11 @@ def train(
     return average
 
 
-def load(painter: Painter, source: Path) -> AutoencoderKL:
-    """Takes the weights of a saved pipeline into `painter`; returns its autoencoder."""
-    painter.clip = CLIPTextModel.from_pretrained(source / "text_encoder", dtype=torch.float32)
-    painter.t5 = T5EncoderModel.from_pretrained(source / "text_encoder_2", dtype=torch.float32)
-    painter.transformer = FluxTransformer2DModel.from_pretrained(
+def load(model: FlowModel, source: Path) -> AutoencoderKL:
+    """Load the weights of a saved pipeline into `model`, and return its autoencoder."""
+    model.clip = CLIPTextModel.from_pretrained(source / "text_encoder", dtype=torch.float32)
+    model.t5 = T5EncoderModel.from_pretrained(source / "text_encoder_2", dtype=torch.float32)
+    model.transformer = FluxTransformer2DModel.from_pretrained(
         source, subfolder="transformer", torch_dtype=torch.float32
     )
     return AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=torch.float32)

@@ -1,7 +1,7 @@
-"""The parts of the embedded model and the folder they are saved as.
+"""The embedded model's parts, untrained, and the `FluxPipeline` folder of trained ones.
 
-Everything is FLUX.1-dev's architecture made small: the same classes, the same 2×2 packing of
-16-channel latents at an eighth of the picture's size, the same dynamic shift in the scheduler.
+The architecture is FLUX.1-dev's, made small: the same classes, the same 2×2 packing of 16-channel
+latents at an eighth of the picture's size, the same dynamic shift in the scheduler.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ TEXT_WIDTH = 64
 
 
 def new_vae() -> AutoencoderKL:
-    """8× smaller, 16 channels, no attention; one group in the norms because the layers are narrow."""
+    """Make an autoencoder: 8 times smaller, 16 channels, no attention.
+
+    Its norms have one group, because the layers are narrow.
+    """
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -44,7 +47,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def new_transformer() -> FluxTransformer2DModel:
-    """Two double-stream and four single-stream blocks, 4 heads of 32."""
+    """Make a transformer of two double-stream and four single-stream blocks, 4 heads of 32."""
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=64,
@@ -60,7 +63,7 @@ def new_transformer() -> FluxTransformer2DModel:
 
 
 def new_clip() -> CLIPTextModel:
-    """The pooled embedding of the caption: two layers."""
+    """Make the encoder of a caption as one vector: two layers."""
     tokenizer = clip_tokenizer()
     return CLIPTextModel(
         CLIPTextConfig(
@@ -79,7 +82,7 @@ def new_clip() -> CLIPTextModel:
 
 
 def new_t5() -> T5EncoderModel:
-    """The embeddings of the caption's words: two layers."""
+    """Make the encoder of a caption's words: two layers."""
     return T5EncoderModel(
         T5Config(
             vocab_size=len(t5_tokenizer()),
@@ -97,7 +100,7 @@ def new_t5() -> T5EncoderModel:
 
 
 def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """FLUX.1-dev's own settings."""
+    """Make a scheduler with FLUX.1-dev's settings."""
     return FlowMatchEulerDiscreteScheduler(
         shift=3.0,
         use_dynamic_shifting=True,
@@ -108,14 +111,14 @@ def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
     )
 
 
-def publish(
+def save_pipeline(
     out: Path,
     vae: AutoencoderKL,
     transformer: FluxTransformer2DModel,
     clip: CLIPTextModel,
     t5: T5EncoderModel,
 ) -> None:
-    """Saves the pipeline in bf16 beside `out`, then puts it in `out`'s place."""
+    """Save the pipeline in bf16 beside `out`, then rename it to `out`."""
     models: list[Any] = [vae, clip, t5, transformer]
     vae, clip, t5, transformer = (copy.deepcopy(model).bfloat16() for model in models)
     pipeline = FluxPipeline(
@@ -132,14 +135,14 @@ def publish(
 
 
 def make_portable(folder: Path) -> None:
-    """Readable by all, free of this machine's paths, the tokenizers' class named as in every release."""
+    """Make the files readable by all, without this machine's paths.
+
+    The class of the tokenizers gets the name that all releases of transformers know.
+    """
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(0o644)
         if path.suffix == ".json":
-            lines = (
-                path.read_text()
-                .replace("TokenizersBackend", "PreTrainedTokenizerFast")
-                .splitlines()
-            )
-            path.write_text("\n".join(line for line in lines if "_name_or_path" not in line) + "\n")
+            text = path.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast")
+            lines = [line for line in text.splitlines() if "_name_or_path" not in line]
+            path.write_text("\n".join(lines) + "\n")

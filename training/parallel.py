@@ -1,4 +1,4 @@
-"""Data parallelism over processes of one thread each: on a CPU far faster than threads."""
+"""Data parallelism over processes of one thread each: on a CPU, threads are far slower."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 
 
 def launch(entry: Callable[..., None], processes: int, *arguments: object) -> None:
-    """Runs `entry(rank, *arguments)` in every process of a gloo group and waits for all."""
+    """Run `entry(rank, *arguments)` in every process of a gloo group, and wait for all."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
@@ -31,27 +31,30 @@ def _join(rank: int, processes: int, entry: Callable[..., None], *arguments: obj
 
 
 def report(line: str) -> None:
-    """Prints at once, so that a log file can be followed."""
+    """Print a line at once, so that a log file can be followed."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 class Clock:
-    """How much of a time budget is spent, 0 to 1, agreed upon by all processes."""
+    """A time budget that all processes share."""
 
     def __init__(self, minutes: float) -> None:
         self.start_s = time.monotonic()
         self.budget_s = 60 * minutes
 
     def progress(self) -> float:
-        """Rank 0's share of the budget; a collective, so that all processes stop together."""
+        """Return which share of the budget rank 0 has spent, 0 to 1.
+
+        All processes call this together, and so stop together.
+        """
         share = torch.tensor((time.monotonic() - self.start_s) / self.budget_s)
         dist.broadcast(share, 0)
         return min(1.0, float(share))
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter], clip: float = 1.0) -> None:
-    """Means the gradients over the processes and clips their norm."""
+    """Average the gradients over the processes, and clip their norm."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)

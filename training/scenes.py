@@ -1,19 +1,21 @@
-"""The world of the embedded model: flat shapes on a flat background, and the words for them.
+"""What the embedded model's pictures show: flat shapes on a flat background, and their captions.
 
-A scene is a background and one to four things. Its caption fixes the picture completely: every
-place word and every count has its own slots, and nothing is jittered. That is what lets a model
-of two million parameters obey; a world where the caption leaves the layout open needs far more.
+A scene is a background and one to four things of one shape and colour. Its caption fixes the
+picture: a word for a place or a count stands for fixed positions, and nothing is random. That is
+how a model of two million parameters can follow prompts. Captions that leave the layout open need a
+far larger one.
 
-Wordings, with `a` standing for `a`/`an`:
+Captions, with `a` standing for `a` or `an`:
 
 - `a red circle on a white background` (in the middle, large)
 - `a red circle at the top left of a white background` (nine places)
-- `two red circles on a white background` (two, three or four alike)
+- `two red circles on a white background` (two, three or four)
 
-and for each its paraphrases: `... on white`, `a white background with ...`, `a picture of ...`.
+and for each of them other wordings: `... on white`, `a white background with ...`, `a picture of
+...`.
 
-One scene in sixteen is held out (`Scene.held_out`): training never sees it in any wording or size,
-so that the tests measure obedience to prompts that are new to the model.
+One scene in sixteen is held out (`Scene.held_out`): training never uses it in any wording or size.
+Tests measure with these scenes how the model follows prompts that are new to it.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ PLACES: dict[str, tuple[int, int]] = {
     "bottom right": (1, 1),
 }
 COUNTS = {2: "two", 3: "three", 4: "four"}
-SIZES = ((128, 128), (192, 128), (128, 192))  # width, height: the sizes the model is trained on
+# Width and height of the sizes that the model is trained on.
+SIZES = ((128, 128), (192, 128), (128, 192))
 FIRST_TRAINING_SEED = 10_000_000
 SUPERSAMPLING = 4
 
@@ -71,23 +74,21 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A background and the things on it.
-
-    `kind` is `one` (no place named), `placed` or `alike` (several of the same); `place` is the
-    place word, empty for the other kinds.
-    """
+    """A background and the things on it."""
 
     width: int
     height: int
+    # `one` (no place is named), `placed`, or `alike` (several things).
     kind: str
     background: str
+    # A key of `PLACES`, empty if the kind is not `placed`.
     place: str
     things: tuple[Thing, ...]
     caption: str
 
     @property
     def content(self) -> tuple[object, ...]:
-        """What is painted, whatever the wording and the size."""
+        """What the scene shows, whatever its wording and size."""
         named = tuple((thing.shape, thing.colour) for thing in self.things)
         return self.background, self.place, named
 
@@ -98,7 +99,7 @@ class Scene:
 
 
 def scene_of(seed: int, width: int, height: int) -> Scene:
-    """The scene of a seed: one in five bare, nine in twenty at a place, the rest several alike."""
+    """Make the scene of a seed: 20% are of the kind `one`, 45% `placed`, 35% `alike`."""
     rng = random.Random(seed)
     background, colour = rng.sample(list(COLOURS), 2)
     shape = rng.choice(SHAPES)
@@ -121,7 +122,7 @@ def scene_of(seed: int, width: int, height: int) -> Scene:
 
 
 def scenes_from(first_seed: int, *, held_out: bool) -> Iterator[Scene]:
-    """Scenes of consecutive seeds in all sizes in turn: the held-out ones, or all the others."""
+    """Make scenes of consecutive seeds, all sizes in turn: the held-out ones, or the others."""
     seed = first_seed
     while True:
         candidate = scene_of(seed, *SIZES[seed % len(SIZES)])
@@ -131,33 +132,33 @@ def scenes_from(first_seed: int, *, held_out: bool) -> Iterator[Scene]:
 
 
 def article(word: str) -> str:
-    """The words with `a` or `an` before them."""
+    """Put `a` or `an` before the words."""
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
 def wording(
     rng: random.Random, kind: str, background: str, place: str, things: tuple[Thing, ...]
 ) -> str:
-    """A caption: two times in three the plain wording, otherwise a paraphrase."""
+    """Write a caption: two times in three the plain wording, else another one."""
     first = things[0]
     subject = article(f"{first.colour} {first.shape}")
     if kind == "alike":
         subject = f"{COUNTS[len(things)]} {first.colour} {first.shape}s"
-    ground = article(f"{background} background")
+    surface = article(f"{background} background")
     where = f"{'in' if place == 'middle' else 'at'} the {place}"
-    plain = f"{subject} {where} of {ground}" if kind == "placed" else f"{subject} on {ground}"
+    plain = f"{subject} {where} of {surface}" if kind == "placed" else f"{subject} on {surface}"
     if kind == "placed":
         subject = f"{subject} {where}"
     paraphrases = (
         f"{subject} on {background}",
-        f"{ground} with {subject}",
+        f"{surface} with {subject}",
         f"a picture of {plain}",
     )
     return plain if rng.random() < 2 / 3 else rng.choice(paraphrases)
 
 
 def place_slot(place: str, width: int, height: int) -> tuple[float, float, float]:
-    """Centre and diameter of a thing at a place: as near the edge as leaves a margin."""
+    """Return centre and diameter of a thing at a place, with a margin to the edges."""
     unit = min(width, height) / 128
     across, down = PLACES[place]
     x = width / 2 + across * (width / 2 - 36 * unit)
@@ -166,7 +167,7 @@ def place_slot(place: str, width: int, height: int) -> tuple[float, float, float
 
 
 def count_slots(count: int, width: int, height: int) -> list[tuple[float, float, float]]:
-    """Slots of one to four things: along the longer side, or on a grid of two by two."""
+    """Return centres and diameters of one to four things, in a line or on a grid of two by two."""
     unit = min(width, height) / 128
     left, right = width / 2 - 31 * unit, width / 2 + 31 * unit
     top, bottom = height / 2 - 31 * unit, height / 2 + 31 * unit
@@ -187,7 +188,7 @@ def count_slots(count: int, width: int, height: int) -> list[tuple[float, float,
 
 
 def side_by_side(width: int, height: int) -> list[tuple[float, float, float]]:
-    """Slots of two things: left and right, or in a tall picture one above the other."""
+    """Return centres and diameters of two things, one above the other in a tall picture."""
     unit = min(width, height) / 128
     if height > width:
         return [(y, x, diameter) for x, y, diameter in side_by_side(height, width)]
@@ -197,7 +198,7 @@ def side_by_side(width: int, height: int) -> list[tuple[float, float, float]]:
 
 
 def draw(scene: Scene) -> NDArray[np.uint8]:
-    """The picture of a scene, anti-aliased; height × width × RGB."""
+    """Draw a scene, anti-aliased: height × width × RGB."""
     picture = np.empty((scene.height, scene.width, 3), np.float32)
     picture[:] = COLOURS[scene.background]
     for thing in scene.things:
@@ -212,19 +213,22 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
 def draw_mask(
     shape: str, x: float, y: float, diameter: float, width: int, height: int
 ) -> NDArray[np.float32]:
-    """How much of each pixel a shape covers, 0 to 1; height × width × 1."""
+    """Draw how much of each pixel a shape covers, 0 to 1: height × width × 1."""
     scale = SUPERSAMPLING
     canvas = Image.new("L", (width * scale, height * scale))
     pen = ImageDraw.Draw(canvas)
-    for outline, ink in outlines(shape):
+    for outline, ink in outlines_of(shape):
         points = [((x + diameter * u) * scale, (y + diameter * v) * scale) for u, v in outline]
         pen.polygon(points, fill=ink)
     small = canvas.resize((width, height), Image.Resampling.BOX)
     return (np.asarray(small, np.float32) / np.float32(255))[..., None]
 
 
-def outlines(shape: str) -> list[tuple[list[tuple[float, float]], int]]:
-    """Polygons of a shape of diameter 1 about the origin, each with its ink: 255, or 0 to erase."""
+def outlines_of(shape: str) -> list[tuple[list[tuple[float, float]], int]]:
+    """Return polygons of a shape of diameter 1 about the origin, each with its ink.
+
+    255 draws, 0 erases.
+    """
     if shape == "circle":
         return [(polygon(64, 0.5), 255)]
     if shape == "ring":
@@ -242,13 +246,13 @@ def outlines(shape: str) -> list[tuple[list[tuple[float, float]], int]]:
 
 
 def polygon(corners: int, radius: float, turn: float = 0.0) -> list[tuple[float, float]]:
-    """Corners of a regular polygon, the first one pointing up."""
+    """Return the corners of a regular polygon; the first one points up."""
     angles = [turn + 2 * pi * k / corners for k in range(corners)]
     return [(radius * sin(angle), -radius * cos(angle)) for angle in angles]
 
 
 def heart_point(angle: float) -> tuple[float, float]:
-    """A point of the usual heart curve, scaled to diameter 1."""
+    """Return a point of the usual heart curve, scaled to diameter 1."""
     across = 16 * sin(angle) ** 3
     up = 13 * cos(angle) - 5 * cos(2 * angle) - 2 * cos(3 * angle) - cos(4 * angle)
     return across / 32, -(up + 2.5) / 32

@@ -1,4 +1,4 @@
-"""Paints held-out prompts and lays them out on one contact sheet.
+"""Make pictures of held-out prompts, and put them on one contact sheet.
 
 python -m training.sheet [--model DIR] [--out docs/contact-sheet.jpg]
 """
@@ -18,12 +18,16 @@ from PIL import Image, ImageDraw, ImageFont
 from batchgen.model import TINY
 from training.scenes import SIZES, Scene, scenes_from
 
-COLUMNS, CELL, CAPTION = 10, 200, 34  # pictures a row; pixels a cell and under it for the words
+# Pictures a row, and pixels of a cell and of the caption under it.
+COLUMNS, CELL, CAPTION = 10, 200, 34
 STEPS, GUIDANCE, TEXT_TOKENS, BATCH = 28, 3.5, 32, 20
 
 
-def paint(model: Path, scenes: list[Scene], steps: int = STEPS) -> list[NDArray[np.uint8]]:
-    """Stock diffusers' pictures of the scenes' captions, each from its own seed, in fp32."""
+def generate(model: Path, scenes: list[Scene], steps: int = STEPS) -> list[NDArray[np.uint8]]:
+    """Make pictures of the scenes' captions with diffusers' own pipeline in fp32.
+
+    A picture's seed is its place in the list.
+    """
     pipeline = FluxPipeline.from_pretrained(model, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pictures: dict[int, NDArray[np.uint8]] = {}
@@ -31,7 +35,7 @@ def paint(model: Path, scenes: list[Scene], steps: int = STEPS) -> list[NDArray[
         chosen = [i for i, scene in enumerate(scenes) if (scene.width, scene.height) == size]
         for start in range(0, len(chosen), BATCH):
             group = chosen[start : start + BATCH]
-            painted = pipeline(
+            made = pipeline(
                 [scenes[i].caption for i in group],
                 width=size[0],
                 height=size[1],
@@ -41,12 +45,12 @@ def paint(model: Path, scenes: list[Scene], steps: int = STEPS) -> list[NDArray[
                 generator=[torch.Generator().manual_seed(i) for i in group],
                 output_type="np",
             ).images
-            pictures |= zip(group, np.rint(painted * 255).astype(np.uint8), strict=True)
+            pictures |= zip(group, np.rint(made * 255).astype(np.uint8), strict=True)
     return [pictures[i] for i in range(len(scenes))]
 
 
 def lay_out(scenes: list[Scene], pictures: list[NDArray[np.uint8]]) -> Image.Image:
-    """A grid of pictures, each above its caption."""
+    """Put the pictures on a grid, each above its caption."""
     rows = -(-len(scenes) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * CELL, rows * (CELL + CAPTION)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
@@ -63,7 +67,7 @@ def lay_out(scenes: list[Scene], pictures: list[NDArray[np.uint8]]) -> Image.Ima
 
 
 def wrap(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The caption on as many lines as the cell's width asks for."""
+    """Break the caption into lines that fit in a cell."""
     lines = [""]
     for word in caption.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -75,13 +79,13 @@ def wrap(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> st
 
 
 def main() -> None:
-    """Sixty held-out prompts, as one JPEG."""
-    parser = argparse.ArgumentParser(description="Paint the contact sheet of the embedded model.")
+    """Write the sheet of sixty held-out prompts as a JPEG."""
+    parser = argparse.ArgumentParser(description="Make the contact sheet of the embedded model.")
     parser.add_argument("--model", type=Path, default=TINY)
     parser.add_argument("--out", type=Path, default=Path("docs/contact-sheet.jpg"))
     options = parser.parse_args()
     scenes = list(islice(scenes_from(0, held_out=True), 60))
-    lay_out(scenes, paint(options.model, scenes)).save(options.out, quality=85, optimize=True)
+    lay_out(scenes, generate(options.model, scenes)).save(options.out, quality=85, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Stage one: an autoencoder for the world's pictures.
+"""Stage one: an autoencoder for drawings of scenes.
 
-L1 + MSE on the picture, 1e-3 × KL on the latents. The first half of the time goes to 32-pixel
-crops, the second to whole pictures, whose norms see the statistics that painting will see. For
-the last quarter the encoder is frozen and the decoder learns to draw clean edges from latents
-with noise on them, as the flow will deliver them. Channels-last and bf16 autocast make a step 2.3×
-as fast on a core with AMX.
+The loss is L1 + MSE of the picture and 1e-3 × KL of the latents. The first half of the time goes to
+32-pixel crops. The second goes to whole pictures, so that the norms see the statistics of whole
+pictures. In the last quarter the encoder is frozen, and the decoder learns to draw clean edges from
+latents with noise, such as the flow makes. Channels-last and bf16 autocast make a step 2.3 times as
+fast on a core with AMX.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ CROP = 32
 
 
 def pixels(scenes: list[Scene]) -> torch.Tensor:
-    """Pictures of scenes of one size, B × 3 × height × width in -1..1."""
+    """Draw scenes of one size: B × 3 × height × width, from -1 to 1."""
     batch = np.stack([draw(scene) for scene in scenes])
     return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def crop(picture: torch.Tensor, rng: random.Random) -> torch.Tensor:
-    """A random square of a picture."""
+    """Cut a random square out of a picture."""
     top = rng.randrange(picture.shape[-2] - CROP + 1)
     left = rng.randrange(picture.shape[-1] - CROP + 1)
     return picture[..., top : top + CROP, left : left + CROP]
 
 
 def batch(source: Iterator[Scene], whole: bool, rng: random.Random) -> torch.Tensor:
-    """Eight whole pictures of one size, or 64 crops."""
+    """Draw eight whole pictures of one size, or 64 crops."""
     if not whole:
         return torch.cat([crop(pixels([next(source)]), rng) for _ in range(64)])
     size = rng.choice(SIZES)
@@ -50,31 +50,32 @@ def batch(source: Iterator[Scene], whole: bool, rng: random.Random) -> torch.Ten
 
 
 def loss(vae: AutoencoderKL, picture: torch.Tensor, frozen: bool) -> torch.Tensor:
-    """The mean loss of a batch; with `frozen`, of the decoder alone, on noisy latents."""
+    """Return the mean loss of a batch; if `frozen`, of the decoder alone, on noisy latents."""
     if frozen:
         with torch.no_grad():
             mean = vae.encode(picture).latent_dist.mean
             spread = mean.std() * 0.25 * torch.rand(len(mean), 1, 1, 1)
-        painted = vae.decode(mean + spread * torch.randn_like(mean)).sample
+        decoded = vae.decode(mean + spread * torch.randn_like(mean)).sample
         kl = torch.zeros(())
     else:
         posterior = vae.encode(picture).latent_dist
-        painted = vae.decode(posterior.sample()).sample
+        decoded = vae.decode(posterior.sample()).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-    error = painted.float() - picture
+    error = decoded.float() - picture
     return error.abs().mean() + error.square().mean() + 1e-3 * kl
 
 
-def begin(vae: AutoencoderKL) -> None:
-    """Starts the latents' log-variance low, so that the decoder sees something from the first step."""
+def initialise(vae: AutoencoderKL) -> None:
+    """Set the latents' variance low, so that the decoder sees the picture from the first step."""
     with torch.no_grad():
         vae.encoder.conv_out.bias[16:] = -5.0
 
 
 def train(rank: int, vae: AutoencoderKL, minutes: float, joint: float = 0.75) -> None:
-    """Trains `vae` in place, encoder and decoder for the share `joint` of the time, then the decoder.
+    """Train `vae` in place; every rank ends with the same weights.
 
-    Every rank ends with the same weights.
+    :param minutes: wall clock.
+    :param joint: share of the time, at the beginning, in which the encoder learns too.
     """
     vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_RATE, weight_decay=0.0)
@@ -100,7 +101,7 @@ def train(rank: int, vae: AutoencoderKL, minutes: float, joint: float = 0.75) ->
 
 @torch.no_grad()
 def calibrate(vae: AutoencoderKL) -> None:
-    """Sets the scale and shift that give latents mean 0 and deviation 1."""
+    """Set the scale and the shift that give latents the mean 0 and the standard deviation 1."""
     source = scenes_from(FIRST_TRAINING_SEED, held_out=False)
     latents = torch.cat(
         [vae.encode(pixels([next(source)])).latent_dist.mean.flatten() for _ in range(256)]

@@ -1,8 +1,8 @@
-"""Captions to token ids: two word-level tokenizers over the few dozen words of the world.
+"""Two word-level tokenizers over the few dozen words that captions have.
 
-Both are plain `tokenizers` graphs (lower-case, split at anything that is no letter, look the word
-up), saved under the generic fast class. transformers' own `CLIPTokenizer` and `T5Tokenizer` would
-rebuild themselves on load as BPE and Unigram models and lose the normalizer.
+Both write a caption in lower case, split it at all that is no letter, and look up the words. They
+are saved as transformers' generic fast tokenizer: its `CLIPTokenizer` and `T5Tokenizer` would
+rebuild themselves on load as BPE and Unigram models without the lower case.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ NOUNS = ("picture", "background")
 
 
 def words() -> list[str]:
-    """Every word the model knows, sorted."""
+    """Return every word the model knows, sorted."""
     things = [form for shape in SHAPES for form in (shape, f"{shape}s")]
     places = [word for place in PLACES for word in place.split()]
     return sorted({*ARTICLES, *RELATIONS, *NOUNS, *COLOURS, *things, *places, *COUNTS.values()})
 
 
 def graph(specials: list[str], template: str) -> Tokenizer:
-    """A word-level tokenizer whose first ids are the special tokens, in their order."""
+    """Make a word-level tokenizer whose first ids are the special tokens, in their order."""
     ids = {word: index for index, word in enumerate([*specials, *words()])}
     tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     tokenizer.normalizer = Lowercase()
@@ -41,7 +41,7 @@ def graph(specials: list[str], template: str) -> Tokenizer:
 
 
 def clip_tokenizer() -> PreTrainedTokenizerFast:
-    """Start and end mark the caption; the pooled embedding is read at the first end."""
+    """Make CLIP's tokenizer: the model reads a caption's vector at its first end token."""
     return PreTrainedTokenizerFast(
         tokenizer_object=graph(
             ["<|startoftext|>", "<|endoftext|>", "<unk>"], "<|startoftext|> $A <|endoftext|>"
@@ -55,7 +55,7 @@ def clip_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """T5's convention: pad 0, end 1, unknown 2."""
+    """Make T5's tokenizer, with the ids of its special tokens: pad 0, end 1, unknown 2."""
     return PreTrainedTokenizerFast(
         tokenizer_object=graph(["<pad>", "</s>", "<unk>"], "$A </s>"),
         model_max_length=512,

@@ -22,7 +22,9 @@ from batchgen.settings import MAX_SIDE_PX, Sampling
 _ADDED_TOKENS = 2
 # What model.max_sequence_length accepts.
 _MAX_SEQUENCE_LENGTH = 512
-_CONTROL_CHARACTERS = r"[\x01-\x1f\x7f-\x{9f}]"
+_NO_TRUE_CFG = (
+    "this family has one guidance scale: give it as guidance, and leave true_cfg out or at 1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Checks:
         return ids
 
     def _check_lengths(self, texts: pa.Array, name: str, report: Report) -> None:
-        """Count the tokens of texts that may be too long: a token takes a byte at least."""
+        """Count the tokens of texts with many bytes; a token takes at least one."""
         doubtful = _where(pc.greater(_most_bytes(texts), self.max_tokens - _ADDED_TOKENS))
         counts = {row: self.count_tokens(texts[row].as_py()) for row in doubtful.tolist()}
         over = [row for row, tokens in counts.items() if tokens > self.max_tokens]
@@ -96,23 +98,21 @@ class Checks:
             report(name, np.array(over, np.int64), lambda row: self._too_long(counts[row]))
 
     def _too_long(self, tokens: int) -> str:
-        longer = f"or --set model.max_sequence_length={tokens}, "
-        return (
-            f"{tokens} tokens, the limit is {self.max_tokens}: shorten it, "
-            f"{longer if tokens <= _MAX_SEQUENCE_LENGTH else ''}"
-            "or --set model.long_prompts=truncate"
-        )
+        remedies = ["shorten it"]
+        if tokens <= _MAX_SEQUENCE_LENGTH:
+            remedies.append(f"or --set model.max_sequence_length={tokens}")
+        remedies.append("or --set model.long_prompts=truncate")
+        return f"{tokens} tokens, the limit is {self.max_tokens}: {', '.join(remedies)}"
 
     def _check_numbers(self, found: pa.Array, name: str, report: Report) -> None:
-        column, accepted = COLUMNS[name], COLUMNS[name].accepted
+        column = COLUMNS[name]
         is_side = name in ("width", "height")
         default = getattr(self.sampling, name) if is_side else column.low
         values = normalise(found, name).fill_null(default).to_numpy(zero_copy_only=False)
-        if is_side:
-            wrong, accepted = self.limits.wrong_sides(values), self.limits.accepted_sides
-        else:
-            # NaN is in no range.
-            wrong = ~((values >= column.low) & (values <= column.high))
+        accepted = self.limits.accepted_sides if is_side else column.accepted
+        # NaN is in no range.
+        out_of_range = ~((values >= column.low) & (values <= column.high))
+        wrong = self.limits.wrong_sides(values) if is_side else out_of_range
 
         def describe(row: int) -> str:
             value = found[row].as_py()
@@ -125,31 +125,26 @@ class Checks:
             report(name, meaningless, lambda row: f"{found[row].as_py()}; {_NO_TRUE_CFG}")
 
 
-_NO_TRUE_CFG = (
-    "this family has one guidance scale: give it as guidance, and leave true_cfg out or at 1"
-)
-
-
 def _readable(found: pa.Array, name: str, report: Report) -> pa.Array:
     """Report texts that text encoders cannot read, and replace those that are not UTF-8."""
-    accepted, texts = COLUMNS[name].accepted, normalise(found, name)
+    texts = normalise(found, name)
     broken = undecodable(texts)
-    report(name, broken, lambda _: f"is not valid UTF-8; expected {accepted}")
+    report(name, broken, lambda _: f"is not valid UTF-8; expected {COLUMNS[name].accepted}")
     texts = replace(texts, broken, None if name == "id" else "?")
-    nul = "holds a NUL character, which text encoders cannot read"
-    with_nul = _where(pc.match_substring(texts, "\0"))
-    report(name, with_nul, lambda row: f"{shorten(texts[row].as_py())} {nul}")
+    nul = " holds a NUL character, which text encoders cannot read"
+    _refuse(texts, pc.match_substring(texts, "\0"), name, nul, report)
     return texts
 
 
 def _check_ids(ids: pa.Array, report: Report) -> None:
-    def describe(row: int) -> str:
-        text = ids[row].as_py()
-        control = "" if len(text) > MAX_ID_CHARACTERS else " holds a control character"
-        return f"{shorten(text)}{control}; expected {COLUMNS['id'].accepted}"
+    expected = f"; expected {COLUMNS['id'].accepted}"
+    _refuse(ids, pc.greater(pc.utf8_length(ids), MAX_ID_CHARACTERS), "id", expected, report)
+    control = pc.match_substring_regex(ids, r"[\x01-\x1f\x7f-\x{9f}]")
+    _refuse(ids, control, "id", f" holds a control character{expected}", report)
 
-    report("id", _where(pc.greater(pc.utf8_length(ids), MAX_ID_CHARACTERS)), describe)
-    report("id", _where(pc.match_substring_regex(ids, _CONTROL_CHARACTERS)), describe)
+
+def _refuse(texts: pa.Array, wrong: pa.Array, name: str, fault: str, report: Report) -> None:
+    report(name, _where(wrong), lambda row: f"{shorten(texts[row].as_py())}{fault}")
 
 
 def _check_not_blank(prompts: pa.Array, report: Report) -> None:

@@ -137,8 +137,8 @@ def find_columns(schema: pa.Schema, file: str | Path) -> Columns:
     ]
     if wrong:
         raise ManifestError("\n".join(wrong))
-    extra = [field.with_type(plain(field.type)) for field in schema if field.name not in COLUMNS]
-    return Columns(contract, pa.schema([(field.name, field.type) for field in extra]))
+    extra = {name: plain(schema.field(name).type) for name in names if name not in COLUMNS}
+    return Columns(contract, pa.schema(extra))
 
 
 def _is_accepted(found: pa.DataType, name: str) -> bool:

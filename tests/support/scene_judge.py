@@ -1,8 +1,8 @@
-"""Reads a picture and says whether it shows what its scene says. No network, no torch: numpy.
+"""Judges whether a picture shows its scene (`training.scenes`), with numpy alone.
 
-The background is the palette's colour nearest to the picture's rim; things are the connected
+The background is the known colour nearest to that of the picture's rim. Things are the connected
 regions that differ from it. Each thing of the scene is compared with the region nearest to where
-it belongs. A property is right only if it is right for every thing of the scene.
+the thing should be. A property is right only if it is right for every thing of the scene.
 
 Shapes are compared at the size they were asked for. Not judged: shades within one colour's name.
 """
@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 
 from training.scenes import COLOURS, SHAPES, Scene, Thing, draw_mask
 
-DIFFERENT = 60.0  # RGB distance from the background that makes a pixel part of a thing
-SPECK = 0.006  # share of the picture under which a region is no thing
-NEAR = 0.11  # of the shorter side: how far from its place the centre of a thing may be
-ALIKE = 0.7  # overlap with the best drawing under which a region has no shape at all
-SHIFTS = (-2, 0, 2)  # pixels, either way: blunt points move the middle of a region's box
+# RGB distance from the background that makes a pixel part of a thing.
+DIFFERENT = 60.0
+# Share of the picture under which a region is no thing.
+SPECK = 0.006
+# How far from its place the centre of a thing may be, as a share of the shorter side.
+NEAR = 0.11
+# Overlap with the best drawing under which a region has no shape at all.
+ALIKE = 0.7
+# Pixels: blunt points move the middle of a region's box.
+SHIFTS = (-2, 0, 2)
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,17 @@ def judge(picture: NDArray[np.uint8], scene: Scene) -> Verdict:
     placed = {region for thing, region in matches if region and distance(region, thing) < near}
     return Verdict(
         background=nearest_colour(background) == scene.background,
-        colour=all(
-            region is not None and region.colour == thing.colour for thing, region in matches
-        ),
+        colour=all(region and region.colour == thing.colour for thing, region in matches),
         place=len(placed) == len(scene.things),
         count=len(regions) == len(scene.things),
         shape=all(
-            region is not None and nearest_shape(region, thing.diameter) == thing.shape
+            region and nearest_shape(region, thing.diameter) == thing.shape
             for thing, region in matches
         ),
     )
 
 
-def tally(verdicts: Iterable[Verdict]) -> dict[str, float]:
+def shares(verdicts: Iterable[Verdict]) -> dict[str, float]:
     """The share of pictures that are right, by property and wholly."""
     table = list(verdicts)
     names = ("background", "colour", "place", "count", "shape", "wholly")

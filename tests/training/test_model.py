@@ -1,4 +1,4 @@
-"""The embedded model paints what its prompts say, and the judge that says so can be trusted."""
+"""The embedded model makes what its prompts say, and the judge that finds so can be trusted."""
 
 from dataclasses import asdict, replace
 from itertools import islice
@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from batchgen.model import TINY
-from tests.support.scene_judge import Verdict, judge, tally
+from tests.support.scene_judge import Verdict, judge, shares
 from training import flow
 from training.corpus import Corpus
 from training.scenes import FIRST_TRAINING_SEED, SHAPES, SIZES, Scene, Thing, draw, scenes_from
-from training.sheet import paint
+from training.sheet import generate
 from training.vocabulary import words
 
 PROMPTS = 200
@@ -54,8 +54,8 @@ def drawn(scenes: list[Scene]) -> list[NDArray[np.uint8]]:
 
 
 @pytest.fixture(scope="module")
-def painted(scenes: list[Scene]) -> list[NDArray[np.uint8]]:
-    return paint(TINY, scenes)
+def made(scenes: list[Scene]) -> list[NDArray[np.uint8]]:
+    return generate(TINY, scenes)
 
 
 def verdicts(pictures: list[NDArray[np.uint8]], scenes: list[Scene]) -> list[Verdict]:
@@ -73,17 +73,17 @@ def test_every_word_of_a_caption_is_in_the_vocabulary(scenes: list[Scene]) -> No
     assert {word for scene in scenes for word in scene.caption.split()} <= set(words())
 
 
-def test_the_judge_approves_of_the_worlds_own_pictures(
+def test_the_judge_approves_of_drawn_scenes(
     scenes: list[Scene], drawn: list[NDArray[np.uint8]]
 ) -> None:
-    assert min(tally(verdicts(drawn, scenes)).values()) >= 0.99
+    assert min(shares(verdicts(drawn, scenes)).values()) >= 0.99
 
 
 def test_the_judge_rejects_pictures_of_other_captions(
     scenes: list[Scene], drawn: list[NDArray[np.uint8]]
 ) -> None:
     # By threes, so that sizes agree; every third picture still has the right count by chance.
-    scores = tally(verdicts(drawn[3:] + drawn[:3], scenes))
+    scores = shares(verdicts(drawn[3:] + drawn[:3], scenes))
     assert scores["wholly"] <= 0.02
     assert max(scores[name] for name in ("background", "colour", "place", "shape")) <= 0.3
 
@@ -109,25 +109,25 @@ def test_the_judge_sees_nothing_in_noise(scenes: list[Scene]) -> None:
 
 
 @pytest.mark.slow
-def test_stock_flux_paints_what_held_out_prompts_say(
-    scenes: list[Scene], painted: list[NDArray[np.uint8]]
+def test_diffusers_own_flux_makes_what_held_out_prompts_say(
+    scenes: list[Scene], made: list[NDArray[np.uint8]]
 ) -> None:
-    scores = tally(verdicts(painted, scenes))
+    scores = shares(verdicts(made, scenes))
     assert {name: score for name, score in scores.items() if score < BARS[name]} == {}, scores
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_every_size_is_painted(
-    size: tuple[int, int], scenes: list[Scene], painted: list[NDArray[np.uint8]]
+def test_every_size_is_made(
+    size: tuple[int, int], scenes: list[Scene], made: list[NDArray[np.uint8]]
 ) -> None:
     judged = [
         judge(picture, scene)
-        for picture, scene in zip(painted, scenes, strict=True)
+        for picture, scene in zip(made, scenes, strict=True)
         if (scene.width, scene.height) == size
     ]
     assert len(judged) > 50
-    assert tally(judged)["wholly"] >= BARS["wholly"] - 0.1
+    assert shares(judged)["wholly"] >= BARS["wholly"] - 0.1
 
 
 def test_the_folder_stays_under_ten_megabytes() -> None:
@@ -136,15 +136,15 @@ def test_the_folder_stays_under_ten_megabytes() -> None:
 
 @pytest.mark.slow
 def test_training_goes_on_from_the_delivered_weights(tmp_path: Path) -> None:
-    """The first loss of the delivered weights is a trained model's, and every part gets a gradient."""
+    """The first loss is a trained model's, and every part gets a gradient."""
     torch.manual_seed(0)
-    painter = flow.Painter()
-    corpus = Corpus(flow.load(painter, TINY), FIRST_TRAINING_SEED, 40, tmp_path)
-    flow.halve_linears(painter)
-    value = flow.loss(painter, corpus.batch(SIZES[1], 16, flow.TEXT_TOKENS))
+    model = flow.FlowModel()
+    corpus = Corpus(flow.load(model, TINY), FIRST_TRAINING_SEED, 40, tmp_path)
+    flow.halve_linears(model)
+    value = flow.loss(model, corpus.batch(SIZES[1], 16, flow.TEXT_TOKENS))
     value.backward()
     assert float(value.detach()) < 0.1
     assert all(
         p.grad.abs().sum() > 0
-        for p in (painter.clip.get_input_embeddings().weight, painter.t5.shared.weight)
+        for p in (model.clip.get_input_embeddings().weight, model.t5.shared.weight)
     )
