@@ -1,4 +1,4 @@
-"""Several ranks as one engine: what they paint, how they leave, and how all of a replica ends when one of its ranks does."""
+"""Several ranks as one engine: what they paint, how they leave, and that all end if one fails."""
 
 import functools
 import itertools
@@ -18,7 +18,7 @@ from batchgen.engine.build import build_engine
 from batchgen.engine.families.flux import Flux
 from batchgen.engine.interface import Rendezvous, Workload
 from batchgen.engine.parallel.collectives import Ranks
-from batchgen.engine.replica import control
+from batchgen.engine.replica import control, rendezvous
 from batchgen.errors import DeviceFault, JobError
 from batchgen.manifest import Picture
 from batchgen.model.checkpoint import resolve
@@ -30,33 +30,26 @@ from tests.support.stock import make_picture
 
 pytestmark = pytest.mark.slow
 
-CACHE = {
-    "policy": "first_block",
-    "threshold": 0.263,
-    "taylor_order": 1,
-}  # pictures skip different steps; no distance is near
-SOON = {"GRACE_S": 2.0, "WATCH_S": 0.2, "SILENT": 15}  # a fifth of the usual patience
+# Pictures skip different steps, and no distance is near the threshold.
+CACHE = {"policy": "first_block", "threshold": 0.263, "taylor_order": 1}
+# A fifth of the usual patience.
+SOON = {"GRACE_S": 2.0, "WATCH_S": 0.2, "SILENT": 15}
 
 
 def job(**parallel: int) -> Job:
-    model = {"path": "tiny", "max_sequence_length": 32}
-    return parse_job(
-        {
-            "model": model,
-            "engine": {"device": "cpu"},
-            "cache": CACHE,
-            "parallel": parallel or {"cp": 2},
-        },
-        "a test",
-    )
+    sections = {
+        "model": {"path": "tiny", "max_sequence_length": 32},
+        "engine": {"device": "cpu"},
+        "cache": CACHE,
+        "parallel": parallel or {"cp": 2},
+    }
+    return parse_job(sections, "a test")
 
 
 def groups(first: int, steps: int, count: int = 2) -> list[list[Picture]]:
-    """Two pictures each, of other prompts and seeds for another first key."""
-    return [
-        [make_picture(first + 2 * n, steps=steps), make_picture(first + 2 * n + 1, steps=steps)]
-        for n in range(count)
-    ]
+    """Groups of two pictures, with keys from `first` on. The key decides prompt and seed."""
+    keys = range(first, first + 2 * count, 2)
+    return [[make_picture(key + n, steps=steps) for n in range(2)] for key in keys]
 
 
 def assert_equal(made: Sequence[Made], expected: Sequence[Made]) -> None:
@@ -77,18 +70,18 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaProcesse
 
 @functools.cache
 def alone(*order: int) -> list[Made]:
-    """What one rank makes of `groups(*order)`, in this process."""
+    """What one rank, in this process, makes of `groups(*order)`."""
     return tasks.make(tasks.engine_of(Ranks(), job()), groups(*order))
 
 
 def test_a_replica_makes_what_one_rank_makes(steady: ReplicaProcesses) -> None:
-    """Decoding one group in a second thread while the next is denoised."""
+    """A second thread decodes one group while the next one is denoised."""
     steady.ask(tasks.make, groups(0, 6, 4))
     assert_equal(steady.answer(), alone(0, 6, 4))
 
 
 def spoil(deed: str, folder: Path, step: int = 13) -> Callable[[], None]:
-    """Something happens to a rank, at the fourth step of the second group."""
+    """Something that happens to a rank at the fourth step of its second group."""
     return functools.partial(tasks.spoil, deed, step, folder / "mark")
 
 
@@ -103,7 +96,7 @@ def since(folder: Path) -> float:
 def test_a_rank_that_fails_takes_its_replica_along_and_no_other(
     steady: ReplicaProcesses, tmp_path: Path, deed: str, rank: int
 ) -> None:
-    """Seconds to the end of all, seen over gloo: 0.1 to 0.4. What a rank cannot say, nobody makes up."""
+    """Over gloo all end within 0.1 to 0.4 s. A killed rank says nothing: there is no verdict."""
     with ReplicaProcesses(tmp_path / "replica", job(), {rank: spoil(deed, tmp_path)}) as replica:
         replica.ask(tasks.make, groups(10, 9, 1))
         made = replica.answer()
@@ -117,13 +110,11 @@ def test_a_rank_that_fails_takes_its_replica_along_and_no_other(
     print(f"{deed} {rank}: {took:.1f} s")
     assert took < 60
     said = [(verdict.cause, verdict.pictures) for verdict in replica.verdicts()]
+    causes = {"raise": ("exception", "RuntimeError: "), "fill": ("out of memory", "OutOfMemory: ")}
     if deed == "kill":
         assert said == []
     else:
-        cause, name = {
-            "raise": ("exception", "RuntimeError: "),
-            "fill": ("out of memory", "OutOfMemory: "),
-        }[deed]
+        cause, name = causes[deed]
         assert said == [(cause, (12, 13))]
         assert re.search(f"rank {rank} of 2 on .*: {name}.*spoilt", str(error.value))
         assert replica.verdicts()[0].why in str(error.value)
@@ -132,7 +123,7 @@ def test_a_rank_that_fails_takes_its_replica_along_and_no_other(
 
 
 def test_a_rank_that_hangs_is_ended_when_another_has_failed(tmp_path: Path) -> None:
-    """As one does that waits on its device for a peer that will never come."""
+    """A rank hangs when its device waits for a peer that will never come."""
     with ReplicaProcesses(
         tmp_path / "replica", job(), {0: spoil("hang", tmp_path), 1: spoil("raise", tmp_path)}, SOON
     ) as replica:
@@ -146,7 +137,7 @@ def test_a_rank_that_hangs_is_ended_when_another_has_failed(tmp_path: Path) -> N
 
 
 def test_a_rank_that_cannot_decode_names_the_group_it_was_decoding(tmp_path: Path) -> None:
-    """Whatever the others have gone on to."""
+    """It does so although the other rank already works on the next group."""
     with ReplicaProcesses(tmp_path / "replica", job(), {1: tasks.spoil_decoding}) as replica:
         replica.ask(tasks.make, groups(10, 9))
         with pytest.raises(DeviceFault, match=r"rank 1 of 2 on .*: OutOfMemory"):
@@ -158,7 +149,9 @@ def test_a_rank_that_cannot_decode_names_the_group_it_was_decoding(tmp_path: Pat
 
 
 def test_a_rank_that_freezes_is_missed_and_ends_when_it_thaws(tmp_path: Path) -> None:
-    with ReplicaProcesses(tmp_path / "replica", job(), {1: spoil("freeze", tmp_path)}, SOON) as replica:
+    with ReplicaProcesses(
+        tmp_path / "replica", job(), {1: spoil("freeze", tmp_path)}, SOON
+    ) as replica:
         replica.ask(tasks.make, groups(10, 9))
         with pytest.raises(EOFError):  # the leader hangs in an exchange
             replica.answer()
@@ -193,7 +186,7 @@ def test_a_rank_that_cannot_load_its_model_is_an_error_for_the_leader(tmp_path: 
         assert replica.ends() == [control.LOST, 1]
 
 
-def test_a_job_that_cannot_be_is_told_as_such(tmp_path: Path) -> None:
+def test_an_impossible_job_is_an_error_of_the_job(tmp_path: Path) -> None:
     with ReplicaProcesses(tmp_path / "replica", job(cp=2, ulysses=1, ring=1)) as replica:
         with pytest.raises(JobError, match="but cp = 2"):
             replica.answer()
@@ -201,7 +194,9 @@ def test_a_job_that_cannot_be_is_told_as_such(tmp_path: Path) -> None:
 
 
 def test_a_follower_that_never_comes_is_an_error_in_time(tmp_path: Path) -> None:
-    with ReplicaProcesses(tmp_path / "replica", job(cp=3), patience={"JOIN_S": 5.0}, absent=(1,)) as replica:
+    with ReplicaProcesses(
+        tmp_path / "replica", job(cp=3), patience={"JOIN_S": 5.0}, absent=(1,)
+    ) as replica:
         with pytest.raises(
             DeviceFault, match=r"rank [02] of 3: ranks \[1\] did not come within 5 s"
         ):
@@ -216,22 +211,17 @@ def test_a_follower_that_never_comes_is_an_error_in_time(tmp_path: Path) -> None
 def test_a_leader_that_never_comes_is_an_error_in_time(
     monkeypatch: pytest.MonkeyPatch, address: str, words: str
 ) -> None:
-    monkeypatch.setattr(control, "JOIN_S", 1.0)
-    begin = time.monotonic()
+    monkeypatch.setattr(rendezvous, "JOIN_S", 1.0)
+    begin, work = time.monotonic(), Workload(((128, 128),), 2, negative=False)
     with pytest.raises(DeviceFault, match=words):
-        follow_engine(
-            job(),
-            resolve(job().model),
-            Workload(((128, 128),), 2, negative=False),
-            Rendezvous(1, 2, find=lambda: address),
-        )
+        follow_engine(job(), resolve(job().model), work, Rendezvous(1, 2, find=lambda: address))
     assert time.monotonic() - begin < 20
 
 
 def test_an_exception_in_the_middle_of_a_group_leaves_no_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On one rank, where the engine lives on: the next group equals a fresh engine's, bit for bit."""
+    """On one rank the engine goes on. The next group equals a fresh engine's, bit for bit."""
     (failing, following), engine = groups(0, 8), build_engine(job(), resolve(job().model))
     calls, head = itertools.count(), Flux.head
 
@@ -243,10 +233,8 @@ def test_an_exception_in_the_middle_of_a_group_leaves_no_state(
     monkeypatch.setattr(Flux, "head", spoilt)
     with pytest.raises(RuntimeError, match="spoilt"):
         engine.denoise(failing)
-    made, fresh = (
-        engine.denoise(following),
-        build_engine(job(), resolve(job().model)).denoise(following),
-    )
+    made = engine.denoise(following)
+    fresh = build_engine(job(), resolve(job().model)).denoise(following)
     assert torch.equal(made.latents, fresh.latents)
     assert made.traces == fresh.traces
     assert any("1" in trace.skipped for trace in made.traces)
