@@ -100,7 +100,7 @@ def record_submission(
     ranks: int = 1,
 ) -> Submission:
     """Record a submission under the next free number. Two at the same time get two numbers."""
-    number = max((int(path.stem) for path in _files(directory)), default=0)
+    number = max((int(path.stem) for path in directory.jobs.glob("[0-9]*.json")), default=0)
     while True:
         number += 1
         submission = Submission(
@@ -122,10 +122,6 @@ def record_submission(
             return submission
 
 
-def _files(directory: RunDirectory) -> list[Path]:
-    return sorted(directory.jobs.glob("[0-9]*.json"))
-
-
 def submission_file(directory: RunDirectory, number: int) -> Path:
     """The record of a submission."""
     return directory.jobs / f"{number:04d}.json"
@@ -133,7 +129,8 @@ def submission_file(directory: RunDirectory, number: int) -> Path:
 
 def read_submissions(directory: RunDirectory) -> list[Submission]:
     """All submissions, oldest first."""
-    return [Submission.model_validate_json(path.read_bytes()) for path in _files(directory)]
+    paths = sorted(directory.jobs.glob("[0-9]*.json"))
+    return [Submission.model_validate_json(path.read_bytes()) for path in paths]
 
 
 def read_submission(directory: RunDirectory, number: int) -> Submission:

@@ -55,9 +55,8 @@ class Status:
     dead: int
     # Nodes that wait in SLURM, by SLURM's reason.
     waiting: dict[str, int]
-    # Why workers are gone, one line each.
     last_words: list[str]
-    # Pictures by the cause of their failure.
+    # By cause.
     failures: dict[str, int]
     tar_bytes: int
     # Device-seconds that made published pictures.
