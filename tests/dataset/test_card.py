@@ -46,18 +46,11 @@ def test_its_snippet_loads_every_good_picture(
     run, _ = finished
     pytest.importorskip(module)
     snippets = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), re.DOTALL)
-    (snippet,) = [
-        text for text in snippets if f"import {module}" in text or f"from {module}" in text
-    ]
+    (snippet,) = [text for text in snippets if re.search(rf"(import|from) {module}\b", text)]
     name = re.findall(r"^(\w+) = ", snippet, re.MULTILINE)[-1]
     environment = os.environ | {"HF_HOME": str(tmp_path), "WIDS_CACHE": str(tmp_path)}
-    command = [
-        sys.executable,
-        "-W",
-        "error:set WebDataset",
-        "-c",
-        f"{snippet}\nprint(sum(1 for _ in {name}))",
-    ]
+    code = f"{snippet}\nprint(sum(1 for _ in {name}))"
+    command = [sys.executable, "-W", "error:set WebDataset", "-c", code]
     told = subprocess.run(
         command, cwd=run.parent, env=environment, capture_output=True, text=True, check=False
     )
@@ -67,11 +60,8 @@ def test_its_snippet_loads_every_good_picture(
 def test_statistics_can_be_recomputed_from_the_records(finished: Finished) -> None:
     told, rows = json.loads((finished[0] / "statistics.json").read_text()), records(finished[0])
     good = [row for row in rows if row["outcome"] == "ok"]
-    assert (told["pictures"], told["ok"], told["failed"]) == (
-        len(rows),
-        len(good),
-        len(rows) - len(good),
-    )
+    assert (told["pictures"], told["ok"]) == (len(rows), len(good))
+    assert told["failed"] == len(rows) - len(good)
     assert told["failures"] == Counter(row["cause"] for row in rows if row["cause"])
     assert told["sizes"] == Counter(f"{row['width']}x{row['height']}" for row in good)
     assert told["paths"] == Counter(row["path"] for row in good)
@@ -80,9 +70,8 @@ def test_statistics_can_be_recomputed_from_the_records(finished: Finished) -> No
         (row["text_s"] + row["denoise_s"] + row["decode_s"]) / row["group_size"] for row in rows
     ]
     assert told["device_s"] == pytest.approx(sum(shares))
-    assert told["seconds"]["total_s"]["p95"] == pytest.approx(
-        np.quantile([row["total_s"] for row in good], 0.95)
-    )
+    p95 = np.quantile([row["total_s"] for row in good], 0.95)
+    assert told["seconds"]["total_s"]["p95"] == p95
 
 
 def test_the_contact_sheet_holds_the_good_pictures(finished: Finished) -> None:

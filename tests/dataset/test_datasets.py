@@ -1,4 +1,4 @@
-"""Hugging Face datasets loads the run's folder, offline: one split, the right types, every good picture."""
+"""Hugging Face datasets loads a run's folder: one split, the right types, every good picture."""
 
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,16 @@ def test_a_folder_named_like_splits_is_one_split_called_train(
 def test_numbers_keep_their_types_and_travelling_columns_are_one_string(
     load: Any, finished: Finished
 ) -> None:
-    types = {
-        name: value.dtype
-        for name, value in load(finished[0], split="train").features["json"].items()
-    }
-    assert {types[name] for name in ("guidance", "true_cfg")} == {"float64"}
-    assert {types[name] for name in ("row", "image", "seed", "width", "height", "steps")} == {
-        "int64"
-    }
-    assert {types[name] for name in ("key", "id", "prompt", "negative_prompt", "extra")} == {
-        "string"
-    }
+    features = load(finished[0], split="train").features["json"]
+    types = {name: value.dtype for name, value in features.items()}
+    floats, integers = (
+        ("guidance", "true_cfg"),
+        ("row", "image", "seed", "width", "height", "steps"),
+    )
+    assert {types[name] for name in floats} == {"float64"}
+    assert {types[name] for name in integers} == {"int64"}
+    words = ("key", "id", "prompt", "negative_prompt", "extra")
+    assert {types[name] for name in words} == {"string"}
 
 
 def test_streaming_gives_the_same_rows_as_the_cache(

@@ -1,4 +1,4 @@
-"""The last shard makes the run complete: everything recounted from the files, by whoever comes first, twice as once."""
+"""The last shard completes the run. Whoever sees it does so, and twice gives the same files."""
 
 import hashlib
 import json
@@ -13,9 +13,11 @@ from batchgen.dataset.finalize import finalize_run
 from batchgen.run.run import Run
 from batchgen.shard import commit
 from batchgen.shard.commit import committed_shards, published_shards, read_done
+from batchgen.shard.escalation import Task
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.publish import publish_shard
-from tests.support.specimens import StubEngine, picture, planned, worked
+from tests.support.rehearsal import records
+from tests.support.specimens import StubEngine, new_pipeline, picture, planned, worked
 
 PROMPTS = ["a cat", "NAN", "a dog", "RAISE", *["FLAT"] * 4, "a fox", "a hen"]
 MADE = ("README.md", "index.json", "statistics.json", "contact.jpg")
@@ -33,13 +35,10 @@ def content(run: Run) -> dict[str, bytes]:
 
 def test_a_worker_finalizes_when_the_last_shard_is_published(run: Run) -> None:
     assert run.directory.complete()
-    assert sorted(path.name for path in run.directory.root.iterdir()) == sorted(
-        [".batchgen", "data", "metadata", *MADE]
-    )
-    assert [path.name for path in (run.directory.root / "data").iterdir()] in (
-        ["000000.tar", "000002.tar"],
-        ["000002.tar", "000000.tar"],
-    )
+    names = {path.name for path in run.directory.root.iterdir()}
+    assert names == {".batchgen", "data", "metadata", *MADE}
+    tars = {path.name for path in (run.directory.root / "data").iterdir()}
+    assert tars == {"000000.tar", "000002.tar"}
     assert list((run.directory.inner / "partial").rglob("*.*")) == []
 
 
@@ -49,26 +48,16 @@ def test_the_index_tells_size_sum_and_samples_of_every_tar_there_is(run: Run) ->
     assert [entry["url"] for entry in index["shardlist"]] == ["data/000000.tar", "data/000002.tar"]
     for entry in index["shardlist"]:
         data = (run.directory.root / entry["url"]).read_bytes()
-        assert (entry["nsamples"], entry["filesize"], entry["md5sum"]) == (
-            2,
-            len(data),
-            hashlib.md5(data).hexdigest(),
-        )
+        assert (entry["nsamples"], entry["filesize"]) == (2, len(data))
+        assert entry["md5sum"] == hashlib.md5(data).hexdigest()
 
 
 def test_the_statistics_are_those_of_the_records(run: Run) -> None:
     told = json.loads((run.directory.root / "statistics.json").read_bytes())
-    rows = [
-        row
-        for shard in range(3)
-        for row in pq.read_table(run.directory.metadata(shard)).to_pylist()
-    ]
+    rows = records(run.directory.root)
     good = [row for row in rows if row["outcome"] == "ok"]
-    assert (
-        (told["pictures"], told["ok"], told["failed"])
-        == (10, len(good), 10 - len(good))
-        == (10, 4, 6)
-    )
+    assert len(good) == 4
+    assert (told["pictures"], told["ok"], told["failed"]) == (10, 4, 6)
     assert told["failures"] == {"not finite": 1, "exception": 1, "one colour": 4}
     assert told["sizes"] == {"16x16": 4}
     assert sum(told["paths"].values()) == 4
@@ -82,16 +71,10 @@ def test_the_statistics_are_those_of_the_records(run: Run) -> None:
 def test_a_commit_tells_the_hashes_and_counts_of_what_was_published(run: Run) -> None:
     for shard, (ok, failed) in enumerate([(2, 2), (0, 4), (2, 0)]):
         done = read_done(run.directory, shard)
-        assert (done.ok, done.failed, sum(done.failures.values()), done.first_key) == (
-            ok,
-            failed,
-            failed,
-            4 * shard,
-        )
-        assert (
-            done.metadata_sha256
-            == hashlib.sha256(run.directory.metadata(shard).read_bytes()).hexdigest()
-        )
+        assert (done.ok, done.failed, done.first_key) == (ok, failed, 4 * shard)
+        assert sum(done.failures.values()) == failed
+        metadata = run.directory.metadata(shard).read_bytes()
+        assert done.metadata_sha256 == hashlib.sha256(metadata).hexdigest()
         data = run.directory.data(shard).read_bytes() if ok else b""
         assert (done.tar, done.tar_bytes) == (f"{shard:06d}.tar" if ok else None, len(data))
         assert done.tar_sha256 == (hashlib.sha256(data).hexdigest() if ok else "")
@@ -133,32 +116,25 @@ def test_a_commit_that_was_not_rolled_forward_is_completed_first(
 
 
 def commit_only(run: Run) -> None:
-    from batchgen.shard.escalation import Task
-    from tests.support.specimens import new_pipeline
-
-    partial, pipeline = (
-        PartialShard(run.directory, 0, 1, []),
-        new_pipeline(StubEngine(), format="jpg"),
-    )
+    partial = PartialShard(run.directory, 0, 1, [])
+    pipeline = new_pipeline(StubEngine(), format="jpg")
     list(pipeline.run(partial, [Task(0, [picture()])], lambda _: True))
     pipeline.close()
-    table = manifest.read_rows(run.plan.sources, 0, 1)
-    assert publish_shard(
-        run.directory, partial, run.plan.shards[0], manifest.extra_columns(table), 0
-    )
+    extras = manifest.extra_columns(manifest.read_rows(run.plan.sources, 0, 1))
+    assert publish_shard(run.directory, partial, run.plan.shards[0], extras, 0)
     partial.close()
 
 
 def test_an_unfinished_run_is_not_finalized(run: Run) -> None:
-    """And one from which a damaged shard was taken away is unfinished again."""
+    """A run from which a damaged shard was taken away is unfinished again."""
     run.directory.done(1).unlink()
     assert not finalize_run(run)
     assert not run.directory.complete()
 
 
 def test_a_shard_taken_away_is_made_again_and_the_run_is_what_it_was(run: Run) -> None:
-    """What `verify` and a damaged commit tell people to do."""
-    before, tar = json.loads(run.directory.index.read_bytes()), run.directory.data(0).read_bytes()
+    """The messages of `verify` and of a damaged commit tell people to do this."""
+    before = run.directory.index.read_bytes(), run.directory.data(0).read_bytes()
     for path in (run.directory.done(0), run.directory.data(0), run.directory.metadata(0)):
         path.unlink()
     for claim in (run.directory.inner / "claims").rglob("000000.*"):
@@ -166,10 +142,7 @@ def test_a_shard_taken_away_is_made_again_and_the_run_is_what_it_was(run: Run) -
     assert not finalize_run(run)
     worked(run)
     assert run.directory.complete()
-    assert (json.loads(run.directory.index.read_bytes()), run.directory.data(0).read_bytes()) == (
-        before,
-        tar,
-    )
+    assert (run.directory.index.read_bytes(), run.directory.data(0).read_bytes()) == before
 
 
 def test_the_contact_sheet_shows_the_good_pictures(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""A systematic fault stops the run after its budget: not after the first failure, and not after all of them."""
+"""A systematic fault stops the run after its budget: neither at once nor after every picture."""
 
 from pathlib import Path
 
@@ -23,7 +23,8 @@ def test_all_failures_stop_the_run_within_a_group_of_the_budget(
     assert answer.code == 4
     told = status(run)
     assert (told["state"], told["ok"]) == ("stopped", 0)
-    assert 10 < told["in_progress"] + told["failed"] <= 10 + 2 * 4  # groups of four, two in flight
+    # Groups of four, two in flight.
+    assert 10 < told["in_progress"] + told["failed"] <= 10 + 2 * 4
     assert "failure budget: " in told["cause"]
     assert "the budget is 10" in told["cause"]
 
@@ -33,23 +34,20 @@ def test_status_says_the_same_by_its_exit_code_and_next_command(
 ) -> None:
     answer = ask("status", hopeless[0])
     assert answer.code == 4
-    assert (
-        f"next: see batchgen logs --failed; to go on all the same: batchgen resume {hopeless[0]} --set run.failure_budget"
-        in answer.out
-    )
+    resume = f"batchgen resume {hopeless[0]} --set run.failure_budget"
+    assert f"next: see batchgen logs --failed; to go on all the same: {resume}" in answer.out
 
 
 def test_the_reasons_can_be_read_before_any_shard_is_published(
     hopeless: tuple[Path, Answer],
 ) -> None:
     failed = ask("logs", hopeless[0], "--failed").out
-    assert (
-        "000000000 row 0: exception: RuntimeError: the picture does not want to be made" in failed
-    )
+    error = "RuntimeError: the picture does not want to be made"
+    assert f"000000000 row 0: exception: {error}" in failed
 
 
 def test_a_raised_budget_lets_the_run_end(hopeless: tuple[Path, Answer]) -> None:
-    """All pictures are recorded as failed; where there is no picture there is no tar, and the dataset is empty but complete."""
+    """All pictures are recorded as failed. There is no tar; the dataset is empty but complete."""
     run, _ = hopeless
     with faulty():
         resumed = ask("resume", run, "--set", "run.failure_budget=1")

@@ -1,4 +1,7 @@
-"""A run never changes: other content, weights or settings are refused with the difference; a package upgrade is told and recorded."""
+"""A run never changes: other content, weights or settings are refused, and the difference is shown.
+
+A package upgrade is accepted, told and recorded.
+"""
 
 import json
 import os
@@ -18,7 +21,7 @@ from tests.support.rehearsal import Answer, ask, settings, write_prompts
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A planned run of the embedded model, of which no worker was started."""
+    """A planned run of the embedded model; no worker was started."""
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat", "a dog"], seed=[1, 2])
     create(tmp_path / "run", [file], *locate_model(load_job(None)))
     return tmp_path / "run"
@@ -134,7 +137,7 @@ def test_a_job_edited_by_hand_in_the_run_directory_is_refused(
 
 
 def test_the_same_bytes_elsewhere_are_no_change(run: Path, tmp_path: Path) -> None:
-    """The manifest's place is not part of a run, its content is: create opens what is there."""
+    """The manifest's content is part of a run, its path is not: `create` opens the run."""
     moved = tmp_path / "elsewhere.parquet"
     shutil.copy(tmp_path / "prompts.parquet", moved)
     job = load_job(None, ["run.workers=1", "pattern.delay_s=1.0"])

@@ -1,4 +1,4 @@
-"""The disk is full: the run stops and says so, nothing published is short, and `resume` finishes it once there is space."""
+"""The disk is full: the run stops and says so, and `resume` finishes it once there is space."""
 
 import contextlib
 import os
@@ -36,15 +36,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root need not")
 def test_as_a_user_the_small_disk_is_mounted_in_a_namespace() -> None:
-    """Runs the next test once more, as the root of a user namespace."""
-    command = [
-        "unshare",
-        "-rm",
-        sys.executable,
-        "-m",
-        "pytest",
-        f"{__file__}::test_a_full_disk_stops_the_run_and_resume_finishes_it",
-    ]
+    """The next test runs once more, as the root of a user namespace."""
+    test = f"{__file__}::test_a_full_disk_stops_the_run_and_resume_finishes_it"
+    command = ["unshare", "-rm", sys.executable, "-m", "pytest", test]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     if told.returncode and "unshare: " in told.stderr:
         pytest.skip("no user namespaces here")
@@ -54,9 +48,8 @@ def test_as_a_user_the_small_disk_is_mounted_in_a_namespace() -> None:
 def test_a_full_disk_stops_the_run_and_resume_finishes_it(small_disk: Path, tmp_path: Path) -> None:
     run = small_disk / "run"
     check_stopped(run, rehearse(run, PROMPTS, run__workers=2, **SIZE), "No space left on device")
-    (small_disk / "more").write_bytes(
-        bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize)
-    )
+    disk = os.statvfs(small_disk)
+    (small_disk / "more").write_bytes(bytes(disk.f_bavail * disk.f_bsize))
     again = ask("resume", run)
     assert (again.code, "No space left on device" in again.err + again.out) == (3, True)
     assert status(run)["state"] == "stopped"

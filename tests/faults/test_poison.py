@@ -1,4 +1,4 @@
-"""Pictures that kill their worker, throw, or turn out bad: each costs one record, and the rest is made."""
+"""Pictures that kill their worker, raise, or turn out bad cost one record each, and no other."""
 
 from pathlib import Path
 
@@ -42,12 +42,8 @@ def test_a_picture_that_throws_or_turns_out_bad_costs_one_record(
         for record in records(poisoned[0])
         if record["key"] in COSTLY
     }
-    assert [cause for cause, _ in told.values()] == [
-        "exception",
-        "exception",
-        "not finite",
-        "one colour",
-    ]
+    causes = [cause for cause, _ in told.values()]
+    assert causes == ["exception", "exception", "not finite", "one colour"]
     assert told[5][1].startswith("RuntimeError: the picture does not want to be made")
     assert "Unable to allocate" in told[6][1]
 

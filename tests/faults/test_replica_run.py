@@ -1,4 +1,7 @@
-"""A run whose worker is a replica of two ranks: the pictures of one rank, and a killed rank costs its groups in flight, no more."""
+"""A worker that is a replica of two ranks makes the pictures of one rank.
+
+A killed rank costs its groups in flight, no more.
+"""
 
 import os
 import signal
@@ -44,15 +47,9 @@ def second_rank(run: Path, patience_s: float = 180.0) -> psutil.Process:
     while time.monotonic() < until:
         if any(b"begin" in journal.read_bytes() for journal in run.rglob("*.journal")):
             for process in psutil.process_iter(["environ", "cmdline"]):
-                environment, words = (
-                    process.info["environ"] or {},
-                    " ".join(process.info["cmdline"] or []),
-                )
-                if (
-                    environment.get("SUBMITIT_LOCAL_LOCALID") == "1"
-                    and str(run) in words
-                    and "_submit" in words
-                ):
+                rank = (process.info["environ"] or {}).get("SUBMITIT_LOCAL_LOCALID")
+                words = " ".join(process.info["cmdline"] or [])
+                if rank == "1" and str(run) in words and "_submit" in words:
                     return process
         time.sleep(0.05)
     raise AssertionError("no second rank began")
@@ -74,6 +71,5 @@ def test_a_killed_rank_ends_its_replica_and_the_next_one_completes_the_run(tmp_p
     assert {record["attempt"] for record in records(run)} > {1}, "nobody died"
     ours, theirs = pixels(run), pixels(alone)
     assert ours.keys() == theirs.keys()
-    assert max(abs(ours[key] - theirs[key]).max() for key in ours) <= 1, (
-        "one level of 255: two ranks round differently"
-    )
+    # Two ranks round differently: by one level of 255.
+    assert max(abs(ours[key] - theirs[key]).max() for key in ours) <= 1

@@ -1,6 +1,7 @@
-"""Two replicas of two ranks side by side, one of which fails over its pictures, again and again, in its second rank.
+"""Two replicas of two ranks; the second rank of one fails because of its pictures, again and again.
 
-Every picture is the one that a rank alone makes; the other replica never notices; every verdict is applied by the next life.
+The other replica never notices. Each verdict is applied by the next process, and every picture is
+the one that a rank alone makes.
 """
 
 import time
@@ -44,10 +45,10 @@ class Finished:
     """A run, and what was seen while it went on."""
 
     folder: Path
-    verdicts: dict[tuple[int, int], Entry]  # by shard and attempt
-    gone_s: dict[
-        str, float
-    ]  # by job of a failed replica: seconds from the fault until all its ranks had ended
+    # By shard and attempt.
+    verdicts: dict[tuple[int, int], Entry]
+    # By the job of a failed replica: seconds from the fault until all its ranks had ended.
+    gone_s: dict[str, float]
 
 
 @pytest.fixture(scope="module")
@@ -58,25 +59,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     manifest = write_prompts(folder / "prompts.parquet", PROMPTS, width=WIDTHS, steps=STEPS)
     assert ask("submit", manifest, "--out", folder / "alone", *settings(**COMMON)).code == 0
     seen = Finished(folder / "run", {}, {})
+    words = ["--out", seen.folder, "--detach", *settings(**COMMON, parallel__cp=2)]
     with faulty(NOTE_STRIKES=str(strikes)):
-        assert (
-            ask(
-                "submit",
-                manifest,
-                "--out",
-                seen.folder,
-                "--detach",
-                *settings(**COMMON, parallel__cp=2),
-            ).code
-            == 0
-        )
+        assert ask("submit", manifest, *words).code == 0
     until = time.monotonic() + PATIENCE_S
     while ask("status", seen.folder).code != 0:
         assert time.monotonic() < until, ask("logs", seen.folder).out
         for job, struck in (line.split() for line in strikes.read_text().splitlines()):
-            if job not in seen.gone_s and not any(
-                job == _job(process) for process in psutil.process_iter()
-            ):
+            alive = any(job == _job(process) for process in psutil.process_iter())
+            if job not in seen.gone_s and not alive:
                 seen.gone_s[job] = time.time() - float(struck)
         for path in seen.folder.glob(".batchgen/partial/*/*.journal"):
             shard, attempt = map(int, path.name.split(".")[:2])
@@ -88,13 +79,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def _job(process: psutil.Process) -> str:
-    """Of a rank; "" of other processes."""
+    """The job of a rank; empty for other processes."""
     try:
-        return (
-            process.environ().get("SUBMITIT_LOCAL_JOB_ID", "")
-            if "_submit" in process.cmdline()
-            else ""
-        )
+        rank = "_submit" in process.cmdline()
+        return process.environ().get("SUBMITIT_LOCAL_JOB_ID", "") if rank else ""
     except psutil.Error:
         return ""
 
@@ -104,12 +92,11 @@ def told(record: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def test_every_verdict_is_applied_by_the_next_life(run: Finished) -> None:
-    """Three deaths: a group, a picture of it again, and a group that is too large. The journals go when the shard is published."""
-    said = [
-        (attempt, entry.at, entry.count, entry.cause)
-        for (shard, attempt), entry in sorted(run.verdicts.items())
-        if shard == 0
+    """Three attempts end: because of a group, a picture of it again, and a group too large."""
+    verdicts = [
+        (attempt, one) for (shard, attempt), one in sorted(run.verdicts.items()) if not shard
     ]
+    said = [(attempt, one.at, one.count, one.cause) for attempt, one in verdicts]
     assert said == [(1, 4, 4, "exception"), (2, 5, 1, "exception"), (3, 8, 4, "out of memory")]
     assert max(record["attempt"] for record in records(run.folder)) == 4
 
@@ -120,9 +107,8 @@ def test_only_the_picture_that_cannot_be_made_is_missing_and_the_failing_ranks_w
     made = records(run.folder)
     assert [record["key"] for record in made] == list(range(len(PROMPTS)))
     assert [told(record) for record in made[:4]] == [("", "normal", 4)] * 4
-    assert [told(record) for record in made[4:8]] == [
-        ("exception" if key == 5 else "", "retry", 1) for key in range(4, 8)
-    ]
+    retried = [("exception" if key == 5 else "", "retry", 1) for key in range(4, 8)]
+    assert [told(record) for record in made[4:8]] == retried
     assert [told(record) for record in made[8:SHARD]] == [("", "oom_split", 2)] * 4
     assert "rank 1 of 2 on " in made[5]["error"]
     assert "RuntimeError: the picture does not want to be made" in made[5]["error"]
@@ -130,10 +116,9 @@ def test_only_the_picture_that_cannot_be_made_is_missing_and_the_failing_ranks_w
 
 
 def test_the_other_replica_never_notices(run: Finished) -> None:
-    assert {
-        (*told(record), record["attempt"], record["worker"])
-        for record in records(run.folder)[SHARD:]
-    } == {("", "normal", 4, 1, 1)}
+    others = records(run.folder)[SHARD:]
+    made = {(*told(record), record["attempt"], record["worker"]) for record in others}
+    assert made == {("", "normal", 4, 1, 1)}
     assert all(shard == 0 for shard, _ in run.verdicts)
 
 
@@ -146,9 +131,8 @@ def test_the_failing_replicas_ranks_are_gone_within_a_minute(run: Finished) -> N
 def test_each_picture_is_the_one_a_rank_alone_makes(run: Finished) -> None:
     ours, theirs = _pixels(run.folder), _pixels(run.folder.with_name("alone"))
     assert ours.keys() == theirs.keys() - {"000000005"}
-    assert max(abs(ours[key] - theirs[key]).max() for key in ours) <= 1, (
-        "one level of 255: two ranks round differently"
-    )
+    # Two ranks round differently: by one level of 255.
+    assert max(abs(ours[key] - theirs[key]).max() for key in ours) <= 1
 
 
 def _pixels(run: Path) -> dict[str, np.ndarray]:

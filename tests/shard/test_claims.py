@@ -1,4 +1,4 @@
-"""Of those who want a shard one gets it; it is taken from the dead and the gone, never from the living, and never unlinked."""
+"""One worker gets a shard. Shards are taken from the dead and the gone, never from the living."""
 
 import json
 import multiprocessing
@@ -21,14 +21,14 @@ from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.shard.claims import Claim, Claims, read_owner
 from batchgen.shard.partial_shard import PartialShard
-from tests.support.specimens import done, new_store, write_group
+from tests.support.specimens import done, new_directory, write_group
 
 SHARDS = 6
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
-    return new_store(tmp_path, SHARDS)
+    return new_directory(tmp_path, SHARDS)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def claimed_by(directory: RunDirectory, shard: int, owner: Owner, attempt: int =
 
 
 def every(claims: Claims) -> list[tuple[int, int]]:
-    """Shards and attempts, until nothing is free; a worker that robs itself would never end."""
+    """Shards and attempts until nothing is free; at most 100, should it steal from itself."""
     return [(claim.shard, claim.attempt) for claim in islice(iter(claims.next, None), 100)]
 
 
 def test_of_many_threads_each_shard_goes_to_one(tmp_path: Path) -> None:
-    directory, barrier = new_store(tmp_path, 40), threading.Barrier(8)
+    directory, barrier = new_directory(tmp_path, 40), threading.Barrier(8)
 
     def take(_: int) -> list[tuple[int, int]]:
         claims = Claims(directory, 40, start=0)
@@ -67,7 +67,7 @@ def take_all(root: Path, ready: Any, answer: Any) -> None:
     claims = Claims(RunDirectory(root), SHARDS, start=0)
     ready.wait()
     answer.put(every(claims))
-    ready.wait()  # nobody is dead while another still looks
+    ready.wait()  # no process ends while another still looks
 
 
 def test_of_many_processes_each_shard_goes_to_one(directory: RunDirectory) -> None:
@@ -101,27 +101,25 @@ def test_a_shard_that_is_done_is_not_handed_out(directory: RunDirectory, dead: O
     assert claims.unfinished() == [0, 1, 3, 4, 5]
 
 
-def test_the_dead_are_robbed_after_everything_fresh_is_taken_and_keep_their_claim(
+def test_shards_of_the_dead_are_taken_last_and_their_claims_stay(
     directory: RunDirectory, dead: Owner
 ) -> None:
     claimed_by(directory, 0, dead)
     before = directory.claim(0, 1).read_bytes()
-    assert every(Claims(directory, SHARDS, start=0)) == [
-        *((shard, 1) for shard in range(1, SHARDS)),
-        (0, 2),
-    ]
+    fresh = [(shard, 1) for shard in range(1, SHARDS)]
+    assert every(Claims(directory, SHARDS, start=0)) == [*fresh, (0, 2)]
     assert directory.claim(0, 1).read_bytes() == before
     assert read_owner(directory, 0, 2) == Owner.me()
 
 
 @pytest.mark.parametrize("steal", [False, True])
-def test_the_living_are_never_robbed(steal: bool, directory: RunDirectory) -> None:
+def test_nothing_is_taken_from_the_living(steal: bool, directory: RunDirectory) -> None:
     claimed_by(directory, 0, Owner.me())
     assert (0, 2) not in every(Claims(directory, SHARDS, 0, steal=steal))
 
 
 @pytest.mark.parametrize("steal", [False, True])
-def test_owners_on_other_machines_are_robbed_only_where_a_person_vouches(
+def test_shards_of_owners_on_other_machines_are_taken_only_with_steal(
     steal: bool, directory: RunDirectory
 ) -> None:
     claimed_by(directory, 0, Owner("elsewhere", 1, 0.0))
@@ -145,19 +143,17 @@ def test_only_the_last_attempt_decides_whether_a_shard_is_free(
     assert [claim for claim in taken if claim[0] < 2] == [(1, 3)]
 
 
-def test_of_many_who_rob_the_same_dead_one_gets_the_shard(
+def test_of_many_who_take_a_dead_owners_shard_one_gets_it(
     directory: RunDirectory, dead: Owner
 ) -> None:
     for shard in range(SHARDS):
         claimed_by(directory, shard, dead)
+
+    def take(start: int) -> list[tuple[int, int]]:
+        return every(Claims(directory, SHARDS, start))
+
     with ThreadPoolExecutor(4) as threads:
-        taken = sorted(
-            claim
-            for claims in threads.map(
-                lambda start: every(Claims(directory, SHARDS, start)), range(4)
-            )
-            for claim in claims
-        )
+        taken = sorted(claim for claims in threads.map(take, range(4)) for claim in claims)
     assert taken == [(shard, 2) for shard in range(SHARDS)]
 
 
@@ -176,11 +172,9 @@ def test_a_process_is_alive_until_it_ends_also_as_a_zombie(dead: Owner) -> None:
 
 def test_another_process_with_the_same_number_is_not_the_owner() -> None:
     me = Owner.me()
-    assert (
-        me.life(),
-        replace(me, started=me.started - 100).life(),
-        replace(me, host="elsewhere").life(),
-    ) == ("alive", "dead", "unknown")
+    assert me.life() == "alive"
+    assert replace(me, started=me.started - 100).life() == "dead"
+    assert replace(me, host="elsewhere").life() == "unknown"
 
 
 def test_an_owner_stops_when_a_later_attempt_or_a_commit_exists(directory: RunDirectory) -> None:
@@ -195,7 +189,7 @@ def test_an_owner_stops_when_a_later_attempt_or_a_commit_exists(directory: RunDi
 def test_deaths_are_the_open_groups_of_attempts_that_were_not_released(
     directory: RunDirectory,
 ) -> None:
-    """Attempt 1 died in two groups, 2 was released in one, 3 died in none, 4 died in one, 5 died before it wrote anything."""
+    """Attempts 1, 3 and 4 died in two groups, none, one; 2 was released; 5 died without files."""
     for attempt, open_groups in enumerate([[0, 2], [0], [], [4]], start=1):
         claimed_by(directory, 0, Owner.me(), attempt)
         partial = PartialShard(directory, 0, attempt, [])
@@ -212,20 +206,17 @@ def test_deaths_are_the_open_groups_of_attempts_that_were_not_released(
 def test_an_attempt_that_said_why_it_ended_is_no_death_and_its_word_counts(
     directory: RunDirectory,
 ) -> None:
-    """Wherever it ran: in SLURM, nobody need vouch for it."""
-    for attempt, owner in enumerate(
-        [Owner.me(), Owner("node1", 1, 0.0, "4711", 1), Owner.me()], start=1
-    ):
+    """This holds wherever it ran. In SLURM, the batch script need not say that it died."""
+    owners = [Owner.me(), Owner("node1", 1, 0.0, "4711", 1), Owner.me()]
+    for attempt, owner in enumerate(owners, start=1):
         claimed_by(directory, 0, owner, attempt)
         partial = PartialShard(directory, 0, attempt, [])
         partial.begin(4, 2)
         if attempt < 3:
             partial.judge(4, 3 - attempt, (16, 16), "exception", f"attempt {attempt}")
     claim = Claim(directory, 0, 4)
-    assert [(entry.at, entry.count, entry.why) for entry in claim.verdicts()] == [
-        (4, 2, "attempt 1"),
-        (4, 1, "attempt 2"),
-    ]
+    said = [(entry.at, entry.count, entry.why) for entry in claim.verdicts()]
+    assert said == [(4, 2, "attempt 1"), (4, 1, "attempt 2")]
     assert [[entry.at for entry in flight] for flight in claim.deaths()] == [[4]]
 
 
@@ -261,7 +252,8 @@ class Looks:
         self.count: Counter[str] = Counter()
         for owner, name in [(Path, "exists"), (Path, "iterdir"), (durable, "create")]:
             patch.setattr(owner, name, self._counted(name, getattr(owner, name)))
-        patch.setattr(durable, "sync", lambda _file: None)  # thousands of claims, and no power cut
+        # Thousands of claims, and no power cut.
+        patch.setattr(durable, "sync", lambda _file: None)
         patch.setattr(durable, "sync_folder", lambda _folder: None)
 
     def _counted(self, name, function):  # type: ignore[no-untyped-def]
@@ -277,7 +269,7 @@ def test_four_workers_look_at_each_of_many_shards_about_once(
 ) -> None:
     """At first all four work, then the last of them alone."""
     shards = 1200
-    directory = new_store(tmp_path, shards)
+    directory = new_directory(tmp_path, shards)
     looks = Looks(monkeypatch)
     workers = [Claims(directory, shards, worker * shards // 4) for worker in range(4)]
     turns = [*workers * (shards // 8), *workers[3:] * (shards // 2)]
@@ -292,7 +284,7 @@ def test_a_new_worker_of_a_nearly_finished_run_looks_at_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards, left = 2500, 3
-    directory = new_store(tmp_path, shards)
+    directory = new_directory(tmp_path, shards)
     me = Owner.me()
     for shard in range(shards):
         claimed_by(directory, shard, me)

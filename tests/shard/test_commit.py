@@ -1,6 +1,7 @@
-"""Commit is one link: one attempt wins, anyone completes it, any number of times, and nobody's pictures get lost on the way."""
+"""One attempt wins a shard. Anyone completes its commit, any number of times, and loses nothing."""
 
 import errno
+import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,10 @@ def published(directory: RunDirectory, shard: int = 0) -> tuple[bytes, bytes]:
     return directory.data(shard).read_bytes(), directory.metadata(shard).read_bytes()
 
 
+def files_of(attempt: int) -> tuple[bytes, bytes]:
+    return b"tar of attempt %d" % attempt, b"parquet of attempt %d" % attempt
+
+
 def left_over(directory: RunDirectory) -> list[str]:
     return [path.name for path in (directory.inner / "partial").rglob("*.*")]
 
@@ -45,17 +50,11 @@ def test_of_many_who_commit_at_once_one_wins_and_its_files_are_published(
         barrier.wait()
         return commit_shard(RunDirectory(directory.root), commits[attempt - 1])
 
+    attempts = range(1, 9)
     with ThreadPoolExecutor(len(commits)) as threads:
-        won = [
-            attempt
-            for attempt, mine in zip(range(1, 9), threads.map(commit, range(1, 9)), strict=True)
-            if mine
-        ]
+        won = list(itertools.compress(attempts, threads.map(commit, attempts)))
     assert won == [read_done(directory, 0).attempt]
-    assert published(directory) == (
-        b"tar of attempt %d" % won[0],
-        b"parquet of attempt %d" % won[0],
-    )
+    assert published(directory) == files_of(won[0])
     assert left_over(directory) == []
 
 
@@ -64,7 +63,7 @@ def test_the_second_to_commit_is_told_and_changes_nothing(directory: RunDirector
     assert commit_shard(directory, second)
     before = published(directory)
     assert not commit_shard(directory, first)
-    assert published(directory) == before == (b"tar of attempt 2", b"parquet of attempt 2")
+    assert published(directory) == before == files_of(2)
 
 
 @pytest.mark.parametrize("names", [0, 1, 2])
@@ -72,7 +71,7 @@ def test_the_second_to_commit_is_told_and_changes_nothing(directory: RunDirector
 def test_anyone_completes_a_commit_that_broke_off_anywhere(
     names: int, swept: int, directory: RunDirectory
 ) -> None:
-    """After the commit's link: no, one or both published names; nothing is swept before both are there."""
+    """It broke off after the commit's link, before the names were published or files removed."""
     ready(directory, 0, 1)
     ready(directory, 0, 2)
     durable.link(directory.partial(0, 2, "json"), directory.done(0))
@@ -82,27 +81,27 @@ def test_anyone_completes_a_commit_that_broke_off_anywhere(
         path.unlink()
     for _ in range(3):
         roll_forward(RunDirectory(directory.root), 0)
-        assert published(directory) == (b"tar of attempt 2", b"parquet of attempt 2")
+        assert published(directory) == files_of(2)
         assert left_over(directory) == []
 
 
 def test_a_shard_without_a_good_picture_is_published_without_a_tar(directory: RunDirectory) -> None:
     commit_shard(directory, ready(directory, 0, 1, ok=0, failed=4, tar=None))
-    assert (published_shards(directory), directory.data(0).exists(), left_over(directory)) == (
-        {0},
-        False,
-        [],
-    )
+    assert published_shards(directory) == {0}
+    assert not directory.data(0).exists()
+    assert left_over(directory) == []
 
 
 def test_readers_see_the_tar_before_the_records(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, order = ready(directory, 0, 1), []
-    link = durable.link
-    monkeypatch.setattr(
-        durable, "link", lambda source, target: order.append(target) or link(source, target)
-    )  # type: ignore[func-returns-value]
+    commit, link, order = ready(directory, 0, 1), durable.link, []
+
+    def noted(source: Path, target: Path) -> bool:
+        order.append(target)
+        return link(source, target)
+
+    monkeypatch.setattr(durable, "link", noted)
     commit_shard(directory, commit)
     assert order == [directory.done(0), directory.data(0), directory.metadata(0)]
 
@@ -119,7 +118,7 @@ def test_a_lost_reply_to_the_winning_link_is_still_a_win(
 
     monkeypatch.setattr(os, "link", forgetful)
     assert commit_shard(directory, commit)
-    assert published(directory) == (b"tar of attempt 1", b"parquet of attempt 1")
+    assert published(directory) == files_of(1)
 
 
 def test_a_commit_cannot_be_read_before_it_is_whole(directory: RunDirectory) -> None:
@@ -133,10 +132,8 @@ def test_a_commit_cannot_be_read_before_it_is_whole(directory: RunDirectory) -> 
 )
 def test_a_damaged_commit_is_told_with_the_remedy(content: bytes, directory: RunDirectory) -> None:
     directory.done(0).write_bytes(content)
-    with pytest.raises(
-        DamagedRun,
-        match=r"000000\.json: not a commit.*Move it, .*000000\.tar and .*000000\.parquet away and resume",
-    ):
+    remedy = r"Move it, .*000000\.tar and .*000000\.parquet away and resume"
+    with pytest.raises(DamagedRun, match=r"000000\.json: not a commit.*" + remedy):
         read_done(directory, 0)
 
 
@@ -151,10 +148,8 @@ def test_a_published_name_that_is_another_file_is_told_and_nothing_is_removed(
 ) -> None:
     commit = ready(directory, 0, 1)
     (directory.data(0) if name == "data" else directory.metadata(0)).write_bytes(b"someone else's")
-    with pytest.raises(
-        DamagedRun,
-        match=f"{name}/000000.*is not the file that was committed.*batchgen verify {directory.root}",
-    ):
+    wrong = f"{name}/000000.*is not the file that was committed"
+    with pytest.raises(DamagedRun, match=f"{wrong}.*batchgen verify {directory.root}"):
         commit_shard(directory, commit)
     assert len(left_over(directory)) == 4
 
@@ -173,11 +168,8 @@ def test_what_is_done_is_known_by_names_alone(directory: RunDirectory) -> None:
     (directory.root / "data" / "000001.tar").touch()
     (directory.root / "metadata" / "notes.parquet").touch()
     directory.done(0).write_bytes(b"")
-    assert (
-        committed_shards(directory),
-        published_shards(directory),
-        visible_shards(directory),
-    ) == ({0, 2}, {0, 2}, {0, 1, 2})
+    assert committed_shards(directory) == published_shards(directory) == {0, 2}
+    assert visible_shards(directory) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("shards", [1, BUCKET, BUCKET + 1, 2 * BUCKET + 500])

@@ -1,4 +1,4 @@
-"""The ladder from a group to a condemned picture; nothing is left out, and nothing is made twice."""
+"""From a group to a picture that is given up: no picture is left out, and none is made twice."""
 
 import pytest
 
@@ -7,7 +7,8 @@ from batchgen.shard.journal import Entry
 from tests.support.specimens import pictures
 
 GROUPS = [pictures(11)[at : at + 4] for at in (0, 4, 8)]  # of 4, 4 and 3
-Death = list[tuple[int, int]]  # the groups in flight: position, pictures
+# The groups in flight: position, and number of pictures.
+Death = list[tuple[int, int]]
 
 
 def ladder(
@@ -25,17 +26,14 @@ def raised(at: int, count: int) -> Entry:
 
 
 def full(at: int, count: int) -> Entry:
-    return Entry(
-        "verdict", at, count, width=16, height=32, cause="out of memory", why=f"{count} at {at}"
-    )
+    why = f"{count} at {at}"
+    return Entry("verdict", at, count, width=16, height=32, cause="out of memory", why=why)
 
 
 def seen(found: list[Task]) -> list[tuple[int, int, str]]:
     """Position, pictures, and how."""
-    return [
-        (task.at, len(task.pictures), "condemned" if task.cause else task.path + "!" * task.careful)
-        for task in found
-    ]
+    how = ["condemned" if one.cause else one.path + "!" * one.careful for one in found]
+    return [(one.at, len(one.pictures), word) for one, word in zip(found, how, strict=True)]
 
 
 def test_without_a_death_groups_are_made_together_two_in_flight() -> None:
@@ -43,21 +41,15 @@ def test_without_a_death_groups_are_made_together_two_in_flight() -> None:
 
 
 def test_one_death_makes_the_groups_that_were_in_flight_careful() -> None:
-    assert seen(ladder([(0, 4), (4, 4)])) == [
-        (0, 4, "normal!"),
-        (4, 4, "normal!"),
-        (8, 3, "normal"),
-    ]
+    found = ladder([(0, 4), (4, 4)])
+    assert seen(found) == [(0, 4, "normal!"), (4, 4, "normal!"), (8, 3, "normal")]
 
 
 def test_two_deaths_in_a_group_make_it_one_by_one() -> None:
-    """Its neighbour was in flight at the first alone."""
+    """The group before was in flight at one of them."""
+    solo = [(at, 1, "solo!") for at in range(4, 8)]
     found = ladder([(0, 4), (4, 4)], [(4, 4)])
-    assert seen(found) == [
-        (0, 4, "normal!"),
-        *((at, 1, "solo!") for at in range(4, 8)),
-        (8, 3, "normal"),
-    ]
+    assert seen(found) == [(0, 4, "normal!"), *solo, (8, 3, "normal")]
 
 
 def test_deaths_anywhere_inside_a_group_count_for_the_group() -> None:
@@ -88,20 +80,16 @@ def test_the_last_group_may_be_short() -> None:
 
 
 def test_with_groups_of_one_a_picture_needs_the_same_evidence() -> None:
-    """In flight with its neighbour, then alone and careful, then alone twice: only deaths alone condemn."""
-    groups = [[picture] for picture in pictures(3)]
+    """Only deaths at which it was alone in flight count towards giving it up."""
+    groups: list[list[object]] = [[picture] for picture in pictures(3)]
     both: Death = [(0, 1), (1, 1)]
-    assert seen(ladder(both, groups=groups)) == [
-        (0, 1, "normal!"),
-        (1, 1, "normal!"),
-        (2, 1, "normal"),
-    ]  # type: ignore[arg-type]
-    assert seen(ladder(both, both, groups=groups))[0] == (0, 1, "solo!")  # type: ignore[arg-type]
-    assert seen(ladder(both, [(0, 1)], groups=groups))[0] == (0, 1, "solo!")  # type: ignore[arg-type]
-    assert seen(ladder(both, [(0, 1)], [(0, 1)], groups=groups))[:2] == [
-        (0, 1, "condemned"),
-        (1, 1, "normal!"),
-    ]  # type: ignore[arg-type]
+    one: Death = [(0, 1)]
+    careful = [(0, 1, "normal!"), (1, 1, "normal!"), (2, 1, "normal")]
+    assert seen(ladder(both, groups=groups)) == careful
+    assert seen(ladder(both, both, groups=groups))[0] == (0, 1, "solo!")
+    assert seen(ladder(both, one, groups=groups))[0] == (0, 1, "solo!")
+    given_up = [(0, 1, "condemned"), (1, 1, "normal!")]
+    assert seen(ladder(both, one, one, groups=groups))[:2] == given_up
 
 
 def test_a_death_in_which_nothing_was_in_flight_blames_nobody() -> None:
@@ -109,39 +97,28 @@ def test_a_death_in_which_nothing_was_in_flight_blames_nobody() -> None:
 
 
 def test_an_exception_of_a_group_makes_it_one_by_one_and_no_other() -> None:
+    retried = [(at, 1, "retry!") for at in range(4, 8)]
     found = ladder(verdicts=(raised(4, 4),))
-    assert seen(found) == [
-        (0, 4, "normal"),
-        *((at, 1, "retry!") for at in range(4, 8)),
-        (8, 3, "normal"),
-    ]
+    assert seen(found) == [(0, 4, "normal"), *retried, (8, 3, "normal")]
 
 
 def test_an_exception_of_a_part_makes_its_whole_group_one_by_one() -> None:
     assert seen(ladder(verdicts=(raised(6, 2),)))[1:5] == [(at, 1, "retry!") for at in range(4, 8)]
 
 
-def test_a_picture_that_raises_again_alone_is_recorded_with_its_message_and_its_neighbours_are_not() -> (
-    None
-):
+def test_a_picture_that_raises_again_alone_is_recorded_with_its_message() -> None:
+    """Its neighbours are made."""
     found = ladder(verdicts=(raised(4, 4), raised(5, 1)), position=5)
-    assert seen(found) == [
-        (5, 1, "condemned"),
-        (6, 1, "retry!"),
-        (7, 1, "retry!"),
-        (8, 3, "normal"),
-    ]
+    assert seen(found)[:2] == [(5, 1, "condemned"), (6, 1, "retry!")]
+    assert seen(found)[2:] == [(7, 1, "retry!"), (8, 3, "normal")]
     assert (found[0].cause, found[0].error, found[0].path) == ("exception", "1 at 5", "retry")
 
 
 def test_a_group_of_one_gets_its_second_try_too() -> None:
     groups: list[list[object]] = [[one] for one in pictures(2)]
     assert seen(ladder(groups=groups, verdicts=(raised(0, 1),)))[0] == (0, 1, "retry!")
-    assert seen(ladder(groups=groups, verdicts=(raised(0, 1), raised(0, 1))))[0] == (
-        0,
-        1,
-        "condemned",
-    )
+    twice = (raised(0, 1), raised(0, 1))
+    assert seen(ladder(groups=groups, verdicts=twice))[0] == (0, 1, "condemned")
 
 
 def test_a_group_that_was_too_large_stays_together_for_the_renderer_to_halve() -> None:
@@ -152,21 +129,14 @@ def test_a_group_that_was_too_large_stays_together_for_the_renderer_to_halve() -
 
 def test_a_picture_that_does_not_fit_alone_is_recorded_and_its_group_made_one_by_one() -> None:
     found = ladder(verdicts=(full(4, 4), full(4, 2), full(5, 1)))
-    assert seen(found)[1:5] == [
-        (4, 1, "oom_split!"),
-        (5, 1, "condemned"),
-        (6, 1, "oom_split!"),
-        (7, 1, "oom_split!"),
-    ]
-    assert (found[2].cause, found[2].error, found[2].path) == (
-        "out of memory",
-        "1 at 5",
-        "oom_split",
-    )
+    outcomes = {4: "oom_split!", 5: "condemned", 6: "oom_split!", 7: "oom_split!"}
+    assert seen(found)[1:5] == [(at, 1, outcome) for at, outcome in outcomes.items()]
+    recorded = (found[2].cause, found[2].error, found[2].path)
+    assert recorded == ("out of memory", "1 at 5", "oom_split")
 
 
 def test_deaths_and_verdicts_do_not_add_up() -> None:
-    """A picture that raised once alone and was alone in flight at one death is neither of the two that are recorded."""
+    """A picture that raised once alone, and was alone in flight at one death, is made again."""
     assert seen(ladder([(5, 1)], verdicts=(raised(5, 1),)))[2] == (5, 1, "retry!")
 
 
@@ -176,11 +146,11 @@ def test_the_order_of_verdicts_does_not_matter() -> None:
     assert seen(ladder(verdicts=said)) == seen(ladder(verdicts=said[::-1]))
 
 
+DEATHS = [[], [[(4, 4)]], [[(4, 4)], [(4, 4), (8, 3)]], [[(0, 4)], [(0, 4)], [(2, 1)], [(2, 1)]]]
+
+
 @pytest.mark.parametrize("position", range(12))
-@pytest.mark.parametrize(
-    "deaths",
-    [[], [[(4, 4)]], [[(4, 4)], [(4, 4), (8, 3)]], [[(0, 4)], [(0, 4)], [(2, 1)], [(2, 1)]]],
-)
+@pytest.mark.parametrize("deaths", DEATHS)
 def test_every_picture_behind_the_position_is_made_once_in_plan_order(
     position: int, deaths: list[Death]
 ) -> None:

@@ -1,4 +1,4 @@
-"""A kill costs the groups in flight and nothing else: what the journal vouches for is copied, what is damaged is made again."""
+"""A kill costs the groups in flight: what the journal has ended is copied, the rest made again."""
 
 import tarfile
 import threading
@@ -16,21 +16,20 @@ from batchgen.shard.in_progress import furthest, unpublished_records, unpublishe
 from batchgen.shard.journal import Entry, ends_that_count, in_flight, read_journal
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.worker.samples import encode_image, sample
-from tests.support.specimens import failure, new_store, pictures, pixels, record, write_group
+from tests.support.specimens import failure, new_directory, pictures, pixels, record, write_group
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
-    return new_store(tmp_path)
+    return new_directory(tmp_path)
 
 
 def attempt(
     directory: RunDirectory, number: int, groups: int, *, earlier: int | None = None, count: int = 2
 ) -> PartialShard:
     """An attempt that wrote so many groups of two and was killed."""
-    partial = PartialShard(
-        directory, 0, number, range(1, (number if earlier is None else earlier + 1))
-    )
+    attempts = range(1, number if earlier is None else earlier + 1)
+    partial = PartialShard(directory, 0, number, attempts)
     for _ in range(groups):
         write_group(partial, count)
     partial.close()
@@ -61,7 +60,7 @@ def test_a_journal_damaged_anywhere_never_says_anything_else(directory: RunDirec
 
 
 def test_a_journal_followed_by_zeros_is_read_up_to_them(directory: RunDirectory) -> None:
-    """As a file system may leave a file after a power cut."""
+    """A file system may leave a file so after a power cut."""
     attempt(directory, 1, 2)
     path = directory.partial(0, 1, "journal")
     entries = read_journal(path)
@@ -70,32 +69,24 @@ def test_a_journal_followed_by_zeros_is_read_up_to_them(directory: RunDirectory)
 
 
 def test_a_journal_from_before_there_were_verdicts_is_read(directory: RunDirectory) -> None:
-    text = (
-        b'{"do": "end", "at": 2, "count": 0, "tar": 34, "records": 56, "failed": 1, "digest": "ab"}'
-    )
+    fields = b'"tar": 34, "records": 56, "failed": 1, "digest": "ab"'
+    text = b'{"do": "end", "at": 2, "count": 0, %s}' % fields
     directory.partial(0, 1, "journal").write_bytes(b"%s %08x\n" % (text, zlib.crc32(text)))
-    assert read_journal(directory.partial(0, 1, "journal")) == [
-        Entry("end", 2, tar=34, records=56, failed=1, digest="ab")
-    ]
+    expected = Entry("end", 2, tar=34, records=56, failed=1, digest="ab")
+    assert read_journal(directory.partial(0, 1, "journal")) == [expected]
 
 
 def test_a_verdict_is_read_back_and_is_neither_progress_nor_copied(directory: RunDirectory) -> None:
     partial = PartialShard(directory, 0, 1, [])
     write_group(partial, 2)
     partial.begin(2, 4)
-    partial.judge(2, 4, (16, 32), "out of memory", "rank 1 of 2 on h\u00f6st: OutOfMemory: 8 GB")
+    why = "rank 1 of 2 on h\u00f6st: OutOfMemory: 8 GB"
+    partial.judge(2, 4, (16, 32), "out of memory", why)
     partial.close()
     said = read_journal(directory.partial(0, 1, "journal"))
     assert list(unpublished_verdicts(directory)) == said[-1:]
-    assert said[-1] == Entry(
-        "verdict",
-        2,
-        4,
-        width=16,
-        height=32,
-        cause="out of memory",
-        why="rank 1 of 2 on h\u00f6st: OutOfMemory: 8 GB",
-    )
+    expected = Entry("verdict", 2, 4, width=16, height=32, cause="out of memory", why=why)
+    assert said[-1] == expected
     assert [entry.at for entry in in_flight(said)] == [2]
     assert PartialShard(directory, 0, 2, [1]).position == 2
     assert [entry.do for entry in read_journal(directory.partial(0, 2, "journal"))] == ["end"]
@@ -121,15 +112,12 @@ def test_an_attempt_goes_on_as_if_it_had_never_been_interrupted(directory: RunDi
     attempt(directory, 1, 2)
     attempt(directory, 2, 1)
     attempt(directory, 3, 1)
-    whole = new_store(directory.root / "other")
+    whole = new_directory(directory.root / "other")
     attempt(whole, 1, 4)
     assert files(directory, 3) == files(whole, 1)
-    begun = [
-        entry for entry in read_journal(directory.partial(0, 3, "journal")) if entry.do == "begin"
-    ]
-    assert [entry.at for entry in begun] == [6], (
-        "deaths of others must not be blamed on this attempt"
-    )
+    entries = read_journal(directory.partial(0, 3, "journal"))
+    begun = [entry.at for entry in entries if entry.do == "begin"]
+    assert begun == [6], "deaths of others must not be blamed on this attempt"
 
 
 @pytest.mark.parametrize("kind", ["tar", "records"])
@@ -141,11 +129,8 @@ def test_damaged_bytes_end_the_prefix_that_counts(
     attempt(directory, 1, 3)
     path = directory.partial(0, 1, kind)
     data = bytearray(path.read_bytes())
-    ends = [
-        getattr(entry, kind)
-        for entry in read_journal(directory.partial(0, 1, "journal"))
-        if entry.do == "end"
-    ]
+    entries = read_journal(directory.partial(0, 1, "journal"))
+    ends = [getattr(entry, kind) for entry in entries if entry.do == "end"]
     place = ends[group] - 1
     if damage == "flip":
         data[place] ^= 1
@@ -200,17 +185,14 @@ def test_failures_are_counted_and_carried_over(directory: RunDirectory) -> None:
     assert [one.outcome for one in again.records()] == ["failed", "ok", "failed", "failed"]
 
 
-def test_records_that_were_never_ended_are_not_told(directory: RunDirectory) -> None:
+def test_records_that_were_never_ended_are_not_read(directory: RunDirectory) -> None:
     """Their group was being written when the disk was full."""
     partial = PartialShard(directory, 0, 1, [])
     write_group(partial, 2)
     with partial.path("records").open("ab") as file:
         file.write(record(2).line() + b"half a li")
-    assert (
-        [one.key for one in partial.records()]
-        == [one.key for one in unpublished_records(directory)]
-        == [0, 1]
-    )
+    assert [one.key for one in partial.records()] == [0, 1]
+    assert [one.key for one in unpublished_records(directory)] == [0, 1]
 
 
 def test_an_attempt_never_reuses_its_files(directory: RunDirectory) -> None:
@@ -255,9 +237,8 @@ def test_progress_counts_the_furthest_attempt_of_each_shard_that_is_not_publishe
     attempt(directory, 2, 1, earlier=0)
     other = PartialShard(directory, 1, 1, [])
     write_group(other, 2, failed=1)
-    assert {
-        shard: (number, end.at) for shard, (number, end) in furthest(directory, set()).items()
-    } == {0: (1, 6), 1: (1, 2)}
+    found = furthest(directory, set()).items()
+    assert {shard: (number, end.at) for shard, (number, end) in found} == {0: (1, 6), 1: (1, 2)}
     assert set(furthest(directory, {0})) == {1}
     assert [one.key for one in unpublished_records(directory)] == [0, 1, 2, 3, 4, 5, 0, 1]
     directory.partial(0, 1, "records").unlink()
@@ -266,24 +247,26 @@ def test_progress_counts_the_furthest_attempt_of_each_shard_that_is_not_publishe
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_a_sealed_tar_is_a_whole_archive(count: int, directory: RunDirectory) -> None:
-    """Its length is a multiple of tar's record of 10,240 bytes, and plain tar reads it to its end."""
+    """Its length is a multiple of tar's record of 10,240 bytes, and tarfile reads it to its end."""
     partial = PartialShard(directory, 0, 1, [])
     for one in pictures(count):
         image = encode_image(pixels(one.key), Output(format="png"))
         partial.end(sample(one, image, Output(format="png")), [record(of=one)])
     path = partial.seal()
     assert path.stat().st_size % 10240 == 0
+    kinds = ("png", "txt", "json")
     with tarfile.open(path) as tar:
-        assert tar.getnames() == [
-            f"{key:09d}.{kind}" for key in range(count) for kind in ("png", "txt", "json")
-        ]
+        assert tar.getnames() == [f"{key:09d}.{kind}" for key in range(count) for kind in kinds]
     assert path.read_bytes()[-1024:] == bytes(1024)
 
 
 def test_a_begin_and_an_end_from_two_threads_never_mix(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The main thread begins a group while the writing thread ends the one before; the system writes a few bytes at a time."""
+    """The main thread begins a group while the writing thread ends the one before.
+
+    The system writes a few bytes at a time.
+    """
 
     def few_at_a_time(file: BinaryIO, data: bytes) -> None:
         for at in range(0, len(data), 9):
@@ -297,7 +280,5 @@ def test_a_begin_and_an_end_from_two_threads_never_mix(
     for key in range(20):
         partial.end(b"x", [failure(key)])
     begin.join()
-    entries = read_journal(partial.path("journal"))
-    assert sorted((entry.do, entry.at) for entry in entries) == [
-        ("begin", n) for n in range(20)
-    ] + [("end", n + 1) for n in range(20)]
+    found = sorted((entry.do, entry.at) for entry in read_journal(partial.path("journal")))
+    assert found == [("begin", n) for n in range(20)] + [("end", n + 1) for n in range(20)]

@@ -52,17 +52,9 @@ def test_a_time_that_is_no_number_is_never_written() -> None:
 def test_the_schema_has_every_field_once_typed_and_never_null() -> None:
     assert SCHEMA.names == [field.name for field in dataclasses.fields(Record)]
     assert {field.nullable for field in SCHEMA} == {False}
-    types = {
-        name: SCHEMA.field(name).type
-        for name in ("key", "guidance", "outcome", "path", "finished_at")
-    }
-    assert types == {
-        "key": pa.int64(),
-        "guidance": pa.float64(),
-        "outcome": pa.string(),
-        "path": pa.string(),
-        "finished_at": pa.float64(),
-    }
+    types = {name: str(SCHEMA.field(name).type) for name in ("key", "guidance", "outcome", "path")}
+    assert types == {"key": "int64", "guidance": "double", "outcome": "string", "path": "string"}
+    assert SCHEMA.field("finished_at").type == pa.float64()
 
 
 def test_a_record_shares_with_its_picture_all_but_the_travelling_columns() -> None:
@@ -100,7 +92,5 @@ def test_without_travelling_columns_there_is_no_struct() -> None:
 
 def test_a_travelling_column_may_have_the_name_of_a_field() -> None:
     table = to_table([record(4)], pa.table({"key": ["k"], "seed_2": [1]}))
-    assert (table["key"].to_pylist(), table["extra"].to_pylist()) == (
-        [4],
-        [{"key": "k", "seed_2": 1}],
-    )
+    assert table["key"].to_pylist() == [4]
+    assert table["extra"].to_pylist() == [{"key": "k", "seed_2": 1}]

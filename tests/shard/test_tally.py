@@ -1,6 +1,7 @@
-"""What is done is counted from files, each opened once; the summary saves time and decides nothing."""
+"""What is done is counted from files, each opened once. The summary saves time, decides nothing."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,41 +10,27 @@ from batchgen.run.directory import RunDirectory
 from batchgen.shard.in_progress import unpublished_counts
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.tally import SAVE_AFTER, Tally, count_pictures
-from tests.support.specimens import done, new_store, opens, write_group
+from tests.support.specimens import done, new_directory, opens, write_group
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
-    return new_store(tmp_path, 1500)
+    return new_directory(tmp_path, 1500)
 
 
-def commit(directory: RunDirectory, shards: range, **given: object) -> None:
+def commit(directory: RunDirectory, shards: Iterable[int], **given: object) -> None:
     for shard in shards:
         directory.done(shard).write_bytes(done(shard, **given).encode())
 
 
 def test_counts_are_sums_over_the_commits(directory: RunDirectory) -> None:
-    commit(
-        directory, range(2), ok=3, failed=1, failures={"one colour": 1}, tar_bytes=50, group_s=1.5
-    )
-    commit(
-        directory,
-        range(7, 8),
-        ok=0,
-        failed=4,
-        failures={"one colour": 1, "exception": 3},
-        tar=None,
-        tar_bytes=0,
-        group_s=4.0,
-    )
+    one = {"one colour": 1}
+    both = {"one colour": 1, "exception": 3}
+    commit(directory, range(2), ok=3, failed=1, failures=one, tar_bytes=50, group_s=1.5)
+    commit(directory, {7}, ok=0, failed=4, failures=both, tar=None, tar_bytes=0, group_s=4.0)
     counts = count_pictures(directory)
-    assert (counts.shards, counts.ok, counts.failed, counts.bytes, counts.device_s) == (
-        {0, 1, 7},
-        6,
-        6,
-        100,
-        7.0,
-    )
+    assert (counts.shards, counts.ok, counts.failed) == ({0, 1, 7}, 6, 6)
+    assert (counts.bytes, counts.device_s) == (100, 7.0)
     assert counts.failures == {"one colour": 3, "exception": 3}
 
 

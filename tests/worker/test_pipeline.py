@@ -1,4 +1,4 @@
-"""Two groups in flight and never three; whatever happens, what is written has no hole and what was denoised is written."""
+"""Two groups are in flight, never three; what is written has no hole, and no group is lost."""
 
 import io
 import tarfile
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from batchgen.shard.escalation import Task
 from batchgen.shard.journal import read_journal
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.worker.pipeline import Pipeline
-from tests.support.specimens import StubEngine, new_pipeline, new_directory, picture, pictures
+from tests.support.specimens import StubEngine, new_directory, new_pipeline, picture, pictures
 
 
 @pytest.fixture
@@ -35,10 +36,10 @@ def pipeline(engine: StubEngine) -> Iterator[Pipeline]:
     made.close()
 
 
-def tasks_of(groups: int, *, careful: bool = False, condemned: bool = False) -> list[Task]:
+def tasks_of(groups: int, **given: Any) -> list[Task]:
+    """Tasks of two pictures each."""
     everything = pictures(2 * groups)
-    tried = {"path": "solo", "cause": "killed its worker", "error": "twice"} if condemned else {}
-    return [Task(at, everything[at : at + 2], careful, **tried) for at in range(0, 2 * groups, 2)]  # type: ignore[arg-type]
+    return [Task(at, everything[at : at + 2], **given) for at in range(0, 2 * groups, 2)]
 
 
 def always(_task: Task) -> bool:
@@ -50,30 +51,26 @@ def journal(partial: PartialShard) -> list[tuple[str, int]]:
 
 
 def names(partial: PartialShard) -> list[str]:
-    return tarfile.open(
-        fileobj=io.BytesIO(partial.path("tar").read_bytes() + bytes(1024))
-    ).getnames()
+    whole = io.BytesIO(partial.path("tar").read_bytes() + bytes(1024))
+    with tarfile.open(fileobj=whole) as tar:
+        return tar.getnames()
 
 
-def test_groups_are_written_and_told_in_order(pipeline: Pipeline, partial: PartialShard) -> None:
-    told = [
-        (made[0].picture.key, partial.position)
-        for made in pipeline.run(partial, tasks_of(5), always)
-    ]
-    assert [key for key, _ in told] == [0, 2, 4, 6, 8]
-    assert all(position >= key + 2 for key, position in told), (
-        "a group is told when it is safely written"
-    )
-    assert names(partial) == [
-        f"{key:09d}.{kind}" for key in range(10) for kind in ("png", "txt", "json")
-    ]
+def test_groups_are_written_and_yielded_in_order(pipeline: Pipeline, partial: PartialShard) -> None:
+    groups = pipeline.run(partial, tasks_of(5), always)
+    yielded = [(made[0].picture.key, partial.position) for made in groups]
+    assert [key for key, _ in yielded] == [0, 2, 4, 6, 8]
+    safe = [position >= key + 2 for key, position in yielded]
+    assert all(safe), "a group is yielded when it is safely written"
+    kinds = ("png", "txt", "json")
+    assert names(partial) == [f"{key:09d}.{kind}" for key in range(10) for kind in kinds]
     assert [record.key for record in partial.records()] == list(range(10))
 
 
 def test_while_a_group_is_denoised_the_one_before_is_written_and_no_other(
     pipeline: Pipeline, engine: StubEngine, partial: PartialShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decoding is slow: denoising runs one group ahead, and waits there."""
+    """Decoding is slow. Denoising runs one group ahead and waits there."""
     in_flight: list[int] = []
     denoise, decode = engine.denoise, engine.decode
 
@@ -104,16 +101,15 @@ def test_the_journal_shows_at_most_two_groups_open(
 
 def test_a_careful_group_is_alone_in_flight(pipeline: Pipeline, partial: PartialShard) -> None:
     list(pipeline.run(partial, tasks_of(4, careful=True), always))
-    assert journal(partial) == [
-        (do, at + 2 * (do == "end")) for at in (0, 2, 4, 6) for do in ("begin", "end")
-    ]
+    pairs = [[("begin", at), ("end", at + 2)] for at in (0, 2, 4, 6)]
+    assert journal(partial) == [line for pair in pairs for line in pair]
 
 
 def test_a_group_that_may_not_begin_ends_the_run_after_those_in_flight(
     pipeline: Pipeline, engine: StubEngine, partial: PartialShard
 ) -> None:
-    told = list(pipeline.run(partial, tasks_of(5), lambda task: task.at < 4))
-    assert (len(told), partial.position) == (2, 4)
+    made = list(pipeline.run(partial, tasks_of(5), lambda task: task.at < 4))
+    assert (len(made), partial.position) == (2, 4)
     assert engine.denoised == [[0, 1], [2, 3]]
     assert journal(partial)[-1] == ("end", 4)
 
@@ -128,7 +124,7 @@ def test_what_was_denoised_is_written_when_the_consumer_stops_early(
     assert partial.position == 4
 
 
-def test_an_order_to_leave_while_denoising_lets_the_group_before_be_written(
+def test_a_signal_while_denoising_lets_the_group_before_be_written(
     pipeline: Pipeline, engine: StubEngine, partial: PartialShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denoise = engine.denoise
@@ -181,10 +177,14 @@ def test_a_device_fault_in_the_writing_thread_reaches_the_worker(
 def test_a_condemned_picture_is_recorded_and_never_touches_the_engine(
     pipeline: Pipeline, engine: StubEngine, partial: PartialShard
 ) -> None:
-    list(pipeline.run(partial, tasks_of(1, condemned=True), always))
+    list(
+        pipeline.run(
+            partial, tasks_of(1, path="solo", cause="killed its worker", error="twice"), always
+        )
+    )
     assert engine.denoised == []
-    told = [(one.outcome, one.cause, one.error, one.path) for one in partial.records()]
-    assert told == [("failed", "killed its worker", "twice", "solo")] * 2
+    recorded = [(one.outcome, one.cause, one.error, one.path) for one in partial.records()]
+    assert recorded == [("failed", "killed its worker", "twice", "solo")] * 2
     assert names(partial) == []
 
 
@@ -197,22 +197,21 @@ def test_a_verdict_is_written_about_the_pictures_in_flight_it_names_and_no_other
     pipeline.in_flight.judge(Verdict("exception", (3,), "rank 1 raised"))
     pipeline.in_flight.judge(Verdict("exception", (77,), "of another shard"))
     said = [entry for entry in read_journal(partial.path("journal")) if entry.do == "verdict"]
-    assert [(one.at, one.count, one.cause, one.why) for one in said] == [
+    memory, exception = (
         (4, 2, "out of memory", "rank 1 was full"),
         (3, 1, "exception", "rank 1 raised"),
-    ]
+    )
+    assert [(one.at, one.count, one.cause, one.why) for one in said] == [memory, exception]
 
 
 def test_failures_leave_a_record_and_no_sample(pipeline: Pipeline, partial: PartialShard) -> None:
     prompts = ["a cat", "NAN", "RAISE", "a cat"]
     group = [picture(key, prompt=prompt) for key, prompt in enumerate(prompts)]
     list(pipeline.run(partial, [Task(0, group[:2]), Task(2, group[2:])], always))
-    assert [name for name in names(partial) if name.endswith("json")] == [
-        "000000000.json",
-        "000000003.json",
-    ]
-    told = [(one.key, one.outcome, one.cause, one.path) for one in partial.records()]
-    assert told == [
+    written = [name for name in names(partial) if name.endswith("json")]
+    assert written == ["000000000.json", "000000003.json"]
+    recorded = [(one.key, one.outcome, one.cause, one.path) for one in partial.records()]
+    assert recorded == [
         (0, "ok", "", "normal"),
         (1, "failed", "not finite", "retry"),
         (2, "failed", "exception", "retry"),
@@ -227,21 +226,10 @@ def test_a_record_tells_who_made_it_and_how_long_each_stage_took(
     before = time.time()
     list(pipeline.run(partial, tasks_of(1), always))
     one = partial.records()[0]
-    assert (one.host, one.worker, one.generation, one.shard, one.attempt, one.identity) == (
-        "here",
-        0,
-        0,
-        0,
-        1,
-        "stub",
-    )
-    assert (one.text_s, one.denoise_s, one.decode_s, one.peak_bytes, one.group_size) == (
-        1.0,
-        2.0,
-        3.0,
-        7,
-        2,
-    )
+    assert (one.host, one.worker, one.identity) == ("here", 0, "stub")
+    assert (one.generation, one.shard, one.attempt) == (0, 0, 1)
+    assert (one.text_s, one.denoise_s, one.decode_s) == (1.0, 2.0, 3.0)
+    assert (one.peak_bytes, one.group_size) == (7, 2)
     assert min(one.queue_s, one.image_encode_s, one.total_s) >= 0
     assert before <= one.finished_at <= time.time()
     assert one.image_bytes > 0

@@ -1,4 +1,4 @@
-"""A process knows its place, and a replica's ranks find each other or learn that nobody will come."""
+"""A replica's ranks find each other, or learn that nobody will come."""
 
 from pathlib import Path
 
@@ -20,31 +20,24 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def test_consecutive_tasks_are_the_ranks_of_a_worker() -> None:
-    assert [Placement.of_task(1, task, 2) for task in range(4)] == [
-        Placement(1, 0, 0, 2),
-        Placement(1, 0, 1, 2),
-        Placement(1, 1, 0, 2),
-        Placement(1, 1, 1, 2),
-    ]
+    found = [Placement.of_task(1, task, ranks=2) for task in range(4)]
+    assert [(one.index, one.rank) for one in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert {(one.number, one.ranks) for one in found} == {(1, 2)}
 
 
 def test_every_rank_has_a_log_of_its_own(directory: RunDirectory) -> None:
-    assert [Placement(1, 3, rank, 2).log(directory).name for rank in (0, 1)] == [
-        "0001-worker-003.log",
-        "0001-worker-003.rank1.log",
-    ]
+    names = [Placement(1, 3, rank, 2).log(directory).name for rank in (0, 1)]
+    assert names == ["0001-worker-003.log", "0001-worker-003.rank1.log"]
 
 
 def test_a_rank_finds_the_address_of_its_own_rank_0(directory: RunDirectory) -> None:
     Placement(1, 0, 0, 2).rendezvous(directory).publish("here:1")
     Placement(1, 1, 0, 2).rendezvous(directory).publish("there:2")
-    assert [Placement(1, index, 1, 2).rendezvous(directory).find() for index in (0, 1)] == [
-        "here:1",
-        "there:2",
-    ]
+    found = [Placement(1, index, 1, 2).rendezvous(directory).find() for index in (0, 1)]
+    assert found == ["here:1", "there:2"]
 
 
-def test_another_incarnation_has_another_meeting_place(
+def test_ranks_of_another_start_do_not_find_it(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Placement(1, 0, 0, 2).rendezvous(directory).publish("old:1")

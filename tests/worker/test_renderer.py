@@ -1,4 +1,4 @@
-"""A picture that cannot be made costs one record; what it takes to find that out is bounded, and told."""
+"""A picture that cannot be made costs one record, and what it takes to find this out is bounded."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ def make(engine: StubEngine, group: list[Picture], renderer: Renderer | None = N
     return [made for part in renderer.denoise(group) for made in renderer.decode(part)]
 
 
-def told(made: list[Made]) -> list[Outcome]:
+def outcomes(made: list[Made]) -> list[Outcome]:
     return [(one.picture.key, one.cause, one.path, one.group_size) for one in made]
 
 
 def test_a_good_group_is_made_at_once_in_order() -> None:
     engine = StubEngine()
     made = make(engine, pictures(4))
-    assert told(made) == [(key, "", "normal", 4) for key in range(4)]
+    assert outcomes(made) == [(key, "", "normal", 4) for key in range(4)]
     assert engine.denoised == [[0, 1, 2, 3]]
     assert [np.array_equal(one.pixels, pixels(key)) for key, one in enumerate(made)] == [True] * 4  # type: ignore[arg-type]
     assert {(one.text_s, one.denoise_s, one.decode_s, one.peak_bytes) for one in made} == {
@@ -37,7 +37,7 @@ def test_a_good_group_is_made_at_once_in_order() -> None:
 
 def test_a_group_that_does_not_fit_is_halved_until_it_does() -> None:
     engine = StubEngine(fits=2)
-    assert told(make(engine, pictures(7))) == [
+    assert outcomes(make(engine, pictures(7))) == [
         (key, "", "oom_split", 1 if key == 6 else 2) for key in range(7)
     ]
     assert engine.denoised == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3], [0, 1], [2, 3], [4, 5], [6]]
@@ -51,7 +51,7 @@ def test_what_fits_is_remembered_for_the_size_and_only_for_it() -> None:
     make(engine, pictures(4), renderer)
     assert engine.denoised == [[0, 1], [2, 3]]
     engine.fits = 1000
-    assert told(make(engine, pictures(4, width=32), renderer)) == [
+    assert outcomes(make(engine, pictures(4, width=32), renderer)) == [
         (key, "", "normal", 4) for key in range(4)
     ]
 
@@ -60,7 +60,7 @@ def test_what_did_not_fit_another_process_is_halved_from_the_start() -> None:
     engine = StubEngine(fits=2)
     renderer = Renderer(engine)
     renderer.learn([((16, 16), 8), ((16, 16), 4), ((16, 16), 6), ((32, 16), 2)])
-    assert told(make(engine, pictures(3), renderer)) == [
+    assert outcomes(make(engine, pictures(3), renderer)) == [
         (0, "", "oom_split", 2),
         (1, "", "oom_split", 2),
         (2, "", "oom_split", 1),
@@ -71,7 +71,7 @@ def test_what_did_not_fit_another_process_is_halved_from_the_start() -> None:
 
 def test_a_picture_that_does_not_fit_alone_fails_by_itself() -> None:
     made = make(StubEngine(fits=0), pictures(2))
-    assert told(made) == [(key, "out of memory", "oom_split", 1) for key in range(2)]
+    assert outcomes(made) == [(key, "out of memory", "oom_split", 1) for key in range(2)]
     assert made[0].error == "1 do not fit"
     assert made[0].pixels is None
 
@@ -79,7 +79,11 @@ def test_a_picture_that_does_not_fit_alone_fails_by_itself() -> None:
 def test_an_exception_makes_each_picture_once_more_alone() -> None:
     engine = StubEngine()
     made = make(engine, group_with("", "RAISE", ""))
-    assert told(made) == [(0, "", "retry", 1), (1, "exception", "retry", 1), (2, "", "retry", 1)]
+    assert outcomes(made) == [
+        (0, "", "retry", 1),
+        (1, "exception", "retry", 1),
+        (2, "", "retry", 1),
+    ]
     assert engine.denoised == [[0, 1, 2], [0], [1], [2]]
     assert made[1].error.startswith("ValueError: no (denoise, line ")
 
@@ -94,7 +98,7 @@ def test_a_passing_fault_costs_one_retry_and_no_picture(fault: str) -> None:
 
 @pytest.mark.parametrize("fault", ["RAISE", "RAISE DECODING", "NAN", "FLAT"])
 def test_a_group_of_one_gets_its_retry_too(fault: str) -> None:
-    assert told(make(StubEngine(), group_with(f"{fault} once"))) == [(0, "", "retry", 1)]
+    assert outcomes(make(StubEngine(), group_with(f"{fault} once"))) == [(0, "", "retry", 1)]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_a_group_of_one_gets_its_retry_too(fault: str) -> None:
 def test_a_lasting_fault_is_tried_twice_and_recorded(fault: str, cause: str) -> None:
     engine = StubEngine()
     made = make(engine, group_with(fault))
-    assert told(made) == [(0, cause, "retry", 1)]
+    assert outcomes(made) == [(0, cause, "retry", 1)]
     assert engine.denoised == [[0], [0]]
     assert made[0].error
     assert made[0].pixels is None
@@ -121,7 +125,7 @@ def test_a_picture_that_turned_out_bad_is_repeated_without_its_good_neighbours(
 ) -> None:
     engine = StubEngine()
     made = make(engine, group_with("", fault, "", fault))
-    assert told(made) == [
+    assert outcomes(made) == [
         (0, "", "normal", 4),
         (1, cause, "retry", 1),
         (2, "", "normal", 4),
@@ -132,7 +136,7 @@ def test_a_picture_that_turned_out_bad_is_repeated_without_its_good_neighbours(
 
 def test_a_picture_that_is_alone_because_of_another_gets_no_third_try() -> None:
     engine = StubEngine()
-    assert told(make(engine, group_with("RAISE once", "NAN"))) == [
+    assert outcomes(make(engine, group_with("RAISE once", "NAN"))) == [
         (0, "", "retry", 1),
         (1, "not finite", "retry", 1),
     ]
@@ -142,19 +146,22 @@ def test_a_picture_that_is_alone_because_of_another_gets_no_third_try() -> None:
 def test_when_decoding_throws_each_picture_is_made_alone() -> None:
     engine = StubEngine()
     made = make(engine, group_with("", "RAISE DECODING", ""))
-    assert told(made) == [(0, "", "retry", 1), (1, "exception", "retry", 1), (2, "", "retry", 1)]
+    assert outcomes(made) == [
+        (0, "", "retry", 1),
+        (1, "exception", "retry", 1),
+        (2, "", "retry", 1),
+    ]
     assert engine.denoised == [[0, 1, 2], [0], [1], [2]]
 
 
 def test_all_pictures_of_a_group_may_fail() -> None:
-    assert [one.cause for one in make(StubEngine(), group_with(*["RAISE"] * 3))] == [
-        "exception"
-    ] * 3
+    made = make(StubEngine(), group_with(*["RAISE"] * 3))
+    assert [one.cause for one in made] == ["exception"] * 3
 
 
 def test_a_halved_group_with_a_bad_picture_keeps_order_and_paths() -> None:
     made = make(StubEngine(fits=2), group_with("", "NAN", "", "RAISE"))
-    assert told(made) == [
+    assert outcomes(made) == [
         (0, "", "oom_split", 2),
         (1, "not finite", "retry", 1),
         (2, "", "retry", 1),
@@ -182,7 +189,7 @@ def test_a_device_fault_while_decoding_passes_through(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
-def test_an_order_to_leave_is_no_failure_of_the_picture(
+def test_a_signal_is_no_failure_of_the_picture(
     signal: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denoise(_group: object) -> None:

@@ -1,4 +1,4 @@
-"""A worker that turns out only black pictures quits; what it wrote does not count, and others make its pictures."""
+"""A worker that makes only black pictures leaves. They do not count, and others make them again."""
 
 import json
 from pathlib import Path
@@ -16,9 +16,10 @@ PROMPTS = [f"a cat {n}" for n in range(64)]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
-    """Worker 0's device is sick from the start and slow to show it; worker 1 is done with all the rest by then.
+    """Worker 0's device is sick from the start and slow; worker 1 has made all the rest by then.
 
-    Two black groups are over the failure budget already, and one picture of them fails on a healthy device too.
+    Two black groups are over the failure budget already, and one of their pictures fails on a
+    healthy device too.
     """
     run = tmp_path_factory.mktemp("sick") / "run"
     prompts = [*PROMPTS[:2], "a cat RAISE", *PROMPTS[3:]]
@@ -42,7 +43,7 @@ def test_the_device_is_listed_with_the_reason(run: tuple[Path, Answer]) -> None:
 
 
 def test_a_run_on_a_sick_device_alone_stops_and_resume_tries_it_again(tmp_path: Path) -> None:
-    """Nothing good is known of it, so the failure budget decides; the repaired device makes the rest."""
+    """No picture is known to be good, so the failure budget decides. A resume makes the rest."""
     run = tmp_path / "alone"
     answer = rehearse(run, PROMPTS[:32], faults={"BLACK_WORKER": "0"}, shards__pictures=32)
     assert answer.code == 4

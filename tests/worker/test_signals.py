@@ -1,4 +1,4 @@
-"""Signals to a worker, `cancel`, and a time limit: groups in flight are finished or dropped whole, and the rest is made later."""
+"""Signals, `cancel`, a time limit: groups in flight are finished or dropped; none is lost."""
 
 import os
 import signal
@@ -25,14 +25,9 @@ PROMPTS = [f"a cat {n}" for n in range(32)]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Path]:
-    """A run of two workers with four groups each that take a second; whoever is left afterwards is ended."""
-    run = tmp_path / "run"
-    assert (
-        rehearse(
-            run, PROMPTS, "--detach", run__workers=2, shards__pictures=16, pattern__delay_s=1
-        ).code
-        == 0
-    )
+    """A run of two workers with four groups each that take a second."""
+    run, settings = tmp_path / "run", {"shards__pictures": 16, "pattern__delay_s": 1}
+    assert rehearse(run, PROMPTS, "--detach", run__workers=2, **settings).code == 0
     wait_until(lambda: status(run)["in_progress"] >= 4 and status(run)["workers"] == 2)
     yield run
     for pid in (*owners(run, "supervisor"), *owners(run, "worker")):
@@ -86,7 +81,7 @@ def test_cancel_now_ends_the_workers_at_once(run: Path) -> None:
 
 
 def test_no_group_begins_that_cannot_finish_within_the_time_limit(tmp_path: Path) -> None:
-    """Groups of three seconds, eight seconds of time: the worker leaves before it is over, and the run says why it stopped."""
+    """Groups take three seconds, the limit is eight: the worker leaves before, and says why."""
     run, begun = tmp_path / "run", time.time()
     answer = rehearse(run, PROMPTS, pattern__delay_s=3, run__time_limit_s=8)
     assert answer.code == 3
@@ -97,9 +92,7 @@ def test_no_group_begins_that_cannot_finish_within_the_time_limit(tmp_path: Path
     assert {path.read_text() for path in run.glob(".batchgen/jobs/0001/worker-*.end")} == {
         "deadline"
     }
+    more = ("--set", "pattern.delay_s=0", "--set", "run.time_limit_s=1000")
     with faulty():
-        assert (
-            ask("resume", run, "--set", "pattern.delay_s=0", "--set", "run.time_limit_s=1000").code
-            == 0
-        )
+        assert ask("resume", run, *more).code == 0
     assert {record["path"] for record in records(run)} == {"normal"}

@@ -1,4 +1,4 @@
-"""A worker before it gives a picture up."""
+"""A worker waits before it gives a picture up because of deaths."""
 
 import json
 from dataclasses import asdict
@@ -19,7 +19,10 @@ ALONE = (3, 4)  # attempts that were making the third picture by itself
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Of four pictures the first two have records; two owners were taken for dead over the others, then two over the third alone."""
+    """Four attempts were taken for dead: two while they made the last two of four pictures.
+
+    The other two were making the third picture alone. The first two pictures have records.
+    """
     run = planned(tmp_path, ["a cat"] * 4)
     for attempt in range(1, 5):
         run.directory.claim(0, attempt).write_text(
@@ -47,19 +50,19 @@ def test_a_picture_that_killed_two_workers_alone_is_given_up_after_the_time_it_t
     monkeypatch.setattr(worker.time, "sleep", waits.append)
     worked(run)
     assert outcomes(run) == [("killed its worker", "solo"), ("", "solo")]
-    assert waits == [
-        limits.SAFETY * 3 * 0.25
-    ]  # text, denoising and decoding, as its records have them
+    # Text, denoising and decoding took a quarter of a second each, by the records.
+    assert waits == [limits.SAFETY * 3 * 0.25]
 
 
 def test_a_picture_whose_owners_live_after_all_is_made(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the meantime they see that they have a successor, and release their claims."""
-    monkeypatch.setattr(
-        worker.time,
-        "sleep",
-        lambda _: [Claim(run.directory, 0, attempt).release() for attempt in ALONE],
-    )
+    """Meanwhile they see that they have a successor, and release their claims."""
+
+    def release(_seconds: float) -> None:
+        for attempt in ALONE:
+            Claim(run.directory, 0, attempt).release()
+
+    monkeypatch.setattr(worker.time, "sleep", release)
     worked(run)
     assert outcomes(run) == [("", "solo"), ("", "solo")]

@@ -1,24 +1,25 @@
-"""Faults for the engines, without hooks in batchgen: Python runs this file where its folder is on PYTHONPATH.
+"""Faults for the engines, without hooks in batchgen.
 
-A word in a prompt is a fault of that picture:
+Python runs this file if its folder is on PYTHONPATH. A word in a prompt is a fault of that picture:
 
-    SEGV, KILL, HANG    its worker dies while denoising it: invalid address, as the kernel ends who takes too much memory, never ready
+    SEGV, KILL, HANG    its worker dies while denoising it: of an invalid address, of SIGKILL, or
+                        because it never ends
     KILLDECODE          its worker is killed while another group is being denoised
-    RAISE, MEMORY       denoising it throws
+    RAISE, MEMORY       denoising it raises an exception
     NAN, BLACK          it turns out bad
 
-The first two lines, RAISE, and this one befall rank 1 of a model's ranks too, in the third step:
+The first two lines, RAISE, and this word also fail rank 1 of a replica, in the third step:
 
     HEAVY               a group of more than two with such a picture does not fit the device
 
 An environment variable is a fault of the machine:
 
     FITS=2              groups of more than two pictures do not fit the device
-    BLACK_WORKER=0      worker 0 turns out only black pictures
+    BLACK_WORKER=0      worker 0 makes only black pictures
     SLOW_WORKER=0       worker 0 takes most of a second more for every group
-    FILE_BYTES=100000   a worker's files may not grow larger (RLIMIT_FSIZE, what a quota does to one file)
-    NOTE_GROUPS=PATH    no fault: the first key of every group that is begun is appended there
-    NOTE_STRIKES=PATH   no fault: of every fault of rank 1, the replica's job and the time are appended there
+    FILE_BYTES=100000   a worker's files may not grow larger (RLIMIT_FSIZE, like a quota)
+    NOTE_GROUPS=PATH    no fault: the first key of every group that begins is appended to the file
+    NOTE_STRIKES=PATH   no fault: for every fault of rank 1, its job and the time are appended
 """
 
 import ctypes
@@ -65,11 +66,8 @@ WORKER = {"index": ""}
 
 
 def break_engine(module: ModuleType) -> None:
-    engine, denoise, decode = (
-        module.PatternEngine,
-        module.PatternEngine.denoise,
-        module.PatternEngine.decode,
-    )
+    engine = module.PatternEngine
+    denoise, decode = engine.denoise, engine.decode
 
     def faulty_denoise(self: Any, group: Any) -> Any:
         from batchgen.errors import OutOfMemory
@@ -83,9 +81,8 @@ def break_engine(module: ModuleType) -> None:
             WHILE_DENOISING[word]()
         if os.environ.get("SLOW_WORKER") == WORKER["index"] and len(group) > 1:
             time.sleep(0.7)
-        return replace(
-            denoise(self, group), finite=tuple("NAN" not in _words([picture]) for picture in group)
-        )
+        finite = tuple("NAN" not in _words([picture]) for picture in group)
+        return replace(denoise(self, group), finite=finite)
 
     def faulty_decode(self: Any, denoised: Any) -> Any:
         if "KILLDECODE" in _words(denoised.latents):
@@ -101,11 +98,8 @@ def break_engine(module: ModuleType) -> None:
 
 
 def break_second_rank(module: ModuleType) -> None:
-    engine, denoise, forward = (
-        module.TorchEngine,
-        module.TorchEngine._denoise,
-        module.TorchEngine._forward,
-    )
+    engine = module.TorchEngine
+    denoise, forward = engine._denoise, engine._forward
     at_hand: list[Any] = []
 
     def noted_denoise(self: Any, group: Any) -> Any:
@@ -118,10 +112,9 @@ def break_second_rank(module: ModuleType) -> None:
 
         def faulty_velocity(latents: Any, step: int) -> Any:
             if self.ranks.rank == 1 and step == 2:
-                strike(
-                    set(WHILE_DENOISING) & _words(at_hand),
-                    heavy="HEAVY" in _words(at_hand) and len(at_hand) > 2,
-                )
+                words = _words(at_hand)
+                heavy = "HEAVY" in words and len(at_hand) > 2
+                strike(set(WHILE_DENOISING) & words, heavy=heavy)
             return velocity(latents, step)
 
         made.velocity = faulty_velocity
@@ -151,9 +144,8 @@ def remember_worker(module: ModuleType) -> None:
     module.device_name = device_name
 
 
-if "libfaketime" in os.environ.get(
-    "LD_PRELOAD", ""
-):  # it takes the moment until which Python's sleep waits for one of the clock it shifts
+# libfaketime shifts the moment until which Python's own sleep waits.
+if "libfaketime" in os.environ.get("LD_PRELOAD", ""):
     time.sleep = lambda seconds: select.select((), (), (), seconds)
 
 AFTER_IMPORT = {
