@@ -72,21 +72,23 @@ class Checks:
         """
         ids = None
         with problems.batch(place) as report:
-            for name in self.columns.contract:
-                if COLUMNS[name].type != pa.string():
-                    self._check_numbers(batch.column(name), name, report)
-                    continue
-                texts = _readable(batch.column(name), name, report)
-                if name == "id":
-                    _check_ids(ids := texts, report)
-                    continue
-                if name == "prompt":
-                    _check_not_blank(texts, report)
-                self._check_lengths(texts, name, report)
-            for name in self.columns.extra.names:
-                broken = undecodable(batch.column(name))
-                report(name, broken, lambda _: "is not valid UTF-8, or damaged; write it again")
+            for name, type_ in self.columns.items():
+                column = batch.column(name)
+                if name not in COLUMNS:
+                    _check_readable(column, name, report)
+                elif type_ != pa.string():
+                    self._check_numbers(column, name, report)
+                elif name == "id":
+                    ids = _texts(column, name, report)
+                    _check_ids(ids, report)
+                else:
+                    self._check_prompts(_texts(column, name, report), name, report)
         return ids
+
+    def _check_prompts(self, texts: pa.Array, name: str, report: Report) -> None:
+        if name == "prompt":
+            _check_not_blank(texts, report)
+        self._check_lengths(texts, name, report)
 
     def _check_lengths(self, texts: pa.Array, name: str, report: Report) -> None:
         """Count the tokens of texts with many bytes; a token takes at least one."""
@@ -125,7 +127,12 @@ class Checks:
             report(name, meaningless, lambda row: f"{found[row].as_py()}; {_NO_TRUE_CFG}")
 
 
-def _readable(found: pa.Array, name: str, report: Report) -> pa.Array:
+def _check_readable(column: pa.Array, name: str, report: Report) -> None:
+    fault = "is not valid UTF-8, or damaged; write the column again"
+    report(name, undecodable(column), lambda _: fault)
+
+
+def _texts(found: pa.Array, name: str, report: Report) -> pa.Array:
     """Report texts that text encoders cannot read, and replace those that are not UTF-8."""
     texts = normalise(found, name)
     broken = undecodable(texts)

@@ -58,19 +58,9 @@ _ACCEPTED_TYPES: dict[pa.DataType, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The columns of one file."""
-
-    # Names of the contract's columns that the file has, in the contract's order.
-    contract: tuple[str, ...]
-    # The file's other columns, in the file's order, of the types that `plain` gives.
-    extra: pa.Schema
-
-    def types(self) -> dict[str, pa.DataType]:
-        """Return the types of all columns by name, without their encodings."""
-        types = {name: COLUMNS[name].type for name in self.contract}
-        return types | {field.name: field.type for field in self.extra}
+# The types of a file's columns by name, without their encodings: first the contract's columns, in
+# its order, then the others, in the file's order.
+Columns = dict[str, pa.DataType]
 
 
 def plain(found: pa.DataType) -> pa.DataType:
@@ -114,7 +104,7 @@ def normalise(array: pa.Array, name: str) -> pa.Array:
 
 
 def find_columns(schema: pa.Schema, file: str | Path) -> Columns:
-    """Check a file's columns against the contract.
+    """Return a file's columns, checked against the contract.
 
     :raises ManifestError: `prompt` is missing, a column of the contract has another type, or two
         columns have one name.
@@ -128,7 +118,7 @@ def find_columns(schema: pa.Schema, file: str | Path) -> Columns:
         )
     if "prompt" not in names:
         raise ManifestError(f"{file}: no column prompt (string), the one that is required. {found}")
-    contract = tuple(name for name in COLUMNS if name in names)
+    contract = [name for name in COLUMNS if name in names]
     wrong = [
         f"{file}, column {name}: found type {schema.field(name).type}, "
         f"expected {_ACCEPTED_TYPES[COLUMNS[name].type]}"
@@ -138,7 +128,7 @@ def find_columns(schema: pa.Schema, file: str | Path) -> Columns:
     if wrong:
         raise ManifestError("\n".join(wrong))
     extra = {name: plain(schema.field(name).type) for name in names if name not in COLUMNS}
-    return Columns(contract, pa.schema(extra))
+    return {name: COLUMNS[name].type for name in contract} | extra
 
 
 def _is_accepted(found: pa.DataType, name: str) -> bool:
@@ -160,10 +150,8 @@ def agree(files: Sequence[tuple[str | Path, Columns]]) -> Columns:
 
     :raises ManifestError: two files differ; the message names both and the column.
     """
-    first_file, first = files[0]
-    expected = first.types()
-    for file, columns in files[1:]:
-        found = columns.types()
+    first_file, expected = files[0]
+    for file, found in files[1:]:
         for name in sorted(expected.keys() ^ found.keys()):
             has, lacks = (first_file, file) if name in expected else (file, first_file)
             raise ManifestError(
@@ -176,4 +164,4 @@ def agree(files: Sequence[tuple[str | Path, Columns]]) -> Columns:
                     f"{file}, column {name}: type {found[name]}, but {type_} in {first_file}; "
                     "files of one manifest must agree on types"
                 )
-    return first
+    return expected

@@ -33,9 +33,8 @@ def csv_schema(files: Sequence[Path]) -> pa.Schema:
     for file in files:
         names = _open(file, {}, []).schema.names
         types = [COLUMNS[name].type if name in COLUMNS else pa.string() for name in names]
-        schema = pa.schema(list(zip(names, types, strict=True)))
-        found.append((file, find_columns(schema, file)))
-    return pa.schema(agree(found).types())
+        found.append((file, find_columns(pa.schema(zip(names, types, strict=True)), file)))
+    return pa.schema(agree(found))
 
 
 def csv_batches(file: Path, schema: pa.Schema, problems: Problems) -> Iterator[pa.RecordBatch]:

@@ -92,17 +92,21 @@ class ParquetManifest:
                 "Copy or write the file again."
             ) from None
 
-    def place(self, row: int) -> str:
-        """Return `row N of FILE`, in the file the user wrote if this one was converted from it."""
-        origins = iter(self._origins)
-        file, rows = next(origins)
-        while row >= rows:
-            row, (file, rows) = row - rows, next(origins)
-        return f"row {row} of {file}"
-
     def place_from(self, first_row: int) -> Place:
-        """Return the places of a batch's rows that begins at row `first_row`."""
-        return lambda row: self.place(first_row + row)
+        """Return the places of a batch's rows that begins at row `first_row`.
+
+        A place names the file the user wrote, from which this one may have been converted.
+        """
+
+        def place(row: int) -> str:
+            row += first_row
+            origins = iter(self._origins)
+            file, rows = next(origins)
+            while row >= rows:
+                row, (file, rows) = row - rows, next(origins)
+            return f"row {row} of {file}"
+
+        return place
 
     def name(self) -> str:
         """Return what to call the file in a message that names no row."""

@@ -55,7 +55,7 @@ def image_shapes(files: Sequence[str | Path], sampling: Sampling) -> Iterator[Sh
     :raises ManifestError: a file cannot be read.
     """
     opened, columns = open_all(files)
-    present = [name for name in _SHAPE_COLUMNS if name in columns.contract]
+    present = [name for name in _SHAPE_COLUMNS if name in columns]
     for manifest in opened:
         for _, batch in manifest.batches(present):
             yield shapes_of(batch, sampling)

@@ -18,7 +18,7 @@ import numpy as np
 
 from batchgen.errors import JobError, ManifestError
 from batchgen.manifest.checks import Checks, Limits
-from batchgen.manifest.contract import MAX_PICTURES
+from batchgen.manifest.contract import MAX_PICTURES, Columns
 from batchgen.manifest.duplicates import find_duplicates, hash_ids
 from batchgen.manifest.files import Source, identify_file
 from batchgen.manifest.parquet import ParquetManifest, open_all
@@ -63,8 +63,7 @@ def validate_manifest(
     :raises JobError: rows have no width or height, and the model cannot make the job's.
     """
     opened, columns = open_all(files)
-    if "width" not in columns.contract or "height" not in columns.contract:
-        _check_job_sides(columns.contract, sampling, limits)
+    _check_job_sides(columns, sampling, limits)
     refuse_long = long_prompts == "refuse"
     checks = Checks(columns, sampling, limits, max_tokens, refuse_long, count_tokens)
     pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
@@ -77,7 +76,7 @@ def validate_manifest(
             pictures=sum(shapes.values()),
             over_long=checks.over_long,
             shapes=shapes,
-            has_ids="id" in columns.contract,
+            has_ids="id" in columns,
         )
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -85,7 +84,7 @@ def validate_manifest(
             manifest.close()
 
 
-def _check_job_sides(columns: Sequence[str], sampling: Sampling, limits: Limits) -> None:
+def _check_job_sides(columns: Columns, sampling: Sampling, limits: Limits) -> None:
     """Check the sides that every row takes from the job; `Checks` does those that some rows take.
 
     :raises JobError: the model cannot make them.

@@ -50,7 +50,12 @@ BAD_VALUES = [
     ("id", pa.array(["a", "b\u0085c"]), "control character", "without control characters"),
     ("id", pa.array(["a", "x" * 300]), "300 characters", "at most 256 characters"),
     ("id", pa.array([b"a", b"\xff"]).view(pa.string()), "not valid UTF-8", "unique text"),
-    ("topic", pa.array([b"a", b"\xff"]).view(pa.string()), "not valid UTF-8", "write it again"),
+    (
+        "topic",
+        pa.array([b"a", b"\xff"]).view(pa.string()),
+        "not valid UTF-8",
+        "write the column again",
+    ),
     (
         "nested",
         pa.StructArray.from_arrays([pa.array([b"a", b"\xff"]).view(pa.string())], ["x"]),
