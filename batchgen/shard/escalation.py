@@ -32,10 +32,10 @@ from batchgen.shard.journal import Entry
 from batchgen.shard.records import Route
 
 DEATHS_TO_SPLIT = 2
-DEATHS_TO_CONDEMN = 2
+DEATHS_TO_GIVE_UP = 2
 KILLED = "killed its worker"
 # At least one of these exceptions was raised while the picture was made alone.
-EXCEPTIONS_TO_CONDEMN = 2
+EXCEPTIONS_TO_GIVE_UP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,12 @@ def _why_given_up(
     tried = sum(verdict.cause == "exception" and _overlap(verdict, at, 1) for verdict in verdicts)
     for verdict in verdicts:
         alone = (verdict.at, verdict.count) == (at, 1)
-        if alone and (verdict.cause == "out of memory" or tried >= EXCEPTIONS_TO_CONDEMN):
+        if alone and (verdict.cause == "out of memory" or tried >= EXCEPTIONS_TO_GIVE_UP):
             return verdict.cause, verdict.why
     died_alone = [[(entry.at, entry.count) for entry in flight] for flight in deaths].count(
         [(at, 1)]
     )
-    if died_alone >= DEATHS_TO_CONDEMN:
+    if died_alone >= DEATHS_TO_GIVE_UP:
         return KILLED, "it was alone in flight when two workers died"
     return "", ""
 
