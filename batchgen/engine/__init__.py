@@ -17,7 +17,7 @@ ranks. Rooms stand in the order of their imports: each imports only rooms below 
     pattern.py          engine.kind = "pattern": test cards without a model
     families/           one file a model family
     sizes.py            how decoding is portioned; planning shares the numbers
-    trusted_files.py    whether somebody else can have written a file
+    trusted_files.py    files that only this user can have written
     attention/          engine.attention: the attention of every block
     modulation.py       adaLN vectors, computed once a group
     rules.py            what attention, offloading and guidance need; no torch

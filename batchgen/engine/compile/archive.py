@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import tarfile
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from batchgen import durable
-from batchgen.engine.trusted_files import foreign
+from batchgen.engine.trusted_files import foreign, publish
 from batchgen.errors import JobError
 
 _FORMAT = 1
@@ -37,13 +36,15 @@ def write_archive(folder: Path, key: str, archive: Path) -> str:
     :returns: the SHA-256 of the archive that has the name now.
     :raises OSError: no space, no right to write, or a file system without hard links.
     """
-    temporary = archive.with_name(f".{archive.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        sha256 = _write(folder, key, temporary)
-        if durable.link(temporary, archive):
+    with tempfile.TemporaryFile() as body:
+        _pack(folder, body)
+        body.seek(0)
+        sha256 = hashlib.file_digest(body, "sha256").hexdigest()
+        body.seek(0)
+        head = json.dumps({"batchgen-compile": _FORMAT, "key": key, "sha256": sha256})
+        chunks = iter(lambda: body.read(_CHUNK), b"")
+        if publish(archive, itertools.chain([head.encode() + b"\n"], chunks)):
             return sha256
-    finally:
-        temporary.unlink(missing_ok=True)
     with _checked(archive, key) as (_, sha256):
         return sha256
 
@@ -67,23 +68,6 @@ def unpack_archive(archive: Path, key: str, folder: Path) -> str:
         except tarfile.TarError as error:
             raise _refused(archive, f"is no tar archive after its first line ({error})") from None
         return sha256
-
-
-def _write(folder: Path, key: str, path: Path) -> str:
-    """Write the archive to a new file that only this user can read or write; its SHA-256."""
-    with tempfile.TemporaryFile() as body:
-        _pack(folder, body)
-        body.seek(0)
-        sha256 = hashlib.file_digest(body, "sha256").hexdigest()
-        body.seek(0)
-        head = json.dumps({"batchgen-compile": _FORMAT, "key": key, "sha256": sha256})
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            durable.append(file, head.encode() + b"\n")
-            while chunk := body.read(_CHUNK):
-                durable.append(file, chunk)
-            durable.sync(file)
-    return sha256
 
 
 def _pack(folder: Path, body: IO[bytes]) -> None:

@@ -24,7 +24,6 @@ import json
 import logging
 import os
 import time
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from batchgen import __version__, durable
+from batchgen import __version__
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Family
 from batchgen.engine.modulation import Modulator
@@ -88,7 +87,7 @@ class QuantizedWeights:
         else:
             count = quantize_blocks(family.blocks, self.how, device)
             if self.path and not self.path.exists() and not _is_being_written(self.path):
-                _publish(self.path, model, self.facts)
+                _write(self.path, model, self.facts)
         # The compiler chooses code by this flag too: it must be the same in both cases.
         model.requires_grad_(requires_grad=False)
         return count
@@ -133,20 +132,15 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _publish(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-    """Write the model's file, and give it its name once it is complete."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def _write(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+    """Write the model's file. If that fails, go on without it."""
     try:
-        write_quantized(temporary, model, facts)
-        durable.link(temporary, path)
+        write_quantized(path, model, facts)
     except OSError as error:
         told = "%s: quantized weights could not be written (%s); later workers will quantize too"
         _log.warning(told, path, error)
     else:
         _log.info("%s: quantized weights were written for later workers", path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _is_being_written(path: Path) -> bool:

@@ -15,7 +15,6 @@ Not covered: text encoders; more than one file; flipped bytes, which show only i
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +25,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from batchgen import durable
 from batchgen.engine.precision.quantize import Format, is_quantized, quantize_blocks
-from batchgen.engine.trusted_files import foreign
+from batchgen.engine.trusted_files import foreign, publish
 from batchgen.errors import ModelError
 from batchgen.model import read_header
 
@@ -44,17 +42,13 @@ _TYPES = {
 
 @torch.inference_mode(mode=False)  # as in `quantize_linear`
 def write_quantized(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Write everything the model holds to a new file, durably. The caller gives it its final name.
+    """Publish everything the model holds as a file, unless there is one of that name already.
 
     One tensor is copied from the device at a time; the library's own writer would copy them all.
 
-    :raises OSError: no space, or no right to write.
+    :raises OSError: no space, no right to write, or a file system without hard links.
     """
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        for part in _serialize(_plain_tensors(model), {"batchgen": json.dumps(facts)}):
-            durable.append(file, part)
-        durable.sync(file)
+    publish(path, _serialize(_plain_tensors(model), {"batchgen": json.dumps(facts)}))
 
 
 @torch.inference_mode(mode=False)
