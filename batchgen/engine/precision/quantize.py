@@ -107,7 +107,7 @@ class Format:
         packed = Float8Tensor.from_hp(weight, act_quant_kwargs=fp8, **how)
         if self.granularity == "tensor":
             # In numbers, torchao would take 128×128 for a tile.
-            packed.block_size = [-1, -1]
+            packed.block_size = [-1, -1]  # type: ignore[attr-defined]
         return packed
 
 

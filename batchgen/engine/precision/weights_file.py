@@ -149,7 +149,7 @@ def _compare_layout(path: Path, found: Mapping[str, object], tensors: Mapping[st
 
 def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of the model's file. A quantized weight gives one for each of its parts."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if is_quantized(tensor):
             parts, _ = tensor.__tensor_flatten__()
