@@ -1,6 +1,6 @@
 """What a worker asks of an engine, and what crosses the border between them. No torch.
 
-`torch_engine.py` and the torch-free `pattern.py` are engines; `replica/` is one of several ranks.
+`torch_engine.py` and the torch-free `pattern.py` are engines; `replica/` has one of several ranks.
 
 Legend: B pictures of a group, in the group's order; N denoising steps.
 """
