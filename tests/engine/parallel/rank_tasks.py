@@ -187,6 +187,11 @@ def engine_of(ranks: Ranks, job: Job, work: Workload | None = None) -> TorchEngi
     return build_engine(job, resolve(job.model), ranks, work)
 
 
+def count_compiled(_: Ranks) -> int:
+    """Graphs that this process has compiled; those it loaded do not count."""
+    return int(counters["inductor"]["fxgraph_cache_miss"])
+
+
 def start(ranks: Ranks, job: Job, work: Workload) -> Compilation:
     """Build an engine that is compiled for this work."""
     torch._inductor.config.compile_threads = 1
