@@ -25,7 +25,8 @@ def dataset_card(run: Run, statistics: Statistics) -> str:
     pattern = run.job.engine.kind == "pattern"
     model = "the pattern engine (test cards, not a model)" if pattern else f"`{run.job.model.path}`"
     return f"""---
-{_front_matter(run, statistics)}---
+{_front_matter(run, statistics)}
+---
 
 # {name}
 
@@ -42,8 +43,9 @@ times. `contact.jpg` shows the first pictures; `statistics.json` has the numbers
 ```python
 from datasets import load_dataset
 
-dataset = load_dataset({_quoted(name)}, split="train")  # the folder's path; streaming=True works
-too ```
+# The folder's path. streaming=True works too.
+dataset = load_dataset({_quoted(name)}, split="train")
+```
 
 ```python
 import webdataset as wds
@@ -83,13 +85,14 @@ def _front_matter(run: Run, statistics: Statistics) -> str:
     category = next((label for limit, label in _CATEGORIES if statistics.ok < limit), "n>100M")
     # The tars are named, so that the loader takes no folder's name for a split.
     data_files = [{"split": "train", "path": "data/*.tar"}]
-    return DatasetCardData(
+    data = DatasetCardData(
         pretty_name=run.directory.root.name,
         license=run.job.output.license,
         task_categories=["text-to-image"],
         size_categories=[category],
         configs=[{"config_name": "default", "data_files": data_files}],
-    ).to_yaml()
+    )
+    return data.to_yaml().rstrip()
 
 
 def _quoted(*parts: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import DatasetCard
 
 from batchgen.dataset.card import dataset_card
 from batchgen.dataset.statistics import Statistics
@@ -45,7 +46,9 @@ def test_its_snippet_loads_every_good_picture(
     """A shard without one good picture has no tar, and the snippet does not stumble over it."""
     run, _ = finished
     pytest.importorskip(module)
-    snippets = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), re.DOTALL)
+    snippets = re.findall(
+        r"^```python\n(.*?\n)```$", (run / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     (snippet,) = [text for text in snippets if re.search(rf"(import|from) {module}\b", text)]
     name = re.findall(r"^(\w+) = ", snippet, re.MULTILINE)[-1]
     environment = os.environ | {"HF_HOME": str(tmp_path), "WIDS_CACHE": str(tmp_path)}
@@ -91,6 +94,7 @@ def test_its_front_matter_survives_any_licence_and_name(text: str, tmp_path: Pat
     run = dataclasses.replace(run, job=run.job.model_copy(update={"output": output}))
     named = RunDirectory(tmp_path / text.replace("/", ""))
     card = dataset_card(dataclasses.replace(run, directory=named), NOTHING)
-    matter = yaml.safe_load(card.split("---\n")[1])
-    assert (matter["license"], matter["pretty_name"]) == (text, text)
+    matter = DatasetCard(card, ignore_metadata_errors=False).data
+    assert (matter.license, matter.pretty_name) == (text, text)
+    assert matter.configs[0]["data_files"] == [{"split": "train", "path": "data/*.tar"}]
     assert f"load_dataset({json.dumps(text, ensure_ascii=False)}, split" in card
