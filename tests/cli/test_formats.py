@@ -51,7 +51,7 @@ def samples(run: Path) -> dict[str, dict[str, Any]]:
         with tarfile.open(path) as tar:
             for name in tar.getnames():
                 key, kind = name.split(".")
-                found.setdefault(key, {})[kind] = tar.extractfile(name).read()  # type: ignore[union-attr]
+                found.setdefault(key, {})[kind] = tar.extractfile(name).read()
     return found
 
 

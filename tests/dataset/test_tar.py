@@ -29,7 +29,7 @@ def test_a_sample_is_what_its_record_says(finished: Finished) -> None:
     run, _ = finished
     told = {f"{record['key']:09d}": record for record in records(run)}
     with tarfile.open(run / "data" / "000004.tar") as tar:
-        content = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+        content = {name: tar.extractfile(name).read() for name in tar.getnames()}
     for key in {name.split(".")[0] for name in content}:
         about, record = json.loads(content[f"{key}.json"]), told[key]
         size = Image.open(io.BytesIO(content[f"{key}.jpg"])).size

@@ -26,7 +26,7 @@ def pickled(module: str, name: str, state: dict[str, object] | None = None) -> b
 
 
 def test_an_old_pickle_of_an_element_loads_as_the_new_element() -> None:
-    assert pickle.loads(pickled("batchgen.submit", "Element", FIELDS)) == Element(**FIELDS)  # type: ignore[arg-type]
+    assert pickle.loads(pickled("batchgen.submit", "Element", FIELDS)) == Element(**FIELDS)
 
 
 def test_what_an_old_supervisor_starts_is_found() -> None:
@@ -35,7 +35,7 @@ def test_what_an_old_supervisor_starts_is_found() -> None:
 
 def test_the_pickles_of_this_test_are_written_as_pickle_writes_them() -> None:
     written = pickled("batchgen.launch.slurm_array", "Element", FIELDS)
-    assert pickle.loads(pickle.dumps(Element(**FIELDS))) == pickle.loads(written)  # type: ignore[arg-type]
+    assert pickle.loads(pickle.dumps(Element(**FIELDS))) == pickle.loads(written)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class Watch:
 
     def install(self) -> None:
         builtins.open = io.open = self.open  # type: ignore[assignment]
-        os.fsync, os.link, os.replace, os.unlink = self.fsync, self.link, self.replace, self.unlink  # type: ignore[assignment]
+        os.fsync, os.link, os.replace, os.unlink = self.fsync, self.link, self.replace, self.unlink
         os.rename = _never  # type: ignore[assignment]
 
     def note(self, **event: Any) -> None:

@@ -44,7 +44,7 @@ def test_a_written_job_spells_out_every_default() -> None:
 def test_the_jobs_of_older_runs_are_still_read() -> None:
     with tarfile.open(OLD_RUNS) as archive:
         files = [member for member in archive if member.name.endswith("/job.toml")]
-        texts = [archive.extractfile(file).read().decode() for file in files]  # type: ignore[union-attr]
+        texts = [archive.extractfile(file).read().decode() for file in files]
     assert len(texts) == 2
     for text in texts:
         job = parse_job(tomllib.loads(text), "job.toml")

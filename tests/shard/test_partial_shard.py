@@ -37,7 +37,7 @@ def attempt(
 
 
 def files(directory: RunDirectory, number: int) -> tuple[bytes, bytes]:
-    return tuple(directory.partial(0, number, kind).read_bytes() for kind in ("tar", "records"))  # type: ignore[return-value]
+    return tuple(directory.partial(0, number, kind).read_bytes() for kind in ("tar", "records"))
 
 
 def test_a_journal_torn_anywhere_is_read_up_to_the_tear(directory: RunDirectory) -> None:

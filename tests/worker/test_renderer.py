@@ -29,7 +29,7 @@ def test_a_good_group_is_made_at_once_in_order() -> None:
     made = make(engine, pictures(4))
     assert outcomes(made) == [(key, "", "normal", 4) for key in range(4)]
     assert engine.denoised == [[0, 1, 2, 3]]
-    assert [np.array_equal(one.pixels, pixels(key)) for key, one in enumerate(made)] == [True] * 4  # type: ignore[arg-type]
+    assert [np.array_equal(one.pixels, pixels(key)) for key, one in enumerate(made)] == [True] * 4
     assert {(one.text_s, one.denoise_s, one.decode_s, one.peak_bytes) for one in made} == {
         (1.0, 2.0, 3.0, 7)
     }

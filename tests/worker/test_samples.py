@@ -77,7 +77,7 @@ def test_keys_of_ten_digits_keep_them() -> None:
 def test_samples_one_after_another_are_an_archive() -> None:
     tar = archive(*(sample(picture(key), b"%d" % key * key, PNG) for key in range(5)))
     for key in range(5):
-        assert tar.extractfile(f"{key:09d}.png").read() == b"%d" % key * key  # type: ignore[union-attr]
+        assert tar.extractfile(f"{key:09d}.png").read() == b"%d" % key * key
 
 
 def test_webdataset_reads_what_was_written(tmp_path: Path) -> None:
