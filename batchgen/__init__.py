@@ -28,4 +28,4 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
