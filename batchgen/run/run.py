@@ -166,7 +166,8 @@ def _prepared_folder(directory: RunDirectory) -> Iterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(OSError):
-            if directory.inner in made:
+            # Another submit may have made its run here meanwhile.
+            if directory.inner in made and not directory.plan.exists():
                 directory.manifest.unlink(missing_ok=True)
             for folder in made:
                 folder.rmdir()

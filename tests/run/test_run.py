@@ -13,6 +13,7 @@ from batchgen.errors import DamagedRun, JobError, OutputError, PlanChanged
 from batchgen.planning.hardware import Hardware
 from batchgen.planning.identity import fingerprint
 from batchgen.planning.planner import dry_run, locate_model
+from batchgen.run import run as run_module
 from batchgen.run.run import Run, create, load_plan, open_run, pin_identity
 from batchgen.settings.job import load_job
 from tests.support.rehearsal import write_prompts
@@ -105,6 +106,26 @@ def test_a_plan_that_the_devices_cannot_make_leaves_nothing_behind(
     with pytest.raises(JobError, match="a small card has 1 MB"):
         create(tmp_path / "run", [file], *locate_model(load_job(None)), hardware=SMALL)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_submit_takes_nothing_of_a_run_that_another_made_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, root = tmp_path / "prompts.csv", tmp_path / "run"
+    file.write_text("prompt\na cat\n")
+    job, _ = locate_model(load_job(None, ["engine.kind=pattern"]))
+    refuse = run_module.refuse_unfit
+
+    def make_the_run_and_refuse(*_: object) -> None:
+        monkeypatch.setattr(run_module, "refuse_unfit", refuse)
+        (root / ".batchgen" / "manifest.parquet").rename(tmp_path / "mine.parquet")
+        create(root, [file], job, None)
+        raise JobError("no")
+
+    monkeypatch.setattr(run_module, "refuse_unfit", make_the_run_and_refuse)
+    with pytest.raises(JobError):
+        create(root, [file], job, None)
+    assert open_run(root).plan.pictures == 1
 
 
 def test_a_run_that_goes_on_is_checked_against_the_devices_again(tmp_path: Path) -> None:
