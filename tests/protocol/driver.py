@@ -9,6 +9,7 @@ like any worker, and its disk operations are watched.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -124,15 +125,18 @@ def fork_worker(spec: Spec) -> int:
         os._exit(code)
 
 
-def main() -> None:
-
-    # pyarrow imports pandas where it is installed, which takes half a second.
-    with contextlib.suppress(ImportError):
-        import pandas as pd  # noqa: F401
-
+def import_what_workers_need() -> None:
+    """Import once what each worker would import after its fork."""
+    importlib.import_module("batchgen.worker.main")
+    with contextlib.suppress(ImportError):  # pyarrow imports it where it is installed
+        importlib.import_module("pandas")
     if "torch" in sys.argv:
-        pass
+        importlib.import_module("batchgen.engine.replica.replica")
+        importlib.import_module("batchgen.engine.families.flux")
 
+
+def main() -> None:
+    import_what_workers_need()
     names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
     threads = names - {"jemalloc_bg_thd"}  # Arrow's, which survives forks
     assert len(threads) == 1, f"{threads}: locks that threads hold stay locked in forked workers"
