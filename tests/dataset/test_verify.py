@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.run.directory import RunDirectory
-from tests.support.rehearsal import ask, faulty, rehearse, status
+from tests.support.rehearsal import alive, ask, faulty, owners, rehearse, status, wait_until
 
 SHARD = 1
 
@@ -16,6 +16,8 @@ SHARD = 1
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("sound") / "run"
     assert rehearse(run, [f"a cat {n}" for n in range(24)], shards__pictures=8).code == 0
+    # While the supervisor lives, a damaged copy of the run would count as queued.
+    wait_until(lambda: not any(alive(pid) for pid in owners(run, "supervisor")))
     return run
 
 
