@@ -23,6 +23,7 @@ from tests.protocol.trial import (
     wrong_when_finished,
 )
 
+pytestmark = pytest.mark.slow
 PARTIAL = ".batchgen/partial/000/000000.0001"
 COMMIT = ".batchgen/done/000/000000.json"
 TAR, METADATA = "data/000000.tar", "metadata/000000.parquet"

@@ -73,12 +73,14 @@ def test_every_word_of_a_caption_is_in_the_vocabulary(scenes: list[Scene]) -> No
     assert {word for scene in scenes for word in scene.caption.split()} <= set(words())
 
 
+@pytest.mark.slow
 def test_the_judge_approves_of_drawn_scenes(
     scenes: list[Scene], drawn: list[NDArray[np.uint8]]
 ) -> None:
     assert min(shares(verdicts(drawn, scenes)).values()) >= 0.99
 
 
+@pytest.mark.slow
 def test_the_judge_rejects_pictures_of_other_captions(
     scenes: list[Scene], drawn: list[NDArray[np.uint8]]
 ) -> None:
@@ -94,6 +96,7 @@ def test_the_judge_sees_each_single_fault(prop: str) -> None:
     assert [name for name, right in asdict(verdict).items() if not right] == [prop]
 
 
+@pytest.mark.slow
 def test_the_judge_takes_no_shape_for_another(scenes: list[Scene]) -> None:
     for scene in scenes[:40]:
         for shape in {*SHAPES} - {scene.things[0].shape}:
