@@ -1,7 +1,7 @@
 # make setup      a virtual environment in .venv with everything (a second call takes no time)
 # make demo       240 pictures of the embedded model, a minute or two; prints where they are
 # make demo-slurm the same on a SLURM cluster of four nodes, started on this machine and stopped afterwards
-# make test       every test            make test-fast   those that take seconds
+# make test       every test            make test-fast   those that take seconds, in two processes
 # make check      what CI runs: ruff, mypy, every test
 # make bench      the measurements in benchmarks/log.md
 
@@ -32,7 +32,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

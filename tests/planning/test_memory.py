@@ -109,6 +109,7 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_sd3(tmp_path_factory.mktemp("memory") / "sd3", pos_embed_max_size=64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sections", "negative"),
     [
@@ -128,12 +129,14 @@ def test_denoising_takes_about_what_was_estimated(sections: dict[str, Any], nega
     assert peak(lambda: engine.denoise(group)) == pytest.approx(expected, rel=0.25)
 
 
+@pytest.mark.slow
 def test_so_does_stable_diffusion(sd3: Path) -> None:
     job = new_job(sd3)
     engine, group = built(job), new_group()
     assert peak(lambda: engine.denoise(group)) == pytest.approx(needed(job).denoising, rel=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "batch"), [(128, 8), (512, 2)])
 def test_decoding_takes_about_what_was_estimated(side: int, batch: int) -> None:
     job = new_job(batch=batch)

@@ -137,6 +137,7 @@ def test_a_rank_alone_is_the_identity_and_needs_no_group() -> None:
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_lost_and_silent_peers_are_errors_in_time_and_other_replicas_never_notice() -> None:
     with RankProcesses(4) as ranks:
         ranks.connect(Mesh(1, 2), timeout_s=4)
@@ -166,6 +167,7 @@ def test_a_rank_that_ends_is_an_error_for_its_peers() -> None:
         assert time.monotonic() - begin < 10
 
 
+@pytest.mark.slow
 def test_a_rank_that_never_comes_is_an_error_in_time() -> None:
     with RankProcesses(1) as ranks:
         begin = time.monotonic()
