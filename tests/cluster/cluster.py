@@ -13,6 +13,8 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.protocol import recount
 from tests.support.rehearsal import Answer, rehearse
 
@@ -193,7 +195,16 @@ def another_clock(folder: Path) -> str:
     return str(python)
 
 
-def missing(*, accounting: bool) -> str:
+def require_slurm(*, accounting: bool) -> None:
+    """Skip the test if SLURM is not installed; in CI, fail it."""
+    if lacking := _missing(accounting=accounting):
+        packages = "slurm-wlm munge mariadb-server-core slurmdbd"
+        command = f"apt-get install --no-install-recommends {packages}"
+        said = f"NOT TESTED ON SLURM, because {lacking} are not installed: {command}"
+        pytest.fail(said) if os.environ.get("CI") else pytest.skip(said)
+
+
+def _missing(*, accounting: bool) -> str:
     """Programs that the cluster needs and that are not installed."""
     programs = ["slurmctld", "slurmd", "munged", "sbatch"]
     programs += ["slurmdbd", "mariadbd"] if accounting else []

@@ -20,7 +20,7 @@ from tests.cluster.cluster import (
     ClusterRun,
     NewRun,
     load_script,
-    missing,
+    require_slurm,
     write_profile,
 )
 from tests.protocol import recount
@@ -36,11 +36,7 @@ def shared_cluster() -> Iterator[Cluster]:
 
 
 def start_cluster(*, accounting: bool) -> Iterator[Cluster]:
-    if lacking := missing(accounting=accounting):
-        packages = "slurm-wlm munge mariadb-server-core slurmdbd"
-        command = f"apt-get install --no-install-recommends {packages}"
-        said = f"NOT TESTED ON SLURM, because {lacking} are not installed: {command}"
-        pytest.fail(said) if os.environ.get("CI") else pytest.skip(said)
+    require_slurm(accounting=accounting)
     script = load_script()
     folder = Path(tempfile.mkdtemp(prefix="bg"))
     cluster = script.Cluster(folder)

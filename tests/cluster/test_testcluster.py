@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import SCRIPT, Cluster, load_script, until
+from tests.cluster.cluster import SCRIPT, Cluster, load_script, require_slurm, until
 
 pytestmark = pytest.mark.slow
 NOBODY = 65534
@@ -55,6 +55,7 @@ def left(folder: Path) -> list[int]:
 def test_it_starts_works_and_leaves_nothing(
     user: int | None, words: list[str], folder: Path
 ) -> None:
+    require_slurm(accounting="--accounting" in words)
     if user is not None and (os.getuid() != 0 or not Path("/usr/bin/python3").exists()):
         pytest.skip("only root can be somebody else, and needs a Python that everybody can run")
     began = time.time()
@@ -79,6 +80,20 @@ def test_it_starts_works_and_leaves_nothing(
     assert len(left(folder)) > 6
     assert say("stop", folder, user=user).returncode == 0
     assert (left(folder), folder.exists()) == ([], False)
+
+
+def test_a_machine_without_slurm_skips_the_tests_and_in_ci_fails_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(shutil, "which", lambda name, path: None if name == "slurmdbd" else name)
+    require_slurm(accounting=False)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="slurmdbd are not installed"):
+        require_slurm(accounting=True)
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(pytest.fail.Exception, match="slurmdbd are not installed"):
+        require_slurm(accounting=True)
 
 
 def test_what_cannot_be_is_told(folder: Path, shared_cluster: Cluster) -> None:

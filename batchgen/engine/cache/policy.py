@@ -7,6 +7,7 @@ steps alone and in any group. A decider is made with its picture's group and dro
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -15,18 +16,18 @@ from typing import Literal
 SKIPPED, COMPUTED = "1", "0"
 
 
-class Decider:
+class Decider(ABC):
     """The decisions for one picture, step by step."""
 
+    @abstractmethod
     def before(self, step: int, distance: float) -> bool:
         """Whether the picture skips the remaining blocks of this step. Asked once a step, in order.
 
         :param distance: d_b of `step_cache.py`, how far the signal has moved. It is NaN where
             nothing was measured or the step must be computed. NaN is never a reason to skip.
         """
-        raise NotImplementedError
 
-    def after(self, step: int, distance: float) -> None:
+    def after(self, step: int, distance: float) -> None:  # noqa: B027 - most policies have no use for it
         """Learn from a computed step. Called only where the policy `judges`.
 
         :param distance: how far the residual has moved since the last computed step; NaN at first.
