@@ -27,7 +27,7 @@ class Decider(ABC):
             nothing was measured or the step must be computed. NaN is never a reason to skip.
         """
 
-    def after(self, step: int, distance: float) -> None:  # noqa: B027 - most policies have no use for it
+    def after(self, step: int, distance: float) -> None:  # noqa: B027
         """Learn from a computed step. Called only where the policy `judges`.
 
         :param distance: how far the residual has moved since the last computed step; NaN at first.
