@@ -17,6 +17,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from batchgen.errors import ModelError
+from batchgen.model.configs import parse_config
+from batchgen.model.expected import expected_tensors
 from batchgen.model.families import FAMILIES, FamilyFacts
 from batchgen.model.folder import component_files, named_components, read_json, wanted, weight_files
 from batchgen.model.weights import digest, read_header
@@ -102,6 +104,15 @@ class Checkpoint:
             for name, entry in header.items()
             if name != "__metadata__"
         }
+
+    def expected(self, component: str) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the tensors that the engine builds of a component: see `expected.py`.
+
+        :raises ModelError: its configuration has impossible values.
+        """
+        where = str(self.folder / component / "config.json")
+        kind = self._facts.components[component].config
+        return expected_tensors(parse_config(self.config(component), kind, where=where))
 
     def parameters(self, component: str) -> int:
         """How many numbers a component's weights have."""

@@ -1,10 +1,35 @@
-"""What planning must know of each model family, without torch: tokens and FLOP."""
+"""What planning must know of each model family, without torch: components, tokens and FLOP."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from batchgen.model.configs import (
+    T5,
+    Clip,
+    ClipWithProjection,
+    Config,
+    FluxTransformer,
+    SD3Transformer,
+    Vae,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A component with weights: what the engine builds of it."""
+
+    library: str
+    class_name: str
+    config: type[Config]
+
+
+_VAE = Component("diffusers", "AutoencoderKL", Vae)
+_CLIP = Component("transformers", "CLIPTextModel", Clip)
+_PROJECTED_CLIP = Component("transformers", "CLIPTextModelWithProjection", ClipWithProjection)
+_T5 = Component("transformers", "T5EncoderModel", T5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +37,8 @@ class FamilyFacts:
     """Facts of a model family. How it computes is in `engine/families/NAME.py`."""
 
     name: str
+    # By the component's folder.
+    components: Mapping[str, Component]
     # Component folder of the tokenizer whose length limits a prompt.
     t5_tokenizer: str
     # Width of a token in latent pixels.
@@ -62,10 +89,26 @@ def _sd3_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int)
 # By the pipeline class that a model folder names.
 FAMILIES = {
     "FluxPipeline": FamilyFacts(
-        "flux", t5_tokenizer="tokenizer_2", patch=2, step_flops=_flux_step_flops
+        "flux",
+        {
+            "transformer": Component("diffusers", "FluxTransformer2DModel", FluxTransformer),
+            "vae": _VAE,
+            "text_encoder": _CLIP,
+            "text_encoder_2": _T5,
+        },
+        t5_tokenizer="tokenizer_2",
+        patch=2,
+        step_flops=_flux_step_flops,
     ),
     "StableDiffusion3Pipeline": FamilyFacts(
         "sd3",
+        {
+            "transformer": Component("diffusers", "SD3Transformer2DModel", SD3Transformer),
+            "vae": _VAE,
+            "text_encoder": _PROJECTED_CLIP,
+            "text_encoder_2": _PROJECTED_CLIP,
+            "text_encoder_3": _T5,
+        },
         t5_tokenizer="tokenizer_3",
         patch=2,
         step_flops=_sd3_step_flops,

@@ -1,0 +1,208 @@
+"""The configurations of a model's components, checked: every value that decides a shape.
+
+Keys that decide no shape and no picture are ignored, as diffusers and transformers ignore them.
+Keys that published folders always hold are required. The others have the libraries' defaults.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from batchgen.errors import ModelError
+
+# Far beyond any published model. They keep a damaged number from taking all memory.
+MOST_BLOCKS = 1000
+MOST_VALUES = 2**24
+
+Blocks = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
+Size = Annotated[int, Field(ge=1, le=MOST_VALUES)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
+
+
+Checked = TypeVar("Checked", bound="Config")
+
+
+class Config(BaseModel):
+    """A component's `config.json`. Whole numbers are whole, and nothing is converted."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if wrong := "; ".join(self._contradictions()):
+            raise ValueError(wrong)
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """Values that do not fit each other, and what was expected of them."""
+        yield from ()
+
+
+class _Transformer(Config):
+    """What the transformers of all families have."""
+
+    in_channels: Size
+    num_layers: Blocks
+    attention_head_dim: Annotated[Size, Field(multiple_of=2)]
+    num_attention_heads: Size
+    # Width of the T5 encoder's tokens.
+    joint_attention_dim: Size
+    # Width of the pooled text.
+    pooled_projection_dim: Size
+
+    @property
+    def width(self) -> int:
+        """Values of a token in the blocks."""
+        return self.num_attention_heads * self.attention_head_dim
+
+
+class FluxTransformer(_Transformer):
+    """Of diffusers' `FluxTransformer2DModel`."""
+
+    patch_size: Literal[1] = 1
+    out_channels: Size | None = None
+    num_single_layers: Annotated[int, Field(ge=0, le=MOST_BLOCKS)]
+    guidance_embeds: bool = False
+    axes_dims_rope: tuple[Size, Size, Size] = (16, 56, 56)
+
+    def _contradictions(self) -> Iterator[str]:
+        axes, head = self.axes_dims_rope, self.attention_head_dim
+        if sum(axes) != head or any(axis % 2 for axis in axes):
+            yield (
+                f"axes_dims_rope = {list(axes)}: expected three even numbers whose sum is "
+                f"attention_head_dim = {head}"
+            )
+        if self.out_channels not in (None, self.in_channels):
+            expected = f"null or in_channels = {self.in_channels}"
+            yield f"out_channels = {self.out_channels}: expected {expected}"
+
+
+class SD3Transformer(_Transformer):
+    """Of diffusers' `SD3Transformer2DModel`."""
+
+    sample_size: Size = 128
+    patch_size: Annotated[int, Field(ge=1, le=64)] = 2
+    out_channels: Size | None = 16
+    caption_projection_dim: Size
+    pos_embed_max_size: Annotated[int, Field(ge=1, le=4096)]
+    dual_attention_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    qk_norm: Literal["rms_norm"] | None = None
+
+    def _contradictions(self) -> Iterator[str]:
+        if self.caption_projection_dim != self.width:
+            yield (
+                f"caption_projection_dim = {self.caption_projection_dim}: expected "
+                f"num_attention_heads × attention_head_dim = {self.width}"
+            )
+        if self.out_channels not in (None, self.in_channels):
+            expected = f"null or in_channels = {self.in_channels}"
+            yield f"out_channels = {self.out_channels}: expected {expected}"
+        if any(layer >= self.num_layers for layer in self.dual_attention_layers):
+            yield (
+                f"dual_attention_layers = {list(self.dual_attention_layers)}: expected numbers "
+                f"below num_layers = {self.num_layers}"
+            )
+
+
+class Vae(Config):
+    """Of diffusers' `AutoencoderKL`."""
+
+    in_channels: Size = 3
+    out_channels: Literal[3] = 3
+    down_block_types: tuple[Literal["DownEncoderBlock2D"], ...]
+    up_block_types: tuple[Literal["UpDecoderBlock2D"], ...]
+    # Two or more: planning estimates the memory of decoding from the last two blocks.
+    block_out_channels: Annotated[tuple[Size, ...], Field(min_length=2, max_length=8)]
+    layers_per_block: Blocks = 1
+    act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = "silu"
+    latent_channels: Size
+    norm_num_groups: Size = 32
+    scaling_factor: Above0
+    shift_factor: Number
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+
+    def _contradictions(self) -> Iterator[str]:
+        channels, groups = self.block_out_channels, self.norm_num_groups
+        if not len(channels) == len(self.down_block_types) == len(self.up_block_types):
+            lists = "block_out_channels, down_block_types and up_block_types"
+            yield f"{lists}: expected equal lengths"
+        if any(count % groups for count in channels):
+            yield (
+                f"norm_num_groups = {groups}: expected a divisor of every number in "
+                f"block_out_channels = {list(channels)}"
+            )
+
+
+class Clip(Config):
+    """Of transformers' `CLIPTextModel`."""
+
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Blocks
+    num_attention_heads: Size
+    max_position_embeddings: Size = 77
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: Above0 = 1e-5
+
+    def _contradictions(self) -> Iterator[str]:
+        width, heads = self.hidden_size, self.num_attention_heads
+        if width % heads:
+            yield f"num_attention_heads = {heads}: expected a divisor of hidden_size = {width}"
+
+
+class ClipWithProjection(Clip):
+    """Of transformers' `CLIPTextModelWithProjection`."""
+
+    projection_dim: Size
+
+
+class T5(Config):
+    """Of transformers' `T5EncoderModel`."""
+
+    vocab_size: Size
+    d_model: Size
+    d_kv: Size
+    d_ff: Size
+    num_layers: Blocks
+    num_heads: Size
+    relative_attention_num_buckets: Annotated[int, Field(ge=4, le=MOST_VALUES, multiple_of=2)] = 32
+    relative_attention_max_distance: Annotated[int, Field(ge=2, le=MOST_VALUES)] = 128
+    layer_norm_epsilon: Above0 = 1e-6
+    feed_forward_proj: Literal["relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-silu"] = (
+        "relu"
+    )
+
+
+def parse_config(content: Mapping[str, Any], kind: type[Checked], *, where: str) -> Checked:
+    """A component's configuration, checked.
+
+    :param content: of its `config.json`.
+    :param where: that file, for the message.
+    :raises ModelError: values are missing, impossible, or contradict each other; all are told.
+    """
+    try:
+        return kind.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors(include_url=False))
+    raise ModelError(f"{where}: {problems}. Fetch the file again.")
+
+
+def _explain(problem: ErrorDetails) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # a rule about several keys: its message names them
+        return message
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    given = json.dumps(problem["input"])
+    return f"{key} = {given if len(given) <= 60 else given[:57] + '...'}: {message}"

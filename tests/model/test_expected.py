@@ -1,0 +1,107 @@
+"""Names and shapes from a configuration are those of the modules that the libraries build."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
+
+from batchgen.model import TINY, configs
+from batchgen.model.configs import parse_config
+from batchgen.model.expected import expected_tensors
+
+SD3 = {
+    "in_channels": 16,
+    "num_layers": 3,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 24,
+    "caption_projection_dim": 16,
+    "pooled_projection_dim": 12,
+    "out_channels": 16,
+    "pos_embed_max_size": 5,
+}
+SMALL_CLIP = {
+    "vocab_size": 30,
+    "hidden_size": 8,
+    "intermediate_size": 20,
+    "projection_dim": 6,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 11,
+}
+SMALL_T5 = {"vocab_size": 9, "d_model": 6, "d_kv": 5, "d_ff": 7, "num_layers": 2, "num_heads": 3}
+# Channels change between some blocks and stay between others.
+VAES = {
+    "as FLUX.1's": {"mid_block_add_attention": True, "layers_per_block": 2},
+    "with all convolutions": {"use_quant_conv": True, "use_post_quant_conv": True},
+    "with other channels": {"block_out_channels": [8, 8, 24, 16], "norm_num_groups": 4},
+}
+
+
+def tiny(component: str, **changes: Any) -> dict[str, Any]:
+    content = json.loads((TINY / component / "config.json").read_text())
+    return dict(content) | changes
+
+
+def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """The state dict's, T5's shared embeddings once."""
+    return {
+        name.removeprefix("text_model."): tuple(tensor.shape)
+        for name, tensor in module.state_dict().items()
+        if name != "encoder.embed_tokens.weight"
+    }
+
+
+@pytest.mark.parametrize("guidance", [True, False])
+@pytest.mark.parametrize("singles", [0, 3])
+def test_a_flux_transformer_has_the_expected_tensors(guidance: bool, singles: int) -> None:
+    config = tiny("transformer", guidance_embeds=guidance, num_single_layers=singles)
+    with torch.device("meta"):
+        built = FluxTransformer2DModel.from_config(config)
+    checked = parse_config(config, configs.FluxTransformer, where="here")
+    assert expected_tensors(checked) == shapes(built)
+
+
+@pytest.mark.parametrize("norm", ["rms_norm", None])
+@pytest.mark.parametrize("dual", [[], [0, 1], [2]])
+def test_an_sd3_transformer_has_the_expected_tensors(norm: str | None, dual: list[int]) -> None:
+    config = SD3 | {"qk_norm": norm, "dual_attention_layers": dual}
+    with torch.device("meta"):
+        built = SD3Transformer2DModel.from_config(config)
+    checked = parse_config(config, configs.SD3Transformer, where="here")
+    assert expected_tensors(checked) == shapes(built)
+
+
+@pytest.mark.parametrize("what", VAES)
+def test_a_vae_has_the_expected_tensors(what: str) -> None:
+    config = tiny("vae", **VAES[what])
+    with torch.device("meta"):
+        built = AutoencoderKL.from_config(config)
+    assert expected_tensors(parse_config(config, configs.Vae, where="here")) == shapes(built)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(CLIPTextModel, configs.Clip), (CLIPTextModelWithProjection, configs.ClipWithProjection)],
+)
+def test_a_clip_has_the_expected_tensors(kind: Any, config: type[configs.Clip]) -> None:
+    with torch.device("meta"):
+        built = kind(CLIPTextConfig(**SMALL_CLIP))
+    assert expected_tensors(parse_config(SMALL_CLIP, config, where="here")) == shapes(built)
+
+
+@pytest.mark.parametrize("mlp", ["relu", "gated-gelu"])
+def test_a_t5_has_the_expected_tensors(mlp: str) -> None:
+    config = SMALL_T5 | {"feed_forward_proj": mlp}
+    with torch.device("meta"):
+        built = T5EncoderModel(T5Config(**config))
+    assert expected_tensors(parse_config(config, configs.T5, where="here")) == shapes(built)
