@@ -85,6 +85,7 @@ class Slot:
     job: LocalJob | None
     # Deaths in a row without a new picture.
     fruitless: int = 0
+    # On the monotonic clock.
     restart_at: float = 0.0
 
     def works(self) -> bool:
@@ -135,7 +136,7 @@ class Supervisor:
             if slot.fruitless >= FRUITLESS_DEATHS:
                 self._give_up(slot)
                 return False
-        if time.time() >= slot.restart_at:
+        if time.monotonic() >= slot.restart_at:
             slot.job = start_here(self.directory, self.submission, slot.index)
         return True
 
@@ -149,7 +150,7 @@ class Supervisor:
         written = self._written()
         slot.fruitless = 1 if written > self.progress else slot.fruitless + 1
         self.progress = max(self.progress, written)
-        slot.restart_at = time.time() + PAUSE_S * slot.fruitless
+        slot.restart_at = time.monotonic() + PAUSE_S * slot.fruitless
 
     def _recall(self) -> list[Slot]:
         """Once: restart workers that found nothing free before a sick device left its shards."""
@@ -186,8 +187,8 @@ class Supervisor:
         for member in self._workers():
             if member.life() == "alive":
                 os.kill(member.owner.pid, signal.SIGTERM)
-        patience = time.time() + PATIENCE_S
-        while time.time() < patience and any(slot.works() for slot in self.slots):
+        patience = time.monotonic() + PATIENCE_S
+        while time.monotonic() < patience and any(slot.works() for slot in self.slots):
             time.sleep(POLL_S)
         for slot in self.slots:
             if slot.job is not None and not slot.job.done():

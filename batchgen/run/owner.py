@@ -23,7 +23,7 @@ class Owner(Process):
         """This process."""
         process = Process.me()
         job, restarts = slurm.job_id(), slurm.restarts()
-        return cls(slurm.node(), process.pid, process.started, job, restarts)
+        return cls(slurm.node(), process.pid, process.started, job, restarts, boot=process.boot)
 
     def life(self, queue: Queue | None = None) -> Life:
         """Whether the process lives.

@@ -82,7 +82,7 @@ class Status:
     def to_json(self) -> str:
         """One JSON object of one line."""
         values = {"rows" if k == "pictures" else k: value for k, value in asdict(self).items()}
-        return json.dumps(values, ensure_ascii=False)
+        return json.dumps(values)  # only ASCII: nothing in it can command a terminal
 
     @property
     def exit_code(self) -> int:
@@ -199,6 +199,6 @@ def _may_wait_unseen(roster: Roster) -> bool:
 def _just_submitted(roster: Roster) -> bool:
     """Whether the last submission is so young that its supervisor may not have registered yet."""
     last = roster.last
-    if last is None or last.site or time.time() - last.at > START_S:
+    if last is None or last.site or abs(time.time() - last.at) > START_S:
         return False
     return not roster.of(last)

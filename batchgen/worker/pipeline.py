@@ -58,7 +58,7 @@ class Pipeline:
                     yield done.result()
                 if not may_begin(task):
                     break
-                begun = time.time()
+                begun = time.perf_counter()
                 self.in_flight.begin(partial, task)
                 parts, denoised = self._denoise(task), time.perf_counter()
                 before = pending
@@ -95,15 +95,15 @@ class Pipeline:
     ) -> list[Made]:
         """Decode, encode and write a group.
 
-        :param begun: when its denoising began, in seconds since the epoch.
-        :param denoised: when its denoising ended, on the performance counter.
+        :param begun: when its denoising began, on the performance counter.
+        :param denoised: when its denoising ended, likewise.
         """
         if before and before.exception():
             return []  # the group before was not written: this one would leave a hole
         queue_s = time.perf_counter() - denoised
         made = [one for part in parts for one in self.renderer.decode(part)]
         encoded = list(self._encoders.map(self._encode, made))
-        total_s = time.time() - begun
+        total_s = time.perf_counter() - begun
         samples, records = [], []
         for one, (image, image_encode_s) in zip(made, encoded, strict=True):
             times = {"queue_s": queue_s, "image_encode_s": image_encode_s, "total_s": total_s}

@@ -5,7 +5,7 @@ No job that lives is ever taken for dead, and nobody waits without end.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -180,8 +180,7 @@ def test_a_process_of_this_node_whose_incarnation_is_over_counts_as_dead(
 ) -> None:
     """The job was requeued, and a process of its first incarnation still runs here."""
     squeue.answer([line(ITS, "RUNNING", 1)])
-    me = Owner.me()
-    left_over = Owner(me.host, me.pid, me.started, ITS, 0)
+    left_over = replace(Owner.me(), job=ITS)
     assert (left_over.life(), left_over.life(Queue())) == ("alive", "dead")
 
 
