@@ -5,6 +5,7 @@
     contact_sheet.py   a sheet of thumbnails
     statistics.py      counts and times of a finished run, from its records
     verify.py          hashes, counts and keys, recounted from the files
+    open_picture.py    pictures of a run are opened however large they are
 
 A room imports only rooms below it.
 """

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from batchgen.dataset.open_picture import open_picture
+
 PICTURES = 60
 COLUMNS = 10
 THUMB_PX = 160
@@ -34,9 +36,9 @@ def contact_sheet(tars: Sequence[Path], extension: str) -> bytes | None:
     for number, (data, prompt) in enumerate(pictures):
         x = GAP_PX + number % columns * CELL_PX[0]
         y = GAP_PX + number // columns * CELL_PX[1]
-        with Image.open(io.BytesIO(data)) as opened:
+        with open_picture(data) as opened:
+            opened.thumbnail((THUMB_PX, THUMB_PX))  # a large JPEG is decoded at a fraction
             thumb = opened.convert("RGB")
-        thumb.thumbnail((THUMB_PX, THUMB_PX))
         sheet.paste(thumb, (x + (THUMB_PX - thumb.width) // 2, y + (THUMB_PX - thumb.height) // 2))
         lines = "\n".join(textwrap.wrap(prompt, LETTERS, max_lines=LINES, placeholder="…"))
         draw.multiline_text((x, y + THUMB_PX + 2), lines, fill="black", font=font, spacing=1)

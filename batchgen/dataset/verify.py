@@ -8,15 +8,14 @@ picture.
 from __future__ import annotations
 
 import hashlib
-import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from batchgen.dataset.open_picture import open_picture
 from batchgen.errors import DamagedRun
 from batchgen.planning import Plan, Shard
 from batchgen.run import RunDirectory
@@ -108,7 +107,7 @@ def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Ite
 def _picture_problems(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[str]:
     stream = tar.extractfile(member)
     try:
-        with Image.open(io.BytesIO(stream.read() if stream else b"")) as image:
+        with open_picture(stream.read() if stream else b"") as image:
             image.load()
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         yield f"{member.name} does not decode: {error}"
