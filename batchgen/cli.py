@@ -10,13 +10,22 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from batchgen.durable import is_full
-from batchgen.errors import BatchgenError, InputError, RunStopped, StillRunning, shell_command
+from batchgen.errors import (
+    BatchgenError,
+    InputError,
+    RunStopped,
+    StillRunning,
+    one_line,
+    printable,
+    shell_command,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -333,10 +342,9 @@ def _stem(manifest: str) -> str:
 
 
 def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
+    from batchgen.view.console import open_console
 
-    # Names and messages are shown as they are, [brackets] too.
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return open_console(stderr=stderr)
 
 
 def _say(text: str) -> None:
@@ -349,20 +357,27 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except BatchgenError as error:
-        sys.stderr.write(f"batchgen: {error}\n")
+        _complain(str(error))
         raise typer.Exit(error.exit_code) from None
     except OSError as error:
         full = is_full(error)
         if error.filename is None and not full:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{one_line(str(error.filename))}: " if error.filename else ""
         remedy = ". Nothing is lost: free space, then type the command again" if full else ""
-        sys.stderr.write(f"batchgen: {where}{error.strerror}{remedy}\n")
+        _complain(f"{where}{error.strerror}{remedy}")
         raise typer.Exit((RunStopped if full else InputError).exit_code) from None
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"batchgen: {printable(text)}\n")
 
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal may not know every character
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -23,12 +23,51 @@ the error's `exit_code`.
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
+import unicodedata
+
+# Control characters, invisible ones (those that change the direction of text are among them),
+# halves of characters (a file name that is not UTF-8), separators of lines and paragraphs.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def printable(text: str) -> str:
+    r"""`text` for a terminal: what could command it is escaped, as `\x1b[2J`; lines stay lines.
+
+    Names of columns and files, prompts and logs come from anywhere. Everything that the verbs print
+    passes through here (cli.py, view/console.py).
+    """
+    return "\n".join(map(one_line, text.split("\n")))
+
+
+def one_line(text: str) -> str:
+    """`text`, printable, its line breaks escaped too.
+
+    For names inside a message: their line breaks must not look like further lines of the message.
+    """
+    if text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
 
 
 def shell_command(*words: object) -> str:
-    """A command for a message: `words`, quoted so that it can be pasted into a shell."""
-    return shlex.join(str(word) for word in words)
+    r"""A command for a message: `words`, quoted so that it can be pasted into a shell.
+
+    A word that is not printable becomes `$'…'`, in which bash and zsh read `\x1b` as that byte.
+    """
+    return " ".join(_quoted(str(word)) for word in words)
+
+
+def _quoted(word: str) -> str:
+    if one_line(word) == word:
+        return shlex.quote(word)
+    escaped = (
+        "".join(f"\\x{byte:02x}" for byte in os.fsencode(c)) if one_line(c) != c else c
+        for c in re.sub(r"([\\'])", r"\\\1", word)
+    )
+    return f"$'{''.join(escaped)}'"
 
 
 class BatchgenError(Exception):

@@ -49,6 +49,10 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
             f"no manifest given; a manifest is a file, a glob or a folder of {_EXTENSIONS} files"
         )
     for file in files:
+        try:
+            str(file.absolute()).encode()
+        except UnicodeEncodeError:
+            raise ManifestError(f"{file}: the path is not UTF-8; rename it") from None
         if file.suffix.lower() not in KINDS:
             raise ManifestError(
                 f"{file}: unknown extension {file.suffix!r}; a manifest is {_EXTENSIONS}"
