@@ -17,9 +17,10 @@ batch: one picture coarsens all others. `rules.check_independence` refuses it un
 **Rounding.** FP8 keeps 4 significant bits of numbers down to 1/28672 of their row's largest: an
 error of 2.6% rms a factor, so 3.7% of a product and, as errors are independent, of a sum's norm.
 int8 has equal steps: 1.2% for Gaussian rows of 3072, but a row with outliers loses its small
-values. Measured on Gaussian x and W, K from 128 to 3072: FP8 3.3% to 3.7%, int8 0.9% to 1.2%. A
-value near a rounding threshold can tip for any reason: compiling moves an unquantized FLUX block
-in bf16 by 1%, and one in FP8 by 4%.
+values. Measured on Gaussian x and W, K from 128 to 3072: FP8 3.3% to 3.7%, int8 0.9% to 1.2%. On
+CPUs without VNNI, int8 has one bit less and twice that error (`_int8_saturates`). A value near a
+rounding threshold can tip for any reason: compiling moves an unquantized FLUX block in bf16 by 1%,
+and one in FP8 by 4%.
 
 **Layout.** Both sides of W must be multiples of 16 (8 would do for int8). torchao skips other
 linears in silence; here they are an error. On CUDA an FP8 product gives bf16; on a CPU fp32 works.
@@ -49,6 +50,7 @@ Not covered:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -62,7 +64,6 @@ from torchao.quantization.quantize_.workflows import (
     QuantizeTensorToFloat8Kwargs,
     QuantizeTensorToInt8Kwargs,
 )
-from torchao.utils import should_reduce_range
 
 from batchgen.engine.precision.rules import Granularity, Quantized, check_precision
 from batchgen.errors import ModelError
@@ -82,7 +83,7 @@ class Format:
     granularity: Granularity = "row"
     # The weight is stored in 8 bits and unpacked at use.
     weight_only: bool = False
-    # int8 ends at ±63: the instructions of older CPUs overflow beyond.
+    # int8 ends at -64 and 63, see `_int8_saturates`.
     reduced: bool = False
 
     def quantize(self, weight: Tensor) -> Tensor:
@@ -118,7 +119,22 @@ def choose_format(linear: Quantized, granularity: Granularity, device: torch.dev
     """
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     check_precision(linear, granularity, capability)
-    return Format(linear, granularity, reduced=linear == "int8" and should_reduce_range(device))
+    reduced = linear == "int8" and device.type == "cpu" and _int8_saturates()
+    return Format(linear, granularity, reduced=reduced)
+
+
+@functools.cache
+def _int8_saturates() -> bool:
+    """Whether PyTorch's int8 product is wrong on this CPU for numbers of the full range.
+
+    AVX2 and AVX-512 without VNNI add pairs of products in 16 bits, which saturate: 255 · 127 · 2
+    does not fit (oneDNN shifts one factor to 0…255). Numbers from -64 to 63 always fit, at twice
+    the rounding. Asked of the product itself, since oneDNN can be limited by its environment.
+    """
+    largest = torch.full((32, 64), 127, dtype=torch.int8)
+    return not torch.equal(
+        torch._int_mm(largest, largest.T), torch.full((32, 32), 64 * 127**2, dtype=torch.int32)
+    )
 
 
 def quantize_blocks(

@@ -84,23 +84,44 @@ def distance(one, other):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("kind", "low", "high"), [("fp8", 0.030, 0.042), ("int8", 0.005, 0.015)])
 def test_a_linear_is_off_by_what_its_numbers_cannot_hold(kind, low, high, dtype):
-    plain, quantized = make_linear(Format(kind), dtype=dtype)
+    how = choose_format(kind, "row", CPU)
+    plain, quantized = make_linear(how, dtype=dtype)
     x = torch.randn(4, 96, 256, dtype=dtype)
     y = quantized(x)
     assert (y.dtype, y.shape) == (dtype, (4, 96, 384))
-    assert low < distance(y, plain(x)) < high
+    bits = 2 if how.reduced else 1  # the same range in half as many steps
+    assert bits * low < distance(y, plain(x)) < bits * high
+
+
+def test_the_int8_product_is_exact_for_every_number_that_is_used():
+    """The extremes of both factors in any mixture, on processors that saturate as well."""
+    low, high = (-64, 63) if choose_format("int8", "row", CPU).reduced else (-128, 127)
+    extremes = torch.tensor([low, low + 1, 0, high], dtype=torch.int8)
+    for rows in (1, 5, 17, 96):
+        a, b = (extremes[torch.randint(4, (count, 256))] for count in (rows, 48))
+        for weight in (b.T, b.T.contiguous()):
+            assert torch.equal(torch._int_mm(a, weight).long(), a.long() @ b.T.long())
+    alike = extremes[:, None].expand(4, 64).contiguous()
+    assert torch.equal(torch._int_mm(alike, alike.T).long(), alike.long() @ alike.T.long())
 
 
 @pytest.mark.parametrize(
     ("kind", "largest", "number"), [("fp8", 448, torch.float8_e4m3fn), ("int8", 127.5, torch.int8)]
 )
 def test_a_linear_is_the_formula(kind, largest, number):
-    plain, quantized = make_linear(Format(kind))
+    how = choose_format(kind, "row", CPU)
+    plain, quantized = make_linear(how)
+    if how.reduced:
+        largest = 63.5
     x = torch.randn(96, 256) * torch.logspace(-3, 3, 96)[:, None]
 
     def pack(rows):
         scale = rows.abs().amax(1, keepdim=True) / largest
-        values = rows / scale if kind == "fp8" else (rows * (1 / scale)).round().clamp(-128, 127)
+        values = (
+            rows / scale
+            if kind == "fp8"
+            else (rows * (1 / scale)).round().clamp(-largest - 0.5, largest - 0.5)
+        )
         return values.to(number).double(), scale.double()
 
     (q_x, s_x), (q_w, s_w) = pack(x), pack(plain.weight)
@@ -112,7 +133,7 @@ def test_a_linear_is_the_formula(kind, largest, number):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_per_row_a_token_is_the_same_bits_alone_in_a_batch_and_on_either_of_two_ranks(kind, dtype):
-    _, quantized = make_linear(Format(kind), dtype=dtype)
+    _, quantized = make_linear(choose_format(kind, "row", CPU), dtype=dtype)
     x = torch.randn(8, 96, 256, dtype=dtype)
     x[3] *= 100
     y = quantized(x)
@@ -157,7 +178,7 @@ def test_per_tensor_a_block_gives_a_picture_other_bits_among_eight():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_nan_spoils_its_own_token_only(kind):
-    _, quantized = make_linear(Format(kind))
+    _, quantized = make_linear(choose_format(kind, "row", CPU))
     x = torch.randn(2, 32, 256)
     expected = quantized(x)
     x[1, 5, 7] = torch.nan
@@ -169,10 +190,10 @@ def test_a_nan_spoils_its_own_token_only(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_zeros_give_the_bias_and_a_weight_of_zeros_too(kind):
-    plain, quantized = make_linear(Format(kind))
+    plain, quantized = make_linear(choose_format(kind, "row", CPU))
     assert torch.equal(quantized(torch.zeros(32, 256)), plain.bias.expand(32, -1))
     plain.weight.zero_()
-    quantize_linear(plain, Format(kind))
+    quantize_linear(plain, choose_format(kind, "row", CPU))
     assert torch.equal(plain(torch.randn(32, 256)), plain.bias.expand(32, -1))
 
 
@@ -221,7 +242,7 @@ def test_all_linears_of_flux_dev_are_quantized_but_its_76_modulations(fused, cou
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_quantized_module_can_be_moved_outside_of_inference_mode(kind):
-    _, quantized = make_linear(Format(kind))
+    _, quantized = make_linear(choose_format(kind, "row", CPU))
     with torch.inference_mode(mode=False):
         quantized.to("meta")
     assert {quantized.weight.qdata.device.type, quantized.weight.scale.device.type} == {"meta"}
