@@ -52,6 +52,14 @@ def one_line(text: str) -> str:
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 row`, `2,000 rows`, or with a verb: `counted(1, "node waits", "nodes wait")`.
+
+    :param many: the words for every other number; `one` with an s if it is empty.
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def shell_command(*words: object) -> str:
     r"""A command for a message: `words`, quoted so that it can be pasted into a shell.
 
