@@ -2,16 +2,17 @@
 
     site.py      site profile → Site: how work is asked for on a SLURM cluster
     job.py       job file → Job: how pictures are made
+    engine.py    the sections about how pictures are computed
+    written.py   keys that were written; those that nothing reads are refused
     section.py   strict TOML tables; errors list what is accepted
 
 A room imports only rooms below it.
 """
 
+from batchgen.settings.engine import Cache, EngineSettings
 from batchgen.settings.job import (
     MAX_SEED,
     MAX_SIDE_PX,
-    Cache,
-    EngineSettings,
     Job,
     Lora,
     Model,

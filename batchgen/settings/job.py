@@ -3,10 +3,14 @@
 A job says how pictures are made, the manifest says which pictures. `jobs/*.toml` are examples to
 copy. Keys that decide what a picture looks like belong to the run's fingerprint and are frozen with
 the plan. `[run]` and `[pattern]` are operations: they may change from one `resume` to the next.
+
+A key that was written and that nothing reads is refused (`written.py`). A rehearsal
+(`engine.kind = "pattern"`) stands in for the real run: what only a model reads may be written.
 """
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +18,9 @@ import tomli_w
 from pydantic import Field
 
 from batchgen.errors import JobError
+from batchgen.settings.engine import QUANTIZED, Cache, Compile, EngineSettings, Parallel, Precision
 from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
+from batchgen.settings.written import mark_written, refuse_unread
 
 MAX_SEED = 2**63 - 1
 MAX_SIDE_PX = 16384
@@ -23,12 +29,15 @@ Side = Annotated[int, Field(ge=16, le=MAX_SIDE_PX, multiple_of=16)]
 Scale = Annotated[float, Field(ge=0, le=100)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
+# How the file begins that `to_toml` writes. batchgen 0.1.0 wrote the same words.
+_RECORDED = "# The job of this run, "
+
 
 class Lora(Section):
-    """A LoRA, fused into the transformer when the model is loaded."""
+    """A LoRA, fused into transformer and text encoders when the model is loaded."""
 
     path: str = Field(description="safetensors file")
-    scale: float = setting(1.0, "strength; 1.0 as trained")
+    scale: float = setting(1.0, "strength; 1.0 as trained, 0 for none", ge=-100, le=100)
 
 
 class Model(Section):
@@ -58,110 +67,20 @@ class Sampling(Section):
     seed: Seed = setting(0, "run seed: rows without a seed hash it with their id or index")
 
 
-class EngineSettings(Section):
-    """How pictures are computed."""
-
-    kind: Literal["torch", "pattern"] = setting(
-        "torch", '"pattern" draws test cards without a model: rehearsals'
-    )
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", '"auto": cuda where there is one')
-    attention: Literal["auto", "cudnn", "flash", "fa3", "math"] = setting(
-        "auto",
-        'attention kernel; "auto": cudnn on Hopper and newer, flash on Ampere and Ada, else '
-        "PyTorch's choice",
-    )
-    batch_size: int = setting(
-        8, "pictures of a group, which is computed and resumed as a whole", ge=1, le=1024
-    )
-    offload: Literal["none", "text", "model", "layers"] = setting(
-        "none",
-        "what leaves the device while it is not needed: text encoders, every model, or single "
-        "layers",
-    )
-    threads: int = setting(
-        1, "CPU threads of a worker; they change rounding, so they are frozen", ge=1, le=1024
-    )
-
-
-class Precision(Section):
-    """The number types in which the transformer and the text encoders compute."""
-
-    linear: Literal["auto", "bf16", "fp32", "fp8", "int8"] = setting(
-        "auto",
-        '"auto": bf16 on cuda, fp32 on cpu; "fp8" or "int8": linear layers of the blocks in that '
-        'type, the rest as with "auto"',
-    )
-    granularity: Literal["row", "tensor"] = setting(
-        "row", "FP8 scales: one for each row, or one for the tensor"
-    )
-    text: Literal["none", "fp8", "int8"] = setting(
-        "none", "type in which T5's weights are stored; T5 computes as before"
-    )
-    force: bool = setting(False, "allow what makes a picture depend on its neighbours")
-
-
-class Cache(Section):
-    """Which denoising steps are skipped. The decision is made for each picture."""
-
-    policy: Literal["none", "first_block", "teacache", "adacache", "schedule", "replay"] = setting(
-        "none", "how the steps to skip are chosen"
-    )
-    threshold: float = setting(
-        0.08, "a step is skipped below this relative change; 0 skips none", ge=0
-    )
-    blocks: int = setting(1, "first_block: blocks computed before the decision", ge=1)
-    warmup: int = setting(0, "steps at the start that are always computed", ge=0)
-    max_consecutive: int | None = setting(
-        None, "most steps skipped in a row; absent: any number", ge=1
-    )
-    taylor_order: int = setting(
-        1, "order in sigma of the extrapolation of what is reused; 0: none", ge=0, le=2
-    )
-    skip: tuple[int, ...] = setting((), "schedule: the steps to skip, from 0", strict=False)
-    trace: str = setting(
-        "", "replay: metadata folder or file of another run, whose skipped steps are repeated"
-    )
-
-
-class Parallel(Section):
-    """How many devices make one picture together."""
-
-    cp: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
-        "auto",
-        'devices of a replica; "auto": one, which makes the most pictures in a GPU-hour. More '
-        "devices finish one picture sooner",
-    )
-    ulysses: int = setting(
-        0, "how many of the devices exchange heads; 0: as many as the heads allow", ge=0
-    )
-    ring: int = setting(
-        0, "how many pass keys and values around; 0: the rest. ulysses · ring = cp", ge=0
-    )
-
-    @property
-    def degree(self) -> int:
-        """Devices of a replica.
-
-        "auto" is 1: devices that share a picture's tokens each hold all weights, so two replicas
-        of one device make more pictures than one replica of two.
-        """
-        return 1 if self.cp == "auto" else self.cp
-
-
-class Compile(Section):
-    """torch.compile of the transformer's blocks."""
-
-    mode: Literal["auto", "none", "default", "max-autotune-no-cudagraphs"] = setting(
-        "auto", '"auto": "default" on cuda, "none" on cpu and where layers are offloaded'
-    )
-
-
 class Output(Section):
     """How pictures are stored."""
 
     format: Literal["jpg", "png", "webp"] = setting("jpg", "image codec")
-    quality: int = setting(95, "jpg (always 4:4:4) and lossy webp", ge=1, le=100)
-    lossless: bool = setting(False, "webp only")
+    quality: int = setting(
+        95,
+        "of jpg (always 4:4:4) and webp; of lossless webp, the effort to make files small",
+        ge=1,
+        le=100,
+        read_with={"output.format": ("jpg", "webp")},
+    )
+    lossless: bool = setting(
+        False, "whether webp keeps every pixel", read_with={"output.format": ("webp",)}
+    )
     license: str = setting("unknown", "licence named on the dataset card")
 
 
@@ -195,6 +114,7 @@ class RunSettings(Section):
         "",
         "folder for 8-bit weights: the first worker writes them, later ones read them; empty: "
         "each worker makes its own",
+        read_with=QUANTIZED,
     )
     time_limit_s: float | None = setting(
         None, "wall time of a submission; no group begins that cannot finish in it", gt=0
@@ -204,7 +124,9 @@ class RunSettings(Section):
 class PatternSettings(Section):
     """The speed of the pattern engine."""
 
-    delay_s: float = setting(0.0, "seconds of a group", ge=0)
+    delay_s: float = setting(
+        0.0, "seconds of a group", ge=0, read_with={"engine.kind": ("pattern",)}
+    )
 
 
 class Job(Section):
@@ -230,16 +152,24 @@ class Job(Section):
 def load_job(path: Path | None, overrides: list[str] | None = None) -> Job:
     """Read a job file and apply `section.key=value` overrides.
 
+    In each section, `model_fields_set` are the keys of the file and of the overrides. The default
+    job and the job file of a run, which spells out every default, count as nothing written.
+
     :param path: TOML file; None for the job of the embedded tiny model.
     :param overrides: for example `["sampling.steps=4", "model.path=org/name"]`; a value is TOML,
         and what is not TOML is a string.
-    :raises JobError: unreadable file, unknown key, impossible value; the message lists what is
-        accepted.
+    :raises JobError: unreadable file, unknown key, impossible value, or a key that was written and
+        is not read; the message lists what is accepted.
     """
     content = _default_job() if path is None else _read(path)
+    written = {} if path is None or _is_recorded(path) else copy.deepcopy(content)
     for override in overrides or []:
         apply_override(content, override, error=JobError)
-    return parse_job(content, "the default job" if path is None else str(path))
+        apply_override(written, override, error=JobError)
+    where = "the default job" if path is None else str(path)
+    job = mark_written(parse_job(content, where), written)
+    refuse_unread(job, where=where, error=JobError)
+    return job
 
 
 def parse_job(content: dict[str, Any], where: str) -> Job:
@@ -250,7 +180,7 @@ def parse_job(content: dict[str, Any], where: str) -> Job:
 def to_toml(job: Job) -> str:
     """The whole job with every default, as TOML that `load_job` reads back to an equal Job."""
     heading = (
-        "# The job of this run, with every default. [run] and [pattern] may change at a resume;\n"
+        f"{_RECORDED}with every default. [run] and [pattern] may change at a resume;\n"
         "# the rest is frozen with the plan.\n\n"
     )
     return heading + tomli_w.dumps(job.model_dump(exclude_none=True))
@@ -268,3 +198,9 @@ def _default_job() -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     without = "Examples are in jobs/; without --job the embedded tiny model is used."
     return read_toml(path, error=JobError, missing=f"no such job file. {without}")
+
+
+def _is_recorded(path: Path) -> bool:
+    """Whether batchgen wrote a job file."""
+    with path.open(encoding="utf-8") as file:
+        return file.read(len(_RECORDED)) == _RECORDED

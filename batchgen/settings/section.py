@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -27,11 +27,29 @@ class Section(BaseModel):
 
 Table = TypeVar("Table", bound=Section)
 Value = TypeVar("Value")
+# The values of another key with which a key is read.
+ReadWith = Sequence[str | bool]
 
 
-def setting(default: Value, meaning: str, **limits: Any) -> Value:
-    """A field of a `Section`: its default, its meaning for messages, and limits as `Field` has."""
-    return cast("Value", Field(default=default, description=meaning, **limits))
+def setting(
+    default: Value, meaning: str, *, read_with: Mapping[str, ReadWith] | None = None, **limits: Any
+) -> Value:
+    """A field of a `Section`.
+
+    :param meaning: what the key is, for messages.
+    :param read_with: other keys, as `section.key`, and the values of each with which this key is
+        read; `written.py` refuses it elsewhere. None: it is always read.
+    :param limits: as `Field` takes them.
+    """
+    extra: dict[str, Any] | None = {"read_with": read_with} if read_with else None
+    field = Field(default=default, description=meaning, json_schema_extra=extra, **limits)
+    return cast("Value", field)
+
+
+def read_with(field: FieldInfo) -> Mapping[str, ReadWith]:
+    """What `setting` was told by that name."""
+    extra = field.json_schema_extra
+    return cast("Mapping[str, ReadWith]", extra["read_with"]) if isinstance(extra, dict) else {}
 
 
 def read_toml(path: Path, *, error: type[InputError], missing: str) -> dict[str, Any]:

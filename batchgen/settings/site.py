@@ -149,6 +149,14 @@ class Site(Section):
             raise ValueError(f"workers_per_node = {workers} > gpus_per_node = {gpus}: {needs}")
         return self
 
+    @model_validator(mode="after")
+    def _describes_gpus(self) -> Site:
+        described = [f"{key} = {value}" for key, value in self if key.startswith("gpu_") and value]
+        if described and not self.gpus_per_node:
+            told = f"{' and '.join(described)} with gpus_per_node = 0"
+            raise ValueError(f"{told}: there is no GPU to describe; leave it out")
+        return self
+
     @property
     def tasks(self) -> int:
         """Processes of a node, if a worker is one process."""

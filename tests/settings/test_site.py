@@ -39,6 +39,10 @@ def test_the_example_names_every_key() -> None:
             "gpus_per_node = 2\nworkers_per_node = 3\ntime = '1:00'",
             r"\n  workers_per_node = 3 > gpus_per_node = 2",
         ),
+        (
+            "gpus_per_node = 0\nworkers_per_node = 2\ntime = '1:00'\ngpu_memory_gib = 80",
+            r"\n  gpu_memory_gib = 80\.0 with gpus_per_node = 0: there is no GPU to describe",
+        ),
         ("time = 'tomorrow'", r"time = 'tomorrow': a time as SLURM takes it, such as"),
         ("time = '00:00'", r"a time limit of nothing"),
         ("mem = '64 GB'", r"mem = '64 GB': an amount as SLURM takes it"),

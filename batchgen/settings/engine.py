@@ -1,0 +1,131 @@
+"""How pictures are computed: `[engine]` and the sections of its techniques."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from batchgen.settings.section import Section, setting
+
+# Where keys are read: the values of other keys, as `setting` takes them.
+QUANTIZED = {"precision.linear": ("fp8", "int8")}
+# Policies that compare a measured change with a threshold.
+_MEASURING = {"cache.policy": ("first_block", "teacache", "adacache")}
+_PROBING = {"cache.policy": ("first_block", "replay")}
+_CACHING = {"cache.policy": ("first_block", "teacache", "adacache", "schedule", "replay")}
+
+
+class EngineSettings(Section):
+    """How pictures are computed."""
+
+    kind: Literal["torch", "pattern"] = setting(
+        "torch", '"pattern" draws test cards without a model: rehearsals'
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", '"auto": cuda where there is one')
+    attention: Literal["auto", "cudnn", "flash", "fa3", "math"] = setting(
+        "auto",
+        'attention kernel; "auto": cudnn on Hopper and newer, flash on Ampere and Ada, else '
+        "PyTorch's choice",
+    )
+    batch_size: int = setting(
+        8, "pictures of a group, which is computed and resumed as a whole", ge=1, le=1024
+    )
+    offload: Literal["none", "text", "model", "layers"] = setting(
+        "none",
+        "what leaves the device while it is not needed: text encoders, every model, or single "
+        "layers",
+    )
+    threads: int = setting(
+        1, "CPU threads of a worker; they change rounding, so they are frozen", ge=1, le=1024
+    )
+
+
+class Precision(Section):
+    """The number types in which the transformer and the text encoders compute."""
+
+    linear: Literal["auto", "bf16", "fp32", "fp8", "int8"] = setting(
+        "auto",
+        '"auto": bf16 on cuda, fp32 on cpu; "fp8" or "int8": linear layers of the blocks in that '
+        'type, the rest as with "auto"',
+    )
+    granularity: Literal["row", "tensor"] = setting(
+        "row", "8-bit scales: one for each row, or one for the tensor", read_with=QUANTIZED
+    )
+    text: Literal["none", "fp8", "int8"] = setting(
+        "none", "type in which T5's weights are stored; T5 computes as before"
+    )
+    force: bool = setting(
+        False,
+        "allow what makes a picture depend on its neighbours",
+        read_with={"precision.linear": ("fp8",), "precision.granularity": ("tensor",)},
+    )
+
+
+class Cache(Section):
+    """Which denoising steps are skipped. The decision is made for each picture."""
+
+    policy: Literal["none", "first_block", "teacache", "adacache", "schedule", "replay"] = setting(
+        "none", "how the steps to skip are chosen"
+    )
+    threshold: float = setting(
+        0.08,
+        "a step is skipped below this relative change; 0 skips none",
+        ge=0,
+        read_with=_MEASURING,
+    )
+    blocks: int = setting(1, "blocks computed before the decision", ge=1, read_with=_PROBING)
+    warmup: int = setting(
+        0, "steps at the start that are always computed", ge=0, read_with=_MEASURING
+    )
+    max_consecutive: int | None = setting(
+        None, "most steps skipped in a row; absent: any number", ge=1, read_with=_MEASURING
+    )
+    taylor_order: int = setting(
+        1,
+        "order in sigma of the extrapolation of what is reused; 0: none",
+        ge=0,
+        le=2,
+        read_with=_CACHING,
+    )
+    skip: tuple[int, ...] = setting(
+        (), "the steps to skip, from 0", strict=False, read_with={"cache.policy": ("schedule",)}
+    )
+    trace: str = setting(
+        "",
+        "metadata folder or file of another run, whose skipped steps are repeated",
+        read_with={"cache.policy": ("replay",)},
+    )
+
+
+class Parallel(Section):
+    """How many devices make one picture together."""
+
+    cp: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
+        "auto",
+        'devices of a replica; "auto": one, which makes the most pictures in a GPU-hour. More '
+        "devices finish one picture sooner",
+    )
+    ulysses: int = setting(
+        0, "how many of the devices exchange heads; 0: as many as the heads allow", ge=0
+    )
+    ring: int = setting(
+        0, "how many pass keys and values around; 0: the rest. ulysses · ring = cp", ge=0
+    )
+
+    @property
+    def degree(self) -> int:
+        """Devices of a replica.
+
+        "auto" is 1: devices that share a picture's tokens each hold all weights, so two replicas
+        of one device make more pictures than one replica of two.
+        """
+        return 1 if self.cp == "auto" else self.cp
+
+
+class Compile(Section):
+    """torch.compile of the transformer's blocks."""
+
+    mode: Literal["auto", "none", "default", "max-autotune-no-cudagraphs"] = setting(
+        "auto", '"auto": "default" on cuda, "none" on cpu and where layers are offloaded'
+    )
