@@ -1,0 +1,17 @@
+"""A LoRA file, read without torch: which linears of a model it changes, and how strongly.
+
+`engine/families/lora.py` adds what `read_lora` found. Whatever a file holds is fused or refused by
+name: nothing stays unapplied in silence.
+
+    additions.py   a file and a model's linears → what is added to which of them
+    strength.py    alpha, rank and the settings of peft → the factor of a product of matrices
+    names.py       how tools write the names of linears
+    tensors.py     names of tensors → the two matrices and the alpha of each module
+
+A room imports only rooms below it.
+"""
+
+from batchgen.model.lora.additions import Addition, lora_files, read_lora
+from batchgen.model.lora.names import Shape, is_table, linear_name
+
+__all__ = ["Addition", "Shape", "is_table", "linear_name", "lora_files", "read_lora"]
