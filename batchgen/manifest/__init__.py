@@ -5,12 +5,19 @@
     checks.py       check one batch of rows against the columns' contract
     shapes.py       size, steps and number of pictures of each row, for cutting shards
     rows.py         read a range of rows and expand it to pictures: what a worker does
-    convert.py      CSV or JSON lines to one Parquet file
-    csv_rows.py     CSV as typed batches
+    convert.py      text tables and Arrow files to one Parquet file
+    csv_rows.py     CSV and TSV as typed batches
+    csv_dialect.py  what separates the fields of a CSV file; its records
     jsonl_rows.py   JSON lines as typed batches
-    extras.py       columns outside the contract, as JSON
+    txt_rows.py     a text file with a prompt a line
+    arrow_rows.py   Arrow files as batches
+    text_file.py    UTF-8 or UTF-16, compressed or not
+    extras.py       columns that travel along, as JSON
     parquet.py      one Parquet file as a stream of batches
-    files.py        find the files and identify them
+    columns.py      which columns are read as which of the contract, and which travel along
+    near_misses.py  names that look like a column of the contract
+    find.py         find the files
+    files.py        identify the files
     contract.py     which columns there are, of which types, with which values
     utf8.py         find and replace bytes that are not UTF-8
     problems.py     count all problems, show the first ten
@@ -22,9 +29,10 @@ number over the pictures of all rows.
 """
 
 from batchgen.manifest.checks import Limits
-from batchgen.manifest.convert import to_parquet
+from batchgen.manifest.columns import column_label, deciding, list_columns
 from batchgen.manifest.extras import extra_columns
-from batchgen.manifest.files import Source, check_unchanged, find_files, kind_of
+from batchgen.manifest.files import Source, check_unchanged, identify_file
+from batchgen.manifest.find import find_files
 from batchgen.manifest.rows import Picture, pictures, read_rows
 from batchgen.manifest.shapes import ShapeColumns, image_shapes
 from batchgen.manifest.validate import validate_manifest
@@ -35,12 +43,14 @@ __all__ = [
     "ShapeColumns",
     "Source",
     "check_unchanged",
+    "column_label",
+    "deciding",
     "extra_columns",
     "find_files",
+    "identify_file",
     "image_shapes",
-    "kind_of",
+    "list_columns",
     "pictures",
     "read_rows",
-    "to_parquet",
     "validate_manifest",
 ]

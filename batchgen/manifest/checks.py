@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchgen.manifest.contract import COLUMNS, MAX_ID_CHARACTERS, Columns, normalise
-from batchgen.manifest.problems import Place, Problems, Report, Rows, shorten
+from batchgen.errors import one_line
+from batchgen.manifest.columns import Columns, column_label
+from batchgen.manifest.contract import COLUMNS, MAX_ID_CHARACTERS, inexact, normalise, stand_in
+from batchgen.manifest.problems import ColumnReport, Place, Problems, Rows, shorten
 from batchgen.manifest.utf8 import replace, undecodable
 from batchgen.settings import MAX_SIDE_PX, Sampling
 
@@ -64,40 +67,41 @@ class Checks:
     # Texts over `max_tokens` found so far.
     over_long: int = 0
 
-    def check(self, batch: pa.RecordBatch, place: Place, problems: Problems) -> pa.Array | None:
+    def check(
+        self, batch: pa.RecordBatch, place: Place, problems: Problems, first_row: int
+    ) -> pa.Array | None:
         """Report the problems of a batch.
 
         :param place: where each row of the batch stands, for messages.
+        :param first_row: the number of the batch's first row over all files.
         :returns: the ids, null where they are not UTF-8; None if there is no column of ids.
         """
         ids = None
-        with problems.batch(place) as report:
-            for name, type_ in self.columns.items():
-                column = batch.column(name)
-                if name not in COLUMNS:
-                    _check_readable(column, name, report)
-                elif type_ != pa.string():
-                    self._check_numbers(column, name, report)
+        with problems.batch(place, first_row) as report:
+            for name, column in self.columns.used.items():
+                found, told = batch.column(column), partial(report, column_label(name, column))
+                _check_exact(found, name, told)
+                if COLUMNS[name].type != pa.string():
+                    self._check_numbers(found, name, told)
                 elif name == "id":
-                    ids = _texts(column, name, report)
-                    _check_ids(ids, report)
+                    ids = _texts(found, name, told)
+                    _check_ids(ids, told)
                 else:
-                    self._check_prompts(_texts(column, name, report), name, report)
+                    self._check_prompts(_texts(found, name, told), name, told)
+            for column in self.columns.travelling:
+                _check_readable(batch.column(column), partial(report, one_line(column)))
         return ids
 
-    def _check_prompts(self, texts: pa.Array, name: str, report: Report) -> None:
+    def _check_prompts(self, texts: pa.Array, name: str, report: ColumnReport) -> None:
+        """Count the tokens of texts with many bytes; a token takes at least one."""
         if name == "prompt":
             _check_not_blank(texts, report)
-        self._check_lengths(texts, name, report)
-
-    def _check_lengths(self, texts: pa.Array, name: str, report: Report) -> None:
-        """Count the tokens of texts with many bytes; a token takes at least one."""
         doubtful = _where(pc.greater(_most_bytes(texts), self.max_tokens - _ADDED_TOKENS))
         counts = {row: self.count_tokens(texts[row].as_py()) for row in doubtful.tolist()}
         over = [row for row, tokens in counts.items() if tokens > self.max_tokens]
         self.over_long += len(over)
         if self.refuse_long:
-            report(name, np.array(over, np.int64), lambda row: self._too_long(counts[row]))
+            report(np.array(over, np.int64), lambda row: self._too_long(counts[row]))
 
     def _too_long(self, tokens: int) -> str:
         remedies = ["shorten it"]
@@ -106,7 +110,7 @@ class Checks:
         remedies.append("or --set model.long_prompts=truncate")
         return f"{tokens} tokens, the limit is {self.max_tokens}: {', '.join(remedies)}"
 
-    def _check_numbers(self, found: pa.Array, name: str, report: Report) -> None:
+    def _check_numbers(self, found: pa.Array, name: str, report: ColumnReport) -> None:
         column = COLUMNS[name]
         is_side = name in ("width", "height")
         default = getattr(self.sampling, name) if is_side else column.low
@@ -121,40 +125,53 @@ class Checks:
             told = f"null, and sampling.{name} = {default}" if value is None else value
             return f"{told}; expected {accepted}"
 
-        report(name, np.flatnonzero(wrong), describe)
+        report(np.flatnonzero(wrong), describe)
         if name == "true_cfg" and not self.limits.true_cfg:
             meaningless = np.flatnonzero(~wrong & (values > 1))
-            report(name, meaningless, lambda row: f"{found[row].as_py()}; {_NO_TRUE_CFG}")
+            report(meaningless, lambda row: f"{found[row].as_py()}; {_NO_TRUE_CFG}")
 
 
-def _check_readable(column: pa.Array, name: str, report: Report) -> None:
+def _check_exact(found: pa.Array, name: str, report: ColumnReport) -> None:
+    wrong = inexact(found, name)
+
+    def describe(row: int) -> str:
+        value = found[row].as_py()
+        why = ""
+        if value == value // 1:  # infinities are not
+            why = f"; a column of type {found.type} rounds such integers: write it as integers"
+        return f"{value}; expected {COLUMNS[name].accepted}{why}"
+
+    report(_where(wrong), describe)
+
+
+def _check_readable(column: pa.Array, report: ColumnReport) -> None:
     fault = "is not valid UTF-8, or damaged; write the column again"
-    report(name, undecodable(column), lambda _: fault)
+    report(undecodable(column), lambda _: fault)
 
 
-def _texts(found: pa.Array, name: str, report: Report) -> pa.Array:
+def _texts(found: pa.Array, name: str, report: ColumnReport) -> pa.Array:
     """Report texts that text encoders cannot read, and replace those that are not UTF-8."""
     texts = normalise(found, name)
     broken = undecodable(texts)
-    report(name, broken, lambda _: f"is not valid UTF-8; expected {COLUMNS[name].accepted}")
-    texts = replace(texts, broken, None if name == "id" else "?")
+    report(broken, lambda _: f"is not valid UTF-8; expected {COLUMNS[name].accepted}")
+    texts = replace(texts, broken, stand_in(name))
     nul = " holds a NUL character, which text encoders cannot read"
-    _refuse(texts, pc.match_substring(texts, "\0"), name, nul, report)
+    _refuse(texts, pc.match_substring(texts, "\0"), nul, report)
     return texts
 
 
-def _check_ids(ids: pa.Array, report: Report) -> None:
+def _check_ids(ids: pa.Array, report: ColumnReport) -> None:
     expected = f"; expected {COLUMNS['id'].accepted}"
-    _refuse(ids, pc.greater(pc.utf8_length(ids), MAX_ID_CHARACTERS), "id", expected, report)
+    _refuse(ids, pc.greater(pc.utf8_length(ids), MAX_ID_CHARACTERS), expected, report)
     control = pc.match_substring_regex(ids, r"[\x01-\x1f\x7f-\x{9f}]")
-    _refuse(ids, control, "id", f" holds a control character{expected}", report)
+    _refuse(ids, control, f" holds a control character{expected}", report)
 
 
-def _refuse(texts: pa.Array, wrong: pa.Array, name: str, fault: str, report: Report) -> None:
-    report(name, _where(wrong), lambda row: f"{shorten(texts[row].as_py())}{fault}")
+def _refuse(texts: pa.Array, wrong: pa.Array, fault: str, report: ColumnReport) -> None:
+    report(_where(wrong), lambda row: f"{shorten(texts[row].as_py())}{fault}")
 
 
-def _check_not_blank(prompts: pa.Array, report: Report) -> None:
+def _check_not_blank(prompts: pa.Array, report: ColumnReport) -> None:
     empty = pc.equal(pc.binary_length(prompts), 0)
     blank = pc.or_(empty, pc.utf8_is_space(prompts)).fill_null(True)
 
@@ -163,7 +180,7 @@ def _check_not_blank(prompts: pa.Array, report: Report) -> None:
         found = "is null" if text is None else "holds only whitespace" if text else "is empty"
         return f"{found}; expected {COLUMNS['prompt'].accepted}"
 
-    report("prompt", _where(blank), describe)
+    report(_where(blank), describe)
 
 
 def _most_bytes(texts: pa.Array) -> pa.Array:

@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from batchgen.errors import ManifestError
 from batchgen.settings import MAX_SEED, MAX_SIDE_PX
 
 MAX_ID_CHARACTERS = 256
@@ -28,6 +26,8 @@ class Column:
     type: pa.DataType
     # Which values are accepted, as messages say it.
     accepted: str
+    # Which types are accepted, as messages say it.
+    accepted_types: str
     # Smallest accepted number.
     low: int = 0
     # Largest accepted number.
@@ -38,29 +38,25 @@ _TEXT, _INTEGER, _FLOAT = pa.string(), pa.int64(), pa.float64()
 _SIDE = f"px, a multiple of 16 from 16 to {MAX_SIDE_PX}"
 _ID = f"a unique text of at most {MAX_ID_CHARACTERS} characters without control characters"
 
+_STRINGS = "a string type (string, large_string, string_view or a dictionary of strings)"
+_WHOLE = "an integer type, or a float type with whole numbers"
+_NUMBERS = "a float or integer type"
+
 COLUMNS: dict[str, Column] = {
-    "prompt": Column(_TEXT, "a text that is not empty, in UTF-8 and without NUL"),
-    "id": Column(_TEXT, _ID),
-    "negative_prompt": Column(_TEXT, "a text in UTF-8 without NUL"),
-    "seed": Column(_INTEGER, "an integer from 0 to 2^63-1", 0, MAX_SEED),
-    "width": Column(_INTEGER, _SIDE, 16, MAX_SIDE_PX),
-    "height": Column(_INTEGER, _SIDE, 16, MAX_SIDE_PX),
-    "steps": Column(_INTEGER, "an integer from 1 to 1000", 1, 1000),
-    "guidance": Column(_FLOAT, "a finite number from 0 to 100", 0, 100),
-    "true_cfg": Column(_FLOAT, "a finite number from 0 to 100", 0, 100),
-    "images": Column(_INTEGER, "an integer from 1 to 100000", 1, 100_000),
+    "prompt": Column(_TEXT, "a text that is not empty, in UTF-8 and without NUL", _STRINGS),
+    "id": Column(_TEXT, _ID, f"{_STRINGS} or {_WHOLE}"),
+    "negative_prompt": Column(_TEXT, "a text in UTF-8 without NUL", _STRINGS),
+    "seed": Column(_INTEGER, "an integer from 0 to 2^63-1", _WHOLE, 0, MAX_SEED),
+    "width": Column(_INTEGER, _SIDE, _WHOLE, 16, MAX_SIDE_PX),
+    "height": Column(_INTEGER, _SIDE, _WHOLE, 16, MAX_SIDE_PX),
+    "steps": Column(_INTEGER, "an integer from 1 to 1000", _WHOLE, 1, 1000),
+    "guidance": Column(_FLOAT, "a finite number from 0 to 100", _NUMBERS, 0, 100),
+    "true_cfg": Column(_FLOAT, "a finite number from 0 to 100", _NUMBERS, 0, 100),
+    "images": Column(_INTEGER, "an integer from 1 to 100000", _WHOLE, 1, 100_000),
 }
 
-_ACCEPTED_TYPES: dict[pa.DataType, str] = {
-    _TEXT: "a string type (string, large_string, string_view or a dictionary of strings)",
-    _INTEGER: "an integer type",
-    _FLOAT: "a float or integer type",
-}
-
-
-# The types of a file's columns by name, without their encodings: first the contract's columns, in
-# its order, then the others, in the file's order.
-Columns = dict[str, pa.DataType]
+# The floats of each type hold all integers below this.
+_INTEGERS_BELOW = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 
 def plain(found: pa.DataType) -> pa.DataType:
@@ -95,73 +91,53 @@ def unencode(array: pa.Array) -> pa.Array:
     return values
 
 
-def normalise(array: pa.Array, name: str) -> pa.Array:
-    """Cast a column of the contract to string, int64 or float64.
+def stand_in(name: str) -> str | None:
+    """Return what replaces a value that was reported: it is accepted, so no check reports it again.
 
-    Unsigned values over 2^63-1 become negative and so stay outside of every accepted range.
+    :param name: a column of the contract.
     """
-    return array.cast(COLUMNS[name].type, safe=False)
+    return "?" if name == "prompt" else None
 
 
-def find_columns(schema: pa.Schema, file: str | Path) -> Columns:
-    """Return a file's columns, checked against the contract.
-
-    :raises ManifestError: `prompt` is missing, a column of the contract has another type, or two
-        columns have one name.
-    """
-    names = list(schema.names)
-    found = f"Columns found: {', '.join(names) or 'none'}"
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ManifestError(
-            f"{file}, column {twice[0]}: stands twice; column names must differ. {found}"
-        )
-    if "prompt" not in names:
-        raise ManifestError(f"{file}: no column prompt (string), the one that is required. {found}")
-    contract = [name for name in COLUMNS if name in names]
-    wrong = [
-        f"{file}, column {name}: found type {schema.field(name).type}, "
-        f"expected {_ACCEPTED_TYPES[COLUMNS[name].type]}"
-        for name in contract
-        if not _is_accepted(schema.field(name).type, name)
-    ]
-    if wrong:
-        raise ManifestError("\n".join(wrong))
-    extra = {name: plain(schema.field(name).type) for name in names if name not in COLUMNS}
-    return {name: COLUMNS[name].type for name in contract} | extra
-
-
-def _is_accepted(found: pa.DataType, name: str) -> bool:
-    wanted = COLUMNS[name].type
+def is_accepted(found: pa.DataType, name: str) -> bool:
+    """Tell whether a column of type `found` can be read as the contract's column `name`."""
     if pa.types.is_null(found):
         # Nulls in every row: the column is absent everywhere.
         return name != "prompt"
-    if wanted == _TEXT:
-        return bool(plain(found) == _TEXT) and not isinstance(found, pa.BaseExtensionType)
-    is_float = wanted == _FLOAT and pa.types.is_floating(found)
-    return bool(is_float or pa.types.is_integer(found))
+    if isinstance(found, pa.BaseExtensionType):
+        return False
+    is_number = bool(pa.types.is_integer(found) or pa.types.is_floating(found))
+    if COLUMNS[name].type != _TEXT:
+        return is_number
+    return bool(plain(found) == _TEXT) or (name == "id" and is_number)
 
 
-def agree(files: Sequence[tuple[str | Path, Columns]]) -> Columns:
-    """Return the columns that all files share.
+def normalise(array: pa.Array, name: str) -> pa.Array:
+    """Cast a column that is read as the contract's column `name` to string, int64 or float64.
 
-    A column that only some files have is refused: the other files' rows would take the job's
-    default without anybody being told.
-
-    :raises ManifestError: two files differ; the message names both and the column.
+    NaN becomes null, as pandas means it. So do floats that are no integers where an integer is
+    wanted: `inexact` finds them. Unsigned values over 2^63-1 become negative, and so stay outside
+    of every accepted range.
     """
-    first_file, expected = files[0]
-    for file, found in files[1:]:
-        for name in sorted(expected.keys() ^ found.keys()):
-            has, lacks = (first_file, file) if name in expected else (file, first_file)
-            raise ManifestError(
-                f"{lacks}, column {name}: missing, but {has} has it; "
-                "files of one manifest must have the same columns"
-            )
-        for name, type_ in expected.items():
-            if found[name] != type_:
-                raise ManifestError(
-                    f"{file}, column {name}: type {found[name]}, but {type_} in {first_file}; "
-                    "files of one manifest must agree on types"
-                )
-    return expected
+    wanted = COLUMNS[name].type
+    if pa.types.is_floating(array.type):
+        numbers = array.cast(_FLOAT)
+        unusable = pc.is_nan(numbers) if wanted == _FLOAT else pc.invert(_is_exact(array))
+        array = pc.if_else(unusable, pa.scalar(None, _FLOAT), numbers)
+        if wanted == _TEXT:
+            array = array.cast(_INTEGER)
+    return array.cast(wanted, safe=False)
+
+
+def inexact(array: pa.Array, name: str) -> pa.Array:
+    """Mark the floats of a column from which no integer can be read, though one is wanted."""
+    if not pa.types.is_floating(array.type) or COLUMNS[name].type == _FLOAT:
+        return pa.array([False] * len(array), pa.bool_())
+    return pc.and_not(pc.invert(_is_exact(array)), pc.is_nan(array.cast(_FLOAT)))
+
+
+def _is_exact(array: pa.Array) -> pa.Array:
+    """Tell which floats are integers that no neighbour can have been rounded to."""
+    numbers = array.cast(_FLOAT)
+    whole = pc.equal(numbers, pc.trunc(numbers))
+    return pc.and_(whole, pc.less(pc.abs(numbers), _INTEGERS_BELOW[array.type]))

@@ -1,73 +1,115 @@
-"""Convert CSV or JSON lines to one Parquet file; all later steps read only Parquet.
-
-The Parquet file remembers which rows came from which file, so that later messages name the file
-that the user wrote.
-"""
+"""Convert text tables and Arrow files to one Parquet file; all later steps read only Parquet."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import ManifestError, OutputError
-from batchgen.manifest.csv_rows import csv_batches, csv_schema
-from batchgen.manifest.files import Source, identify_file, kind_of
-from batchgen.manifest.jsonl_rows import jsonl_batches, jsonl_schema
-from batchgen.manifest.parquet import ORIGINS
+from batchgen.manifest.arrow_rows import ArrowReader
+from batchgen.manifest.columns import BY_NAME
+from batchgen.manifest.csv_rows import CsvReader
+from batchgen.manifest.files import Source, identify_file
+from batchgen.manifest.find import kind_of
+from batchgen.manifest.jsonl_rows import JsonlReader
+from batchgen.manifest.parquet import Origins
 from batchgen.manifest.problems import Problems
+from batchgen.manifest.txt_rows import TxtReader
 
-_Reader = Callable[[Path, pa.Schema, Problems], Iterator[pa.RecordBatch]]
+
+class _Reader(Protocol):
+    """Reads files of one kind."""
+
+    # The columns of all batches, under the files' names.
+    schema: pa.Schema
+
+    def batches(self, file: Path, first_row: int) -> Iterator[pa.RecordBatch]:
+        """Read one file; `first_row` is the number of its first row over all files."""
+
+    def describe(self) -> str:
+        """Say how the files are read."""
 
 
-def to_parquet(files: Sequence[Path], destination: Path) -> tuple[Source, ...]:
-    """Write the rows of CSV or JSON lines to `destination`, which appears once it is complete.
+_READERS: dict[str, Callable[[Sequence[Path], Mapping[str, str], Problems], _Reader]] = {
+    "csv": CsvReader,
+    "jsonl": JsonlReader,
+    "txt": TxtReader,
+    "arrow": ArrowReader,
+}
 
-    CSV: the contract's columns are parsed to their types, others stay text; an empty field is null.
-    JSON lines: the contract's columns must have their types; another column is boolean, int64,
-    float64 or text if all its values are, else JSON text; an absent key is null.
 
-    :param files: from `find_files`, all of one kind.
-    :returns: the identities of the files that were read, for `check_unchanged`.
-    :raises ManifestError: with file, row, column and value of the first ten problems.
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was converted."""
+
+    parquet: Path
+    # The files that were read.
+    sources: tuple[Source, ...]
+    # The same as the user named them, each with its number of rows, for messages.
+    origins: Origins
+    # How they were read, for people: "CSV separated by semicolons, UTF-8".
+    described: str
+
+
+def to_parquet(
+    files: Sequence[Path],
+    destination: Path,
+    problems: Problems,
+    mapping: Mapping[str, str] = BY_NAME,
+) -> Conversion:
+    """Write the rows of files to `destination`, which appears once it is complete.
+
+    CSV: the columns that are read as the contract's are parsed to its types, others stay text; an
+    empty field is null. JSON lines: columns that are read must have the contract's types; another
+    column is boolean, int64, float64 or text if all its values are, else JSON text; an absent key
+    is null. Columns keep their names.
+
+    :param files: from `find_files`, all of one kind, which is not Parquet.
+    :param problems: takes what cannot be parsed. Something that is accepted stands in its place, so
+        that the other problems of the same rows can be found in `destination`.
+    :param mapping: `[manifest] columns`.
+    :raises ManifestError: a file cannot be read, or columns break the contract.
+    :raises JobError: `mapping` names columns that are not there.
     :raises OutputError: `destination` cannot be written.
     """
-    is_csv = kind_of(files[0]) == "csv"
-    problems = Problems()
-    schema = csv_schema(files) if is_csv else jsonl_schema(files, problems)
+    reader = _READERS[kind_of(files[0])](files, mapping, problems)
     partial = destination.with_name(f".{destination.name}.{os.getpid()}")
     try:
-        rows = _write(partial, schema, files, csv_batches if is_csv else jsonl_batches, problems)
-        problems.raise_if_any()
-        if not sum(rows):
-            names = ", ".join(map(str, files))
-            raise ManifestError(f"{names}: no rows; a manifest needs at least one prompt")
+        rows = _write(partial, reader, files, problems)
         sources = tuple(map(identify_file, files, rows))
         partial.replace(destination)
     except OSError as error:
         raise OutputError(f"{destination}: cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    return sources
+    origins = list(zip(map(str, files), rows, strict=True))
+    return Conversion(destination, sources, origins, reader.describe())
 
 
-def _write(
-    partial: Path, schema: pa.Schema, files: Sequence[Path], read: _Reader, problems: Problems
-) -> list[int]:
-    """Write all rows, and return each file's number of rows."""
-    rows = [0] * len(files)
+def _write(partial: Path, reader: _Reader, files: Sequence[Path], problems: Problems) -> list[int]:
+    """Write all rows, and return each file's number of rows.
+
+    :raises ManifestError: a file cannot be read on, with the problems before.
+    """
+    rows: list[int] = []
     with partial.open("wb") as stream:
-        with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-            for number, file in enumerate(files):
-                for batch in read(file, schema, problems):
-                    writer.write_batch(batch)
-                    rows[number] += batch.num_rows
-            origins = list(zip(map(str, files), rows, strict=True))
-            writer.add_key_value_metadata({ORIGINS: json.dumps(origins).encode()})
+        with pq.ParquetWriter(stream, reader.schema, compression="zstd") as writer:
+            for file in files:
+                before = sum(rows)
+                rows.append(0)
+                try:
+                    for batch in reader.batches(file, before):
+                        writer.write_batch(batch)
+                        rows[-1] += batch.num_rows
+                except ManifestError as unreadable:
+                    problems.add(str(unreadable), sum(rows))
+                    problems.raise_if_any()
         stream.flush()
         os.fsync(stream.fileno())
     return rows

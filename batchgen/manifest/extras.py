@@ -17,32 +17,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchgen.manifest.contract import COLUMNS, plain, unencode
+from batchgen.manifest.contract import plain, unencode
 from batchgen.manifest.utf8 import encodable
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def extra_columns(table: pa.Table) -> pa.Table:
-    """Select the columns outside the contract of a table; JSON text becomes plain strings."""
-    kept = _select_extras(table)
-    types = [pa.string() if isinstance(t, pa.JsonType) else t for t in kept.schema.types]
-    names = kept.schema.names
-    return kept.cast(pa.schema(list(zip(names, types, strict=True)))) if names else kept
+    """Return travelling columns as they stand in the metadata: JSON text as plain strings."""
+    types = [pa.string() if isinstance(t, pa.JsonType) else t for t in table.schema.types]
+    names = table.schema.names
+    return table.cast(pa.schema(list(zip(names, types, strict=True)))) if names else table
 
 
-def json_rows(table: pa.Table) -> list[str]:
-    """Return each row's columns outside the contract as one JSON object."""
-    extra = _select_extras(table)
-    if not extra.num_columns:
-        return ["{}"] * table.num_rows
-    columns = [_values(pa.concat_arrays(column.chunks)) for column in extra.columns]
-    rows = zip(*columns, strict=True)
-    return [json_text(dict(zip(extra.schema.names, row, strict=True))) for row in rows]
-
-
-def _select_extras(table: pa.Table) -> pa.Table:
-    return table.select([name for name in table.schema.names if name not in COLUMNS])
+def json_rows(table: pa.Table, rows: int) -> list[str]:
+    """Return each of `rows` rows of travelling columns as one JSON object."""
+    if not table.num_columns:
+        return ["{}"] * rows
+    columns = [_values(pa.concat_arrays(column.chunks)) for column in table.columns]
+    names = table.schema.names
+    return [json_text(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 def json_text(value: Any) -> str:

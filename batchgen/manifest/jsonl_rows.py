@@ -8,8 +8,11 @@ null, because keys belong to rows here and not to files.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from batchgen.errors import ManifestError
-from batchgen.manifest.contract import COLUMNS, find_columns
+from batchgen.manifest.columns import column_label, find_columns, used_columns
+from batchgen.manifest.contract import COLUMNS, stand_in
 from batchgen.manifest.extras import json_text
 from batchgen.manifest.problems import Problems, Report, place_in, shorten
+from batchgen.manifest.text_file import encoding_of, open_text
 from batchgen.manifest.utf8 import encodable
 
 _LINES = 16_384
-# Floats hold integers exactly up to here.
+# Floats hold all integers up to here.
 _EXACT = 2**53
+# Lists and objects inside of each other.
+_DEPTH = 100
 
 # The kinds of values (see `_kind`) that columns of a type hold, null aside.
 _HELD: dict[pa.DataType, set[str]] = {
@@ -34,53 +40,132 @@ _HELD: dict[pa.DataType, set[str]] = {
     pa.float64(): {"int", "float"},
     pa.string(): {"text"},
 }
+# Columns of the contract in which 7.0 means 7.
+_WHOLE = {name for name, column in COLUMNS.items() if column.type == pa.int64()} | {"id"}
 _TEXT = "a text without lone surrogates (\\ud800 … \\udfff)"
 
 
-def jsonl_schema(files: Sequence[Path], problems: Problems) -> pa.Schema:
-    """Find the columns of all files.
+class JsonlReader:
+    """The rows of files of JSON lines, with the columns of all files.
 
-    Columns of the contract have its types. Others are boolean, int64, float64 or text if all their
-    values are, else JSON text. Lines that are not JSON objects are reported.
+    Columns that are read have the contract's types. Others are boolean, int64, float64 or text if
+    all their values are, else JSON text.
 
-    :raises ManifestError: there are such lines, or no row has a `prompt`.
+    :raises ManifestError: no row has a `prompt`, or columns break the contract.
+    :raises JobError: `mapping` names columns that are not there.
     """
+
+    def __init__(
+        self, files: Sequence[Path], mapping: Mapping[str, str], problems: Problems
+    ) -> None:
+        self._problems = problems
+        self._encodings = [encoding_of(file) for file in files]
+        kinds = _kinds(files)
+        used = used_columns(list(kinds), mapping)
+        # Column of the files → column of the contract, the first if it is read as several.
+        self._reading = {column: name for name, column in reversed(used.items())}
+        if "prompt" not in used:
+            self._report_bad_lines(files)
+        self.schema = pa.schema(
+            [
+                (name, COLUMNS[self._reading[name]].type if name in self._reading else _type(held))
+                for name, held in kinds.items()
+            ]
+        )
+        find_columns(self.schema, ", ".join(map(str, files)), mapping)
+
+    def describe(self) -> str:
+        """Say how the files are read, for the plan."""
+        return f"JSON lines, {', '.join(dict.fromkeys(self._encodings))}"
+
+    def batches(self, file: Path, first_row: int) -> Iterator[pa.RecordBatch]:
+        """Read one file's rows; what cannot be read is reported and replaced.
+
+        :param first_row: the number of the file's first row over all files.
+        :raises ManifestError: the file cannot be read.
+        """
+        lines, start = _lines(file), 0
+        while chunk := list(islice(lines, _LINES)):
+            place, at = place_in(file, start), first_row + start
+            rows = [self._parse(line, place(i), at + i) for i, line in enumerate(chunk)]
+            with self._problems.batch(place, at) as report:
+                columns = [self._column(rows, one, report) for one in self.schema]
+            yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
+            start += len(chunk)
+
+    def _report_bad_lines(self, files: Sequence[Path]) -> None:
+        """Report lines without a JSON object: where they stand, there may be the columns missed.
+
+        :raises ManifestError: there are such lines.
+        """
+        row = 0
+        for file in files:
+            for number, line in enumerate(_lines(file)):
+                self._parse(line, f"row {number} of {file}", row)
+                row += 1
+        self._problems.raise_if_any()
+
+    def _parse(self, line: str, place: str, row: int) -> dict[str, Any]:
+        """Parse a line; one that is not a JSON object is reported and replaced."""
+        try:
+            return _parse(line)
+        except ValueError as error:
+            self._problems.add(f"{place}: not a JSON object: {error}", row)
+            return {column: stand_in(name) for column, name in self._reading.items()}
+
+    def _column(self, rows: list[dict[str, Any]], column: pa.Field, report: Report) -> pa.Array:
+        values, type_ = [row.get(column.name) for row in rows], column.type
+        if isinstance(type_, pa.JsonType):
+            texts = [None if value is None else json_text(value) for value in values]
+            return pa.ExtensionArray.from_storage(type_, pa.array(texts, pa.string()))
+        name = self._reading.get(column.name, "")
+        if name in _WHOLE:
+            values = [_whole(value) for value in values]
+        if name == "id":
+            values = [str(one) if _kind(one) in ("int", "long") else one for one in values]
+        bad = [row for row, value in enumerate(values) if not _fits(value, type_)]
+        accepted = COLUMNS[name].accepted if name else _TEXT
+
+        def describe(row: int) -> str:
+            return f"{shorten(json.dumps(rows[row][column.name]))}; expected {accepted}"
+
+        report(column_label(name or column.name, column.name), np.array(bad, np.int64), describe)
+        for row in bad:
+            values[row] = stand_in(name)
+        return pa.array(values, type_)
+
+
+def _kinds(files: Sequence[Path]) -> dict[str, set[str]]:
+    """Find the kinds of the values in each column, over all lines that are JSON objects."""
     kinds: dict[str, set[str]] = defaultdict(set)
     for file in files:
-        for row, line in _lines(file):
-            try:
+        for line in _lines(file):
+            with suppress(ValueError):
                 for name, value in _parse(line).items():
                     kinds[name].add(_kind(value))
-            except ValueError as error:
-                problems.add(f"row {row} of {file}: not a JSON object: {error}")
-    problems.raise_if_any()
-    types = {name: COLUMNS[name].type if name in COLUMNS else _type(kinds[name]) for name in kinds}
-    schema = pa.schema(types)
-    find_columns(schema, ", ".join(map(str, files)))
-    return schema
+    return kinds
 
 
-def jsonl_batches(file: Path, schema: pa.Schema, problems: Problems) -> Iterator[pa.RecordBatch]:
-    """Read one file's rows as `schema`; values of a wrong type are reported and null."""
-    lines = _lines(file)
-    while chunk := list(islice(lines, _LINES)):
-        objects = [_parse(line) for _, line in chunk]
-        with problems.batch(place_in(file, chunk[0][0])) as report:
-            columns = [_column(objects, field, report) for field in schema]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+def _lines(file: Path) -> Iterator[str]:
+    """Read the lines that are not blank."""
+    with open_text(file, newline="\n") as lines:
+        yield from (line for line in lines if line.strip())
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Number the lines that are not blank from 0."""
-    try:
-        with file.open("rb") as stream:
-            yield from enumerate(line for line in stream if line.strip())
-    except OSError as error:
-        raise ManifestError(f"{file}: cannot be read: {error.strerror}") from None
+def _parse(line: str) -> dict[str, Any]:
+    """Parse a line.
 
-
-def _parse(line: bytes) -> dict[str, Any]:
-    found = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+    :raises ValueError: it is not a JSON object that every reader understands alike.
+    """
+    if not encodable(line):
+        raise ValueError("not valid UTF-8; save the file as UTF-8")
+    _refuse_deep(line)
+    found = json.loads(
+        line.removeprefix("\ufeff"),
+        parse_constant=_refuse,
+        parse_float=_finite,
+        object_pairs_hook=_unique,
+    )
     if not isinstance(found, dict):
         raise ValueError(f"found {shorten(json_text(found))}")
     for name in found:
@@ -88,8 +173,47 @@ def _parse(line: bytes) -> dict[str, Any]:
     return found
 
 
+def _refuse_deep(line: str) -> None:
+    """Refuse lists and objects inside of each other that other readers cannot parse.
+
+    :raises ValueError: they are deeper.
+    """
+    if line.count("[") + line.count("{") <= _DEPTH:
+        return
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*+"', "", line)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > _DEPTH:
+        raise ValueError(f"nested {deepest} deep; at most {_DEPTH} lists and objects are read")
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON; write null")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{shorten(text)} is too large for a number")
+    return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; readers disagree about one with a key twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(
+            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+        )
+        raise ValueError(f"the key {shorten(twice)} stands twice")
+    return found
+
+
+def _whole(value: Any) -> Any:
+    """Return an integer for a float that is one; floats hold all integers below 2^53."""
+    exact = isinstance(value, float) and value.is_integer() and abs(value) < _EXACT
+    return int(value) if exact else value
 
 
 def _kind(value: Any) -> str:
@@ -115,24 +239,6 @@ def _type(kinds: set[str]) -> pa.DataType:
     if not kinds:
         return pa.null()
     return next((type_ for type_, held in _HELD.items() if kinds <= held), pa.json_())
-
-
-def _column(objects: list[dict[str, Any]], column: pa.Field, report: Report) -> pa.Array:
-    name, type_ = column.name, column.type
-    values = [one.get(name) for one in objects]
-    if isinstance(type_, pa.JsonType):
-        texts = [None if value is None else json_text(value) for value in values]
-        return pa.ExtensionArray.from_storage(type_, pa.array(texts, pa.string()))
-    bad = [row for row, value in enumerate(values) if not _fits(value, type_)]
-    accepted = COLUMNS[name].accepted if name in COLUMNS else _TEXT
-
-    def describe(row: int) -> str:
-        return f"{shorten(json.dumps(values[row]))}; expected {accepted}"
-
-    report(name, np.array(bad, np.int64), describe)
-    for row in bad:
-        values[row] = None
-    return pa.array(values, type_)
 
 
 def _fits(value: Any, type_: pa.DataType) -> bool:

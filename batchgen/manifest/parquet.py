@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import ManifestError
-from batchgen.manifest.contract import Columns, agree, find_columns
+from batchgen.manifest.columns import BY_NAME, Columns, agree, find_columns
 from batchgen.manifest.problems import Place
 
-# Metadata key of a converted manifest: which rows came from which file, as JSON [[file, rows], …].
-ORIGINS = b"batchgen.origins"
+# Files that a user wrote, and their numbers of rows.
+Origins = Sequence[tuple[str, int]]
 
 _BATCH_ROWS = 16_384
 # Bytes of encoded data: batches of long rows have fewer of them.
@@ -25,10 +24,11 @@ _READ_BYTES = 1 << 20
 class ParquetManifest:
     """One Parquet file of a manifest, open for reading.
 
+    :param origins: the files from which this one was converted, for messages.
     :raises ManifestError: the file is missing, empty, truncated or not Parquet.
     """
 
-    def __init__(self, file: str | Path) -> None:
+    def __init__(self, file: str | Path, origins: Origins = ()) -> None:
         self.file = str(file)
         try:
             self._parquet = pq.ParquetFile(
@@ -43,11 +43,8 @@ class ParquetManifest:
             raise ManifestError(
                 f"{file}: {what}. Truncated, or still being written? Copy it again."
             ) from None
-        metadata = self._parquet.metadata
-        self.rows: int = metadata.num_rows
-        origins = (metadata.metadata or {}).get(ORIGINS)
-        # The files that the user wrote, and their numbers of rows.
-        self._origins = json.loads(origins) if origins else [(self.file, self.rows)]
+        self.rows: int = self._parquet.metadata.num_rows
+        self._origins = origins or [(self.file, self.rows)]
 
     def batches(
         self, columns: Sequence[str], first_row: int = 0, rows: int | None = None
@@ -117,11 +114,16 @@ class ParquetManifest:
         self._parquet.close()
 
 
-def open_all(files: Sequence[str | Path]) -> tuple[list[ParquetManifest], Columns]:
+def open_all(
+    files: Sequence[str | Path], mapping: Mapping[str, str] = BY_NAME, origins: Origins = ()
+) -> tuple[list[ParquetManifest], Columns]:
     """Open the Parquet files of a manifest, and find the columns that they share.
 
+    :param mapping: `[manifest] columns`.
+    :param origins: the files from which the only file was converted.
     :raises ManifestError: a file cannot be read, or columns break the contract or differ.
+    :raises JobError: `mapping` names columns that are not there.
     """
-    opened = [ParquetManifest(file) for file in files]
-    columns = [(file.name(), find_columns(file.schema, file.file)) for file in opened]
+    opened = [ParquetManifest(file, origins) for file in files]
+    columns = [(file.name(), find_columns(file.schema, file.name(), mapping)) for file in opened]
     return opened, agree(columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import itemgetter
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from batchgen.errors import ManifestError
 
 SHOWN = 10
-ROWS_FROM_0 = "(rows are counted from 0 within their file)"
+ROWS_FROM_0 = "(rows are counted from 0 within their file, without headers and blank lines)"
 _SHOWN_CHARACTERS = 60
 
 # Numbers of rows within a batch.
@@ -22,6 +23,8 @@ Rows = npt.NDArray[np.int64]
 Place = Callable[[int], str]
 # Takes a column, the rows that are wrong in it, and what is wrong with a row and what is accepted.
 Report = Callable[[str, Rows, Callable[[int], str]], None]
+# The same for one column.
+ColumnReport = Callable[[Rows, Callable[[int], str]], None]
 
 
 def shorten(value: object) -> str:
@@ -38,45 +41,55 @@ def place_in(file: Path, first_row: int) -> Place:
 
 
 class Problems:
-    """All problems of one manifest."""
+    """All problems of one manifest, in the order of its rows, whatever finds them and when."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._shown: list[str] = []
+        # The row over all files, and the message.
+        self._shown: list[tuple[int, str]] = []
 
     @contextmanager
-    def batch(self, place: Place) -> Iterator[Report]:
-        """Collect the problems of one batch, column by column, and show them in the order of rows.
+    def batch(self, place: Place, first_row: int) -> Iterator[Report]:
+        """Collect the problems of one batch, column by column.
 
         The function this yields counts one problem a row. It describes only rows that may be shown.
+
+        :param first_row: the number of the batch's first row over all files.
         """
-        found: list[tuple[int, str]] = []
-        room = SHOWN - len(self._shown)
 
         def report(column: str, rows: Rows, describe: Callable[[int], str]) -> None:
             self.count += len(rows)
-            for row in rows[:room].tolist():
-                text = f"{place(row)}, column {column}: {describe(row)}"
-                found.append((row, text))
+            for row in rows[:SHOWN].tolist():
+                if self._may_show(first_row + row):
+                    text = f"{place(row)}, column {column}: {describe(row)}"
+                    self._show(text, first_row + row)
 
         yield report
-        found.sort(key=itemgetter(0))
-        self._shown += [text for _, text in found[:room]]
 
-    def add(self, text: str) -> None:
-        """Count one problem outside any batch."""
+    def add(self, text: str, row: int) -> None:
+        """Count one problem of a whole row, or of a file that begins at `row`, over all files."""
         self.count += 1
-        if len(self._shown) < SHOWN:
-            self._shown.append(text)
+        if self._may_show(row):
+            self._show(text, row)
+
+    def _may_show(self, row: int) -> bool:
+        return len(self._shown) < SHOWN or row < self._shown[-1][0]
+
+    def _show(self, text: str, row: int) -> None:
+        # Equal rows keep the order in which their problems were found.
+        insort(self._shown, (row, text), key=itemgetter(0))
+        del self._shown[SHOWN:]
 
     def raise_if_any(self) -> None:
         """Raise what was found.
 
         :raises ManifestError: with the number of all problems and the first ten in full.
         """
-        first = f", the first {len(self._shown)}" if self.count > len(self._shown) else ""
-        title = f"{self.count} problems in the manifest{first} {ROWS_FROM_0}:"
+        shown = [text for _, text in self._shown]
+        first = f", the first {len(shown)}" if self.count > len(shown) else ""
+        counted = f" {ROWS_FROM_0}" if any("row " in text for text in shown) else ""
         if self.count == 1:
-            raise ManifestError(f"{self._shown[0]} {ROWS_FROM_0}")
+            raise ManifestError(f"{shown[0]}{counted}")
         if self.count:
-            raise ManifestError("\n  ".join((title, *self._shown)))
+            title = f"{self.count} problems in the manifest{first}{counted}:"
+            raise ManifestError("\n  ".join((title, *shown)))

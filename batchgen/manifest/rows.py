@@ -13,15 +13,17 @@ digest's first 63 bits, big-endian, are the seed. Picture j of a row has the see
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from batchgen.errors import ManifestError, PlanChanged
-from batchgen.manifest.contract import COLUMNS, normalise, unencode
+from batchgen.manifest.columns import BY_NAME, used_columns
+from batchgen.manifest.contract import COLUMNS, normalise, plain, unencode
 from batchgen.manifest.extras import json_rows
 from batchgen.manifest.files import Source
 from batchgen.manifest.parquet import ParquetManifest
@@ -58,11 +60,22 @@ class Picture:
     extra: str
 
 
-def read_rows(sources: Sequence[Source], start_row: int, rows: int) -> pa.Table:
+@dataclass(frozen=True, slots=True)
+class ManifestRows:
+    """Consecutive rows of a manifest."""
+
+    # The contract's columns by its names, as string, int64 and float64.
+    contract: pa.Table
+    # The columns that travel along, without encodings.
+    travelling: pa.Table
+
+
+def read_rows(
+    sources: Sequence[Source], start_row: int, rows: int, mapping: Mapping[str, str] = BY_NAME
+) -> ManifestRows:
     """Read `rows` rows from `start_row` on, numbered over all files; no other row group is read.
 
-    The contract's columns become string, int64 and float64.
-
+    :param mapping: `[manifest] columns`.
     :raises PlanChanged: a file has another number of rows than planned, or is gone.
     :raises ManifestError: a file cannot be read.
     """
@@ -77,10 +90,61 @@ def read_rows(sources: Sequence[Source], start_row: int, rows: int) -> pa.Table:
         there = sum(source.rows for source in sources)
         raise ValueError(f"{rows} rows wanted beyond the {there} of the manifest")
     names = batches[0].schema.names
-    return pa.Table.from_batches([batch.select(names) for batch in batches])
+    used = used_columns(names, mapping)
+    read = set(used.values())
+    travelling = [name for name in names if name not in read]
+    return ManifestRows(
+        pa.Table.from_batches([_contract(batch, used) for batch in batches]),
+        _travelling([batch.select(travelling) for batch in batches], sources),
+    )
+
+
+def _contract(batch: pa.RecordBatch, used: Mapping[str, str]) -> pa.RecordBatch:
+    columns = {name: normalise(batch.column(column), name) for name, column in used.items()}
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _travelling(batches: Sequence[pa.RecordBatch], sources: Sequence[Source]) -> pa.Table:
+    """Join batches of travelling columns, whose types agree but for columns without any value.
+
+    Such a column takes its type from another file, so that all shards' metadata agree.
+    """
+    names = batches[0].schema.names
+    if not names:
+        return pa.Table.from_batches(batches)
+    schemas = chain((batch.schema for batch in batches), map(_schema, sources))
+    types = dict.fromkeys(names, pa.null())
+    while any(map(pa.types.is_null, types.values())) and (schema := next(schemas, None)):
+        types |= {
+            name: plain(schema.field(name).type) for name in names if pa.types.is_null(types[name])
+        }
+    wanted = pa.schema(list(types.items()))
+    filled = [
+        [
+            pa.nulls(len(column), type_) if pa.types.is_null(column.type) else unencode(column)
+            for column, type_ in zip(batch.select(names).columns, types.values(), strict=True)
+        ]
+        for batch in batches
+    ]
+    return pa.Table.from_batches(
+        [pa.RecordBatch.from_arrays(arrays, schema=wanted) for arrays in filled]
+    )
 
 
 def _read(source: Source, start_row: int, rows: int) -> Iterator[pa.RecordBatch]:
+    manifest = _open(source)
+    for _, batch in manifest.batches(manifest.schema.names, start_row, rows):
+        yield batch
+    manifest.close()
+
+
+def _schema(source: Source) -> pa.Schema:
+    manifest = _open(source)
+    manifest.close()
+    return manifest.schema
+
+
+def _open(source: Source) -> ParquetManifest:
     path = source.path
     try:
         manifest = ParquetManifest(path)
@@ -93,31 +157,23 @@ def _read(source: Source, start_row: int, rows: int) -> Iterator[pa.RecordBatch]
             f"{path}: the manifest changed since planning: "
             f"{source.rows} rows then, {manifest.rows} now"
         )
-    names = manifest.schema.names
-    for _, batch in manifest.batches(names, start_row, rows):
-        arrays = [
-            normalise(column, name) if name in COLUMNS else unencode(column)
-            for name, column in zip(names, batch.columns, strict=True)
-        ]
-        yield pa.RecordBatch.from_arrays(arrays, names=names)
-    manifest.close()
+    return manifest
 
 
 def pictures(
-    table: pa.Table, *, first_row: int, first_key: int, skip: int, count: int, sampling: Sampling
+    rows: ManifestRows, *, first_row: int, first_key: int, skip: int, count: int, sampling: Sampling
 ) -> list[Picture]:
     """Expand rows to their pictures, in the order of keys.
 
-    :param table: from `read_rows`, beginning at row `first_row` of the manifest.
+    :param rows: from `read_rows`, beginning at row `first_row` of the manifest.
     :param first_key: key of the first picture returned.
     :param skip: pictures of the first row to leave out.
-    :param count: pictures to return; the table must hold them.
+    :param count: pictures to return; the rows must hold them.
     :param sampling: the job's values for what a row leaves out.
     """
-    columns = {name: _column(table, name, sampling) for name in COLUMNS}
-    extras = json_rows(table)
+    columns = {name: _column(rows.contract, name, sampling) for name in COLUMNS}
     made: list[Picture] = []
-    for i, extra in enumerate(extras):
+    for i, extra in enumerate(json_rows(rows.travelling, rows.contract.num_rows)):
         values = {name: column[i] for name, column in columns.items()}
         images, seed, row = values.pop("images"), values.pop("seed"), first_row + i
         if seed is None:
@@ -127,7 +183,9 @@ def pictures(
             made.append(Picture(key, row, image, seed=its_seed, extra=extra, **values))
         skip = 0
     if len(made) != count:
-        raise ValueError(f"{count} pictures wanted of {table.num_rows} rows that hold {len(made)}")
+        raise ValueError(
+            f"{count} pictures wanted of {len(columns['id'])} rows that hold {len(made)}"
+        )
     return made
 
 

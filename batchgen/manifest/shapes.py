@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchgen.manifest.columns import BY_NAME, used_columns
 from batchgen.manifest.contract import normalise
-from batchgen.manifest.parquet import open_all
+from batchgen.manifest.parquet import ParquetManifest
 from batchgen.settings import Sampling
 
 Ints = npt.NDArray[np.int64]
@@ -47,30 +48,38 @@ def decode_shape(code: int) -> tuple[int, int, int, bool]:
     return *divmod(sides, _RADIX), steps, bool(negative)
 
 
-def image_shapes(files: Sequence[str | Path], sampling: Sampling) -> Iterator[ShapeColumns]:
+def image_shapes(
+    files: Sequence[str | Path], sampling: Sampling, mapping: Mapping[str, str] = BY_NAME
+) -> Iterator[ShapeColumns]:
     """Read the shapes of all rows in the manifest's order, in batches, and no other column.
 
     Call this after `validate_manifest` has found the values valid.
 
+    :param files: Parquet files.
+    :param mapping: `[manifest] columns`.
+
     :raises ManifestError: a file cannot be read.
     """
-    opened, columns = open_all(files)
-    present = [name for name in _SHAPE_COLUMNS if name in columns]
-    for manifest in opened:
-        for _, batch in manifest.batches(present):
-            yield shapes_of(batch, sampling)
+    for manifest in map(ParquetManifest, files):
+        used = used_columns(manifest.schema.names, mapping)
+        read = {used[name] for name in _SHAPE_COLUMNS if name in used}
+        for _, batch in manifest.batches(sorted(read)):
+            yield shapes_of(batch, used, sampling)
         manifest.close()
 
 
-def shapes_of(batch: pa.RecordBatch, sampling: Sampling) -> ShapeColumns:
-    """Return the shapes of a batch of rows; what is absent or null is taken from the job."""
+def shapes_of(batch: pa.RecordBatch, used: Mapping[str, str], sampling: Sampling) -> ShapeColumns:
+    """Return the shapes of a batch of rows; what is absent or null is taken from the job.
+
+    :param used: column of the contract → column of the batch.
+    """
 
     def column(
         name: str, default: int, measure: Callable[[pa.Array], pa.Array] | None = None
     ) -> Ints:
-        if name not in batch.schema.names:
+        if name not in used:
             return np.broadcast_to(np.int64(default), batch.num_rows)
-        found = normalise(batch.column(name), name)
+        found = normalise(batch.column(used[name]), name)
         found = measure(found) if measure else found
         filled: Ints = found.fill_null(default).to_numpy(zero_copy_only=False)
         return filled

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchgen.errors import PlanChanged
+from batchgen.manifest import deciding
 from batchgen.planning.plan import Plan
 from batchgen.settings import Job
 
@@ -30,6 +31,8 @@ def identify_run(job: Job, manifest: Sequence[str], model: Mapping[str, str]) ->
     """
     settings = job.identity()
     del settings["model"]["path"], settings["model"]["revision"], settings["cache"]["trace"]
+    if columns := deciding(job.manifest.columns):
+        settings["columns"] = columns
     settings["model"]["lora"] = [lora["scale"] for lora in settings["model"]["lora"]]
     return {**settings, "weights": dict(model), "manifest": list(manifest)}
 

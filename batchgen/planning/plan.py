@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from pydantic import Field
+
 from batchgen.manifest import Picture, Source
 from batchgen.settings import Section
 
@@ -55,6 +57,12 @@ class Plan(Section):
     manifest: tuple[str, ...]
     # The Parquet files that workers read.
     sources: tuple[Source, ...]
+    # How files other than Parquet were read, for people.
+    read_as: str = ""
+    # Column of the contract → column of the manifest that is read as it; empty in older plans.
+    columns: dict[str, str] = Field(default_factory=dict)
+    # The manifest's other columns, which travel along.
+    travelling: tuple[str, ...] = ()
     rows: int
     pictures: int
     # How many prompts will be truncated, because `model.long_prompts` allows it.

@@ -11,22 +11,16 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 
 from batchgen.errors import JobError
-from batchgen.manifest import (
-    Limits,
-    find_files,
-    image_shapes,
-    kind_of,
-    to_parquet,
-    validate_manifest,
-)
+from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, resolve
 from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
-from batchgen.planning.plan import Plan, Shape
+from batchgen.planning.plan import Plan, Shape, Shard
 from batchgen.settings import Job
 
 
@@ -79,17 +73,19 @@ def make_plan(
 
     :param manifest: files, globs or folders.
     :param job: located, as `locate_model` returns it with its `checkpoint`.
-    :param parquet: where a CSV or JSONL manifest is converted to; not touched for Parquet.
+    :param parquet: where a manifest that is not Parquet is converted to; not touched for Parquet.
     :raises ManifestError: rows break the contract; with the first ten problems.
-    :raises JobError: the model cannot paint the job's width or height.
+    :raises JobError: the model cannot paint the job's width or height, or `[manifest] columns`
+        names columns that are not there.
     """
     found = find_files(manifest)
-    originals = None if kind_of(found[0]) == "parquet" else to_parquet(found, parquet)
-    files = found if originals is None else [parquet]
+    mapping = job.manifest.columns
     count_tokens, limits = _limits(checkpoint)
     valid = validate_manifest(
-        files,
+        found,
         job.sampling,
+        parquet=parquet,
+        mapping=mapping,
         max_tokens=job.model.max_sequence_length,
         long_prompts=job.model.long_prompts if checkpoint else "truncate",
         count_tokens=count_tokens,
@@ -99,9 +95,9 @@ def make_plan(
     cost = estimate_cost(shapes, job, checkpoint)
     batch_size = job.engine.batch_size
     size = job.shards.pictures or shard_size(valid.pictures, batch_size, cost)
-    shards, groups = cut_shards(image_shapes(files, job.sampling), size, batch_size)
-    content = [source.sha256 for source in originals or valid.sources]
-    identity = identify_run(job, content, checkpoint.identity if checkpoint else {})
+    files = [source.path for source in valid.sources]
+    shards, groups = cut_shards(image_shapes(files, job.sampling, mapping), size, batch_size)
+    identity = identify_run(job, valid.content, checkpoint.identity if checkpoint else {})
     return Plan(
         run=uuid.uuid4().hex,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -109,6 +105,9 @@ def make_plan(
         identity=identity,
         manifest=tuple(str(file) for file in found),
         sources=valid.sources,
+        read_as=valid.described,
+        columns=valid.columns.used,
+        travelling=tuple(valid.columns.travelling),
         rows=valid.rows,
         pictures=valid.pictures,
         over_long=valid.over_long,
@@ -121,6 +120,29 @@ def make_plan(
         speed=cost.speed,
         software=software(),
     )
+
+
+def recount(plan: Plan, job: Job) -> str:
+    """Cut the manifest again; where the plan differs from it, "" if it does not.
+
+    :raises ManifestError: a file cannot be read.
+    """
+    size, files = plan.shards[0].pictures, [source.path for source in plan.sources]
+    shapes = image_shapes(files, job.sampling, job.manifest.columns)
+    shards, groups = cut_shards(shapes, size, job.engine.batch_size)
+    for number, (planned, found) in enumerate(zip_longest(plan.shards, shards)):
+        if planned != found:
+            return f"shard {number} is planned as {_told(planned)}; the manifest has {_told(found)}"
+    if plan.groups != groups:
+        return f"{plan.groups} groups are planned; the manifest has {groups}"
+    return ""
+
+
+def _told(shard: Shard | None) -> str:
+    if shard is None:
+        return "nothing"
+    place = f"row {shard.row}, picture {shard.skip} of it"
+    return f"{shard.pictures} pictures from picture {shard.first_key} on ({place})"
 
 
 def _limits(checkpoint: Checkpoint | None) -> tuple[Callable[[str], int], Limits]:

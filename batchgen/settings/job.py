@@ -11,13 +11,14 @@ A key that was written and that nothing reads is refused (`written.py`). A rehea
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field
 
-from batchgen.errors import JobError
+from batchgen.errors import JobError, shell_command
 from batchgen.settings.engine import QUANTIZED, Cache, Compile, EngineSettings, Parallel, Precision
 from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
 from batchgen.settings.written import mark_written, refuse_unread
@@ -50,6 +51,16 @@ class Model(Section):
         "refuse", "what to do with prompts over max_sequence_length"
     )
     lora: tuple[Lora, ...] = setting((), "LoRAs, fused in this order", strict=False)
+
+
+class ManifestSettings(Section):
+    """How the columns of the manifest are read."""
+
+    columns: dict[str, str] = setting(
+        {},
+        'a name of ours = the manifest\'s column for it, as in prompt = "caption"; '
+        'a name of the manifest = "" lets that column travel along',
+    )
 
 
 class Sampling(Section):
@@ -133,6 +144,7 @@ class Job(Section):
     """A whole job file."""
 
     model: Model = Model()
+    manifest: ManifestSettings = ManifestSettings()
     sampling: Sampling = Sampling()
     engine: EngineSettings = EngineSettings()
     precision: Precision = Precision()
@@ -145,11 +157,16 @@ class Job(Section):
     pattern: PatternSettings = PatternSettings()
 
     def identity(self) -> dict[str, Any]:
-        """What decides pictures, tar files and their names, and so belongs to the fingerprint."""
-        return self.model_dump(mode="json", exclude={"run", "pattern"})
+        """What decides pictures, tar files and their names, and so belongs to the fingerprint.
+
+        Of `[manifest]` only a part decides them (`planning.identify_run`).
+        """
+        return self.model_dump(mode="json", exclude={"run", "pattern", "manifest"})
 
 
-def load_job(path: Path | None, overrides: list[str] | None = None) -> Job:
+def load_job(
+    path: Path | None, overrides: list[str] | None = None, columns: Sequence[str] = ()
+) -> Job:
     """Read a job file and apply `section.key=value` overrides.
 
     In each section, `model_fields_set` are the keys of the file and of the overrides. The default
@@ -158,6 +175,7 @@ def load_job(path: Path | None, overrides: list[str] | None = None) -> Job:
     :param path: TOML file; None for the job of the embedded tiny model.
     :param overrides: for example `["sampling.steps=4", "model.path=org/name"]`; a value is TOML,
         and what is not TOML is a string.
+    :param columns: entries of `[manifest] columns`, for example `["prompt=caption", "seeds="]`.
     :raises JobError: unreadable file, unknown key, impossible value, or a key that was written and
         is not read; the message lists what is accepted.
     """
@@ -166,6 +184,9 @@ def load_job(path: Path | None, overrides: list[str] | None = None) -> Job:
     for override in overrides or []:
         apply_override(content, override, error=JobError)
         apply_override(written, override, error=JobError)
+    for column in columns:
+        _apply_column(content, column)
+        _apply_column(written, column)
     where = "the default job" if path is None else str(path)
     job = mark_written(parse_job(content, where), written)
     refuse_unread(job, where=where, error=JobError)
@@ -184,6 +205,23 @@ def to_toml(job: Job) -> str:
         "# the rest is frozen with the plan.\n\n"
     )
     return heading + tomli_w.dumps(job.model_dump(exclude_none=True))
+
+
+def _apply_column(content: dict[str, Any], option: str) -> None:
+    """Put the value of a `--column` into the content of a job file.
+
+    :raises JobError: it is not of the form NAME=COLUMN or COLUMN=.
+    """
+    name, equals, column = option.partition("=")
+    if not equals or not name:
+        raise JobError(
+            f"{shell_command('--column', option)}: expected NAME=YOURS, for example "
+            "--column prompt=caption, or YOURS= to let a column travel along"
+        )
+    if "manifest" not in content or isinstance(content["manifest"], dict):
+        columns = content.setdefault("manifest", {}).setdefault("columns", {})
+        if isinstance(columns, dict):  # else the job file is refused for it
+            columns[name] = column
 
 
 def _default_job() -> dict[str, Any]:

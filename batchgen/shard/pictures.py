@@ -19,9 +19,11 @@ def read_shard(run: Run, number: int) -> tuple[list[list[Picture]], pa.Table]:
     # A row of several pictures may be split over two shards: it is the last of one, the first of
     # the next.
     last = plan.shards[number + 1].row + 1 if number + 1 < len(plan.shards) else plan.rows
-    table = manifest.read_rows(plan.sources, shard.row, min(last, plan.rows) - shard.row)
+    rows = manifest.read_rows(
+        plan.sources, shard.row, min(last, plan.rows) - shard.row, run.job.manifest.columns
+    )
     pictures = manifest.pictures(
-        table,
+        rows,
         first_row=shard.row,
         first_key=shard.first_key,
         skip=shard.skip,
@@ -29,5 +31,5 @@ def read_shard(run: Run, number: int) -> tuple[list[list[Picture]], pa.Table]:
         sampling=run.job.sampling,
     )
     order = list(groups(pictures, run.job.engine.batch_size))
-    rows = [picture.row - shard.row for group in order for picture in group]
-    return order, manifest.extra_columns(table).take(rows)
+    places = [picture.row - shard.row for group in order for picture in group]
+    return order, manifest.extra_columns(rows.travelling).take(places)

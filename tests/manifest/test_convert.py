@@ -1,6 +1,7 @@
 """CSV and JSONL become Parquet once; messages name the file the user wrote."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -12,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import ManifestError
-from batchgen.manifest import check_unchanged, extra_columns, find_files, read_rows, to_parquet
-from tests.manifest.validation import all_pictures, refusal, validate
+from batchgen.manifest import extra_columns, find_files, read_rows
+from tests.manifest.validation import all_pictures, validate
 
 Convert = Callable[..., Path]
 
@@ -26,8 +27,9 @@ def convert(tmp_path: Path) -> Convert:
         paths = [tmp_path / name.replace("_", ".") for name in files]
         for path, text in zip(paths, files.values(), strict=True):
             path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        to_parquet(find_files(paths), tmp_path / "out.parquet")
-        return tmp_path / "out.parquet"
+        out = tmp_path / "out.parquet"
+        validate(*find_files(paths), parquet=out, long_prompts="truncate")
+        return out
 
     return run
 
@@ -78,7 +80,7 @@ def test_a_csv_column_that_turns_from_numbers_to_text_after_the_first_block_is_t
         (b"prompt\na\n\xff\n", "row 1 of {file}, column prompt: is not valid UTF-8"),
         (
             "prompt,seed\na,1\nb,2,3\n",
-            "row 1 of {file}: 3 fields, the header has 2: 'b,2,3'; quote texts",
+            "row 1 of {file}: 3 fields in line 3, the header has 2: 'b,2,3'; quote ",
         ),
         (
             "text,seed\na,1\n",
@@ -86,7 +88,7 @@ def test_a_csv_column_that_turns_from_numbers_to_text_after_the_first_block_is_t
         ),
         ("prompt,prompt\na,1\n", "{file}, column prompt: stands twice"),
         ("prompt\n", "{file}: no rows"),
-        ("a\0prompt\n".encode("utf-16"), "{file}: the header is not UTF-8"),
+        ("präompt\n".encode("latin-1"), "{file}: the header is not UTF-8"),
     ],
 )
 def test_bad_csv_is_refused_by_file_row_column_and_value(
@@ -140,7 +142,7 @@ def test_nested_json_is_in_the_sample_as_itself(convert: Convert) -> None:
         '{"deep":{"k":[1,null]},"mixed":"x"}',
         '{"deep":null,"mixed":1}',
     ]
-    stored = extra_columns(read_rows(validate(out).sources, 0, 2))
+    stored = extra_columns(read_rows(validate(out).sources, 0, 2).travelling)
     assert str(stored.schema.field("deep").type) == "string"
 
 
@@ -164,8 +166,8 @@ def test_nested_json_is_in_the_sample_as_itself(convert: Convert) -> None:
             "row 0 of {file}, column seed: '9223372036854775808'; expected an integer",
         ),
         (
-            jsonl({"prompt": "a", "steps": 4.0}),
-            "row 0 of {file}, column steps: '4.0'; expected an integer",
+            jsonl({"prompt": "a", "steps": 4.5}),
+            "row 0 of {file}, column steps: '4.5'; expected an integer",
         ),
         (jsonl({"prompt": "a", "guidance": 10**400}), "row 0 of {file}, column guidance: '1000"),
         (
@@ -185,7 +187,7 @@ def test_nested_json_is_in_the_sample_as_itself(convert: Convert) -> None:
             jsonl({"prompt": "a", "guidance": float("nan")}),
             "row 0 of {file}: not a JSON object: NaN is not JSON; write null",
         ),
-        (b'{"prompt": "\xff"}\n', "row 0 of {file}: not a JSON object: 'utf-8' codec can't decode"),
+        (b'{"prompt": "\xff"}\n', "row 0 of {file}: not a JSON object: not valid UTF-8"),
         (
             jsonl({"text": "a"}),
             "{file}: no column prompt (string), the one that is required. Columns found: text",
@@ -210,8 +212,9 @@ def test_all_conversion_problems_are_counted(convert: Convert) -> None:
 def test_later_problems_name_the_row_of_the_converted_file(
     convert: Convert, tmp_path: Path
 ) -> None:
-    out = convert(a_csv="prompt,id\na,1\nb,2\n", b_csv="prompt,id\nc,3\n ,2\n")
-    message = refusal(out)
+    with pytest.raises(ManifestError) as error:
+        convert(a_csv="prompt,id\na,1\nb,2\n", b_csv="prompt,id\nc,3\n ,2\n")
+    message = str(error.value)
     assert f"row 1 of {tmp_path}/b.csv, column prompt: holds only whitespace" in message
     same = f"row 1 of {tmp_path}/b.csv, column id: '2' is also the id of row 1 of {tmp_path}/a.csv"
     assert same in message
@@ -221,9 +224,11 @@ def test_later_problems_name_the_row_of_the_converted_file(
 def test_the_files_that_were_converted_are_identified(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("prompt\na\nb\n")
-    sources = to_parquet([file], tmp_path / "out.parquet")
-    assert [(source.path, source.rows, source.bytes) for source in sources] == [(str(file), 2, 11)]
-    check_unchanged(sources)
+    found = validate(file, parquet=tmp_path / "out.parquet")
+    assert found.content == (hashlib.sha256(file.read_bytes()).hexdigest(),)
+    assert [(source.path, source.rows) for source in found.sources] == [
+        (str(tmp_path / "out.parquet"), 2)
+    ]
 
 
 def test_conversion_is_deterministic(convert: Convert) -> None:
@@ -234,7 +239,7 @@ def test_conversion_is_deterministic(convert: Convert) -> None:
 
 def test_conversion_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 MB of CSV never take more than some 30 blocks in memory: pyarrow reads ahead."""
-    monkeypatch.setattr("batchgen.manifest.csv_rows._BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr("batchgen.manifest.csv_rows._BATCH_CHARACTERS", 1 << 20)
     file = tmp_path / "a.csv"
     with file.open("w") as stream:
         stream.write("prompt,seed\n")
@@ -243,7 +248,7 @@ def test_conversion_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     pool = pa.proxy_memory_pool(before)
     pa.set_memory_pool(pool)
     try:
-        to_parquet([file], tmp_path / "out.parquet")
+        validate(file, parquet=tmp_path / "out.parquet", max_tokens=512)
     finally:
         pa.set_memory_pool(before)
     assert file.stat().st_size > 100e6

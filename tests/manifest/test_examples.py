@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.manifest import find_files, to_parquet
+from batchgen.manifest import find_files
 from batchgen.manifest.contract import COLUMNS
 from tests.manifest.validation import all_pictures, validate
 from training.scenes import scene_of
@@ -41,7 +41,7 @@ def test_the_three_examples_of_the_readme_are_one_manifest(
     assert [p.id for p in expected] == ["circle", "stars", "stars", "stars"]
     for language, name in (("csv", "prompts.csv"), ("json", "prompts.jsonl")):
         (tmp_path / name).write_text(block(readme, language))
-        to_parquet([Path(name)], tmp_path / "converted.parquet")
+        validate(Path(name), parquet=tmp_path / "converted.parquet")
         assert all_pictures(tmp_path / "converted.parquet") == expected
 
 

@@ -73,7 +73,7 @@ def test_keys_are_sorted_and_names_are_free(parquet: Parquet) -> None:
 def test_without_travelling_columns_the_object_is_empty(parquet: Parquet) -> None:
     file = parquet(seed=[1])
     assert [picture.extra for picture in all_pictures(file)] == ["{}"]
-    table = extra_columns(read_rows(validate(file).sources, 0, 1))
+    table = extra_columns(read_rows(validate(file).sources, 0, 1).travelling)
     assert (table.num_rows, table.num_columns) == (1, 0)
 
 
@@ -85,7 +85,7 @@ def test_travelling_columns_stay_typed_for_the_metadata(parquet: Parquet) -> Non
         "blob": pa.array([b"x"], pa.large_binary()),
         "any": pa.array(['{"a":1}'], pa.json_()),
     }
-    table = extra_columns(read_rows(validate(parquet(**columns)).sources, 0, 1))
+    table = extra_columns(read_rows(validate(parquet(**columns)).sources, 0, 1).travelling)
     types = [str(field.type) for field in table.schema]
     assert types == ["double", "timestamp[us]", "string", "binary", "string"]
     assert table.to_pylist()[0]["any"] == '{"a":1}'

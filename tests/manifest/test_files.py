@@ -47,10 +47,10 @@ def test_a_name_with_glob_characters_may_name_a_file(parquet: Parquet) -> None:
     [
         ("missing.parquet", "missing.parquet: no such file or folder"),
         ("*.csv", r"\*.csv: no file matches this glob"),
-        ("empty", "empty: a folder without manifest files .* directly inside"),
+        ("empty", "empty: no manifest files directly inside; a manifest is"),
         (
             "README.md",
-            "README.md: unknown extension '.md'; a manifest is .parquet, .pq, .csv, .jsonl",
+            "README.md: unknown extension '.md'; a manifest is .parquet, .pq, .csv, .tsv",
         ),
         ("zero.parquet", r"zero.parquet: the file is empty \(0 bytes\)"),
     ],
@@ -74,7 +74,7 @@ def test_a_file_given_twice_is_refused(folder: Path) -> None:
 
 def test_kinds_do_not_mix(folder: Path) -> None:
     (folder / "c.csv").write_text("prompt\na\n")
-    message = r"b.parquet and .*c.csv: files of one manifest must be of one kind"
+    message = r"a.parquet and .*c.csv: files of one manifest must be of one kind"
     with pytest.raises(ManifestError, match=message):
         find_files([folder])
 

@@ -84,7 +84,9 @@ def test_reading_a_range_opens_only_its_row_groups(
             yield row, batch
 
     monkeypatch.setattr(ParquetManifest, "batches", counted)
-    assert read_rows(sources, 42, 15)["prompt"].to_pylist() == [f"p{i}" for i in range(42, 57)]
+    assert read_rows(sources, 42, 15).contract["prompt"].to_pylist() == [
+        f"p{i}" for i in range(42, 57)
+    ]
     assert sum(read) == 15
 
 
@@ -100,7 +102,7 @@ def test_damage_before_a_range_does_not_matter_to_it(parquet: Parquet) -> None:
     damaged = bytearray(file.read_bytes())
     damaged[damaged.index(b"prompt 5")] ^= 1
     file.write_bytes(damaged)
-    assert read_rows(sources, 20, 2)["prompt"].to_pylist() == ["prompt 20", "prompt 21"]
+    assert read_rows(sources, 20, 2).contract["prompt"].to_pylist() == ["prompt 20", "prompt 21"]
     with pytest.raises(ManifestError, match="corrupt data"):
         read_rows(sources, 5, 1)
 
@@ -112,8 +114,8 @@ def test_a_range_may_span_files_and_pass_over_empty_ones(parquet: Parquet) -> No
         parquet("c.parquet", prompt=["c", "d"]),
     ]
     sources = validate(*files).sources
-    assert read_rows(sources, 1, 2)["prompt"].to_pylist() == ["b", "c"]
-    assert read_rows(sources, 3, 1)["prompt"].to_pylist() == ["d"]
+    assert read_rows(sources, 1, 2).contract["prompt"].to_pylist() == ["b", "c"]
+    assert read_rows(sources, 3, 1).contract["prompt"].to_pylist() == ["d"]
     with pytest.raises(ValueError, match="beyond the 4 of the manifest"):
         read_rows(sources, 3, 2)
 

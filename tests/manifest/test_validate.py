@@ -54,7 +54,7 @@ def test_all_problems_are_counted_and_the_first_ten_shown(parquet: Parquet) -> N
     file = parquet(prompt=["a", ""] * 20, steps=[0] + [1] * 39, options={"row_group_size": 8})
     message = refusal(file)
     assert message.startswith(
-        "21 problems in the manifest, the first 10 (rows are counted from 0 within their file):"
+        "21 problems in the manifest, the first 10 (rows are counted from 0 within their file, "
     )
     lines = message.splitlines()[1:]
     assert len(lines) == SHOWN
@@ -68,7 +68,7 @@ def test_rows_are_counted_within_their_file(parquet: Parquet) -> None:
     one, two = parquet("a.parquet", prompt=["a", "b", "c"]), parquet("b.parquet", prompt=["d", ""])
     message = refusal(one, two)
     assert message.startswith(f"row 1 of {two}, column prompt: is empty")
-    assert message.endswith("(rows are counted from 0 within their file)")
+    assert "(rows are counted from 0 within their file, without headers" in message
 
 
 def test_truncation_by_consent_is_counted(parquet: Parquet) -> None:
