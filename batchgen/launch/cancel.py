@@ -7,7 +7,14 @@ import signal
 
 from batchgen import slurm
 from batchgen.errors import SchedulerSilent
-from batchgen.run import RunDirectory, ask_to_stop, load_plan, read_submissions, submissions
+from batchgen.run import (
+    RunDirectory,
+    ask_to_stop,
+    load_plan,
+    owed_jobs,
+    read_submissions,
+    submissions,
+)
 from batchgen.slurm import Queue, jobs_of
 
 
@@ -33,9 +40,11 @@ def cancel_jobs(directory: RunDirectory, *, at_once: bool) -> None:
 
     :raises SchedulerSilent: the jobs could not be found or cancelled.
     """
-    if not any(submission.site for submission in read_submissions(directory)):
+    everything = read_submissions(directory)
+    if not any(submission.site for submission in everything):
         return
     queue = Queue()
+    queue.expect(owed_jobs(directory, everything, submissions.members(directory)))
     jobs = jobs_of(load_plan(directory).run, queue)
     if queue.trouble:
         raise SchedulerSilent(

@@ -1,20 +1,32 @@
 """A run: its directory, its plan, and the processes that were sent to it.
 
     run.py           plan, job and directory together; created once, checked when opened
+    place.py         the folder of a new run: which may become one
+    aside.py         files that are taken out of the way, never deleted
+    moved.py         the manifest's files, where they were moved
+    owed_jobs.py     SLURM jobs whose end is not on record
+    stages.py        what workers do before their first group
     submissions.py   what was submitted, and the processes that belong to it
     departures.py    why a process left in good order
     owner.py         a process and its SLURM job, and whether it lives
     stop.py          the stop flag
+    state_file.py    small JSON files, read with their types checked
     directory.py     the names of all files of a run
 
 A room imports only rooms below it.
 """
 
 from batchgen.run import submissions
+from batchgen.run.aside import new_aside, put_aside, replace_keeping
 from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import BUCKET, RunDirectory
+from batchgen.run.moved import refuse_missing
+from batchgen.run.owed_jobs import owed_jobs
 from batchgen.run.owner import Owner
-from batchgen.run.run import Run, create, load_plan, open_run, pin_identity
+from batchgen.run.place import missing_folders, refuse_letters, refuse_place, unless_started
+from batchgen.run.run import Run, create, inspect_run, load_plan, open_run, pin_identity
+from batchgen.run.stages import Stage, enter_stage, read_stage
+from batchgen.run.state_file import read_state
 from batchgen.run.stop import ask_to_stop, clear_stop, read_stop
 from batchgen.run.submissions import (
     Member,
@@ -38,6 +50,7 @@ __all__ = [
     "Owner",
     "Run",
     "RunDirectory",
+    "Stage",
     "Submission",
     "arrays_of",
     "ask_to_stop",
@@ -45,15 +58,28 @@ __all__ = [
     "clear_stop",
     "create",
     "elements_of",
+    "enter_stage",
     "given_up",
+    "inspect_run",
     "last_line",
     "load_plan",
     "log_file",
     "members",
+    "missing_folders",
+    "new_aside",
     "open_run",
+    "owed_jobs",
     "own_lines",
     "pin_identity",
+    "put_aside",
+    "read_stage",
+    "read_state",
     "read_stop",
     "read_submissions",
+    "refuse_letters",
+    "refuse_missing",
+    "refuse_place",
+    "replace_keeping",
     "submissions",
+    "unless_started",
 ]

@@ -7,8 +7,16 @@
 A room imports only rooms below it.
 """
 
-from batchgen.slurm.commands import ENDED, Remembered, cancel, last_state, max_array_size, test_only
-from batchgen.slurm.environment import devices, end_time, job_id, node, outside_of_a_job, restarts
+from batchgen.slurm.commands import ENDED, Remembered, cancel, max_array_size, remembered, test_only
+from batchgen.slurm.environment import (
+    devices,
+    end_time,
+    job_id,
+    node,
+    node_count,
+    outside_of_a_job,
+    restarts,
+)
 from batchgen.slurm.queue import Queue, jobs_of, label
 
 __all__ = [
@@ -21,10 +29,11 @@ __all__ = [
     "job_id",
     "jobs_of",
     "label",
-    "last_state",
     "max_array_size",
     "node",
+    "node_count",
     "outside_of_a_job",
+    "remembered",
     "restarts",
     "test_only",
 ]

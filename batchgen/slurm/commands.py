@@ -56,12 +56,16 @@ class QueuedJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
-    """What SLURM remembers of a job."""
+class Remembered(QueuedJob):
+    """What the controller knows of a job, for some minutes after its end too.
 
-    state: str
-    reason: str
+    The elements of an array that have not started are one such job.
+    """
+
+    # "" before the job starts.
     node: str
+    # The id of its array; its own if there is none.
+    array: str
 
 
 def call(*command: str, text: str | None = None) -> str:
@@ -75,7 +79,8 @@ def call(*command: str, text: str | None = None) -> str:
             env=environment,
             input=text,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
             timeout=ANSWER_S,
             check=False,
         )
@@ -103,23 +108,42 @@ def _parse(line: str) -> QueuedJob:
     edges = pairwise(accumulate(_COLUMNS.values(), initial=0))
     job, array, element, state, restarts, *rest = (line[a:b].strip() for a, b in edges)
     if not job.isdigit() or not restarts.isdigit() or not state.isupper():
-        raise SchedulerSilent(f"squeue printed a line that cannot be read: {line.strip()!r}")
+        raise _unreadable("squeue", line)
     name = f"{array}_{element}" if element.isdigit() else job
     return QueuedJob(job, name, state, int(restarts), *rest)
 
 
-def last_state(job: str) -> Remembered:
-    """The state of a job, which SLURM remembers for some minutes after the job's end.
+def remembered(job: str) -> list[Remembered]:
+    """What the controller knows of a job, or of all elements of an array; none if it forgot them.
 
-    :raises SchedulerSilent: SLURM has forgotten the job, or cannot be asked.
+    The controller's own answer proves more than a listing of squeue that lacks the job.
     """
-    answer = call("scontrol", "--oneliner", "show", "job", job)
-    state, reason, node = (
-        re.search(rf"\b{name}=(\S+)", answer) for name in ("JobState", "Reason", "NodeList")
-    )
-    if not (state and reason):
-        raise SchedulerSilent(f"scontrol printed what cannot be read: {answer.strip()[:80]!r}")
-    return Remembered(state[1], reason[1], node[1] if node else "")
+    try:
+        answer = call("scontrol", "--oneliner", "show", "job", job)
+    except SchedulerSilent as silent:
+        if "Invalid job id" in str(silent):
+            return []
+        raise
+    return [_parse_record(line) for line in answer.splitlines() if line.strip()]
+
+
+def _parse_record(line: str) -> Remembered:
+    told = dict(re.findall(r"(?:^| )(\w+)=(\S*)", line.partition(" Comment=")[0]))
+    try:
+        job, state, reason, restarts = (
+            told[name] for name in ("JobId", "JobState", "Reason", "Restarts")
+        )
+        array, element = told.get("ArrayJobId", job), told.get("ArrayTaskId", "")
+        name = f"{array}_{element}" if element.isdigit() else job
+        comment = line.partition(" Comment=")[2]
+        node = told.get("NodeList", "")
+        return Remembered(job, name, state, int(restarts), reason, comment, node, array)
+    except (KeyError, ValueError):
+        raise _unreadable("scontrol", line) from None
+
+
+def _unreadable(command: str, line: str) -> SchedulerSilent:
+    return SchedulerSilent(f"{command} printed a line that cannot be read: {line.strip()[:80]!r}")
 
 
 def cancel(jobs: Sequence[QueuedJob], *, waiting_only: bool) -> None:

@@ -1,9 +1,10 @@
-"""Whether jobs live, by squeue alone.
+"""Whether jobs live, by squeue.
 
 squeue may fail, lag, or leave jobs out while its controller restarts. So a job counts as gone only
-when several good listings, some time apart, lack it. A listing that lacks the job of the asking
-process is not a good one. A requeued job keeps its id: (id, restarts) is one incarnation of it, and
-a higher restart count in a listing proves that the incarnation is over. All else is unknown.
+when several good listings, some time apart, lack it, or when the controller itself says so
+(`expect`). A listing that lacks the job of the asking process is not a good one. A requeued job
+keeps its id: (id, restarts) is one incarnation of it, and a higher restart count in a listing
+proves that the incarnation is over. All else is unknown.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from batchgen.errors import SchedulerSilent
 from batchgen.process import Life
-from batchgen.slurm.commands import ENDED, QueuedJob, list_jobs
+from batchgen.slurm.commands import ENDED, QueuedJob, Remembered, list_jobs, remembered
 from batchgen.slurm.environment import job_id
 
 # Bad listings in a row, after which nobody waits for a good one any more.
@@ -32,6 +35,9 @@ class Queue:
         self._poll_s, self._enough = poll_s, enough
         self._jobs: list[QueuedJob] = []
         self._by_id: dict[str, QueuedJob] = {}
+        self._expected: set[str] = set()
+        # Of the jobs that were expected and have ended: what the controller still remembers.
+        self.ended: dict[str, Remembered] = {}
         # Incarnation → good listings in a row that lack it.
         self._missing: dict[tuple[str, int], int] = {}
         self._failures = 0
@@ -45,6 +51,13 @@ class Queue:
         """All jobs of the last good listing."""
         self._refresh()
         return list(self._jobs)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Check listings that lack one of these jobs: ask the controller about the job itself.
+
+        :param names: of elements or jobs, as people type them. They replace those of before.
+        """
+        self._expected = set(names)
 
     @property
     def due(self) -> bool:
@@ -81,7 +94,8 @@ class Queue:
             return
         self._next = time.monotonic() + self._poll_s * random.uniform(1.0, 1.5)  # noqa: S311
         try:
-            self._jobs = _good_listing()
+            listed = _good_listing()
+            self._jobs = [*listed, *self._unlisted(listed)]
         except SchedulerSilent as silent:
             self.trouble = str(silent)
             self._failures = self._failures + 1 if shutil.which("squeue") else FAILURES
@@ -92,6 +106,32 @@ class Queue:
             found = self._by_id.get(job)
             lacking = found is None or found.waits
             self._missing[job, restarts] = listings + 1 if lacking else 0
+
+    def _unlisted(self, listed: list[QueuedJob]) -> Iterator[QueuedJob]:
+        """Expected jobs that have not ended, although the listing lacks them.
+
+        :raises SchedulerSilent: the controller does not answer.
+        """
+        self.ended = {}
+        lacking = self._expected - {name for job in listed for name in (job.id, job.name)}
+        for array in sorted({name.partition("_")[0] for name in lacking}):
+            known = _ask_controller(array)
+            jobs = {name: job for job in known for name in (job.id, job.name)}
+            # The elements that have not started are one job, under the id of the array.
+            unborn = next((job for job in known if job.name == job.array and job.waits), None)
+            for name in sorted(name for name in lacking if name.partition("_")[0] == array):
+                job = jobs.get(name, unborn)
+                if job and job.state in ENDED:
+                    self.ended[name] = job
+                elif job:
+                    yield replace(job, name=name)
+
+
+def _ask_controller(array: str) -> list[Remembered]:
+    try:
+        return remembered(array)
+    except SchedulerSilent as silent:
+        raise SchedulerSilent(f"squeue does not list job {array}, and {silent}") from None
 
 
 def _good_listing() -> list[QueuedJob]:

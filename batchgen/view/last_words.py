@@ -6,12 +6,8 @@ there. SLURM remembers for some minutes which node that was.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from functools import lru_cache
 
-from batchgen import slurm
-from batchgen.errors import SchedulerSilent
 from batchgen.run import (
     LeaveCause,
     Member,
@@ -24,13 +20,10 @@ from batchgen.run import (
     log_file,
     read_stop,
 )
-from batchgen.slurm import Remembered
 from batchgen.view.roster import Roster
 
-# Jobs that SLURM is asked about, one by one.
+# Jobs of which a person is told that they ended without a worker.
 _MANY = 8
-# Least seconds between two questions about one job.
-_ASK_S = 30.0
 _EXPECTED = {LeaveCause.NOTHING_FREE, LeaveCause.ALL_DONE, LeaveCause.STOP_FLAG}
 
 
@@ -73,9 +66,8 @@ def _never_came(
         if job not in roster.jobs and not came & set(submission.of_element(element))
     ]
     for job in over[:_MANY]:
-        was = _remembered(job, int(time.time() // _ASK_S))
-        # The job runs, so the listing is older than it; or a person cancelled it.
-        if was and (was.state not in slurm.ENDED or was.state == "CANCELLED"):
+        was = roster.ended.get(job)
+        if was and was.state == "CANCELLED":
             continue
         # SLURM forgets at once elements that are cancelled before they have an id of their own.
         if was is None and read_stop(directory):
@@ -89,12 +81,3 @@ def _never_came(
             node = f"its node ({was.node}; SLURM says {was.reason})"
         unseen = f"does not see {directory.root}, or may not write there"
         yield f"job {job} ended without a word: {node} {unseen}"
-
-
-@lru_cache(maxsize=_MANY)
-def _remembered(job: str, _period: int) -> Remembered | None:
-    """What SLURM remembers of a job. The cache keeps the answer for the period."""
-    try:
-        return slurm.last_state(job)
-    except SchedulerSilent:
-        return None

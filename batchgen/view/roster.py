@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from batchgen.run import Member, RunDirectory, Submission, members, read_submissions
-from batchgen.slurm import Queue, jobs_of
+from batchgen.run import Member, RunDirectory, Submission, members, owed_jobs, read_submissions
+from batchgen.slurm import Queue, Remembered, jobs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class Roster:
     trouble: str
     # Names of the run's SLURM jobs that have not ended.
     jobs: frozenset[str]
+    # SLURM jobs that have ended without a record of it in the run, as SLURM remembers them.
+    ended: dict[str, Remembered]
     # Seconds that all workers lived, by the times of their files.
     worker_s: float
 
@@ -63,6 +65,7 @@ def take_roll(directory: RunDirectory, run: str, queue: Queue) -> Roster:
     """
     submissions, everybody = read_submissions(directory), list(members(directory))
     # One listing of squeue answers for all: note every job before the first question.
+    queue.expect(owed_jobs(directory, submissions, everybody))
     for member in everybody:
         if member.owner.job and not member.departure:
             queue.notice(member.owner.job, member.owner.restarts)
@@ -86,6 +89,7 @@ def take_roll(directory: RunDirectory, run: str, queue: Queue) -> Roster:
         starting=sum(not job.waits and job.id not in busy for job in jobs) * span,
         trouble=queue.trouble,
         jobs=frozenset(job.name for job in jobs),
+        ended=dict(queue.ended),
         worker_s=sum(_lived_s(member, alive=life == "alive") for member, life in workers),
     )
 

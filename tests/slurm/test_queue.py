@@ -15,10 +15,12 @@ from batchgen.errors import SchedulerSilent
 from batchgen.run.owner import Owner
 from batchgen.shard.claims import Claims
 from batchgen.slurm import commands, queue
-from batchgen.slurm.queue import FAILURES, Queue
+from batchgen.slurm.queue import FAILURES, Queue, jobs_of
 from tests.support.fake_squeue import (
     ALIVE,
+    BINARY,
     FAILS,
+    FORGOTTEN,
     HANGS,
     ITS,
     MINE,
@@ -26,6 +28,7 @@ from tests.support.fake_squeue import (
     SELF,
     FakeSqueue,
     line,
+    record,
 )
 from tests.support.specimens import new_directory
 
@@ -68,6 +71,7 @@ TABLE = {
     ),
     "squeue hangs": ([HANGS], UNKNOWN),
     "squeue prints nonsense": ([NONSENSE], UNKNOWN),
+    "squeue prints what is no text": ([BINARY], UNKNOWN),
     "it was requeued and waits": ([[SELF, line(ITS, "PENDING", 1)]], "dead dead dead dead"),
     "it was requeued and runs": ([[SELF, line(ITS, "RUNNING", 1)]], "dead dead dead dead"),
     "the listing is older than its start": (
@@ -213,6 +217,74 @@ def test_the_end_of_a_job_is_given_by_this_machines_clock(
     monkeypatch.setenv("SLURM_JOB_START_TIME", start)
     monkeypatch.setenv("SLURM_JOB_END_TIME", end)
     assert slurm.end_time(now) == expected
+
+
+EXPECTED = ("4711_0", "4711_1", "4711_2", "4711_3")
+NO_CONTROLLER = "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1"
+
+
+def new_queue(*jobs: str) -> Queue:
+    """As a person's look has it, who wants to know about these jobs of the array."""
+    queue = Queue(enough=1)
+    queue.expect(EXPECTED)
+    for job in jobs:
+        queue.notice(job, 0)
+    return queue
+
+
+def test_a_listing_that_lacks_what_it_should_have_is_checked_with_the_controller(
+    squeue: FakeSqueue,
+) -> None:
+    """Element 0 is listed, 1 has ended, 2 and 3 have not started and are one job to SLURM."""
+    listed = line("4712", comment="batchgen:abc:1", element=("4711", "0"))
+    squeue.answer([listed])
+    squeue.controller(
+        record("4711", "PENDING", "4711", "2-3%2"),
+        record("4713", "FAILED", "4711", "1"),
+        record("4712", "RUNNING", "4711", "0"),
+    )
+    queue = new_queue("4712", "4713")
+    found = {job.name: job.state for job in queue.jobs()}
+    assert found == {"4711_0": "RUNNING", "4711_2": "PENDING", "4711_3": "PENDING"}
+    assert {name: job.node for name, job in queue.ended.items()} == {"4711_1": "node7"}
+    assert len(jobs_of("abc", queue)) == 3
+    assert (queue.trouble, queue.life("4712", 0), queue.life("4713", 0)) == ("", "alive", "dead")
+
+
+def test_an_empty_listing_proves_nothing_unless_the_controller_has_forgotten_the_jobs(
+    squeue: FakeSqueue,
+) -> None:
+    squeue.answer([])
+    squeue.controller(*(record(f"471{n}", "RUNNING", "4711", str(n)) for n in range(4)))
+    running = new_queue("4712")
+    assert [job.name for job in running.jobs()] == list(EXPECTED)
+    assert running.life("4712", 0) == "alive"
+
+    squeue.controller(NO_CONTROLLER)
+    silent = new_queue("4712")
+    assert (silent.jobs(), silent.life("4712", 0)) == ([], "unknown")
+    told = "squeue does not list job 4711, and scontrol failed: slurm_load_jobs error: Unable"
+    assert silent.trouble.startswith(told)
+
+    squeue.controller(FORGOTTEN)
+    gone = new_queue("4712")
+    assert (gone.jobs(), gone.life("4712", 0), gone.trouble) == ([], "dead", "")
+
+
+def test_the_controller_is_not_asked_about_a_listing_that_lacks_nothing(squeue: FakeSqueue) -> None:
+    squeue.answer([line("4712", element=("4711", "0")), line("4720")])
+    queue = Queue(enough=1)
+    queue.expect(["4711_0", "4720"])
+    assert len(queue.jobs()) == 2
+    assert not (squeue.folder / "controlled").exists()
+
+
+@pytest.mark.parametrize("answer", [NONSENSE, BINARY])
+def test_what_squeue_printed_is_shown_escaped(answer: str, squeue: FakeSqueue) -> None:
+    squeue.answer(answer)
+    with pytest.raises(SchedulerSilent, match="squeue printed a line that cannot be read") as told:
+        commands.list_jobs()
+    assert str(told.value).isprintable()
 
 
 def test_elements_are_named_as_people_type_them(squeue: FakeSqueue) -> None:

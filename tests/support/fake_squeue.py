@@ -1,4 +1,4 @@
-"""An squeue that answers what a test wants."""
+"""An squeue and an scontrol that answer what a test wants."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,13 @@ from batchgen.slurm import commands
 
 # The job that asks, and the job it asks about.
 MINE, ITS = "100", "200"
-FAILS, HANGS, NONSENSE = "fails", "hangs", "nonsense"
+FAILS, HANGS, NONSENSE, BINARY = "fails", "hangs", "nonsense", "binary"
+FORGOTTEN = "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1"
 _SCRIPTS = {
     FAILS: "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1",
     HANGS: "sleep 9",
     NONSENSE: "echo 404",
+    BINARY: r"printf '\000\377\201\033[2J\n'",
 }
 
 
@@ -35,11 +37,27 @@ def line(
     return f"{ids}{state:<24}{restarts:<12}{reason:<80}{comment:<240}"
 
 
+def record(job: str, state: str = "RUNNING", array: str = "", tasks: str = "") -> str:
+    """What `scontrol --oneliner show job` prints of a job, shortened.
+
+    :param tasks: of an array: `3`, or `4-9%2` for those that have not started.
+    """
+    of_array = f"ArrayJobId={array} ArrayTaskId={tasks} ArrayTaskThrottle=2 " if array else ""
+    node = "NodeList=node7" if state != "PENDING" else "NodeList="
+    return (
+        f"JobId={job} {of_array}JobName=batchgen-run UserId=me(1) JobState={state} Reason=Priority "
+        f"Dependency=(null) Requeue=1 Restarts=0 {node} Comment=batchgen:abc:1 of us  Power="
+    )
+
+
 ALIVE, SELF = line(ITS), line(MINE)
 
 
 class FakeSqueue:
-    """An squeue on the PATH that gives one answer after another, and the last one for ever."""
+    """An squeue on the PATH that gives one answer after another, and the last one for ever.
+
+    The scontrol beside it has forgotten all jobs, until a test says otherwise.
+    """
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -48,6 +66,7 @@ class FakeSqueue:
         (folder / "squeue").write_text(count + answer)
         (folder / "squeue").chmod(0o755)
         (folder / "asked").write_text("0\n")
+        self.controller(FORGOTTEN)
         patch.setenv("PATH", str(folder), prepend=os.pathsep)
         patch.setattr(commands, "ANSWER_S", 1.5)
 
@@ -58,6 +77,14 @@ class FakeSqueue:
             script = _SCRIPTS[told] if isinstance(told, str) else ""
             script += "".join(f"echo '{row}'\n" for row in lines)
             (self.folder / f"answer{number}").write_text(script)
+
+    def controller(self, *answers: str) -> None:
+        """Let scontrol run this script, or print these records."""
+        told = answers[0] if answers[0].startswith("echo ") else ""
+        told = told or "".join(f"echo '{answer}'\n" for answer in answers)
+        script = self.folder / "scontrol"
+        script.write_text(f"#!/bin/sh\necho $* >> {self.folder}/controlled\n{told}\n")
+        script.chmod(0o755)
 
     @property
     def asked(self) -> int:

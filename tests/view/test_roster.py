@@ -17,7 +17,7 @@ from batchgen.run.run import Run
 from batchgen.settings.site import Site
 from batchgen.slurm.queue import Queue
 from batchgen.view.status import Status, read_status
-from tests.support.fake_squeue import FAILS, FakeSqueue, line
+from tests.support.fake_squeue import BINARY, FAILS, FakeSqueue, line, record
 from tests.support.rehearsal import ask
 from tests.support.specimens import done, planned
 
@@ -87,7 +87,7 @@ def test_workers_that_live_and_nodes_that_wait_for_another_allocation_are_told(
     for worker in range(4):
         joined(run.directory, worker, "1" if worker < 2 else "2")
     squeue.answer([of(run, "1"), of(run, "2", "PENDING", 1, "BeginTime")])
-    assert said(run) == ("running", "2 workers; 1 nodes wait in SLURM (BeginTime)")
+    assert said(run) == ("running", "2 workers; 1 node waits in SLURM (BeginTime)")
     status = read_status(run.directory)
     assert (status.workers, status.dead) == (2, 2)
     assert 200 <= status.used_s == status.wasted_s < 250
@@ -152,3 +152,44 @@ def test_squeue_is_not_asked_about_a_run_that_was_never_on_a_cluster(
     submissions.record_submission(run.directory, ["batchgen", "submit"], 1)
     read_status(run.directory)
     assert squeue.asked == 0
+
+
+def test_one_empty_listing_makes_nobody_dead_and_nobody_starts_a_second_array(
+    run: Run, squeue: FakeSqueue
+) -> None:
+    """Element 0 works, and element 1 waits for a node."""
+    submissions.record_arrays(run.directory, 1, {"7": 2})
+    for worker in range(2):
+        joined(run.directory, worker, "8")
+    squeue.answer([])
+    waits = record("7", "PENDING", "7", "1").replace("abc", run.plan.run)
+    squeue.controller(record("8", "RUNNING", "7", "0").replace("abc", run.plan.run), waits)
+    assert said(run) == ("running", "2 workers; 1 node waits in SLURM (Priority)")
+    assert read_status(run.directory).dead == 0
+    squeue.controller("echo slurm_load_jobs error: Socket timed out >&2; exit 1")
+    state, cause = said(run)
+    assert (state, cause.startswith("on node8, squeue does not list job 7, and")) == (
+        "running",
+        True,
+    )
+    answer = ask("resume", run.directory.root)
+    assert (answer.code, "is running" in answer.err) == (2, True)
+
+
+def test_an_squeue_that_prints_no_text_is_told_and_proves_nothing(
+    run: Run, squeue: FakeSqueue
+) -> None:
+    squeue.answer(BINARY)
+    state, cause = said(run)
+    assert (state, "squeue printed a line that cannot be read" in cause) == ("queued", True)
+
+
+def test_cancelling_finds_jobs_that_one_listing_lacks(run: Run, squeue: FakeSqueue) -> None:
+    submissions.record_arrays(run.directory, 1, {"7": 2})
+    squeue.answer([])
+    squeue.controller(record("7", "PENDING", "7", "0-1").replace("abc", run.plan.run))
+    script = squeue.folder / "scancel"
+    script.write_text(f"#!/bin/sh\necho $* > {squeue.folder}/cancelled\n")
+    script.chmod(0o755)
+    assert ask("cancel", run.directory.root, "--now").code == 0
+    assert (squeue.folder / "cancelled").read_text() == "7_0 7_1\n"

@@ -1,0 +1,33 @@
+"""What a worker is doing before its first group: importing, loading, compiling. For people only.
+
+The text stands in the `.stage` file beside the worker's own (submissions.py); the file's last
+change is when the stage began.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage, and how long it has lasted."""
+
+    text: str
+    seconds: float
+
+
+def enter_stage(member: Path, text: str) -> None:
+    """Say what the process that joined as `member` does from now on."""
+    member.with_suffix(".stage").write_text(text)
+
+
+def read_stage(member: Path) -> Stage:
+    """What the process that joined as `member` does now. Older versions do not say."""
+    path = member.with_suffix(".stage")
+    try:
+        return Stage(path.read_text() or "starting", max(time.time() - path.stat().st_mtime, 0.0))
+    except FileNotFoundError:
+        return Stage("starting", max(time.time() - member.stat().st_mtime, 0.0))
