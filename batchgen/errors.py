@@ -14,6 +14,7 @@ the error's `exit_code`.
     ├── PlanChanged          2   the run directory was planned from other inputs
     ├── StillRunning         2   `resume` while workers of the run live
     ├── SchedulerSilent      1   SLURM cannot be asked: no command, no answer, or nonsense
+    ├── CannotStart          1   a worker cannot make its engine, and no restart would mend it
     ├── DamagedRun           1   a file of the run directory is not what the protocol wrote
     ├── OutOfMemory          1   the device could not hold the group
     ├── DeviceFault          1   the device is in an undefined state; the process must end
@@ -124,6 +125,10 @@ class StillRunning(BatchgenError):
 
 class SchedulerSilent(BatchgenError):
     """SLURM cannot be asked. Its silence proves nothing about a job."""
+
+
+class CannotStart(BatchgenError):
+    """A worker cannot make its engine, and another start would meet the same error."""
 
 
 class DamagedRun(BatchgenError):

@@ -63,6 +63,8 @@ def open_engine(
     """
     if job.engine.kind == "pattern":
         return PatternEngine(job.pattern.delay_s)
+    if work:
+        work.tell("importing PyTorch")
     # Imported here, because torch takes seconds and gigabytes of address space.
     with quiet_imports():
         from batchgen.engine.replica.replica import lead

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -28,7 +28,7 @@ from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
 from batchgen.engine.parallel.ulysses_ring import RanksAttention
 from batchgen.engine.precision.rules import check_independence, check_tokens
-from batchgen.engine.rules import check_offload_compiles
+from batchgen.engine.rules import compile_mode
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.engine.vae.decode import CompiledDecode, plain_decode, worth_compiling
 from batchgen.errors import JobError
@@ -61,6 +61,8 @@ def build_engine(
     :raises ModelError: the weights do not load, or a LoRA does not fit.
     """
     ranks = ranks or Ranks()
+    if work:
+        work.tell("loading the model")
     device = choose_device(job.engine, job.precision.linear)
     weights = _choose_weights(job, checkpoint, ranks, work, device)
     text_tokens = job.model.max_sequence_length
@@ -162,11 +164,8 @@ def _choose_attention(
 
 def _compile_mode(job: Job, device: Device) -> Mode | None:
     """The mode of torch.compile; None: nothing is compiled."""
-    offload, mode = job.engine.offload, job.compile.mode
-    check_offload_compiles(offload, mode)
-    if mode == "auto":
-        return "default" if device.kind.type == "cuda" and offload != "layers" else None
-    return None if mode == "none" else mode
+    mode = compile_mode(job.compile.mode, job.engine.offload, cuda=device.kind.type == "cuda")
+    return None if mode == "none" else cast("Mode", mode)
 
 
 def _compile(
@@ -178,6 +177,7 @@ def _compile(
     family, ranks, device = engine.family, engine.ranks, engine.device
     tokens = {size: shares(_tokens(family, size), ranks.degree)[ranks.rank] for size in work.sizes}
     rows = work.batch * (2 if work.negative or checkpoint.contrasts else 1)
+    work.tell("compiling")
     engine.compiler = Compiler(mode)
     blocks = CompiledBlocks(family.blocks, engine.compiler, tokens=set(tokens.values()), rows=rows)
     family.blocks = blocks.blocks

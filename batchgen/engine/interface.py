@@ -81,12 +81,14 @@ class Rendezvous:
 
     rank: int = 0
     degree: int = 1
-    # Rank 0 tells the others its address.
+    # Rank 0 tells the others its address, which holds a secret: only this user may read it.
     publish: Callable[[str], None] = lambda _: None
     # The others wait for that address.
     find: Callable[[], str] = lambda: ""
     # Rank 0 reports a verdict before it ends with its replica: once, from any thread.
     report: Callable[[Verdict], None] = lambda _: None
+    # Whether all ranks are on one machine. If so, no other machine can reach them.
+    one_machine: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Workload:
     batch: int
     # Whether some pictures have a negative prompt.
     negative: bool
+    # Called with what takes time while the engine is made: "loading the model", for example.
+    tell: Callable[[str], None] = lambda _: None
 
 
 class Engine(Protocol):

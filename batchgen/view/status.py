@@ -14,10 +14,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from batchgen.errors import shell_command
+from batchgen.errors import counted, shell_command
 from batchgen.planning import Plan
 from batchgen.run import RunDirectory, load_plan, read_stop
-from batchgen.shard import count_pictures, unpublished_counts
+from batchgen.shard import Done, count_pictures, lost_shards, missing_names, unpublished_counts
 from batchgen.slurm import Queue
 from batchgen.view.last_words import last_words
 from batchgen.view.roster import Roster, take_roll
@@ -105,12 +105,19 @@ def read_status(
     # After the roster and before the counts: otherwise a run that ends now would look stalled.
     finalized = directory.complete()
     counts = count_pictures(directory)
-    complete = finalized and len(counts.shards) == len(plan.shards)
+    lost = lost_shards(directory, counts.shards, counts.tarless)
+    counts = counts.without(lost)
+    complete = finalized and counts.shards.issuperset(range(len(plan.shards)))
     words = [] if complete else last_words(directory, roster)
     state, cause, following = _unfinished(directory, roster, words)
     if complete:
-        state, cause = "complete", f"{len(counts.shards)} shards are published"
+        state, cause = (
+            "complete",
+            f"{counted(len(counts.shards), 'shard is', 'shards are')} published",
+        )
         following = shell_command("batchgen", "verify", directory.root)
+    if lost:
+        state, cause, following = _damaged(directory, lost, state, cause, following)
     pending = plan.pictures - counts.ok - counts.failed
     in_progress = sum(unpublished_counts(directory, counts.shards)) if pending else 0
     # Rank 0 of a worker counts its seconds; all ranks work as long.
@@ -155,13 +162,13 @@ def _unfinished(
     resume = shell_command("batchgen", "resume", root)
     told = f"{_waiting(roster)}; asked to stop: {stop.cause}" if stop else _waiting(roster)
     if roster.alive:
-        return "running", f"{len(roster.alive)} workers{told}", watch
+        return "running", f"{counted(len(roster.alive), 'worker')}{told}", watch
     if elsewhere := sorted({member.owner.host for member in roster.unknown}):
         why = roster.trouble or "which cannot be asked from here"
         there = f"{shell_command('batchgen', 'status', root)}  (on {elsewhere[0]})"
         return "running", f"on {', '.join(elsewhere)}, {why}", there
     if roster.waiting or roster.starting or _may_wait_unseen(roster):
-        starting = f"workers start or leave on {roster.starting} nodes"
+        starting = f"workers start or leave on {counted(roster.starting, 'node')}"
         begin = starting if roster.starting else roster.trouble
         return "queued", f"{begin}{told}".removeprefix("; "), watch
     if stop:
@@ -172,6 +179,19 @@ def _unfinished(
         return "stalled", "nothing was submitted yet", resume
     lines = "".join(f"\n  {line}" for line in words)
     return "stalled", f"shards are left, and no worker is alive{lines}", resume
+
+
+def _damaged(
+    directory: RunDirectory, lost: list[Done], state: State, cause: str, following: str
+) -> tuple[State, str, str]:
+    """State, cause and next command of a run from which published files are gone."""
+    gone = [path for done in lost for path in missing_names(directory, done)]
+    more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+    told = f"published and gone: {', '.join(map(str, gone[:1]))}{more}"
+    if state in ("running", "queued"):
+        return state, f"{cause}; {told}", following
+    repair = shell_command("batchgen", "verify", directory.root, "--repair")
+    return "stalled", told, repair
 
 
 def _remedy(cause: str, resume: str) -> str:
@@ -186,7 +206,8 @@ def _remedy(cause: str, resume: str) -> str:
 def _waiting(roster: Roster) -> str:
     """Nodes that wait in SLURM, and why."""
     nodes = sum(roster.waiting.values())
-    return f"; {nodes} nodes wait in SLURM ({', '.join(sorted(roster.waiting))})" if nodes else ""
+    waiting = counted(nodes, "node waits", "nodes wait")
+    return f"; {waiting} in SLURM ({', '.join(sorted(roster.waiting))})" if nodes else ""
 
 
 def _may_wait_unseen(roster: Roster) -> bool:

@@ -26,6 +26,11 @@ class InFlight:
         partial.begin(task.at, len(task.pictures))
         self._begun.append((partial, task))
 
+    def describe(self) -> str:
+        """The pictures of groups that are not written yet. Any thread may call this."""
+        left = [(one, task) for one, task in list(self._begun) if task.at >= one.position]
+        return " and ".join(_name(partial, task) for partial, task in left) or "no picture"
+
     def judge(self, verdict: Verdict) -> None:
         """Write a verdict into the journal of the shard it is about. Any thread may call this."""
         for partial, task in list(self._begun):
@@ -34,3 +39,9 @@ class InFlight:
                 at = task.at + keys.index(verdict.pictures[0])
                 size = (first.width, first.height)
                 partial.judge(at, len(verdict.pictures), size, verdict.cause, verdict.why)
+
+
+def _name(partial: PartialShard, task: Task) -> str:
+    first, last = (f"{picture.key:09d}" for picture in (task.pictures[0], task.pictures[-1]))
+    keys = f"picture {first}" if first == last else f"pictures {first}…{last}"
+    return f"{keys} of shard {partial.shard:06d}"

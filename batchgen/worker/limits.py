@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import faulthandler
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from batchgen.errors import counted, shell_command
 from batchgen.manifest import Picture
 from batchgen.run import Run, RunDirectory, ask_to_stop
 from batchgen.shard import Record, count_pictures, unpublished_counts
 from batchgen.worker.renderer import Made
 from batchgen.worker.signals import HANG_S
+from batchgen.worker.watchdog import Watchdog
 
 # So many failures a run of any size may have.
 LEAST_BUDGET = 10
@@ -29,6 +30,7 @@ class Limits:
     deadline: float = math.inf
     # Seconds since the epoch. A worker that still works then is ended.
     end: float = math.inf
+    watchdog: Watchdog = field(default_factory=Watchdog)
     # Seconds of the slowest group of each (width, height, steps).
     _slowest_s: dict[tuple[int, int, int], float] = field(default_factory=dict)
 
@@ -37,15 +39,40 @@ class Limits:
         expected_s = SAFETY * self._slowest_s.get(_kind(pictures[0]), 0.0)
         return time.time() + expected_s <= self.deadline
 
-    def watch(self) -> None:
-        """Start the time of a group. If it hangs, the process prints its stacks and ends."""
-        left_s = max(self.end + HANG_S - time.time(), 1.0)
-        timeout_s = min(self.run.job.run.group_timeout_s, left_s)
-        faulthandler.dump_traceback_later(timeout_s, exit=True)
+    def watch(self, pictures: Callable[[], str]) -> None:
+        """Start the time of a group. If it hangs, the process says so and ends.
+
+        :param pictures: names what is being made, when it is asked.
+        """
+        timeout_s, left_s = self.run.job.run.group_timeout_s, self._left_s()
+        if timeout_s <= left_s:
+            self.watchdog.watch(timeout_s, lambda: self._took_too_long(pictures()))
+        else:
+            self._watch_end(pictures)
 
     def unwatch(self) -> None:
-        """No group is being made."""
-        faulthandler.cancel_dump_traceback_later()
+        """No group is being made. The process still ends with its SLURM job."""
+        if self.end == math.inf:
+            self.watchdog.call_off()
+        else:
+            self._watch_end(lambda: "no picture")
+
+    def _left_s(self) -> float:
+        """Seconds until the process must have ended."""
+        return max(self.end + HANG_S - time.time(), 1.0)
+
+    def _watch_end(self, pictures: Callable[[], str]) -> None:
+        late = f"{HANG_S:.0f} s after the last moment of its SLURM job this worker still ran"
+        self.watchdog.watch(self._left_s(), lambda: f"{late}, so it was ended; {pictures()}")
+
+    def _took_too_long(self, pictures: str) -> str:
+        limit_s = self.run.job.run.group_timeout_s
+        longer = "run.group_timeout_s=SECONDS"
+        resume = shell_command("batchgen", "resume", self.run.directory.root, "--set", longer)
+        return (
+            f"{pictures}: longer in flight than run.group_timeout_s = {limit_s:g}, so the worker "
+            f"was ended. If they need more time: {resume}"
+        )
 
     def learn(self, made: Sequence[Made]) -> None:
         """Remember how long a group took: all its parts, each once."""
@@ -64,7 +91,7 @@ class Limits:
         budget = max(LEAST_BUDGET, math.ceil(self.run.job.run.failure_budget * planned))
         counts = count_pictures(self.run.directory)
         failed = counts.failed + unpublished_counts(self.run.directory, counts.shards)[1]
-        over = f"{failed} of {planned} pictures failed; the budget is {budget}"
+        over = f"{failed:,} of {counted(planned, 'picture')} failed; the budget is {budget:,}"
         return over if failed > budget else ""
 
 

@@ -7,6 +7,8 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from batchgen import durable, slurm
@@ -20,12 +22,14 @@ from batchgen.run import (
     Run,
     RunDirectory,
     Submission,
+    enter_stage,
     open_run,
     pin_identity,
     submissions,
 )
 from batchgen.shard import Claims
 from batchgen.worker.in_flight import InFlight
+from batchgen.worker.lasting_errors import lasting_errors
 from batchgen.worker.limits import Limits, stop_full
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.placement import Placement
@@ -72,14 +76,17 @@ def _departure(
 ) -> Departure:
     """Work, and say why the worker leaves in good order; any other exception is a death."""
     try:
-        return work(open_run(root), placement, submission, signals, member)
+        enter_stage(member, "checking the run")
+        with lasting_errors("the run cannot be opened"):
+            run = open_run(root)
+        return work(run, placement, submission, signals, member)
     except Terminated:
         assert signals.leave is not None
         return signals.leave
     except DeviceFault:
         raise
     except BatchgenError as error:  # another try would end the same way
-        log.error("%s", error)
+        log.error("%s: %s", type(error).__name__, error)
         return Departure.of_error(error)
     except OSError as error:
         if not durable.is_full(error):
@@ -116,7 +123,12 @@ def work(
     limits = Limits(run, min(end, submission.deadline or math.inf), end)
     in_flight = InFlight()
     rendezvous = placement.rendezvous(directory, in_flight.judge)
-    engine = open_engine(run.job, run.checkpoint, workload(run), rendezvous)
+    asked = workload(run)
+    if member:
+        asked = replace(asked, tell=partial(enter_stage, member))
+    with lasting_errors("the engine cannot be made"):
+        engine = open_engine(run.job, run.checkpoint, asked, rendezvous)
+    asked.tell("making its first group")
     pin_identity(directory, engine.identity)
     origin = Origin(slurm.node(), placement.index, run.plan.generation)
     pipeline = Pipeline(Renderer(engine), run.job.output, origin, in_flight)

@@ -2,7 +2,8 @@
 
 A worker is a replica: one process, or `parallel.cp` processes with a device each. Rank 0 claims,
 writes and reports. The other ranks find it by an address that it leaves in the run directory, in
-a file that only the ranks that were started with it read.
+a file that only the ranks that were started with it read. The address holds a secret (rendezvous.py
+of the engine): only this user can read the file.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ class Placement:
         return Rendezvous(
             self.rank,
             self.ranks,
-            publish=lambda address: durable.replace(path, address.encode()),
+            publish=lambda address: durable.replace(path, address.encode(), durable.PRIVATE),
             find=lambda: _read(path),
             report=report,
+            one_machine=slurm.node_count() == 1,
         )
 
     def dismiss(self, directory: RunDirectory) -> None:

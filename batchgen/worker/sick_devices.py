@@ -17,12 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from batchgen import durable, slurm
 from batchgen.manifest import Picture
 from batchgen.run import RunDirectory
-from batchgen.shard import Record, published_shards, unpublished_records
+from batchgen.shard import Record, published_shards, read_metadata, unpublished_records
 
 
 def device_name(worker: int) -> str:
@@ -60,7 +58,7 @@ def known_good(directory: RunDirectory, records: Iterable[Record]) -> Picture | 
             return _picture({name: getattr(record, name) for name in _SHARED})
     ok = [("outcome", "=", "ok")]
     for shard in sorted(published_shards(directory)):
-        table = pq.read_table(directory.metadata(shard), columns=[*_SHARED, "outcome"], filters=ok)
+        table = read_metadata(directory.metadata(shard), [*_SHARED, "outcome"], ok)
         if table.num_rows:
             return _picture(table.slice(0, 1).to_pylist()[0])
     return None

@@ -159,7 +159,7 @@ class Worker:
         if not self.limits.in_time(task.pictures):
             self.signals.leave = Departure(LeaveCause.DEADLINE)
             return False
-        self.limits.watch()
+        self.limits.watch(self.pipeline.in_flight.describe)
         return True
 
     def _learn(self, partial: PartialShard, made: Sequence[Made]) -> None:

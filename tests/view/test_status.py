@@ -79,7 +79,7 @@ def test_a_run_with_a_living_worker_runs(run: Run) -> None:
     joined(run.directory, GONE)
     status = read_status(run.directory)
     told = (status.state, status.exit_code, status.workers, status.cause)
-    assert told == ("running", 3, 1, "1 workers")
+    assert told == ("running", 3, 1, "1 worker")
 
 
 def test_a_run_whose_workers_live_elsewhere_runs_as_far_as_is_known(run: Run) -> None:
@@ -136,7 +136,7 @@ def test_a_run_asked_to_stop_runs_until_its_workers_have_left(run: Run) -> None:
     ask_to_stop(run.directory, "failure budget", "too many")
     status = read_status(run.directory)
     told = (status.state, status.exit_code, status.cause)
-    assert told == ("running", 3, "1 workers; asked to stop: failure budget")
+    assert told == ("running", 3, "1 worker; asked to stop: failure budget")
 
 
 def test_a_finalized_run_is_complete_whatever_else_is_said(run: Run) -> None:
