@@ -53,16 +53,6 @@ class Model(Section):
     lora: tuple[Lora, ...] = setting((), "LoRAs, fused in this order", strict=False)
 
 
-class ManifestSettings(Section):
-    """How the columns of the manifest are read."""
-
-    columns: dict[str, str] = setting(
-        {},
-        'a name of ours = the manifest\'s column for it, as in prompt = "caption"; '
-        'a name of the manifest = "" lets that column travel along',
-    )
-
-
 class Sampling(Section):
     """What a row of the manifest means where it lacks a column. A column that is there wins."""
 
@@ -93,6 +83,16 @@ class Output(Section):
         False, "whether webp keeps every pixel", read_with={"output.format": ("webp",)}
     )
     license: str = setting("unknown", "licence named on the dataset card")
+
+
+class ManifestSettings(Section):
+    """How the columns of the manifest are read."""
+
+    columns: dict[str, str] = setting(
+        {},
+        'a name of ours = the manifest\'s column for it, as in prompt = "caption"; '
+        'a name of the manifest = "" lets that column travel along',
+    )
 
 
 class Shards(Section):
@@ -144,7 +144,6 @@ class Job(Section):
     """A whole job file."""
 
     model: Model = Model()
-    manifest: ManifestSettings = ManifestSettings()
     sampling: Sampling = Sampling()
     engine: EngineSettings = EngineSettings()
     precision: Precision = Precision()
@@ -152,6 +151,7 @@ class Job(Section):
     parallel: Parallel = Parallel()
     compile: Compile = Compile()
     output: Output = Output()
+    manifest: ManifestSettings = ManifestSettings()
     shards: Shards = Shards()
     run: RunSettings = RunSettings()
     pattern: PatternSettings = PatternSettings()
