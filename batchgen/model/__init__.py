@@ -1,17 +1,35 @@
 """A model folder in diffusers layout, checked and identified without torch.
 
-    checkpoint.py   folder or hub id → Checkpoint
-    families.py     what planning must know of a model family: components, tokens, FLOP
-    expected.py     the tensors of a component, name → shape
-    configs.py      the configurations of components, checked
-    folder.py       components of a folder, and the files that loading reads
-    weights.py      headers of weight files; a digest that need not read all of a file
-    tiny/           the embedded model, a FLUX.1 small enough for a laptop (made by training/)
+    checkpoint.py       folder or hub id → Checkpoint
+    locate.py           folder or hub id → folder
+    lora/               a LoRA file: which linears it changes, and how strongly
+    tokenizer_files.py  whether a tokenizer loads as it was made
+    contents.py         weight files against the configuration: nothing missing, nothing left over
+    index.py            model_index.json against the family
+    guidance.py         which guidance values of a picture a model reads
+    families.py         what planning must know of a model family: components, tokens, FLOP
+    expected.py         the tensors of a component, name → shape
+    configs.py          the configurations of components, checked
+    weights.py          headers of weight files; a digest that need not read all of a file
+    folder.py           the files that loading reads
+    tiny/               the embedded model, a FLUX.1 small enough for a laptop (made by training/)
 
 A room imports only rooms below it.
 """
 
 from batchgen.model.checkpoint import TINY, Checkpoint, resolve
+from batchgen.model.guidance import Guidance
+from batchgen.model.lora import Addition, linear_name, read_lora
 from batchgen.model.weights import digest, read_header
 
-__all__ = ["TINY", "Checkpoint", "digest", "read_header", "resolve"]
+__all__ = [
+    "TINY",
+    "Addition",
+    "Checkpoint",
+    "Guidance",
+    "digest",
+    "linear_name",
+    "read_header",
+    "read_lora",
+    "resolve",
+]

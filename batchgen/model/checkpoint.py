@@ -8,29 +8,29 @@ weights are loaded by `engine/`.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from batchgen.errors import ModelError
-from batchgen.model.configs import parse_config
+from batchgen.model.configs import Config, Scheduler, parse_config
+from batchgen.model.contents import canonical_names, check_weights, is_harmless
 from batchgen.model.expected import expected_tensors
-from batchgen.model.families import FAMILIES, FamilyFacts
-from batchgen.model.folder import component_files, named_components, read_json, wanted, weight_files
+from batchgen.model.families import FAMILIES, SCHEDULER, FamilyFacts, encoder_of
+from batchgen.model.folder import component_files, named_components, read_json, weight_files
+from batchgen.model.guidance import Guidance
+from batchgen.model.index import read_index
+from batchgen.model.locate import TINY, locate
+from batchgen.model.lora import Shape, is_table, linear_name, lora_files, read_lora
+from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer
 from batchgen.model.weights import digest, read_header
-from batchgen.settings import MAX_SIDE_PX, Lora, Model
+from batchgen.settings import MAX_SIDE_PX, Model
 
-# The embedded model, a folder in diffusers layout.
-TINY = Path(__file__).parent / "tiny"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_ACCEPTED = (
-    'model.path takes "tiny" (embedded), a folder in diffusers layout (it holds model_index.json), '
-    'or a hub id such as "org/name"'
-)
+__all__ = ["TINY", "Checkpoint", "resolve"]
+
+# The longest side of the embedded model's pictures. It was trained on 128 and 192 px.
+_TINY_MOST_PX = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,12 @@ class Checkpoint:
 
     @property
     def most_px(self) -> int:
-        """The longest side for which the model has positions."""
+        """The longest side that the model is asked for: it has no positions for longer ones.
+
+        The embedded model has, and makes nothing of them.
+        """
+        if self.folder == TINY:
+            return _TINY_MOST_PX
         key = self._facts.most_positions
         if not key:
             return MAX_SIDE_PX
@@ -77,9 +82,15 @@ class Checkpoint:
         return self._facts.contrasts
 
     @property
+    def guidance(self) -> Guidance:
+        """Which guidance values of a picture the model reads."""
+        embedded = bool(self.config("transformer").get("guidance_embeds"))
+        return Guidance(embedded, self._facts.contrasts)
+
+    @property
     def t5(self) -> str:
         """Component folder of the T5 encoder."""
-        return self._facts.t5_tokenizer.replace("tokenizer", "text_encoder")
+        return self._facts.t5
 
     def tokens(self, width: int, height: int, max_sequence_length: int) -> tuple[int, int]:
         """Image and text tokens of a picture of so many px."""
@@ -87,32 +98,80 @@ class Checkpoint:
         return image, max_sequence_length + self._facts.clip_tokens
 
     def components(self) -> list[str]:
-        """Folders that hold weights."""
-        return [name for name in named_components(self.folder) if weight_files(self.folder / name)]
+        """Folders of the components with weights."""
+        return list(self._facts.components)
 
     def tensors(self, component: str) -> dict[str, tuple[int, ...]]:
-        """Name → shape of a component's weights, from the headers of its files.
+        """Name → shape of the weights that the engine loads of a component.
 
-        :raises ModelError: a file is broken.
+        Names are those of `expected.py`, and so are the shapes: `check` compares them.
+
+        :raises ModelError: a file is missing or broken.
         """
-        headers = [
-            self._read_once(path, read_header) for path in weight_files(self.folder / component)
-        ]
+        kind = self._facts.components[component].config
         return {
-            name: tuple(entry["shape"])
-            for header in headers
-            for name, entry in header.items()
-            if name != "__metadata__"
+            name: tuple(header[own]["shape"])
+            for header in self._headers(component).values()
+            for name, own in canonical_names(header, kind)
+            if not is_harmless(name, kind)
         }
+
+    def check(self) -> None:
+        """Check that the components are whole, fit each other, and hold nothing without effect.
+
+        :raises ModelError: some are not.
+        """
+        configs = {name: self._parsed(name) for name in self._facts.components}
+        scheduler = self.folder / "scheduler" / "scheduler_config.json"
+        _check_class(scheduler, self._read_once(scheduler, read_json), SCHEDULER)
+        parse_config(self._read_once(scheduler, read_json), Scheduler, where=str(scheduler))
+        for what, given, expected in self._facts.fits(configs):
+            if given != expected:
+                raise ModelError(
+                    f"{self.folder}: {what} = {given}, but the other components give {expected}: "
+                    "they are of different models. Fetch all of them again."
+                )
+        for name, config in configs.items():
+            check_weights(config, self._headers(name), self._facts.components[name].class_name)
+        for name, kind in self._facts.tokenizers.items():
+            check_tokenizer(self.folder / name, kind, configs[encoder_of(name)])
+
+    def _parsed(self, component: str) -> Config:
+        """A component's configuration, checked.
+
+        :raises ModelError: it is missing, or of another class, or has impossible values.
+        """
+        path, content = self.folder / component / "config.json", self.config(component)
+        if "quantization_config" in content:
+            raise ModelError(
+                f"{path.parent}: an already quantized checkpoint, which batchgen does not load; "
+                "give the bf16 one."
+            )
+        built = self._facts.components[component]
+        _check_class(path, content, *built.written_by)
+        return parse_config(content, built.config, where=str(path))
+
+    def _headers(self, component: str) -> dict[Path, dict[str, Any]]:
+        """The headers of a component's weight files."""
+        files = weight_files(self.folder / component, self._facts.components[component].library)
+        return {path: self._read_once(path, read_header) for path in files}
 
     def expected(self, component: str) -> dict[str, tuple[int, ...]]:
         """Name → shape of the tensors that the engine builds of a component: see `expected.py`.
 
-        :raises ModelError: its configuration has impossible values.
+        :raises ModelError: its configuration is missing or has impossible values.
         """
-        where = str(self.folder / component / "config.json")
-        kind = self._facts.components[component].config
-        return expected_tensors(parse_config(self.config(component), kind, where=where))
+        return expected_tensors(self._parsed(component))
+
+    def linears(self) -> dict[str, Shape]:
+        """What a LoRA can change, by `linear_name`: linears of transformer and text encoders."""
+        return {
+            linear_name(component, name.removesuffix(".weight")): (shape[0], shape[1])
+            for component in self.components()
+            if component != "vae"
+            for name, shape in self.tensors(component).items()
+            if len(shape) == 2 and not is_table(name)
+        }
 
     def parameters(self, component: str) -> int:
         """How many numbers a component's weights have."""
@@ -123,10 +182,7 @@ class Checkpoint:
 
         This is the number that `model.max_sequence_length` limits.
         """
-        path = self.folder / self._facts.t5_tokenizer / "tokenizer.json"
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
+        tokenizer = read_tokenizer(self.folder / self._facts.t5_tokenizer)
         return lambda prompt: len(tokenizer.encode(prompt).ids)
 
     def flops(self, width: int, height: int, steps: int, text_tokens: int, cfg: bool) -> float:
@@ -162,79 +218,34 @@ class Checkpoint:
 def resolve(model: Model) -> Checkpoint:
     """Find the model, fetch it if it is on the hub, check its files and digest them.
 
-    :raises ModelError: unknown path, a pipeline class without a family, pickled or broken weights,
-        a missing LoRA, or a hub that does not answer.
+    :raises ModelError: the folder is incomplete or damaged, holds something that would have no
+        effect, or is of no family; a LoRA is missing; or the hub does not answer.
     """
-    folder = _locate(model)
-    facts = _family(folder)
+    folder = locate(model)
+    facts = read_index(folder)
     files = [folder / "model_index.json"]
     for component in named_components(folder):
         files += component_files(folder / component)
-    if not (folder / facts.t5_tokenizer / "tokenizer.json").is_file():
-        missing = f"{facts.t5_tokenizer}/tokenizer.json is missing"
-        raise ModelError(f"{folder}: {missing}; save the tokenizer again with save_pretrained.")
     identity = {path.relative_to(folder).as_posix(): digest(path) for path in sorted(files)}
-    for number, lora in enumerate(model.lora):
-        identity[f"lora/{number}/{Path(lora.path).name}"] = _lora_digest(lora)
+    loras = [Path(lora.path).expanduser() for lora in model.lora]
+    for number, lora in enumerate(loras):
+        identity |= {f"lora/{number}/{file.name}": digest(file) for file in lora_files(lora)}
     checkpoint = Checkpoint(folder, facts.name, identity)
-    for component in checkpoint.components():
-        checkpoint.tensors(component)  # raises if a weight file is broken
+    checkpoint.check()
+    for lora in loras:
+        read_lora(lora, checkpoint.linears())  # raises if it does not fit
     return checkpoint
 
 
-def _locate(model: Model) -> Path:
-    """The folder of the model."""
-    path = Path(model.path).expanduser()
-    if _HUB_ID.fullmatch(model.path) and not path.parent.is_dir():
-        return _download(model)
-    if model.revision:
-        given = f"model.revision = {model.revision!r} applies to hub ids only"
-        raise ModelError(f"{given}; model.path is {model.path!r}")
-    if model.path == "tiny":
-        return TINY
-    if not path.is_dir():
-        raise ModelError(f"model.path = {model.path!r}: no such folder. {_ACCEPTED}.")
-    return path.resolve()
+def _check_class(path: Path, content: dict[str, Any], *accepted: str) -> None:
+    """Check the class for which a configuration was written, if it says so.
 
-
-def _download(model: Model) -> Path:
-    """The hub's snapshot of the model.
-
-    The index is fetched first: a model without a family is refused before gigabytes are moved.
+    :raises ModelError: it is another than the engine builds.
     """
-    import huggingface_hub as hub  # here, because it takes a third of a second that few runs need
-
-    revision = model.revision or None
-    try:
-        index = Path(hub.hf_hub_download(model.path, "model_index.json", revision=revision))
-        _family(index.parent)
-        patterns, commit = wanted(named_components(index.parent)), index.parent.name
-        return Path(hub.snapshot_download(model.path, revision=commit, allow_patterns=patterns))
-    except (OSError, ValueError) as error:  # every error of the hub's client is one of these
+    given = content.get("_class_name") or content.get("architectures")
+    names = given if isinstance(given, list) else [given]
+    if given is not None and not set(map(str, names)) & set(accepted):
         raise ModelError(
-            f"model.path = {model.path!r}: no such folder, and the hub did not give it: {error}\n"
-            f"{_ACCEPTED}. Where there is no network, fetch it elsewhere: "
-            f"hf download {model.path} --local-dir FOLDER, then --set model.path=FOLDER"
-        ) from None
-
-
-def _family(folder: Path) -> FamilyFacts:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        remedy = "convert a single .safetensors file with save_pretrained"
-        raise ModelError(f"{folder}: holds no model_index.json. {_ACCEPTED}; {remedy}.")
-    name = read_json(index).get("_class_name", "")
-    if name not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ModelError(f"{index}: pipeline class {name!r} has no family here; known: {known}")
-    return FAMILIES[name]
-
-
-def _lora_digest(lora: Lora) -> str:
-    path = Path(lora.path).expanduser()
-    if not path.is_file():
-        raise ModelError(
-            f"model.lora path = {lora.path!r}: no such file; give one .safetensors file."
+            f"{path}: written for {', '.join(map(str, names))}, but batchgen builds {accepted[0]}. "
+            "Choose a model with it."
         )
-    read_header(path)
-    return digest(path)

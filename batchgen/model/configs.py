@@ -1,13 +1,15 @@
-"""The configurations of a model's components, checked: every value that decides a shape.
+"""The configurations of a model's components, checked.
 
-Keys that decide no shape and no picture are ignored, as diffusers and transformers ignore them.
-Keys that published folders always hold are required. The others have the libraries' defaults.
+Keys that published folders always hold are required; the others have the libraries' defaults. Of
+diffusers' components all keys are listed, because diffusers ignores what it does not know, and a
+setting without effect is refused. transformers keeps many keys that do not matter here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -45,7 +47,13 @@ class Config(BaseModel):
         yield from ()
 
 
-class _Transformer(Config):
+class DiffusersConfig(Config):
+    """A configuration of diffusers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Transformer(DiffusersConfig):
     """What the transformers of all families have."""
 
     in_channels: Size
@@ -111,7 +119,7 @@ class SD3Transformer(_Transformer):
             )
 
 
-class Vae(Config):
+class Vae(DiffusersConfig):
     """Of diffusers' `AutoencoderKL`."""
 
     in_channels: Size = 3
@@ -126,6 +134,10 @@ class Vae(Config):
     norm_num_groups: Size = 32
     scaling_factor: Above0
     shift_factor: Number
+    latents_mean: tuple[Number, ...] | None = None
+    latents_std: tuple[Number, ...] | None = None
+    sample_size: Any = None
+    force_upcast: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
@@ -183,6 +195,38 @@ class T5(Config):
     )
 
 
+class Scheduler(DiffusersConfig):
+    """Of diffusers' `FlowMatchEulerDiscreteScheduler`.
+
+    Stochastic sampling and inverted noise levels are refused: the engine takes plain Euler steps
+    from noise to picture.
+    """
+
+    num_train_timesteps: Size = 1000
+    shift: Above0 = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: Number = 0.5
+    max_shift: Number = 1.15
+    base_image_seq_len: Size = 256
+    max_image_seq_len: Size = 4096
+    invert_sigmas: Literal[False] = False
+    shift_terminal: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    use_karras_sigmas: bool | None = False
+    use_exponential_sigmas: bool | None = False
+    use_beta_sigmas: bool | None = False
+    time_shift_type: Literal["exponential", "linear"] = "exponential"
+    stochastic_sampling: Literal[False] = False
+
+    def _contradictions(self) -> Iterator[str]:
+        if self.max_image_seq_len == self.base_image_seq_len:
+            yield "base_image_seq_len and max_image_seq_len: expected two different numbers"
+        chosen = self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas
+        if sum(map(bool, chosen)) > 1:
+            yield "use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: expected one at most"
+        if self.use_beta_sigmas and find_spec("scipy") is None:
+            yield "use_beta_sigmas needs scipy: pip install scipy"
+
+
 def parse_config(content: Mapping[str, Any], kind: type[Checked], *, where: str) -> Checked:
     """A component's configuration, checked.
 
@@ -190,11 +234,13 @@ def parse_config(content: Mapping[str, Any], kind: type[Checked], *, where: str)
     :param where: that file, for the message.
     :raises ModelError: values are missing, impossible, or contradict each other; all are told.
     """
+    # Keys that begin with `_` say who wrote the file.
+    settings = {key: value for key, value in content.items() if not key.startswith("_")}
     try:
-        return kind.model_validate_json(json.dumps(content))
+        return kind.model_validate_json(json.dumps(settings))
     except ValidationError as error:
         problems = "; ".join(_explain(problem) for problem in error.errors(include_url=False))
-    raise ModelError(f"{where}: {problems}. Fetch the file again.")
+    raise ModelError(f"{where}: {problems}. Fetch the model again.")
 
 
 def _explain(problem: ErrorDetails) -> str:
@@ -204,5 +250,7 @@ def _explain(problem: ErrorDetails) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"{key} is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"{key} is no key that diffusers reads here, and would have no effect"
     given = json.dumps(problem["input"])
     return f"{key} = {given if len(given) <= 60 else given[:57] + '...'}: {message}"

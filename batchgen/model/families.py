@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,58 @@ class Component:
     library: str
     class_name: str
     config: type[Config]
+    # Further classes for which a configuration can have been written: they hold this one.
+    wholes: tuple[str, ...] = ()
+
+    @property
+    def written_by(self) -> tuple[str, ...]:
+        """Classes for which a configuration can have been written, this one first."""
+        return (self.class_name, *self.wholes)
 
 
+# The class of diffusers whose steps `engine/denoise.py` takes.
+SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+_TEXT, _POOLED = "transformer joint_attention_dim", "transformer pooled_projection_dim"
 _VAE = Component("diffusers", "AutoencoderKL", Vae)
-_CLIP = Component("transformers", "CLIPTextModel", Clip)
+_CLIP = Component("transformers", "CLIPTextModel", Clip, ("CLIPTextModelWithProjection",))
 _PROJECTED_CLIP = Component("transformers", "CLIPTextModelWithProjection", ClipWithProjection)
-_T5 = Component("transformers", "T5EncoderModel", T5)
+_T5 = Component(
+    "transformers",
+    "T5EncoderModel",
+    T5,
+    ("T5ForConditionalGeneration", "T5Model", "T5WithLMHeadModel"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerKind:
+    """A tokenizer: what loads it as it was made."""
+
+    # Classes of transformers for it.
+    class_names: tuple[str, ...]
+    # What these classes presume, whatever the files hold: `type` of the model in tokenizer.json ...
+    model: str
+    # ... and special tokens.
+    special_tokens: Mapping[str, str]
+
+
+# Classes that take every tokenizer.json as it is.
+ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_CLIP_TOKENIZER = TokenizerKind(
+    ("CLIPTokenizer", "CLIPTokenizerFast"),
+    model="BPE",
+    special_tokens={
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    },
+)
+_T5_TOKENIZER = TokenizerKind(
+    ("T5Tokenizer", "T5TokenizerFast"),
+    model="Unigram",
+    special_tokens={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +85,10 @@ class FamilyFacts:
     name: str
     # By the component's folder.
     components: Mapping[str, Component]
-    # Component folder of the tokenizer whose length limits a prompt.
-    t5_tokenizer: str
+    # By the tokenizer's folder. The last one's length limits a prompt.
+    tokenizers: Mapping[str, TokenizerKind]
+    # From the configurations of components to widths that have to be equal: what, is, expected.
+    fits: Callable[[Mapping[str, Any]], Iterator[tuple[str, int, int]]]
     # Width of a token in latent pixels.
     patch: int
     # From transformer config, image tokens and text tokens to the FLOP of one picture's step.
@@ -51,6 +99,54 @@ class FamilyFacts:
     contrasts: bool = False
     # Key of the transformer's config with the most tokens along a side; "": any number.
     most_positions: str = ""
+
+    @property
+    def t5_tokenizer(self) -> str:
+        """Folder of the T5 encoder's tokenizer."""
+        return list(self.tokenizers)[-1]
+
+    @property
+    def t5(self) -> str:
+        """Folder of the T5 encoder."""
+        return encoder_of(self.t5_tokenizer)
+
+    @property
+    def classes(self) -> dict[str, set[tuple[str, str]]]:
+        """Every component of the pipeline → the libraries and classes that it may have."""
+        built = {
+            name: {(component.library, component.class_name)}
+            for name, component in self.components.items()
+        }
+        tokenizers = {
+            name: {("transformers", each) for each in (*kind.class_names, *ANY_TOKENIZER)}
+            for name, kind in self.tokenizers.items()
+        }
+        return {"scheduler": {("diffusers", SCHEDULER)}, **built, **tokenizers}
+
+
+def encoder_of(tokenizer: str) -> str:
+    """Folder of the text encoder that a tokenizer serves."""
+    return tokenizer.replace("tokenizer", "text_encoder")
+
+
+def _flux_fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """A token is 2×2 latent pixels; the pooled text is the CLIP's last hidden state."""
+    transformer = configs["transformer"]
+    yield "transformer in_channels", transformer.in_channels, 4 * configs["vae"].latent_channels
+    yield _TEXT, transformer.joint_attention_dim, configs["text_encoder_2"].d_model
+    yield _POOLED, transformer.pooled_projection_dim, configs["text_encoder"].hidden_size
+
+
+def _sd3_fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """The pooled text is the projections of both CLIPs, side by side."""
+    transformer, clips = (
+        configs["transformer"],
+        [configs["text_encoder"], configs["text_encoder_2"]],
+    )
+    yield "transformer in_channels", transformer.in_channels, configs["vae"].latent_channels
+    yield _TEXT, transformer.joint_attention_dim, configs["text_encoder_3"].d_model
+    projected = sum(clip.projection_dim for clip in clips)
+    yield _POOLED, transformer.pooled_projection_dim, projected
 
 
 def _flux_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
@@ -96,7 +192,8 @@ FAMILIES = {
             "text_encoder": _CLIP,
             "text_encoder_2": _T5,
         },
-        t5_tokenizer="tokenizer_2",
+        {"tokenizer": _CLIP_TOKENIZER, "tokenizer_2": _T5_TOKENIZER},
+        _flux_fits,
         patch=2,
         step_flops=_flux_step_flops,
     ),
@@ -109,7 +206,12 @@ FAMILIES = {
             "text_encoder_2": _PROJECTED_CLIP,
             "text_encoder_3": _T5,
         },
-        t5_tokenizer="tokenizer_3",
+        {
+            "tokenizer": _CLIP_TOKENIZER,
+            "tokenizer_2": _CLIP_TOKENIZER,
+            "tokenizer_3": _T5_TOKENIZER,
+        },
+        _sd3_fits,
         patch=2,
         step_flops=_sd3_step_flops,
         clip_tokens=77,

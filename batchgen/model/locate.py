@@ -1,0 +1,117 @@
+"""Where a model is: the folder that `model.path` names, or the hub's snapshot of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from batchgen.errors import ModelError, shell_command
+from batchgen.model.folder import named_components, wanted
+from batchgen.model.index import read_index
+from batchgen.model.weights import kind_of_file
+from batchgen.settings import Model
+
+# The embedded model, a folder in diffusers layout.
+TINY = Path(__file__).parent / "tiny"
+HUB_TIMEOUT_S = 5
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+)(?:[/?#].*)?")
+_ACCEPTED = (
+    'model.path takes "tiny" (embedded), a folder in diffusers layout (it holds model_index.json), '
+    'or a hub id such as "org/name"'
+)
+_SUFFIXES = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
+
+
+def locate(model: Model) -> Path:
+    """The folder of a job's model, fetched if it is on the hub. A folder here goes before the hub.
+
+    :raises ModelError: there is none; the message says what was found in its place.
+    """
+    path = Path(model.path).expanduser()
+    if model.path == "tiny" or os.path.lexists(path) or not _is_hub_id(model.path):
+        if model.revision:
+            given = f"model.revision = {model.revision!r} applies to hub ids only"
+            raise ModelError(f"{given}; model.path is {model.path!r}")
+        return TINY if model.path == "tiny" else _folder(model.path, path)
+    return _download(model, path)
+
+
+def _is_hub_id(given: str) -> bool:
+    return bool(_HUB_ID.fullmatch(given)) and not given.lower().endswith(_SUFFIXES)
+
+
+def _folder(given: str, path: Path) -> Path:
+    """The folder at a path.
+
+    :raises ModelError: it holds no model; the message names the models near it.
+    """
+    asked = f"model.path = {given!r}"
+    if url := _HUB_URL.fullmatch(given):
+        raise ModelError(f"{asked}: give the hub's id of it: --set model.path={url[1]}")
+    if not os.path.lexists(path):
+        raise ModelError(f"{asked}: no such folder{_beside(path)}. {_ACCEPTED}.")
+    if not path.is_dir():
+        raise ModelError(f"{asked}: {kind_of_file(path)}. {_ACCEPTED}.")
+    path = path.resolve()
+    if not (path / "model_index.json").exists():
+        raise ModelError(f"{path}: holds no model_index.json{_instead(path)}. {_ACCEPTED}.")
+    return path
+
+
+def _beside(path: Path) -> str:
+    """What the parent folder holds, if there is one."""
+    parent = path.parent
+    if not path.parent.name or not parent.is_dir():
+        return ""
+    names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir())
+    return f"; {parent}/ holds {', '.join(names[:5]) or 'no folder'}{', ...' * (len(names) > 5)}"
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without an index is, and where the models near it are."""
+    if models := list(_near(folder)):
+        listed = " or ".join(shell_command("--set", f"model.path={model}") for model in models[:3])
+        snapshots = any(model.parent.name == "snapshots" for model in models)
+        what = "a folder of the hub's cache" if snapshots else "not itself a model"
+        return f", it is {what}: {listed}"
+    files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
+    return f"; {files[0].name} in it is {kind_of_file(files[0])}" if files else ""
+
+
+def _near(folder: Path) -> Iterator[Path]:
+    """Model folders around one: it is a component, a cache of the hub, or has models in it."""
+    for pattern in ("../", "*/", "snapshots/*/", "*/snapshots/*/"):
+        for index in sorted(folder.glob(f"{pattern}model_index.json")):
+            yield index.parent.resolve()
+
+
+def _download(model: Model, path: Path) -> Path:
+    """The hub's snapshot of the model.
+
+    The index is fetched first: a model without a family is refused before gigabytes are moved, and
+    a hub out of reach is known after one short try.
+    """
+    import huggingface_hub as hub  # here, because it takes a third of a second that few runs need
+
+    try:
+        index = Path(
+            hub.hf_hub_download(
+                model.path,
+                "model_index.json",
+                revision=model.revision or None,
+                etag_timeout=HUB_TIMEOUT_S,
+            )
+        )
+        read_index(index.parent)
+        patterns, commit = wanted(named_components(index.parent)), index.parent.name
+        return Path(hub.snapshot_download(model.path, revision=commit, allow_patterns=patterns))
+    except (OSError, ValueError) as error:  # every error of the hub's client is one of these
+        fetch = shell_command("hf", "download", model.path, "--local-dir", "FOLDER")
+        raise ModelError(
+            f"model.path = {model.path!r}: no such folder{_beside(path)}, and the hub did not give "
+            f"it: {error}\n{_ACCEPTED}. Where there is no network, fetch it elsewhere: {fetch}, "
+            "then --set model.path=FOLDER"
+        ) from None

@@ -1,0 +1,119 @@
+"""A tokenizer's folder: whether transformers loads it, and as it was made.
+
+transformers is not imported: it takes seconds, and answers an incomplete folder with advice to
+install other packages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
+from batchgen.errors import ModelError
+from batchgen.model.configs import T5, Clip, Config
+from batchgen.model.families import ANY_TOKENIZER, TokenizerKind
+from batchgen.model.folder import check_file, read_json
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+_AGAIN = "fetch the folder again, or save the tokenizer with save_pretrained"
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """What `tokenizer.json` holds, without padding and truncation.
+
+    :raises ModelError: there is no such file, or it is damaged.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise ModelError(f"{path}: missing; {_AGAIN}.")
+    check_file(path)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library has no narrower one
+        raise ModelError(f"{path}: not a tokenizer: {error}; {_AGAIN}.") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def check_tokenizer(folder: Path, kind: TokenizerKind, encoder: Config) -> None:
+    """Check that a tokenizer loads, and that its text encoder has a vector for every token.
+
+    :param encoder: configuration of the text encoder that the tokenizer serves.
+    :raises ModelError: a file is missing or damaged, or does not fit.
+    """
+    where = folder / "tokenizer_config.json"
+    if not where.exists():
+        raise ModelError(f"{where}: missing; {_AGAIN}.")
+    settings = read_json(where)
+    chosen = settings.get("tokenizer_class") or ANY_TOKENIZER[0]
+    if chosen not in (*kind.class_names, *ANY_TOKENIZER):
+        known = ", ".join((*kind.class_names, *ANY_TOKENIZER))
+        raise ModelError(f"{where}: tokenizer_class is {chosen!r}, expected one of {known}.")
+    own = chosen in kind.class_names
+    vocabulary = _vocabulary(folder, kind, own=own)
+    # An older file, which transformers reads before the settings.
+    older = folder / "special_tokens_map.json"
+    special = dict(kind.special_tokens) if own else {}
+    for content in (read_json(older) if older.exists() else {}, settings):
+        special |= {name: _text(content[name]) for name in _SPECIAL if name in content}
+    _check_special(where, special, vocabulary)
+    assert isinstance(encoder, Clip | T5)
+    if (largest := max(vocabulary.values(), default=-1)) >= encoder.vocab_size:
+        raise ModelError(
+            f"{folder}: tokens are numbered up to {largest}, but their text encoder has "
+            f"vocab_size = {encoder.vocab_size}. They are of different models: fetch both again."
+        )
+    if isinstance(encoder, Clip):
+        _check_length(where, settings.get("model_max_length"), encoder.max_position_embeddings)
+
+
+def _vocabulary(folder: Path, kind: TokenizerKind, *, own: bool) -> dict[str, int]:
+    """Token → number.
+
+    :param own: whether a class of this kind loads the folder; it presumes the kind's model.
+    """
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    if own and kind.model == "BPE" and not (folder / "tokenizer.json").exists():
+        numbers = read_json(vocabulary)
+        check_file(merges)
+        try:
+            BPE.from_file(str(vocabulary), str(merges))
+        except Exception as error:  # noqa: BLE001 - the library has no narrower one
+            raise ModelError(f"{folder}: vocab.json and merges.txt: {error}; {_AGAIN}.") from None
+        return numbers
+    tokenizer = read_tokenizer(folder)
+    if own and (held := type(tokenizer.model).__name__) != kind.model:
+        raise ModelError(
+            f"{folder}: tokenizer_class {kind.class_names[0]} takes a {kind.model} vocabulary, "
+            f"but tokenizer.json holds a {held}; set tokenizer_class to {ANY_TOKENIZER[0]}."
+        )
+    return dict(tokenizer.get_vocab())
+
+
+def _text(token: Any) -> Any:
+    """A token as its text. Settings hold it so, or in a table with how it is matched."""
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _check_special(where: Path, special: Mapping[str, Any], vocabulary: Mapping[str, int]) -> None:
+    if special.get("pad_token") is None:
+        raise ModelError(f"{where}: pad_token is missing; {_AGAIN}.")
+    for name, token in special.items():
+        if token is not None and not (isinstance(token, str) and token in vocabulary):
+            raise ModelError(
+                f"{where}: {name} = {json.dumps(token)} is not in the vocabulary; {_AGAIN}."
+            )
+
+
+def _check_length(where: Path, length: Any, positions: int) -> None:
+    if not isinstance(length, int) or not 2 <= length <= positions:
+        raise ModelError(
+            f"{where}: model_max_length = {json.dumps(length)}, expected a whole number from 2 to "
+            f"the text encoder's max_position_embeddings = {positions}."
+        )
