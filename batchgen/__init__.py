@@ -22,6 +22,7 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
     slurm/         what SLURM says
     settings/      what people write: job files and site profiles
     durable.py     the few file operations that correctness rests on
+    checked_json.py   JSON that is believed only if its types and its checksum hold
     process.py     a process, told apart from every other, and whether it lives
     errors.py      the one tree of exceptions
 """

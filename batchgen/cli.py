@@ -44,7 +44,8 @@ app = typer.Typer(
 )
 
 Manifest = Annotated[
-    list[str], typer.Argument(help="Parquet, CSV or JSONL: files, globs or folders.")
+    list[str],
+    typer.Argument(help="Parquet, CSV, TSV, JSONL, text or Arrow: files, globs or folders."),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="The run directory, for example runs/prompts.")]
 JobFile = Annotated[
@@ -53,6 +54,14 @@ JobFile = Annotated[
 SET = "SECTION.KEY=VALUE"
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar=SET, help="Override a key of the job file.")
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME=YOURS",
+        help="Read a column of yours as one of ours, as in prompt=caption; YOURS= lets it travel.",
+    ),
 ]
 Rehearse = Annotated[
     bool, typer.Option("--rehearse", help="Draw test cards, without a model: try a run in seconds.")
@@ -69,6 +78,7 @@ def plan(
     job: JobFile = None,
     site: SiteFile = None,
     settings: Settings = None,
+    columns: Columns = None,
     rehearse: Rehearse = False,
 ) -> None:
     """Say what would happen: rows, sizes, shards, groups, time, bytes.
@@ -81,7 +91,7 @@ def plan(
         from batchgen.view.show import show_plan, show_script
 
         profile = load_site(site) if site else None
-        asked = _job(job, settings, rehearse=rehearse)
+        asked = _job(job, settings, columns, rehearse=rehearse)
         hardware = planning.of_site(profile, asked) if profile else planning.assumed(asked)
         located, checkpoint = planning.locate_model(asked)
         planning.refuse_impossible(located, checkpoint, hardware)
@@ -102,6 +112,7 @@ def submit(
         Path | None, typer.Option(help="Run directory; default runs/NAME of the manifest.")
     ] = None,
     settings: Settings = None,
+    columns: Columns = None,
     rehearse: Rehearse = False,
     detach: Detach = False,
 ) -> None:
@@ -112,25 +123,28 @@ def submit(
     with _errors():
         from batchgen.launch.elements import refuse_misfit
         from batchgen.planning import locate_model, refuse_impossible, visible_devices
-        from batchgen.run import create
+        from batchgen.run import create, missing_folders, refuse_place, unless_started
         from batchgen.settings import load_site
 
+        root = (out or _root(manifest, rehearse=rehearse)).expanduser()
         profile = load_site(site) if site else None
-        asked = _job(job, settings, rehearse=rehearse)
+        asked = _job(job, settings, columns, rehearse=rehearse)
         # Locating the model reads from every weight file: what costs less to tell is told before.
         if profile:
             refuse_misfit(profile, asked)
         else:
             visible_devices(asked)
+        refuse_place(root)
         hardware = _hardware(profile, asked)
         located, checkpoint = locate_model(asked)
         refuse_impossible(located, checkpoint, hardware)
-        root = out or _root(manifest, rehearse=rehearse)
+        made = missing_folders(root)
         run, new = create(root, manifest, located, checkpoint, hardware=hardware)
         if not new:
             _say(f"{root} was planned before from the same inputs: continuing it.")
         _say(f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}")
-        _go(run, profile, detach=detach)
+        with unless_started(run.directory, made if new else None):
+            _go(run, profile, detach=detach)
 
 
 @app.command()
@@ -144,6 +158,10 @@ def resume(
     local: Annotated[
         bool, typer.Option("--local", help="Go on here, although the run was on a cluster.")
     ] = False,
+    manifest: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Where the manifest is now, if it was moved."),
+    ] = None,
     add: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Add N workers; on a cluster, N nodes.")
     ] = None,
@@ -163,7 +181,7 @@ def resume(
         from batchgen.settings import load_site
 
         profile = load_site(site) if site else None
-        opened = open_run(run, settings or [])
+        opened = open_run(run, settings or [], manifest or [])
         last = read_submissions(opened.directory)[-1:]
         if last and not local:
             profile = profile or last[0].site
@@ -230,20 +248,32 @@ def verify(
     deep: Annotated[
         bool, typer.Option("--deep", help="Hash every byte and decode every picture.")
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Put damaged shards aside, so that resume makes them again."),
+    ] = False,
 ) -> None:
-    """Recount a run from its files: hashes, counts, keys against the plan.
+    """Recount a run from its files: hashes, counts, keys against plan and manifest.
 
-    Exit code: 1 if anything is wrong.
+    Exit code: 1 if anything is wrong and was not repaired.
     """
     with _errors():
-        from batchgen.dataset import verify_run
-        from batchgen.run import RunDirectory, load_plan
-        from batchgen.view.show import show_findings
+        from batchgen.dataset import manifest_trouble, repair_run, verify_run
+        from batchgen.run import inspect_run
+        from batchgen.shard import remake
+        from batchgen.view.show import show_findings, show_repair
 
-        directory = RunDirectory.open(run)
-        planned = load_plan(directory)
-        findings = verify_run(directory, planned, deep=deep)
-        sound = show_findings(_console(), directory, planned, findings)
+        asked = inspect_run(run)
+        trouble = manifest_trouble(asked)
+        findings = list(verify_run(asked, deep=deep, manifest=not trouble))
+        sound = show_findings(_console(), asked, findings, trouble)
+        damaged = [one.shard for one in findings if one.shard is not None and one.problems]
+        if repair and (aside := repair_run(asked, damaged)):
+            show_repair(_console(), asked, aside, damaged)
+            again = verify_run(asked, deep=False, manifest=not trouble)
+            sound = not any(one.problems for one in again)
+        elif damaged:
+            _say(remake(asked.directory, deep=deep))
     raise typer.Exit(0 if sound else 1)
 
 
@@ -315,10 +345,13 @@ def _launch(run: Run, site: Site | None, add: int | None, *, steal: bool) -> Non
         _say(f"{submission.workers} workers on {nodes} nodes submitted to SLURM as {arrays}.")
 
 
-def _job(path: Path | None, settings: list[str] | None, *, rehearse: bool) -> Job:
+def _job(
+    path: Path | None, settings: list[str] | None, columns: list[str] | None, *, rehearse: bool
+) -> Job:
     from batchgen.settings import load_job
 
-    return load_job(path, [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])])
+    overrides = [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])]
+    return load_job(path, overrides, columns or ())
 
 
 def _hardware(site: Site | None, job: Job) -> Hardware:

@@ -17,6 +17,9 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO
 
+# Modes of new files: of what readers of a dataset get, and of everything else.
+SHARED, PRIVATE = 0o666, 0o600
+
 
 def append(file: BinaryIO, data: bytes | memoryview) -> None:
     """Write all of `data` to an unbuffered file.
@@ -58,20 +61,30 @@ def link(source: Path, target: Path) -> bool:
     return True
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file, complete and synced, under a name that no reader trusts."""
-    with path.open("wb", buffering=0) as file:
+def write(path: Path, data: bytes, mode: int = SHARED) -> None:
+    """Write a file, complete and synced, under a name that no reader trusts.
+
+    :param mode: who may read and write it, if it is new; the umask takes from that.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
+    with open(path, "wb", buffering=0, opener=opener) as file:
         append(file, data)
         sync(file)
 
 
 def create(path: Path, data: bytes) -> bool:
-    """Make the file `path`; False if it exists. Nobody ever sees the file incomplete."""
+    """Make the file `path`, for this user alone; False if it exists.
+
+    Nobody ever sees the file incomplete.
+    """
     if path.exists():
         return False
     temporary = _temporary(path)
     try:
-        write(temporary, data)
+        write(temporary, data, PRIVATE)
         return link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -96,15 +109,25 @@ def create_from(reserve: Path, path: Path, data: bytes) -> None:
     mine.unlink()
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a file whose name may exist. Only for what can be recomputed: card, index, summary."""
+def replace(path: Path, data: bytes, mode: int = SHARED) -> None:
+    """Write a file whose name may exist. Only for what can be recomputed: card, index, summary.
+
+    :param mode: as in `write`.
+    """
     temporary = _temporary(path)
     try:
-        write(temporary, data)
+        write(temporary, data, mode)
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move(path: Path, folder: Path) -> None:
+    """Move a file out of the way, into a folder that has no file of this name."""
+    path.rename(folder / path.name)
+    sync_folder(folder)
+    sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:

@@ -2,66 +2,69 @@
 
 Any worker or `resume` does this when it sees that every shard is committed. Doing it twice gives
 the same files. `index.json` is written last: a run that has it is complete.
+
+Nothing that another hand made is replaced or taken in. A run with files among the published ones
+that it did not publish, or from which a published file is gone, is not completed. A card that a
+person edited is kept in `.batchgen/replaced/` when another takes its place.
 """
 
 from __future__ import annotations
 
 import json
+import tarfile
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
-from batchgen import durable
 from batchgen.dataset.card import dataset_card
 from batchgen.dataset.contact_sheet import contact_sheet
 from batchgen.dataset.statistics import gather
-from batchgen.run import Run, RunDirectory
+from batchgen.errors import DamagedRun, shell_command
+from batchgen.run import Run, RunDirectory, new_aside, put_aside, replace_keeping
 from batchgen.shard import (
     Done,
     committed_shards,
     count_pictures,
+    lost_shards,
+    missing_names,
     published_shards,
     read_done,
+    remake,
     roll_forward,
+    shards_with_attempts,
+    strange_files,
     sweep,
 )
+
+# Files that a message names.
+MANY = 3
 
 
 def finalize_run(run: Run) -> bool:
     """Complete the run if every shard is committed.
 
     :return: whether the run is complete.
+    :raises DamagedRun: a published file is gone, damaged or not the one that was committed, or
+        there are others beside them.
     """
-    directory = run.directory
+    directory, planned = run.directory, set(range(len(run.plan.shards)))
     # Asked before the commits are listed: other workers may complete the run at any moment.
     was_complete = directory.complete()
-    committed = committed_shards(directory)
-    for shard in sorted(committed - published_shards(directory)):
+    committed = committed_shards(directory) & planned
+    unpublished = committed - published_shards(directory)
+    for shard in sorted(unpublished | (committed & shards_with_attempts(directory))):
         roll_forward(directory, shard)
-    if len(committed) < len(run.plan.shards):
+    _refuse_damage(directory, len(planned))
+    if planned - committed:
         if was_complete:  # a person took a damaged shard away
-            durable.remove(directory.index)
+            put_aside(directory, directory.index, new_aside(directory))
         return False
     if not was_complete:
         _write_summaries(run, committed)
     return True
 
 
-def _write_summaries(run: Run, committed: set[int]) -> None:
-    directory, root = run.directory, run.directory.root
-    done = [read_done(directory, shard) for shard in sorted(committed)]
-    statistics = gather(directory, done)
-    text = json.dumps(asdict(statistics), indent=1) + "\n"
-    durable.replace(root / "statistics.json", text.encode())
-    tars = [directory.data(one.shard) for one in done if one.tar]
-    if sheet := contact_sheet(tars, run.job.output.format):
-        durable.replace(root / "contact.jpg", sheet)
-    durable.replace(root / "README.md", dataset_card(run, statistics).encode())
-    for shard in committed:
-        sweep(directory, shard)
-    count_pictures(directory).save(directory)
-    durable.replace(directory.index, _wids_index(directory, done).encode())
-
-
-def _wids_index(directory: RunDirectory, done: list[Done]) -> str:
+def wids_index(directory: RunDirectory, done: Sequence[Done]) -> bytes:
     """The index that `wids.ShardListDataset` reads: its paths are relative to it."""
     shards = [
         {
@@ -79,4 +82,47 @@ def _wids_index(directory: RunDirectory, done: list[Done]) -> str:
         "name": directory.root.name,
         "shardlist": shards,
     }
-    return json.dumps(index, indent=1) + "\n"
+    return json.dumps(index, indent=1).encode() + b"\n"
+
+
+def _refuse_damage(directory: RunDirectory, planned: int) -> None:
+    """Refuse a run whose published files are not all there, or not alone.
+
+    :raises DamagedRun: with the names and the remedy.
+    """
+    counts = count_pictures(directory)
+    if strange := strange_files(directory, planned, counts.tarless):
+        away = shell_command("mv", strange[0], "ANOTHER_FOLDER")
+        raise DamagedRun(
+            f"{_listed(strange)}: not published by this run, and readers of data/*.tar or "
+            f"metadata/*.parquet would take it for the run's. Move it away, for example: {away}"
+        )
+    lost = lost_shards(directory, counts.shards, counts.tarless)
+    if gone := [path for done in lost for path in missing_names(directory, done)]:
+        raise DamagedRun(f"{_listed(gone)} was committed and is missing. {remake(directory)}")
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - MANY} more" if len(paths) > MANY else ""
+    return ", ".join(str(path) for path in paths[:MANY]) + more
+
+
+def _write_summaries(run: Run, committed: set[int]) -> None:
+    directory, root = run.directory, run.directory.root
+    done = [read_done(directory, shard) for shard in sorted(committed)]
+    statistics = gather(directory, done)
+    text = json.dumps(asdict(statistics), indent=1) + "\n"
+    replace_keeping(directory, root / "statistics.json", text.encode())
+    tars = [directory.data(one.shard) for one in done if one.tar]
+    try:
+        sheet = contact_sheet(tars, run.job.output.format)
+    except (tarfile.TarError, OSError, SyntaxError) as error:  # Pillow's, for a broken PNG
+        remedy = remake(directory, deep=True)
+        raise DamagedRun(f"{root / 'data'}: a tar cannot be read: {error}. {remedy}") from None
+    if sheet:
+        replace_keeping(directory, root / "contact.jpg", sheet)
+    replace_keeping(directory, root / "README.md", dataset_card(run, statistics).encode())
+    for shard in committed:
+        sweep(directory, shard)
+    count_pictures(directory).save(directory)
+    replace_keeping(directory, directory.index, wids_index(directory, done))

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batchgen.run import RunDirectory
-from batchgen.shard import Done
+from batchgen.shard import Done, read_metadata
 
 STAGES = ("text_s", "denoise_s", "decode_s", "image_encode_s", "total_s")
 EXACT_PICTURES = 100_000
@@ -49,7 +48,10 @@ class Statistics:
 
 
 def gather(directory: RunDirectory, done: Iterable[Done]) -> Statistics:
-    """Read the records of all committed shards, one shard at a time."""
+    """Read the records of all committed shards, one shard at a time.
+
+    :raises DamagedRun: a shard's records are gone or damaged.
+    """
     sizes: Counter[str] = Counter()
     paths: Counter[str] = Counter()
     failures: Counter[str] = Counter()
@@ -60,7 +62,7 @@ def gather(directory: RunDirectory, done: Iterable[Done]) -> Statistics:
         ok, failed = ok + one.ok, failed + one.failed
         tar_bytes, device_s = tar_bytes + one.tar_bytes, device_s + one.group_s
         columns = ["outcome", "cause", "path", "width", "height", *STAGES]
-        table = pq.read_table(directory.metadata(one.shard), columns=columns)
+        table = read_metadata(directory.metadata(one.shard), columns)
         failures.update(cause for cause in table["cause"].to_pylist() if cause)
         good = table.filter(pc.equal(table["outcome"], "ok"))
         widths, heights = good["width"].to_pylist(), good["height"].to_pylist()

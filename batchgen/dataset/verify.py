@@ -1,8 +1,9 @@
-"""Verify a run: compare hashes, counts and keys of its files with its plan (P1, P8).
+"""Verify a run: compare its files with its plan, its commits and its manifest (P1, P8).
 
-Every published shard must have the counts of its commit, one record a planned picture, and one
-sample a good record, in plan order. A deep check also hashes every byte and decodes every
-picture.
+The plan must be what the manifest gives. Every published shard must have the counts of its commit,
+one record a planned picture, from the row that is planned for it, and one sample a good record, in
+plan order. A deep check also hashes every byte, decodes every picture, and compares each record
+with its row of the manifest.
 """
 
 from __future__ import annotations
@@ -10,70 +11,135 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen.dataset.finalize import wids_index
 from batchgen.dataset.open_picture import open_picture
-from batchgen.errors import DamagedRun
-from batchgen.planning import Plan, Shard
-from batchgen.run import RunDirectory
-from batchgen.shard import Done, committed_shards, read_done, visible_shards
+from batchgen.errors import BatchgenError, DamagedRun, PlanChanged, shell_command
+from batchgen.manifest import check_unchanged
+from batchgen.planning import Shard, recount
+from batchgen.run import Run, RunDirectory, refuse_missing
+from batchgen.shard import (
+    Done,
+    committed_shards,
+    count_pictures,
+    missing_names,
+    read_done,
+    read_shard,
+    strange_files,
+    visible_shards,
+)
+
+# What a record shares with its row of the manifest, whatever the model makes of it.
+_OF_THE_ROW = ("row", "image", "id", "prompt", "seed", "width", "height", "steps")
 
 
-def verify_run(
-    directory: RunDirectory, plan: Plan, *, deep: bool
-) -> Iterator[tuple[int, list[str]]]:
-    """What is wrong with each shard that is committed or that readers can see.
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with a shard, or with the run."""
 
-    :param deep: also compare hashes and decode pictures.
-    :return: a shard's number and its problems; none if it is sound.
+    # None: the run as a whole.
+    shard: int | None
+    # Empty if it is sound.
+    problems: list[str]
+
+
+def manifest_trouble(run: Run) -> str:
+    """Why the run cannot be compared with its manifest; "" if it can."""
+    try:
+        refuse_missing(run.directory, run.plan)
+        check_unchanged(run.plan.sources)
+    except PlanChanged as error:
+        return str(error)
+    return ""
+
+
+def verify_run(run: Run, *, deep: bool, manifest: bool) -> Iterator[Finding]:
+    """What is wrong with the run and with each shard that is committed or that readers can see.
+
+    A shard that is committed and not published yet is left out.
+
+    :param deep: also compare hashes, decode pictures, and compare records with rows.
+    :param manifest: whether the manifest can be compared (`manifest_trouble`).
     """
+    yield Finding(None, list(_run_problems(run, manifest=manifest)))
+    directory, planned = run.directory, set(range(len(run.plan.shards)))
     committed = committed_shards(directory)
-    promised = range(len(plan.shards) if directory.complete() else 0)
-    for shard in sorted(committed | visible_shards(directory) | set(promised)):
-        if shard >= len(plan.shards):
-            yield shard, ["is not in the plan"]
-        elif shard not in committed:
-            yield shard, [f"{directory.done(shard)} is missing"]
-        else:
-            yield shard, list(_problems(directory, plan.shards[shard], shard, deep=deep))
+    promised = planned if directory.complete() else set()
+    for shard in sorted((committed | visible_shards(directory) | promised) & planned):
+        if shard not in committed:
+            yield Finding(shard, [f"{directory.done(shard)} is missing"])
+            continue
+        try:
+            done = read_done(directory, shard)
+        except DamagedRun as error:
+            yield Finding(shard, [str(error)])
+            continue
+        published = all(target.exists() for _, target in done.names(directory))
+        if published or missing_names(directory, done):
+            compare = deep and manifest
+            problems = _shard_problems(run, shard, done, deep=deep, manifest=compare)
+            yield Finding(shard, list(problems))
 
 
-def _problems(directory: RunDirectory, shard: Shard, number: int, *, deep: bool) -> Iterator[str]:
+def index_is_right(directory: RunDirectory, planned: int) -> bool:
+    """Whether `index.json` lists the tars of the commits; true if the run is not complete."""
+    committed = sorted(committed_shards(directory) & set(range(planned)))
+    if not directory.complete() or len(committed) < planned:
+        return True
+    try:
+        done = [read_done(directory, shard) for shard in committed]
+    except DamagedRun:  # is told with its shard
+        return True
+    return directory.index.read_bytes() == wids_index(directory, done)
+
+
+def _run_problems(run: Run, *, manifest: bool) -> Iterator[str]:
+    directory, plan = run.directory, run.plan
+    if manifest and (wrong := recount(plan, run.job)):
+        yield f"{directory.plan}: {wrong}. Its pictures are not those of the manifest"
+    try:
+        tarless = count_pictures(directory).tarless
+    except DamagedRun:  # is told with its shard
+        tarless = set()
+    unfinished = set(range(len(plan.shards))) - committed_shards(directory)
+    own = {name(shard) for name in (directory.data, directory.metadata) for shard in unfinished}
+    for path in strange_files(directory, len(plan.shards), tarless):
+        if path not in own:  # those are told with their shard
+            away = shell_command("mv", path, "ANOTHER_FOLDER")
+            yield f"{path}: was not published by this run. Move it away: {away}"
+    if not index_is_right(directory, len(plan.shards)):
+        yield f"{directory.index}: does not list the tars that are there"
+
+
+def _shard_problems(
+    run: Run, number: int, done: Done, *, deep: bool, manifest: bool
+) -> Iterator[str]:
+    directory = run.directory
     metadata, tar = directory.metadata(number), directory.data(number)
-    try:
-        done = read_done(directory, number)
-    except DamagedRun as error:
-        yield str(error)
+    if gone := missing_names(directory, done):
+        yield from (f"{path} is missing" for path in gone)
         return
-    if not metadata.exists() or (done.tar is not None and not tar.exists()):
-        yield f"{metadata if not metadata.exists() else tar} is missing"
+    content = metadata.read_bytes()
+    if hashlib.sha256(content).hexdigest() != done.metadata_sha256:
+        yield f"{metadata}: its hash is not the committed one"
         return
-    if deep:
-        yield from _hash_problems(metadata, done.metadata_sha256)
-    try:
-        table = pq.read_table(metadata, columns=["key", "outcome"])
-    except (pa.ArrowException, OSError) as error:
-        yield f"{metadata}: cannot be read: {error}"
-        return
+    table = pq.read_table(pa.BufferReader(content), columns=["key", "outcome", *_OF_THE_ROW])
     keys, outcomes = table["key"].to_pylist(), table["outcome"].to_pylist()
     good = [f"{key:09d}" for key, outcome in zip(keys, outcomes, strict=True) if outcome == "ok"]
-    for problem in _count_problems(shard, done, keys, len(good)):
-        yield f"{metadata}: {problem}"
+    problems = [*_count_problems(run.plan.shards[number], done, keys, len(good))]
+    problems = problems or [*_row_problems(run, number, table, manifest=manifest)]
+    yield from (f"{metadata}: {problem}" for problem in problems)
     if done.tar is None:
         return
     if tar.stat().st_size != done.tar_bytes:
         yield f"{tar}: {tar.stat().st_size} bytes; committed were {done.tar_bytes}"
     else:
         yield from _tar_problems(tar, good, done, deep=deep)
-
-
-def _hash_problems(path: Path, committed: str) -> Iterator[str]:
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != committed:
-            yield f"{path}: its hash is not the committed one"
 
 
 def _count_problems(shard: Shard, done: Done, keys: list[int], good: int) -> Iterator[str]:
@@ -86,9 +152,44 @@ def _count_problems(shard: Shard, done: Done, keys: list[int], good: int) -> Ite
         yield f"{good} good and {failed} failed; committed were {done.ok} and {done.failed}"
 
 
+def _row_problems(run: Run, number: int, table: pa.Table, *, manifest: bool) -> Iterator[str]:
+    """Records whose row is not the planned one, or that differ from their row of the manifest."""
+    records = table.sort_by("key").to_pylist()
+    shards = run.plan.shards
+    after = shards[number + 1] if number + 1 < len(shards) else None
+    end = (after.row, after.skip) if after else (run.plan.rows, 0)
+    possible = [(shards[number].row, shards[number].skip)]
+    for record in records:
+        row, image = record["row"], record["image"]
+        if (row, image) not in possible:
+            planned = " or ".join(f"row {row}, image {image}" for row, image in possible)
+            yield f"picture {record['key']:09d} is of row {row}, image {image}; not of {planned}"
+            return
+        possible = [(row, image + 1), (row + 1, 0)]
+    if end not in possible:
+        yield f"the last picture is of row {row}; the next shard begins in row {end[0]}"
+    if not manifest:
+        return
+    try:
+        groups, _ = read_shard(run, number)
+    except BatchgenError as error:
+        yield str(error)
+        return
+    pictures = {picture.key: picture for group in groups for picture in group}
+    for record in records:
+        for name in _OF_THE_ROW:
+            wanted = getattr(pictures[record["key"]], name)
+            if record[name] != wanted:
+                what = f"picture {record['key']:09d} has {name} {record[name]!r}"
+                yield f"{what}; its row of the manifest says {wanted!r}"
+                return
+
+
 def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Iterator[str]:
     if deep:
-        yield from _hash_problems(path, done.tar_sha256)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != done.tar_sha256:
+                yield f"{path}: its hash is not the committed one"
     keys: list[str] = []
     try:
         with tarfile.open(path) as tar:

@@ -21,7 +21,7 @@ from batchgen import durable, slurm
 from batchgen.errors import SiteError, shell_command
 from batchgen.launch.batch_script import python_command, sbatch_parameters
 from batchgen.launch.elements import count_elements, max_running, refuse_misfit
-from batchgen.run import Run, Submission, submissions
+from batchgen.run import Run, Submission, refuse_letters, submissions
 from batchgen.settings import OURS, Site
 from batchgen.worker.placement import Placement
 
@@ -69,10 +69,12 @@ def launch_on(
 
     :param nodes: nodes to work on, instead of the number in the profile.
     :raises SiteError: the profile does not fit the job, or SLURM refuses it.
+    :raises OutputError: SLURM would read the run's path differently.
     :raises SchedulerSilent: SLURM does not answer.
     """
     wanted = site if nodes is None else site.model_copy(update={"nodes": nodes})
     refuse_misfit(wanted, run.job)
+    refuse_letters(run.directory.root)
     most = slurm.max_array_size()
     directory, ranks = run.directory, run.job.parallel.degree
     elements = count_elements(wanted, ranks, len(run.plan.shards))

@@ -4,8 +4,10 @@
     memory_fit.py   does a job fit into the devices' memory, and what would make it fit
     memory.py       how much device memory a rank takes: an estimate
     planner.py      manifest + job → Plan
+    effects.py      what was asked for and changes no picture
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
+    plan_file.py    plan.json: its checksum, and what must hold between its numbers
     identity.py     the fingerprint: what a run may never change
     hardware.py     the devices, asked for without torch
     plan.py         Plan, Shard, Shape; the groups of a shard
@@ -25,7 +27,8 @@ from batchgen.planning.hardware import (
 from batchgen.planning.identity import identify_run, refuse_change, software
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.plan import PLAN_VERSION, Plan, Shard, groups
-from batchgen.planning.planner import dry_run, locate_model, make_plan
+from batchgen.planning.plan_file import decode_plan, encode_plan
+from batchgen.planning.planner import dry_run, locate_model, make_plan, recount
 from batchgen.planning.preflight import refuse_impossible, refuse_unfit
 
 __all__ = [
@@ -35,13 +38,16 @@ __all__ = [
     "Plan",
     "Shard",
     "assumed",
+    "decode_plan",
     "describe_memory",
     "dry_run",
+    "encode_plan",
     "groups",
     "identify_run",
     "locate_model",
     "make_plan",
     "of_site",
+    "recount",
     "refuse_change",
     "refuse_impossible",
     "refuse_unfit",

@@ -18,10 +18,13 @@ runs/NAME/
     stop.json                           the run was asked to stop (stop.py)
     reserve                             bytes that become stop.json when the disk is full
     summary.json                        counts of the shards that are done
+    moved.json                          where the manifest's files are now, if they were moved
+    replaced/0001/                      what `verify --repair` or a new card took the place of
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from batchgen.errors import OutputError, shell_command
 
 # Shards in one folder, so that no folder of .batchgen grows without bound.
 BUCKET = 1000
+_JOURNAL = re.compile(r"^\d{6,}\.\d{4,}\.journal$")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class RunDirectory:
     stop = _Inner("stop.json")
     reserve = _Inner("reserve")
     summary = _Inner("summary.json")
+    moved = _Inner("moved.json")
+    replaced = _Inner("replaced")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", self.root.resolve())
@@ -69,10 +75,7 @@ class RunDirectory:
         """
         directory = cls(root)
         if not directory.plan.exists():
-            command = shell_command("batchgen", "submit", "MANIFEST", "--out", root)
-            raise OutputError(
-                f"{root}: not a run directory (no .batchgen/plan.json). Make one with: {command}"
-            )
+            raise OutputError(explain_no_run(directory))
         return directory
 
     @property
@@ -115,7 +118,8 @@ class RunDirectory:
 
     def journals(self) -> list[Path]:
         """The journals of all attempts whose shards are not published yet."""
-        return list((self.inner / "partial").glob("*/*.journal"))
+        paths = (self.inner / "partial").glob("*/*.journal")
+        return [path for path in paths if _JOURNAL.match(path.name)]
 
     def death(self, job: str, restarts: int) -> Path:
         """The note that a worker died by itself in a job that was requeued `restarts` times."""
@@ -131,3 +135,29 @@ class RunDirectory:
         for name in ["claims", "partial", "done"]:
             for bucket in range(-(-shards // BUCKET)):
                 (self.inner / name / f"{bucket:03d}").mkdir(parents=True, exist_ok=True)
+
+
+def explain_no_run(directory: RunDirectory) -> str:
+    """What a folder without `.batchgen/plan.json` is, and what to do."""
+    command = shell_command("batchgen", "submit", "MANIFEST", "--out", directory.root)
+    return explain_remains(directory) or (
+        f"{directory.root}: not a run directory (no .batchgen/plan.json). Make one with: {command}"
+    )
+
+
+def explain_remains(directory: RunDirectory) -> str:
+    """What is left of a run whose plan is gone, and what to do; "" if it never was a run."""
+    root = directory.root
+    if next((directory.inner / "done").glob("*/*.json"), None):
+        return (
+            f"{root}: a run whose .batchgen/plan.json is gone. Put it back from a copy: without it "
+            "nobody knows which pictures were planned."
+        )
+    if next((root / "data").glob("*.tar"), None) and next((root / "metadata").glob("*"), None):
+        again = shell_command("rsync", "-a", "ORIGINAL/", f"{root}/")
+        return (
+            f"{root}: a dataset without its folder .batchgen (copied without dot-files, or "
+            "downloaded). It can be read and trained on, but not continued or recounted: for that, "
+            f"copy the whole run again, for example with: {again}"
+        )
+    return ""

@@ -7,22 +7,21 @@ identity, and a GPU of another kind is refused.
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen import durable
-from batchgen.errors import DamagedRun, OutputError, PlanChanged, shell_command
+from batchgen.errors import OutputError, PlanChanged, shell_command
 from batchgen.manifest import check_unchanged
 from batchgen.model import Checkpoint
 from batchgen.planning import (
-    PLAN_VERSION,
     UNKNOWN,
     Hardware,
     Plan,
+    decode_plan,
     dry_run,
+    encode_plan,
     identify_run,
     locate_model,
     make_plan,
@@ -30,6 +29,8 @@ from batchgen.planning import (
     refuse_unfit,
 )
 from batchgen.run.directory import RunDirectory
+from batchgen.run.moved import note_moved, refuse_missing, with_present_places
+from batchgen.run.place import prepared_folder
 from batchgen.run.stop import clear_stop
 from batchgen.settings import Job, load_job, to_toml
 
@@ -66,12 +67,15 @@ def create(
     directory = RunDirectory(root)
     if directory.plan.exists():
         wanted = dry_run(manifest, job, checkpoint)
-        refuse_change(load_plan(directory), wanted.identity, str(root))
+        plan = load_plan(directory)
+        refuse_change(plan, wanted.identity, str(root))
+        if not all(Path(source.path).exists() for source in plan.sources):
+            note_moved(directory, plan, manifest)
         run = _open(root, load_job(directory.job), known=(job, checkpoint))
         if not directory.complete():
             refuse_unfit(run.job, run.checkpoint, run.plan, hardware)
         return run, False
-    with _prepared_folder(directory):
+    with prepared_folder(root):
         plan = make_plan(manifest, job, checkpoint, directory.manifest)
         refuse_unfit(job, checkpoint, plan, hardware)
     directory.make_folders(len(plan.shards))
@@ -82,24 +86,38 @@ def create(
             "did. Name another folder with --out, or type the command again after: "
             + shell_command("rm", directory.job)
         )
-    if not durable.create(directory.plan, plan.model_dump_json().encode()):
+    if not durable.create(directory.plan, encode_plan(plan)):
         told = f"{root}: another submit has just made this run. Continue it with: "
         raise OutputError(told + shell_command("batchgen", "resume", root))
     return Run(directory, plan, job, checkpoint), True
 
 
-def open_run(root: Path, overrides: Sequence[str] = ()) -> Run:
+def open_run(root: Path, overrides: Sequence[str] = (), manifest: Sequence[str | Path] = ()) -> Run:
     """Open an existing run, checked against its plan.
 
     :param overrides: `section.key=value` for `[run]` and `[pattern]`; kept for later resumes.
+    :param manifest: where the manifest is now, if it was moved; kept too.
     :raises OutputError: no run there.
     :raises PlanChanged: manifest, weights or settings are not what was planned.
     """
     directory = RunDirectory.open(root)
+    if manifest:
+        note_moved(directory, load_plan(directory), manifest)
     run = _open(root, load_job(directory.job, list(overrides)))
     if overrides:
         durable.replace(directory.job, to_toml(run.job).encode())
     return run
+
+
+def inspect_run(root: Path) -> Run:
+    """An existing run as it says itself that it is; it is not compared with its inputs.
+
+    :raises OutputError: no run there.
+    :raises DamagedRun: its plan is not the one that was made.
+    :raises JobError: its job is damaged.
+    """
+    directory = RunDirectory.open(root)
+    return Run(directory, load_plan(directory), load_job(directory.job), None)
 
 
 def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = None) -> Run:
@@ -116,29 +134,18 @@ def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = No
         job, checkpoint = locate_model(job)
     weights = checkpoint.identity if checkpoint else {}
     refuse_change(plan, identify_run(job, plan.identity["manifest"], weights), str(root))
+    refuse_missing(directory, plan)
     check_unchanged(plan.sources)
     return Run(directory, plan, job, checkpoint)
 
 
 def load_plan(directory: RunDirectory) -> Plan:
-    """A run's plan.
+    """A run's plan, with the places where the manifest's files are now.
 
-    :raises DamagedRun: the file is no plan, or another version of batchgen wrote it.
+    :raises DamagedRun: the file is not the plan that was made.
     """
-    text = directory.plan.read_bytes()
-    try:
-        version = json.loads(text)["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedRun(
-            f"{directory.plan}: not a plan: {error}; put it back from a copy, or start another run "
-            "with --out"
-        ) from None
-    if version != PLAN_VERSION:
-        raise DamagedRun(
-            f"{directory.plan}: written by another version of batchgen; resume with the one that "
-            "planned it"
-        )
-    return Plan.model_validate_json(text)
+    plan = decode_plan(directory.plan.read_bytes(), directory.plan)
+    return with_present_places(directory, plan)
 
 
 def pin_identity(directory: RunDirectory, identity: str) -> None:
@@ -149,53 +156,10 @@ def pin_identity(directory: RunDirectory, identity: str) -> None:
     """
     if durable.create(directory.identity, identity.encode()):
         return
-    pinned = directory.identity.read_text()
+    pinned = directory.identity.read_text(errors="replace")
     if pinned != identity:
         raise PlanChanged(
             f"this run's pictures are computed on {pinned!r}, and this worker has {identity!r}: "
-            "they would differ. Resume on the same kind of device, or start another run."
+            "they would differ. Resume on the same kind of device, or start another run. (What the "
+            f"run was begun on stands in {directory.identity}.)"
         )
-
-
-@contextlib.contextmanager
-def _prepared_folder(directory: RunDirectory) -> Iterator[None]:
-    """Make the run's folder. An error inside removes what was made: bad input leaves nothing."""
-    made = [folder for folder in (directory.inner, directory.root) if not folder.exists()]
-    try:
-        _prepare_folder(directory)
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            # Another submit may have made its run here meanwhile.
-            if directory.inner in made and not directory.plan.exists():
-                directory.manifest.unlink(missing_ok=True)
-            for folder in made:
-                folder.rmdir()
-        raise
-
-
-def _prepare_folder(directory: RunDirectory) -> None:
-    """Make the run's folder and try what the protocol needs of its file system.
-
-    :raises OutputError: not a folder, not writable, not empty, or no hard links.
-    """
-    try:
-        directory.inner.mkdir(parents=True, exist_ok=True)
-        strangers = [entry.name for entry in directory.root.iterdir() if entry != directory.inner]
-        if strangers and not (directory.root / "data").is_dir():
-            raise OutputError(
-                f"{directory.root}: not empty ({strangers[0]}, …) and not a run of batchgen. Name "
-                "another folder with --out."
-            )
-        probe = directory.inner / "probe"
-        durable.write(probe, b"")
-        durable.remove(probe.with_suffix(".link"))
-        durable.link(probe, probe.with_suffix(".link"))
-        durable.remove(probe)
-        durable.remove(probe.with_suffix(".link"))
-    except OSError as error:
-        raise OutputError(
-            f"{directory.root}: cannot hold a run: {error.strerror or error}. It must be a "
-            "writable folder on a file system with hard links (local disk, NFS, Lustre); name "
-            "another with --out."
-        ) from None

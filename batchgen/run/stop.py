@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from batchgen import durable
+from batchgen.errors import DamagedRun
 from batchgen.run.directory import RunDirectory
+from batchgen.run.state_file import read_state
 
 StopCause = Literal["user", "disk full", "failure budget", "time limit", "restarts"]
 _RESERVE_BYTES = 65536
@@ -36,11 +38,13 @@ def ask_to_stop(directory: RunDirectory, cause: StopCause, text: str) -> None:
 
 
 def read_stop(directory: RunDirectory) -> Stop | None:
-    """The stop flag, if it is set."""
+    """The stop flag, if it is set. A damaged one stops the run too, and `resume` removes it."""
     try:
-        return Stop(**json.loads(directory.stop.read_bytes()))
+        return read_state(directory.stop, Stop)
     except FileNotFoundError:
         return None
+    except DamagedRun:
+        return Stop("user", f"{directory.stop} is there, and damaged", 0.0)
 
 
 def clear_stop(directory: RunDirectory) -> None:

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Literal
 
 from batchgen import durable
+from batchgen.errors import DamagedRun
 from batchgen.planning import software
 from batchgen.process import Life
-from batchgen.run.departures import Departure
+from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
+from batchgen.run.state_file import read_state
 from batchgen.settings import Section, Site
 from batchgen.slurm import Queue
 
@@ -100,7 +102,8 @@ def record_submission(
     ranks: int = 1,
 ) -> Submission:
     """Record a submission under the next free number. Two at the same time get two numbers."""
-    number = max((int(path.stem) for path in directory.jobs.glob("[0-9]*.json")), default=0)
+    # Also the folder of a submission whose record a person moved away has its number.
+    number = max((int(path.stem) for path in directory.jobs.iterdir() if _is_ours(path)), default=0)
     while True:
         number += 1
         submission = Submission(
@@ -122,20 +125,31 @@ def record_submission(
             return submission
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a name in `jobs/` is that of a submission."""
+    return path.stem.isdecimal() and path.suffix in ("", ".json")
+
+
 def submission_file(directory: RunDirectory, number: int) -> Path:
     """The record of a submission."""
     return directory.jobs / f"{number:04d}.json"
 
 
 def read_submissions(directory: RunDirectory) -> list[Submission]:
-    """All submissions, oldest first."""
-    paths = sorted(directory.jobs.glob("[0-9]*.json"))
-    return [Submission.model_validate_json(path.read_bytes()) for path in paths]
+    """All submissions, oldest first.
+
+    :raises DamagedRun: a record is damaged.
+    """
+    paths = sorted(path for path in directory.jobs.glob("*.json") if _is_ours(path))
+    return [read_state(path, Submission) for path in paths]
 
 
 def read_submission(directory: RunDirectory, number: int) -> Submission:
-    """One submission."""
-    return Submission.model_validate_json(submission_file(directory, number).read_bytes())
+    """One submission.
+
+    :raises DamagedRun: its record is damaged.
+    """
+    return read_state(submission_file(directory, number), Submission)
 
 
 def queue_of(directory: RunDirectory) -> Queue:
@@ -174,7 +188,8 @@ def leave(path: Path, departure: Departure) -> None:
 
 def members(directory: RunDirectory) -> Iterator[Member]:
     """All processes of all submissions, the latest submission first."""
-    for jobs in sorted((path for path in directory.jobs.iterdir() if path.is_dir()), reverse=True):
+    folders = (path for path in directory.jobs.iterdir() if path.is_dir() and _is_ours(path))
+    for jobs in sorted(folders, reverse=True):
         yield from members_of(directory, int(jobs.name))
 
 
@@ -183,9 +198,14 @@ def members_of(directory: RunDirectory, number: int) -> Iterator[Member]:
     for path in sorted(folder(directory, number).iterdir()):
         if match := _MEMBER.match(path.name):
             end = path.with_suffix(".end")
-            departure = Departure.parse(end.read_text()) if end.exists() else None
+            text = end.read_text(errors="replace") if end.exists() else ""
+            departure = Departure.parse(text) if end.exists() else None
             role: Role = "worker" if match[2] else "supervisor"
-            owner = Owner(**json.loads(path.read_bytes()))
+            try:
+                owner = read_state(path, Owner)
+            except DamagedRun:  # who it was is lost, so it cannot be asked whether it lives
+                owner = Owner("unknown", 0, 0.0)
+                departure = departure or Departure(LeaveCause.ERROR, f"{path} is damaged")
             yield Member(path, role, int(match[2] or 0), owner, departure)
 
 
@@ -195,10 +215,12 @@ def record_arrays(directory: RunDirectory, number: int, arrays: dict[str, int]) 
 
 
 def arrays_of(directory: RunDirectory, number: int) -> dict[str, int]:
-    """The ids of a submission's job arrays and how many elements each array has."""
+    """The ids of a submission's job arrays and how many elements each array has.
+
+    :raises DamagedRun: the file is damaged.
+    """
     path = _arrays_file(directory, number)
-    arrays = json.loads(path.read_bytes()) if path.exists() else {}
-    return {str(array): int(count) for array, count in arrays.items()}
+    return read_state(path, dict[str, int]) if path.exists() else {}
 
 
 def _arrays_file(directory: RunDirectory, number: int) -> Path:
@@ -224,7 +246,8 @@ def give_up(directory: RunDirectory, number: int, element: int, reason: str) -> 
 
 def given_up(directory: RunDirectory, number: int) -> list[str]:
     """Why elements of a submission were not requeued."""
-    return [path.read_text() for path in sorted(folder(directory, number).glob("element-*.over"))]
+    paths = sorted(folder(directory, number).glob("element-*.over"))
+    return [path.read_text(errors="replace") for path in paths]
 
 
 def log_file(directory: RunDirectory, number: int, index: int) -> Path:

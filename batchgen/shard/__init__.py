@@ -14,13 +14,18 @@
 A room imports only rooms below it.
 """
 
-from batchgen.shard.claims import Claim, Claims
+from batchgen.shard.claims import Claim, Claims, last_attempt, read_owner
 from batchgen.shard.commit import (
     Done,
     committed_shards,
+    lost_shards,
+    missing_names,
     published_shards,
     read_done,
+    remake,
     roll_forward,
+    shards_with_attempts,
+    strange_files,
     sweep,
     visible_shards,
 )
@@ -29,7 +34,7 @@ from batchgen.shard.in_progress import unpublished_counts, unpublished_records, 
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.pictures import read_shard
 from batchgen.shard.publish import publish_shard
-from batchgen.shard.records import Record, Route, identity_of
+from batchgen.shard.records import Record, Route, identity_of, read_metadata
 from batchgen.shard.tally import Tally, count_pictures
 
 __all__ = [
@@ -45,12 +50,20 @@ __all__ = [
     "committed_shards",
     "count_pictures",
     "identity_of",
+    "last_attempt",
+    "lost_shards",
+    "missing_names",
     "plan_tasks",
     "publish_shard",
     "published_shards",
     "read_done",
+    "read_metadata",
+    "read_owner",
     "read_shard",
+    "remake",
     "roll_forward",
+    "shards_with_attempts",
+    "strange_files",
     "sweep",
     "too_large",
     "unpublished_counts",

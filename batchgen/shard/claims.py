@@ -13,6 +13,7 @@ unknown, and nothing is taken from them unless a person types `resume --steal`.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -20,12 +21,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from batchgen import durable
-from batchgen.run import BUCKET, Owner, RunDirectory
+from batchgen.errors import DamagedRun
+from batchgen.run import BUCKET, Owner, RunDirectory, read_state
 from batchgen.shard.commit import committed_shards
 from batchgen.shard.journal import Entry, in_flight, read_journal
 from batchgen.slurm import Queue
 
+log = logging.getLogger(__name__)
 _CLAIM = re.compile(r"^(\d{6,})\.(\d{4,})$")
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """The content of a claim."""
+
+    owner: Owner
+    # Seconds since the epoch.
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,8 @@ class Claim:
         if _release_marker(self.directory, self.shard, attempt).exists():
             return False
         owner = read_owner(self.directory, self.shard, attempt)
+        if owner is None:  # nobody knows whether it died
+            return False
         return not owner.job or self.directory.death(owner.job, owner.restarts).exists()
 
 
@@ -103,7 +117,7 @@ class Claims:
             if self._take(shard, 1):
                 return Claim(self._directory, shard, 1)
         for shard in self.unfinished():
-            attempt = self._last_attempt(shard)
+            attempt = last_attempt(self._directory, shard)
             if self._abandoned(shard, attempt) and self._take(shard, attempt + 1):
                 return Claim(self._directory, shard, attempt + 1)
         return None
@@ -126,19 +140,15 @@ class Claims:
             yield from (shard for shard in window if shard not in taken)
 
     def _take(self, shard: int, attempt: int) -> bool:
-        text = json.dumps({"owner": asdict(self._owner), "at": time.time()})
+        text = json.dumps(asdict(_Claimed(self._owner, time.time())))
         return durable.create(self._directory.claim(shard, attempt), text.encode())
-
-    def _last_attempt(self, shard: int) -> int:
-        attempt = 0
-        while self._directory.claim(shard, attempt + 1).exists():
-            attempt += 1
-        return attempt
 
     def _abandoned(self, shard: int, attempt: int) -> bool:
         if attempt == 0 or _release_marker(self._directory, shard, attempt).exists():
             return True
         owner = read_owner(self._directory, shard, attempt)
+        if owner is None:  # should it live after all, then two owners cost time, and no more
+            return True
         if owner.job and self._queue.due:
             self._notice_all()
         life = owner.life(self._queue)
@@ -147,15 +157,27 @@ class Claims:
     def _notice_all(self) -> None:
         """Tell the queue about every owner before it asks, so that one listing answers for all."""
         for shard in self.unfinished():
-            if attempt := self._last_attempt(shard):
+            if attempt := last_attempt(self._directory, shard):
                 owner = read_owner(self._directory, shard, attempt)
-                if owner.job:
+                if owner and owner.job:
                     self._queue.notice(owner.job, owner.restarts)
 
 
-def read_owner(directory: RunDirectory, shard: int, attempt: int) -> Owner:
-    """The process that made a claim."""
-    return Owner(**json.loads(directory.claim(shard, attempt).read_bytes())["owner"])
+def read_owner(directory: RunDirectory, shard: int, attempt: int) -> Owner | None:
+    """The process that made a claim; None if the claim is damaged."""
+    try:
+        return read_state(directory.claim(shard, attempt), _Claimed).owner
+    except DamagedRun as error:
+        log.warning("%s", error)
+        return None
+
+
+def last_attempt(directory: RunDirectory, shard: int) -> int:
+    """The number of the last attempt at a shard; 0 if there is none."""
+    attempt = 0
+    while directory.claim(shard, attempt + 1).exists():
+        attempt += 1
+    return attempt
 
 
 def _release_marker(directory: RunDirectory, shard: int, attempt: int) -> Path:

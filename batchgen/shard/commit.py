@@ -11,16 +11,19 @@ before the metadata, so whoever sees `metadata/N.parquet` can open `data/N.tar`.
 
 from __future__ import annotations
 
-import json
+import filecmp
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from batchgen import durable
+from batchgen.checked_json import parse, seal, unseal
 from batchgen.errors import DamagedRun, shell_command
 from batchgen.run import RunDirectory
 
 _SHARD_FILE = re.compile(r"^(\d{6,})\.(tar|parquet|json)$")
+_ATTEMPT_FILE = re.compile(r"^(\d{6,})\.\d{4,}\.\w+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,17 @@ class Done:
 
     def encode(self) -> bytes:
         """The JSON text of `done/N.json`."""
-        return json.dumps(asdict(self), indent=1).encode() + b"\n"
+        return seal(asdict(self), indent=1) + b"\n"
+
+    def names(self, directory: RunDirectory) -> list[tuple[Path, Path]]:
+        """Every file of the shard: its name in the winning attempt, and its published name.
+
+        The metadata is published last.
+        """
+        tar = directory.partial(self.shard, self.attempt, "tar"), directory.data(self.shard)
+        parquet = directory.partial(self.shard, self.attempt, "parquet")
+        metadata = parquet, directory.metadata(self.shard)
+        return [metadata] if self.tar is None else [tar, metadata]
 
 
 def committed_shards(directory: RunDirectory) -> set[int]:
@@ -78,11 +91,73 @@ def read_done(directory: RunDirectory, shard: int) -> Done:
     """
     path = directory.done(shard)
     try:
-        return Done(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
-        names = f"{directory.data(shard)} and {directory.metadata(shard)}"
-        remedy = f"Move it, {names} away and resume: the shard is made again."
-        raise DamagedRun(f"{path}: not a commit: {error}. {remedy}") from None
+        done = parse(Done, unseal(path.read_bytes()))
+        if done.shard == shard:
+            return done
+        wrong = f"it is the commit of shard {done.shard}"
+    except ValueError as error:
+        wrong = str(error)
+    raise DamagedRun(f"{path}: not a commit: {wrong}. {remake(directory)}")
+
+
+def remake(directory: RunDirectory, *, deep: bool = False) -> str:
+    """What to do about damaged or missing files of published shards.
+
+    :param deep: whether only a deep check finds them.
+    """
+    how = ["--deep", "--repair"] if deep else ["--repair"]
+    command = shell_command("batchgen", "verify", directory.root, *how)
+    return f"To put such shards aside and open them again: {command}"
+
+
+def lost_shards(
+    directory: RunDirectory, committed: set[int], tarless: Collection[int]
+) -> list[Done]:
+    """Commits whose tar or metadata is gone: neither published nor about to be.
+
+    Folders are listed, and only what is missing there is looked at.
+
+    :param committed: the shards to look at.
+    :param tarless: those of them that have no good picture.
+    """
+    metadata, tars = published_shards(directory), _shards_in(directory.root / "data")
+    missing = (committed - metadata) | (committed - tars).difference(tarless)
+    commits = (read_done(directory, shard) for shard in sorted(missing))
+    return [done for done in commits if missing_names(directory, done)]
+
+
+def missing_names(directory: RunDirectory, done: Done) -> list[Path]:
+    """The published names of a committed shard's files that are gone.
+
+    Others may publish a file at this moment. The attempt's own name goes only after the published
+    name is there, so it is looked at first.
+    """
+    names = done.names(directory)
+    return [target for source, target in names if not (source.exists() or target.exists())]
+
+
+def shards_with_attempts(directory: RunDirectory) -> set[int]:
+    """Shards with files of attempts: begun and not published, or published and not swept."""
+    names = (path.name for path in (directory.inner / "partial").glob("*/*"))
+    return {int(match[1]) for name in names if (match := _ATTEMPT_FILE.match(name))}
+
+
+def strange_files(directory: RunDirectory, planned: int, tarless: Collection[int]) -> list[Path]:
+    """Files that readers take for the run's, and that it did not publish; commits likewise.
+
+    :param planned: how many shards there are.
+    :param tarless: committed shards without a good picture.
+    """
+    visible = sorted(
+        path
+        for folder, suffix in (("data", "tar"), ("metadata", "parquet"))
+        for path in (directory.root / folder).glob(f"[!.]*.{suffix}")
+    )
+    committed = committed_shards(directory)  # listed after the files: a commit comes first
+    ours = {directory.metadata(shard) for shard in committed if shard < planned}
+    ours |= {directory.data(shard) for shard in committed.difference(tarless) if shard < planned}
+    beyond = [directory.done(shard) for shard in sorted(committed) if shard >= planned]
+    return [path for path in visible if path not in ours] + beyond
 
 
 def commit_shard(directory: RunDirectory, done: Done) -> bool:
@@ -112,10 +187,8 @@ def roll_forward(directory: RunDirectory, shard: int) -> None:
     # The worker that committed may have died before its link was on the disk.
     durable.sync_folder(directory.done(shard).parent)
     done = read_done(directory, shard)
-    if done.tar is not None:
-        _publish(directory, directory.partial(shard, done.attempt, "tar"), directory.data(shard))
-    parquet = directory.partial(shard, done.attempt, "parquet")
-    _publish(directory, parquet, directory.metadata(shard))
+    for source, target in done.names(directory):
+        _publish(directory, source, target)
     sweep(directory, shard)
 
 
@@ -124,11 +197,14 @@ def _publish(directory: RunDirectory, source: Path, target: Path) -> None:
         published = durable.link(source, target)
     except FileNotFoundError:  # another process has completed the roll-forward
         published = target.exists()
+    if not published and target.exists() and filecmp.cmp(source, target, shallow=False):
+        with target.open("rb") as file:  # another file of the same content: the run was copied
+            durable.sync(file)
+        published = True
     if not published:
         other = target.exists()
         wrong = "is not the file that was committed" if other else "was committed and is missing"
-        command = shell_command("batchgen", "verify", directory.root)
-        raise DamagedRun(f"{target} {wrong}. To be told what to do about it: {command}")
+        raise DamagedRun(f"{target} {wrong}. {remake(directory)}")
 
 
 def sweep(directory: RunDirectory, shard: int) -> None:

@@ -11,11 +11,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from batchgen.errors import DamagedRun
+from batchgen.errors import DamagedRun, shell_command
 from batchgen.manifest import Picture
 
 Outcome = Literal["ok", "failed"]
@@ -124,6 +126,23 @@ def parse(lines: bytes, where: str) -> list[Record]:
         return [Record(**json.loads(line)) for line in lines.splitlines()]
     except (ValueError, TypeError) as error:
         raise DamagedRun(f"{where}: not batchgen's records: {error}") from None
+
+
+def read_metadata(
+    path: Path, columns: Sequence[str], filters: Sequence[tuple[str, str, str]] | None = None
+) -> pa.Table:
+    """Columns of published records.
+
+    :param filters: as `pyarrow.parquet.read_table` takes them.
+    :raises DamagedRun: the file is gone or damaged; with the remedy.
+    """
+    try:
+        return pq.read_table(path, columns=list(columns), filters=filters)
+    except (pa.ArrowException, OSError) as error:
+        repair = shell_command("batchgen", "verify", path.parent.parent, "--repair")
+        raise DamagedRun(
+            f"{path}: cannot be read: {error}. To put it aside and make it again: {repair}"
+        ) from None
 
 
 def to_table(records: Sequence[Record], extras: pa.Table) -> pa.Table:

@@ -7,13 +7,14 @@ be deleted at any time.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from batchgen import durable
+from batchgen.checked_json import seal, unseal
 from batchgen.run import RunDirectory
-from batchgen.shard.commit import committed_shards, read_done
+from batchgen.shard.commit import Done, committed_shards, read_done
 
 # So many newly opened commits make a new summary worth writing.
 SAVE_AFTER = 100
@@ -24,6 +25,8 @@ class Tally:
     """Counts over committed shards."""
 
     shards: set[int] = field(default_factory=set)
+    # Those of them that have no tar, because they have no good picture.
+    tarless: set[int] = field(default_factory=set)
     ok: int = 0
     failed: int = 0
     failures: Counter[str] = field(default_factory=Counter)
@@ -34,35 +37,55 @@ class Tally:
     def load(cls, directory: RunDirectory) -> Tally:
         """The last summary; zeros if there is none or it cannot be read."""
         try:
-            raw = json.loads(directory.summary.read_bytes())
-            ranges = raw.pop("shards")
-            shards = {shard for first, last in ranges for shard in range(first, last + 1)}
-            return cls(shards=shards, failures=Counter(raw.pop("failures")), **raw)
+            raw = unseal(directory.summary.read_bytes())
+            shards, tarless = _members(raw.pop("shards")), _members(raw.pop("tarless"))
+            failures = Counter(raw.pop("failures"))
+            return cls(shards=shards, tarless=tarless, failures=failures, **raw)
         except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
     def add(self, directory: RunDirectory, shards: set[int]) -> None:
         """Open and count the commits of these shards."""
         for shard in shards:
-            done = read_done(directory, shard)
-            self.ok += done.ok
-            self.failed += done.failed
-            self.failures.update(done.failures)
-            self.bytes += done.tar_bytes
-            self.device_s += done.group_s
-        self.shards |= shards
+            self._count(read_done(directory, shard))
+
+    def _count(self, done: Done) -> None:
+        self.shards.add(done.shard)
+        if done.tar is None:
+            self.tarless.add(done.shard)
+        self.ok += done.ok
+        self.failed += done.failed
+        self.failures.update(done.failures)
+        self.bytes += done.tar_bytes
+        self.device_s += done.group_s
+
+    def without(self, lost: Sequence[Done]) -> Tally:
+        """The counts without these commits, whose files are gone."""
+        away = Tally()
+        for done in lost:
+            away._count(done)
+        return Tally(
+            self.shards - away.shards,
+            self.tarless - away.tarless,
+            self.ok - away.ok,
+            self.failed - away.failed,
+            self.failures - away.failures,
+            self.bytes - away.bytes,
+            self.device_s - away.device_s,
+        )
 
     def save(self, directory: RunDirectory) -> None:
         """Write the summary."""
         raw = {
             "shards": _ranges(self.shards),
+            "tarless": _ranges(self.tarless),
             "ok": self.ok,
             "failed": self.failed,
             "failures": dict(self.failures),
             "bytes": self.bytes,
             "device_s": self.device_s,
         }
-        durable.replace(directory.summary, json.dumps(raw).encode())
+        durable.replace(directory.summary, seal(raw))
 
 
 def count_pictures(directory: RunDirectory) -> Tally:
@@ -78,6 +101,10 @@ def count_pictures(directory: RunDirectory) -> Tally:
     if len(new) >= SAVE_AFTER:
         counts.save(directory)
     return counts
+
+
+def _members(ranges: Iterable[tuple[int, int]]) -> set[int]:
+    return {number for first, last in ranges for number in range(first, last + 1)}
 
 
 def _ranges(numbers: set[int]) -> list[tuple[int, int]]:

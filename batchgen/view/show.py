@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from batchgen.errors import SchedulerSilent, shell_command
+from batchgen.dataset import Finding
+from batchgen.errors import SchedulerSilent, counted, shell_command
 from batchgen.launch.batch_script import script
 from batchgen.launch.elements import count_elements, refuse_shape
+from batchgen.manifest import column_label, list_columns
 from batchgen.planning import Plan, software
-from batchgen.run import RunDirectory, load_plan, own_lines
+from batchgen.run import Run, RunDirectory, load_plan, own_lines, refuse_letters
 from batchgen.settings import Job, Site
-from batchgen.shard import published_shards, unpublished_records
+from batchgen.shard import published_shards, read_metadata, unpublished_records
 from batchgen.slurm import Queue, test_only
 from batchgen.view.last_words import last_words
 from batchgen.view.roster import take_roll
@@ -57,7 +58,13 @@ def _plan_lines(plan: Plan, job: Job, memory: str) -> Iterator[str]:
     batch = job.engine.batch_size
     full = plan.pictures / (plan.groups * batch)
     all_s, shard_s = duration(plan.seconds), duration(plan.seconds / len(plan.shards))
-    yield f"\nshards     {len(plan.shards):,} of {plan.shards[0].pictures:,} pictures"
+    if plan.read_as:
+        yield f"\nread as    {plan.read_as}"
+    read = [column_label(name, column) for name, column in plan.columns.items()]
+    yield f"{'' if plan.read_as else chr(10)}columns    {', '.join(read)}"
+    if plan.travelling:
+        yield f"travelling {list_columns(plan.travelling)}"
+    yield f"shards     {len(plan.shards):,} of {plan.shards[0].pictures:,} pictures"
     yield f"groups     {plan.groups:,} of up to {batch}, {full:.0%} full on average"
     yield f"model      {'test cards' if job.engine.kind == 'pattern' else job.model.path}"
     yield f"time       {all_s} on one, {shard_s} at best, assuming {plan.speed}"
@@ -74,8 +81,10 @@ def show_script(console: Console, plan: Plan, job: Job, site: Site, root: Path) 
     """The batch script that `submit` would send, and what SLURM says about it.
 
     :raises SiteError: the job does not fit the site, or SLURM would refuse it.
+    :raises OutputError: SLURM would read the run's path differently.
     """
     refuse_shape(site, job)
+    refuse_letters(root.resolve())
     ranks = job.parallel.degree
     elements = count_elements(site, ranks, len(plan.shards))
     text = script(site, root.resolve(), plan.run, elements, ranks)
@@ -172,7 +181,7 @@ def _failures(directory: RunDirectory) -> Iterator[dict[str, Any]]:
     columns = ["key", "row", "id", "cause", "error", "prompt", "host", "worker"]
     failed = [("outcome", "=", "failed")]
     for shard in sorted(published_shards(directory)):
-        table = pq.read_table(directory.metadata(shard), columns=columns, filters=failed)
+        table = read_metadata(directory.metadata(shard), columns, failed)
         yield from table.to_pylist()
     for record in unpublished_records(directory):
         if record.outcome == "failed":
@@ -185,26 +194,37 @@ def show_last_words(console: Console, directory: RunDirectory) -> None:
     _print(console, last_words(directory, roster))
 
 
-def show_findings(
-    console: Console, directory: RunDirectory, plan: Plan, verdicts: Iterable[tuple[int, list[str]]]
-) -> bool:
+def show_findings(console: Console, run: Run, findings: Iterable[Finding], trouble: str) -> bool:
     """Print what `verify` finds.
 
-    :param verdicts: shards and their problems.
-    :return: whether all shards are sound.
+    :param trouble: why the run was not compared with its manifest; "" if it was.
+    :return: whether run and shards are sound.
     """
-    checked = bad = 0
-    for shard, problems in verdicts:
-        checked += 1
-        bad += bool(problems)
-        _print(console, (f"shard {shard:06d}: {problem}" for problem in problems[:MANY]))
-    missing = len(plan.shards) - checked
+    checked = bad = wrong = 0
+    for finding in findings:
+        of_shard = finding.shard is not None
+        checked, bad = checked + of_shard, bad + (of_shard and bool(finding.problems))
+        wrong += len(finding.problems)
+        where = f"shard {finding.shard:06d}: " if finding.shard is not None else ""
+        _print(console, (f"{where}{problem}" for problem in finding.problems[:MANY]))
+    missing = len(run.plan.shards) - checked
+    if trouble:
+        _print(console, [f"Not compared with the manifest, but with the plan alone: {trouble}"])
     _print(
         console,
         [f"{checked - bad:,} shards are sound, {bad:,} are not, {missing:,} are not done yet"],
     )
-    if bad:
-        files = "data/NUMBER.tar, metadata/NUMBER.parquet and .batchgen/done/…/NUMBER.json"
-        resume = shell_command("batchgen", "resume", directory.root)
-        _print(console, [f"To make a shard again, move its {files} away, then: {resume}"])
-    return bad == 0
+    return wrong == 0
+
+
+def show_repair(console: Console, run: Run, aside: Path, shards: Sequence[int]) -> None:
+    """What was put aside, and what to type next."""
+    count = counted(len(shards), "shard was", "shards were")
+    resume = shell_command("batchgen", "resume", run.directory.root)
+    _print(
+        console,
+        [
+            f"{count} opened again. What was replaced is in {aside}; nothing was deleted.",
+            f"To make what is missing: {resume}",
+        ],
+    )

@@ -120,7 +120,7 @@ def commit_only(run: Run) -> None:
     pipeline = new_pipeline(StubEngine(), format="jpg")
     list(pipeline.run(partial, [Task(0, [picture()])], lambda _: True))
     pipeline.close()
-    extras = manifest.extra_columns(manifest.read_rows(run.plan.sources, 0, 1))
+    extras = manifest.extra_columns(manifest.read_rows(run.plan.sources, 0, 1).travelling)
     assert publish_shard(run.directory, partial, run.plan.shards[0], extras, 0)
     partial.close()
 
@@ -128,8 +128,11 @@ def commit_only(run: Run) -> None:
 def test_an_unfinished_run_is_not_finalized(run: Run) -> None:
     """A run from which a damaged shard was taken away is unfinished again."""
     run.directory.done(1).unlink()
+    run.directory.metadata(1).unlink()
+    index = run.directory.index.read_bytes()
     assert not finalize_run(run)
     assert not run.directory.complete()
+    assert (run.directory.replaced / "0001" / "index.json").read_bytes() == index
 
 
 def test_a_shard_taken_away_is_made_again_and_the_run_is_what_it_was(run: Run) -> None:

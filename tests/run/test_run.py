@@ -1,7 +1,6 @@
 """A run is planned once, opened by everyone after, and never becomes another."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen import durable
+from batchgen.checked_json import seal, unseal
 from batchgen.errors import DamagedRun, JobError, OutputError, PlanChanged
 from batchgen.planning.hardware import Hardware
 from batchgen.planning.identity import fingerprint
@@ -170,8 +170,8 @@ def test_the_first_engine_is_pinned_and_another_kind_is_refused(run: Run) -> Non
 
 
 def test_a_plan_of_another_version_is_refused(run: Run) -> None:
-    plan = json.loads(run.directory.plan.read_bytes())
-    run.directory.plan.write_text(json.dumps(plan | {"version": 0}))
+    plan = unseal(run.directory.plan.read_bytes())
+    run.directory.plan.write_bytes(seal(plan | {"version": 0}))
     with pytest.raises(DamagedRun, match="another version of batchgen"):
         load_plan(run.directory)
 

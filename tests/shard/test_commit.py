@@ -132,7 +132,7 @@ def test_a_commit_cannot_be_read_before_it_is_whole(directory: RunDirectory) -> 
 )
 def test_a_damaged_commit_is_told_with_the_remedy(content: bytes, directory: RunDirectory) -> None:
     directory.done(0).write_bytes(content)
-    remedy = r"Move it, .*000000\.tar and .*000000\.parquet away and resume"
+    remedy = rf"batchgen verify {directory.root} --repair"
     with pytest.raises(DamagedRun, match=r"000000\.json: not a commit.*" + remedy):
         read_done(directory, 0)
 

@@ -118,6 +118,14 @@ def new_directory(folder: Path, shards: int = 3) -> RunDirectory:
     return directory
 
 
+def published(directory: RunDirectory, *commits: Done) -> None:
+    """Shards with their commits, and with files of their published names."""
+    for commit in commits:
+        directory.done(commit.shard).write_bytes(commit.encode())
+        for _, target in commit.names(directory):
+            target.touch()
+
+
 def ready(directory: RunDirectory, shard: int, attempt: int, **given: Any) -> Done:
     """An attempt whose tar, metadata and commit are written under their attempt's names."""
     commit = done(shard, attempt, **given)

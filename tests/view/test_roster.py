@@ -19,7 +19,7 @@ from batchgen.slurm.queue import Queue
 from batchgen.view.status import Status, read_status
 from tests.support.fake_squeue import BINARY, FAILS, FakeSqueue, line, record
 from tests.support.rehearsal import ask
-from tests.support.specimens import done, planned
+from tests.support.specimens import done, planned, published
 
 SITE = Site(gpus_per_node=2, time="1:00", nodes=2)
 
@@ -98,7 +98,7 @@ def test_devices_are_counted_with_all_ranks_of_a_worker(run: Run, squeue: FakeSq
     submissions.record_submission(run.directory, ["batchgen", "resume"], 2, site=SITE, ranks=2)
     for worker in range(2):
         joined(run.directory, worker, "1")
-    run.directory.done(0).write_bytes(done(0, ok=4, group_s=6.0).encode())
+    published(run.directory, done(0, ok=4, group_s=6.0))
     squeue.answer([of(run, "1")])
     status = read_status(run.directory)
     told = (status.device_s, status.pictures_per_device_hour, status.to_go_s)

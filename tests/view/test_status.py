@@ -17,7 +17,7 @@ from batchgen.run.stop import StopCause, ask_to_stop
 from batchgen.run.submissions import Role
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.view.status import START_S, Status, read_status
-from tests.support.specimens import done, opens, planned, write_group
+from tests.support.specimens import done, opens, planned, published, write_group
 
 ME = Owner.me()
 GONE = replace(ME, started=1.0)
@@ -144,7 +144,7 @@ def test_a_finalized_run_is_complete_whatever_else_is_said(run: Run) -> None:
     joined(run.directory, ME)
     ask_to_stop(run.directory, "user", "")
     for shard in range(3):
-        run.directory.done(shard).write_bytes(done(shard).encode())
+        published(run.directory, done(shard))
     assert said(run.directory) == ("running", 3)
     durable.write(run.directory.index, b"{}")
     assert said(run.directory) == ("complete", 0)
@@ -157,9 +157,8 @@ def test_a_finalized_run_from_which_a_shard_was_taken_away_is_not_complete(run: 
 
 def test_done_failed_and_pending_add_up_to_the_plan(run: Run) -> None:
     """One shard published, one in progress."""
-    run.directory.done(0).write_bytes(
-        done(0, ok=3, failed=1, failures={"exception": 1}, group_s=6.0).encode()
-    )
+    failures = {"exception": 1}
+    published(run.directory, done(0, ok=3, failed=1, failures=failures, group_s=6.0))
     write_group(PartialShard(run.directory, 1, 1, []), 2, failed=1)
     submitted(run.directory)
     joined(run.directory, ME)
@@ -183,13 +182,12 @@ def test_status_of_a_run_with_many_finished_shards_opens_only_what_is_new(tmp_pa
     plan = Plan(**dict(run.plan) | {"shards": many, "pictures": shards + 2})
     directory = run.directory
     directory.make_folders(shards + 2)
-    for shard in range(shards):
-        directory.done(shard).write_bytes(done(shard, ok=1).encode())
+    published(directory, *(done(shard, ok=1) for shard in range(shards)))
     submitted(directory)
     joined(directory, ME)
     read_status(directory, plan)
     write_group(PartialShard(directory, shards, 1, []), 1)
-    directory.done(shards + 1).write_bytes(done(shards + 1, ok=1).encode())
+    published(directory, done(shards + 1, ok=1))
     with opens(directory.root) as opened:
         status = read_status(directory, plan)
     assert (status.ok, status.pending, status.in_progress) == (shards + 1, 1, 1)

@@ -1,0 +1,85 @@
+"""plan.json: written with a checksum, and believed only if the plan fits together.
+
+A plan whose shards are not exactly the planned pictures would leave pictures out, or make them from
+other rows, and the run would still end. The checksum notices every change. What must hold between
+the numbers is checked too, because plans of batchgen 0.2 and older have no checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from batchgen.checked_json import parse, seal, unseal
+from batchgen.errors import DamagedRun, shell_command
+from batchgen.planning.identity import fingerprint
+from batchgen.planning.plan import PLAN_VERSION, Plan, Shard
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """The text of plan.json."""
+    return seal(plan.model_dump(mode="json"))
+
+
+def decode_plan(text: bytes, where: object) -> Plan:
+    """The plan that `encode_plan` wrote.
+
+    :param where: the file, for the message.
+    :raises DamagedRun: it is no plan or not the one that was written, or another version of
+        batchgen wrote it.
+    """
+    try:
+        values = unseal(text)
+        version = values.get("version")
+        if version == PLAN_VERSION:
+            plan = parse(Plan, values)
+            if wrong := next(contradictions(plan), None):
+                raise ValueError(wrong)
+            return plan
+    except ValueError as error:
+        wrong = str(error)
+    else:
+        raise DamagedRun(
+            f"{where}: written by another version of batchgen (its plan has version {version!r}, "
+            f"and this one reads {PLAN_VERSION}); resume with the one that planned it"
+        )
+    again = shell_command("batchgen", "submit", "MANIFEST", "--out", "ANOTHER_FOLDER")
+    raise DamagedRun(
+        f"{where}: not the plan that was made: {wrong}. Put the file back from a copy, or start "
+        f"another run with: {again}"
+    )
+
+
+def contradictions(plan: Plan) -> Iterator[str]:
+    """What cannot be true of a plan: a sentence each."""
+    if plan.fingerprint != fingerprint(plan.identity):
+        yield "its fingerprint is not that of its identity"
+    if sum(source.rows for source in plan.sources) != plan.rows:
+        yield f"its files do not have {plan.rows} rows together"
+    if sum(shape.pictures for shape in plan.shapes) != plan.pictures:
+        yield f"its sizes do not have {plan.pictures} pictures together"
+    if not len(plan.shards) <= plan.groups <= plan.pictures:
+        yield f"{plan.groups} groups are not possible in {len(plan.shards)} shards"
+    # Behind the last shard: the row after the last, and the key after the last.
+    end = Shard(plan.pictures, 0, plan.rows, 0)
+    if not plan.shards:
+        yield "it has no shards"
+    elif (plan.shards[0].first_key, plan.shards[0].row, plan.shards[0].skip) != (0, 0, 0):
+        yield "its first shard does not begin with the first picture of the first row"
+    for number, (shard, following) in enumerate(pairwise((*plan.shards, end))):
+        if wrong := _gap(shard, following):
+            yield f"shard {number} {wrong}"
+
+
+def _gap(shard: Shard, following: Shard) -> str:
+    """What is wrong between the begins of two shards; "" if they join."""
+    next_key = shard.first_key + shard.pictures
+    if shard.pictures < 1 or next_key != following.first_key:
+        return f"ends before picture {next_key}, and the next begins at {following.first_key}"
+    if following.row == shard.row:  # both have pictures of this row alone
+        joined = following.skip == shard.skip + shard.pictures
+    else:  # at least one picture of each row, and `skip` of the row that is shared
+        rows = following.row - shard.row
+        joined = rows > 0 and following.skip >= 0 and shard.pictures >= rows + following.skip
+    place = f"row {following.row}, picture {following.skip} of it"
+    return "" if joined else f"begins in row {shard.row} and cannot end before {place}"

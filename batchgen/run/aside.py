@@ -1,0 +1,35 @@
+"""Files that are taken out of the way: kept in `.batchgen/replaced/`, never deleted."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from batchgen import durable
+from batchgen.run.directory import RunDirectory
+
+
+def new_aside(directory: RunDirectory) -> Path:
+    """A new folder in `.batchgen/replaced/`."""
+    directory.replaced.mkdir(exist_ok=True)
+    number = len(list(directory.replaced.iterdir()))
+    while True:
+        number += 1
+        with contextlib.suppress(FileExistsError):
+            (folder := directory.replaced / f"{number:04d}").mkdir()
+            return folder
+
+
+def put_aside(directory: RunDirectory, path: Path, aside: Path) -> None:
+    """Move a file of the run, if it is there, to the same name below `aside`."""
+    folder = (aside / path.relative_to(directory.root)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        durable.move(path, folder)
+
+
+def replace_keeping(directory: RunDirectory, path: Path, data: bytes) -> None:
+    """Write a file that may exist. If its content is another, somebody's, it is kept aside."""
+    if path.exists() and path.read_bytes() != data:
+        durable.link(path, new_aside(directory) / path.name)
+    durable.replace(path, data)
