@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchgen.settings import MAX_SEED, MAX_SIDE_PX
+from batchgen.settings import MAX_SEED, MAX_SIDE_PX, Sampling
 
 MAX_ID_CHARACTERS = 256
 # Keys have nine digits.
@@ -36,7 +36,10 @@ class Column:
 
 _TEXT, _INTEGER, _FLOAT = pa.string(), pa.int64(), pa.float64()
 _SIDE = f"px, a multiple of 16 from 16 to {MAX_SIDE_PX}"
-_ID = f"a unique text of at most {MAX_ID_CHARACTERS} characters without control characters"
+_ID = (
+    f"a unique text of at most {MAX_ID_CHARACTERS} characters without control characters, or a "
+    "whole number"
+)
 
 _STRINGS = "a string type (string, large_string, string_view or a dictionary of strings)"
 _WHOLE = "an integer type, or a float type with whole numbers"
@@ -54,6 +57,9 @@ COLUMNS: dict[str, Column] = {
     "true_cfg": Column(_FLOAT, "a finite number from 0 to 100", _NUMBERS, 0, 100),
     "images": Column(_INTEGER, "an integer from 1 to 100000", _WHOLE, 1, 100_000),
 }
+
+# The columns for which a job has a value, which rows take that have none.
+DEFAULTED = tuple(name for name in COLUMNS if name in Sampling.model_fields)
 
 # The floats of each type hold all integers below this.
 _INTEGERS_BELOW = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}

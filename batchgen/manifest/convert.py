@@ -22,6 +22,9 @@ from batchgen.manifest.parquet import Origins
 from batchgen.manifest.problems import Problems
 from batchgen.manifest.txt_rows import TxtReader
 
+# From so many columns on, setting up zstd for each of them takes longer than all else.
+_WIDE = 1000
+
 
 class _Reader(Protocol):
     """Reads files of one kind."""
@@ -99,7 +102,8 @@ def _write(partial: Path, reader: _Reader, files: Sequence[Path], problems: Prob
     """
     rows: list[int] = []
     with partial.open("wb") as stream:
-        with pq.ParquetWriter(stream, reader.schema, compression="zstd") as writer:
+        compression = "zstd" if len(reader.schema) < _WIDE else "snappy"
+        with pq.ParquetWriter(stream, reader.schema, compression=compression) as writer:
             for file in files:
                 before = sum(rows)
                 rows.append(0)

@@ -120,8 +120,9 @@ def _unreadable(
     if closed is not None:
         until = line + record.count("\n", 0, closed)
         then = record[closed : closed + 20].partition("\n")[0]
+        where = f"line {until}" if until != at else "the same line"
         told = (
-            f"{file}, line {at}: a quote opens here and is closed in line {until}, where "
+            f"{file}, line {at}: a quote opens here and is closed in {where}, where "
             f"{shorten(then)} follows instead of a separator"
         )
     beginning = shorten(record[opened:].partition("\n")[0])

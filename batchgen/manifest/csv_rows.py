@@ -177,7 +177,7 @@ def _integer(text: str) -> int | None:
     number = Decimal(text)
     written_as_integer = re.match(r"^[+-]?[0-9]+$", text) is not None
     limit = 2**63 if written_as_integer else _FLOATS_EXACT_BELOW
-    if abs(number) >= limit or number != number.to_integral_value():
+    if number.copy_abs() >= limit or number != number.to_integral_value():
         raise ValueError(text)
     return int(number)
 

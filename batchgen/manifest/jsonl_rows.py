@@ -110,7 +110,9 @@ class JsonlReader:
         try:
             return _parse(line)
         except ValueError as error:
-            self._problems.add(f"{place}: not a JSON object: {error}", row)
+            # Python's remedy for long integers is none for people.
+            fault = str(error).partition("; use sys.")[0]
+            self._problems.add(f"{place}: not a JSON object: {fault}", row)
             return {column: stand_in(name) for column, name in self._reading.items()}
 
     def _column(self, rows: list[dict[str, Any]], column: pa.Field, report: Report) -> pa.Array:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from string import ascii_lowercase
 
 from batchgen.manifest.contract import COLUMNS
 
@@ -37,10 +39,11 @@ _DOUBTFUL: dict[tuple[str, ...], str] = {
     ("guidance", "true_cfg"): "cfg cfgscale classifierfreeguidance classifierfreeguidancescale "
     "unconditionalguidancescale",
 }
+_PUNCTUATION = re.compile(r"[\W_]+")
 # A column of this name holds a picture, not the number of pictures.
 _PICTURE = "image"
-# Shorter names are one slip away from too many words.
-_LONG_ENOUGH = 5
+# Shorter names are one slip away from too many words; in long ones, a wrong letter is a slip, too.
+_SLIPS_FROM, _WRONG_LETTERS_FROM = 5, 7
 
 
 def near_misses(
@@ -53,18 +56,18 @@ def near_misses(
     :param mapping: `[manifest] columns`: what it names is no question any more.
     :returns: column of the manifest → columns of the contract, which the manifest lacks.
     """
-    lacking = [name for name in COLUMNS if name not in used and name not in mapping]
-    wanted = {name: _spellings(name) for name in lacking}
+    meant_by: dict[str, list[str]] = defaultdict(list)
+    for name in COLUMNS:
+        if name not in used and name not in mapping:
+            for spelling in {*_spellings(name), *_slips(_key(name))}:
+                meant_by[spelling].append(name)
     taken = {*used.values(), *mapping}
-    found = {}
-    for name in names:
-        if name in taken or name.casefold() == _PICTURE:
-            continue
-        key = _key(name)
-        meant = [one for one in lacking if key in wanted[one] or _one_slip(key, _key(one))]
-        if meant:
-            found[name] = meant
-    return found
+    keys = {name: _key(name) for name in names if name not in taken}
+    return {
+        name: meant_by[key]
+        for name, key in keys.items()
+        if key in meant_by and name.casefold() != _PICTURE
+    }
 
 
 def _spellings(name: str) -> set[str]:
@@ -76,19 +79,18 @@ def _spellings(name: str) -> set[str]:
 
 def _key(name: str) -> str:
     """Spell a name in lower case, without spaces, punctuation, accents and a plural's s."""
-    letters = unicodedata.normalize("NFKD", name).casefold()
-    return re.sub(r"[\W_]+", "", letters).removesuffix("s")
+    letters = name if name.isascii() else unicodedata.normalize("NFKD", name)
+    return _PUNCTUATION.sub("", letters.casefold()).removesuffix("s")
 
 
-def _one_slip(typed: str, meant: str) -> bool:
-    """Tell whether one letter is missing or too many, or two neighbours are exchanged."""
-    if len(meant) < _LONG_ENOUGH or abs(len(typed) - len(meant)) > 1:
-        return False
-    if len(typed) == len(meant):
-        differ = [i for i, (one, two) in enumerate(zip(typed, meant, strict=True)) if one != two]
-        swapped = len(differ) == 2 and differ[1] == differ[0] + 1
-        return swapped and typed[differ[0]] + typed[differ[1]] == (
-            meant[differ[1]] + meant[differ[0]]
-        )
-    longer, shorter = sorted((typed, meant), key=len, reverse=True)
-    return any(longer[:i] + longer[i + 1 :] == shorter for i in range(len(longer)))
+def _slips(word: str) -> Iterator[str]:
+    """Spell a word with one letter missing, too many or wrong, or two neighbours exchanged."""
+    if len(word) < _SLIPS_FROM:
+        return
+    for i in range(len(word)):
+        yield word[:i] + word[i + 1 :]
+        yield word[:i] + word[i : i + 2][::-1] + word[i + 2 :]
+    for i in range(len(word) + 1):
+        yield from (word[:i] + letter + word[i:] for letter in ascii_lowercase)
+    for i in range(len(word) if len(word) >= _WRONG_LETTERS_FROM else 0):
+        yield from (word[:i] + letter + word[i + 1 :] for letter in ascii_lowercase)
