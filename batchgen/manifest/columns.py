@@ -96,7 +96,7 @@ def _check_mapping(names: Sequence[str], file: str | Path, mapping: Mapping[str,
     """
     present = set(names)
     for name, column in mapping.items():
-        option = shell_command("--column", f"{name}={column}")
+        option = shell_command("--column", f"{name}={column}") + " ([manifest] columns)"
         if column and name not in COLUMNS:
             raise JobError(
                 f"{option}: {one_line(name)} is no column that batchgen reads; expected "

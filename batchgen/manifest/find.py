@@ -76,6 +76,8 @@ def _check_file(file: Path) -> None:
         str(file.absolute()).encode()
     except UnicodeEncodeError:
         raise ManifestError(f"{file}: the path is not UTF-8; rename it") from None
+    if file.is_symlink() and not file.exists():
+        raise ManifestError(f"{file}: a link to a file that is not there: {file.readlink()}")
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ManifestError(
@@ -102,12 +104,10 @@ def _expand(name: str) -> list[Path]:
     path = Path(name)
     if path.is_dir():
         return _in_folder(path)
-    if path.exists():
+    if path.exists() or path.is_symlink():
         return [path]
     if re.match(r"[A-Za-z][\w+.-]*://", name):
         raise ManifestError(f"{name}: an address; download it first, and give the file")
-    if path.is_symlink():
-        raise ManifestError(f"{name}: a link to a file that is not there: {path.readlink()}")
     if not glob.has_magic(name):
         raise ManifestError(f"{name}: no such file or folder")
     # Path.glob takes no absolute globs.
@@ -128,10 +128,8 @@ def _in_folder(folder: Path) -> list[Path]:
     """
     if (folder / "dataset_dict.json").exists():
         parts = sorted(part for part in folder.iterdir() if part.is_dir())
-        examples = shell_command(*parts[:1] or [folder / "train"])
-        raise ManifestError(
-            f"{folder}: several splits of a dataset; give one, for example {examples}"
-        )
+        splits = " or ".join(shell_command(part) for part in parts)
+        raise ManifestError(f"{folder}: several splits of a dataset; give one: {splits}")
     if (folder / "state.json").exists():
         return _saved_dataset(folder)
     inside = [file for file in folder.iterdir() if _is_visible(file) and not file.is_dir()]
@@ -140,8 +138,8 @@ def _in_folder(folder: Path) -> list[Path]:
     nested = _nested(folder)
     if nested:
         quoted = Path(glob.escape(str(folder)))
-        every = shell_command(quoted / "**" / f"*{nested.suffix}")
-        here = shell_command(quoted / f"*{nested.suffix}")
+        name = f"*{''.join(nested.suffixes[-2:] if nested.suffix == '.gz' else [nested.suffix])}"
+        every, here = shell_command(quoted / "**" / name), shell_command(quoted / name)
         direct = f", or {here} for those directly inside" if tables else ""
         raise ManifestError(
             f"{folder}: there are manifest files in its subfolders ({nested}, …); give {every} for "
