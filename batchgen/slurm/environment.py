@@ -26,6 +26,11 @@ def job_id() -> str:
     return os.environ.get("SLURM_JOB_ID", "") if "SLURMD_NODENAME" in os.environ else ""
 
 
+def node_count() -> int:
+    """How many nodes this job has; 1 outside of SLURM."""
+    return int(os.environ.get("SLURM_JOB_NUM_NODES") or 1) if job_id() else 1
+
+
 def restarts() -> int:
     """How often this job was requeued before."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0) if job_id() else 0

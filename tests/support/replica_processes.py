@@ -277,6 +277,7 @@ def _find_ranks(rank: int, replica: _Replica) -> Rendezvous:
         functools.partial(_publish, address),
         lambda: address.read_text() if address.exists() else "",
         functools.partial(_append, replica.folder / "verdicts"),
+        one_machine=True,
     )
 
 

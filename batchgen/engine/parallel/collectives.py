@@ -39,6 +39,8 @@ class Ranks:
         """Ranks that are not connected; see `connect`."""
         self.rank, self.mesh = rank, mesh or Mesh()
         self.degree = self.mesh.degree
+        # Kept because C++ does not keep a store that is written in Python.
+        self._store: Store | None = None
 
     @classmethod
     def connect(
@@ -53,7 +55,7 @@ class Ranks:
         ranks = cls(rank, mesh)
         if ranks.degree == 1:
             return ranks
-        cuda = device.type == "cuda"
+        ranks._store, cuda = store, device.type == "cuda"
         with ranks._peers_needed():
             dist.init_process_group(
                 "nccl" if cuda else "gloo",

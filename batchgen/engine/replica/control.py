@@ -1,6 +1,6 @@
 """The control channel between a replica's ranks: calls, failures, and a watchdog.
 
-All ranks share one key-value store, a TCPStore that rank 0 serves. It holds:
+All ranks share one key-value store, which rank 0 serves (store.py). It holds:
 
     calls/R   a queue: what rank 0 asks follower R to do
     life/R    a counter: rank R's signs of life
@@ -18,15 +18,13 @@ If the pictures in work may be the cause (out of memory, or an exception in a st
 names them, and rank 0 reports a *verdict* before it ends. Errors of a device and lost ranks say
 nothing about pictures.
 
-Not covered: rank 0's machine freezes or loses power. The others then wait until an exchange times
-out or the scheduler ends them.
+If rank 0 freezes or its machine loses power, the others notice after `store.ANSWER_S`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import datetime as dt
 import json
 import logging
 import os
@@ -36,10 +34,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined]
-
 from batchgen.engine.interface import Rendezvous, Verdict
-from batchgen.engine.replica.rendezvous import connect, first_line, name_rank, open_store
+from batchgen.engine.replica.rendezvous import first_line, name_rank, open_store
+from batchgen.engine.replica.store import Store
 from batchgen.errors import DeviceFault, InputError, OutOfMemory
 
 # Seconds between two looks of a watchdog, which gives a sign of life at each.
@@ -49,6 +46,8 @@ WATCH_S = 1.0
 SILENT = 30
 # Seconds for a rank to end by itself after its replica has failed.
 GRACE_S = 15.0
+# Seconds after which a follower that waits for a call asks again.
+WAIT_S = 60.0
 # Exit status of a rank whose replica has failed.
 LOST = 75
 _FAILED = "failed"
@@ -79,7 +78,7 @@ class ControlChannel:
         self._reporting, self._reported = threading.Lock(), False
         self._ending = False
         self._followers = range(1, rendezvous.degree)
-        store = connect(self.store.host, self.store.port)
+        store = self.store.another()
         threading.Thread(target=self._watch, args=(store,), name="watchdog", daemon=True).start()
 
     def __str__(self) -> str:
@@ -96,7 +95,7 @@ class ControlChannel:
             yield
         except BaseException as error:
             failure = self._describe(error)
-            with contextlib.suppress(RuntimeError):  # the store may have ended with rank 0
+            with contextlib.suppress(DeviceFault):  # the store may have ended with rank 0
                 failure = self._publish(self.store, failure)
             if not self._ending and not isinstance(error, InputError):
                 # Python would destroy communicators, which may wait for other ranks.
@@ -115,16 +114,16 @@ class ControlChannel:
         self._check()
         self.pictures = pictures
         for rank in self._followers:
-            self.store.queue_push(f"calls/{rank}", json.dumps(call))
+            self.store.push(f"calls/{rank}", json.dumps(call))
 
     def receive(self) -> Any:
         """A follower: wait for the next call, however long it takes."""
         self.pictures = ()
-        while True:
-            with contextlib.suppress(DistStoreError):  # the store's own timeout
-                call = json.loads(self.store.queue_pop(f"calls/{self.rendezvous.rank}"))
-                self._check()
-                return call
+        calls = f"calls/{self.rendezvous.rank}"
+        while (call := self.store.pop(calls, WAIT_S)) is None:
+            pass
+        self._check()
+        return json.loads(call)
 
     def close(self) -> None:
         """Leave in good order. Rank 0 waits for the others, because it serves the store."""
@@ -133,10 +132,8 @@ class ControlChannel:
             self.store.set(f"left/{self.rendezvous.rank}", "")
             return
         others = [f"left/{rank}" for rank in self._followers]
-        try:
-            self.store.wait(others, dt.timedelta(seconds=GRACE_S))
-        except DistStoreError as error:
-            _log.warning("%s ends although others are busy: %s", self, first_line(error))
+        if busy := self.store.missing(others, GRACE_S):
+            _log.warning("%s ends although others are busy: no %s", self, ", ".join(busy))
 
     def _describe(self, error: BaseException) -> _Failure:
         """This rank's own failure."""
@@ -147,15 +144,16 @@ class ControlChannel:
         out_of_memory = isinstance(error, OutOfMemory)
         return _Failure(why, "out of memory" if out_of_memory else "exception", self.pictures)
 
-    def _publish(self, store: TCPStore, failure: _Failure) -> _Failure:
+    def _publish(self, store: Store, failure: _Failure) -> _Failure:
         """Tell all ranks. The first failure counts, and is returned."""
-        first = _Failure(*json.loads(store.compare_set(_FAILED, "", json.dumps(failure))))
+        first = _Failure(*json.loads(store.set_first(_FAILED, json.dumps(failure))))
         for rank in self._followers:  # wakes those that wait for a call
-            store.queue_push(f"calls/{rank}", "null")
+            store.push(f"calls/{rank}", "null")
         return first
 
-    def _published(self, store: TCPStore) -> _Failure | None:
-        return _Failure(*json.loads(store.get(_FAILED))) if store.check([_FAILED]) else None
+    def _published(self, store: Store) -> _Failure | None:
+        failure = store.get(_FAILED)
+        return _Failure(*json.loads(failure)) if failure else None
 
     def _check(self) -> None:
         if failure := self._published(self.store):
@@ -172,7 +170,7 @@ class ControlChannel:
                 verdict = Verdict(failure.cause, tuple(failure.pictures), failure.why)
                 self.rendezvous.report(verdict)
 
-    def _watch(self, store: TCPStore) -> None:
+    def _watch(self, store: Store) -> None:
         """The watchdog: end the process if it outlives its replica, wherever it hangs."""
         # Of each follower, on rank 0: signs of life, and looks since the last one.
         signs = dict.fromkeys(self._followers if self.rendezvous.rank == 0 else (), (0, 0))
@@ -180,8 +178,8 @@ class ControlChannel:
             try:
                 self._exchange_signs(store, signs)
                 failure = self._published(store)
-            except RuntimeError as error:
-                failure = _Failure(f"rank 0 is gone: {first_line(error)}")
+            except DeviceFault as error:
+                failure = _Failure(str(error))
             if failure and not self._left.wait(GRACE_S):
                 try:
                     self._report(failure)
@@ -189,7 +187,7 @@ class ControlChannel:
                     _log.error("%s ends with its replica. %s", self, failure.why)
                     _exit(LOST)
 
-    def _exchange_signs(self, store: TCPStore, signs: dict[int, tuple[int, int]]) -> None:
+    def _exchange_signs(self, store: Store, signs: dict[int, tuple[int, int]]) -> None:
         """Give a sign of life, and look for those of others. One that has given none may start."""
         store.add(f"life/{self.rendezvous.rank}", 1)
         for rank, (before, looks) in signs.items():

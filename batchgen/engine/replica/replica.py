@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from torch.distributed.distributed_c10d import PrefixStore
 
 from batchgen.engine.build import build_engine
 from batchgen.engine.device import choose_device
@@ -29,7 +28,8 @@ from batchgen.engine.interface import Compilation, Denoised, Engine, Rendezvous,
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import choose_mesh
 from batchgen.engine.replica.control import ControlChannel
-from batchgen.engine.replica.rendezvous import connect, wait_for_all
+from batchgen.engine.replica.process_group_store import ProcessGroupStore
+from batchgen.engine.replica.rendezvous import keep_to_this_machine, wait_for_all
 from batchgen.errors import DeviceFault
 from batchgen.manifest import Picture
 from batchgen.model import Checkpoint
@@ -61,7 +61,9 @@ def _build(
     mesh = choose_mesh(rendezvous.degree, parallel.ulysses, parallel.ring, checkpoint.heads)
     device = choose_device(job.engine, job.precision.linear).kind
     wait_for_all(store, rendezvous)
-    own = PrefixStore("ranks", connect(store.host, store.port))
+    if rendezvous.one_machine:
+        keep_to_this_machine()
+    own = ProcessGroupStore(store.another())
     ranks = Ranks.connect(own, rendezvous.rank, mesh, device, timeout_s)
     return build_engine(job, checkpoint, ranks, work)
 

@@ -1,15 +1,19 @@
 """Several ranks as one engine: what they paint, how they leave, and that all end if one fails."""
 
+import contextlib
 import functools
 import itertools
+import json
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -19,6 +23,7 @@ from batchgen.engine.families.flux import Flux
 from batchgen.engine.interface import Rendezvous, Workload
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.replica import control, rendezvous
+from batchgen.engine.replica.store import Store
 from batchgen.errors import DeviceFault, JobError
 from batchgen.manifest import Picture
 from batchgen.model.checkpoint import resolve
@@ -122,6 +127,36 @@ def test_a_rank_that_fails_takes_its_replica_along_and_no_other(
     assert statuses[1 - rank] == control.LOST
 
 
+def test_strangers_at_the_ports_place_no_failure_and_stop_nothing(tmp_path: Path) -> None:
+    """Every port of a replica on one machine is out of reach of other machines."""
+    forged = json.dumps(["exception", [10, 11], "a stranger's words"])
+    with ReplicaProcesses(tmp_path / "replica", job()) as replica:
+        replica.ask(tasks.make, groups(10, 6, 1))
+        made = replica.answer()
+        ports = {
+            listening.laddr
+            for process in replica.processes.values()
+            for listening in psutil.Process(process.pid).net_connections("tcp")
+            if listening.status == psutil.CONN_LISTEN
+        }
+        assert {address for address, _ in ports} == {"127.0.0.1"}
+        _, port, _ = (tmp_path / "replica" / "address").read_text().split()
+        assert int(port) in {number for _, number in ports}
+        with contextlib.ExitStack() as stack:
+            for secret in (b"", b"\0" * 32, b"a guess of thirty-two characters"):
+                with pytest.raises(DeviceFault):
+                    Store("127.0.0.1", int(port), secret, 2).set("failed", forged)
+            for words in (b"", forged.encode(), b"\0" * 100, b"n" * 32 + bytes(36)):
+                stranger = socket.create_connection(("127.0.0.1", int(port)))
+                stack.enter_context(stranger).sendall(words)
+            replica.ask(tasks.make, groups(12, 6, 1))
+            made += replica.answer()
+        replica.close()
+        assert replica.ends() == [0, 0]
+    assert replica.verdicts() == []
+    assert_equal(made, alone(10, 6, 2))
+
+
 def test_a_rank_that_hangs_is_ended_when_another_has_failed(tmp_path: Path) -> None:
     """A rank hangs when its device waits for a peer that will never come."""
     with ReplicaProcesses(
@@ -206,7 +241,10 @@ def test_a_follower_that_never_comes_is_an_error_in_time(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("address", "words"),
-    [("", "rank 0 did not come within 1 s"), ("localhost:9", "rank 0 does not answer")],
+    [
+        ("", "rank 0 did not come within 1 s"),
+        ("localhost 9 00", "rank 0 is gone or does not answer"),
+    ],
 )
 def test_a_leader_that_never_comes_is_an_error_in_time(
     monkeypatch: pytest.MonkeyPatch, address: str, words: str
