@@ -143,6 +143,8 @@ def submit(
         if not new:
             _say(f"{root} was planned before from the same inputs: continuing it.")
         _say(f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}")
+        for note in run.plan.notes:
+            _say(f"note: {note}")
         with unless_started(run.directory, made if new else None):
             _go(run, profile, detach=detach)
 
@@ -200,7 +202,8 @@ def status(
 ) -> None:
     """What is done, who lives, what to do next.
 
-    Exit code: 0 complete, 3 incomplete, 4 over the failure budget, 5 stalled.
+    Exit code: 0 complete, 3 incomplete, 4 no good picture or over the failure budget, 5
+    stalled.
     """
     with _errors():
         from batchgen.run import RunDirectory
@@ -310,7 +313,7 @@ def _go(
     root, console = run.directory.root, _console()
     finalize_run(run)
     seen = read_status(run.directory, run.plan)
-    if seen.state != "complete":
+    if not seen.finished:
         look = shell_command("batchgen", "status", root, "--watch")
         if seen.state in ("running", "queued") and not add:
             more = shell_command("batchgen", "resume", root, "--add", 1)

@@ -24,10 +24,10 @@ def enter_stage(member: Path, text: str) -> None:
     member.with_suffix(".stage").write_text(text)
 
 
-def read_stage(member: Path) -> Stage:
-    """What the process that joined as `member` does now. Older versions do not say."""
+def read_stage(member: Path) -> Stage | None:
+    """What the process that joined as `member` last said; None if it has said nothing."""
     path = member.with_suffix(".stage")
     try:
         return Stage(path.read_text() or "starting", max(time.time() - path.stat().st_mtime, 0.0))
     except FileNotFoundError:
-        return Stage("starting", max(time.time() - member.stat().st_mtime, 0.0))
+        return None

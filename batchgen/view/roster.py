@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchgen.run import Member, RunDirectory, Submission, members, owed_jobs, read_submissions
+from batchgen.run import (
+    Member,
+    RunDirectory,
+    Stage,
+    Submission,
+    members,
+    owed_jobs,
+    read_stage,
+    read_submissions,
+)
 from batchgen.slurm import Queue, Remembered, jobs_of
 
 
@@ -40,6 +50,8 @@ class Roster:
     jobs: frozenset[str]
     # SLURM jobs that have ended without a record of it in the run, as SLURM remembers them.
     ended: dict[str, Remembered]
+    # What workers that live and have made nothing yet do; none once one of them has.
+    stages: list[Stage]
     # Seconds that all workers lived, by the times of their files.
     worker_s: float
 
@@ -90,8 +102,17 @@ def take_roll(directory: RunDirectory, run: str, queue: Queue) -> Roster:
         trouble=queue.trouble,
         jobs=frozenset(job.name for job in jobs),
         ended=dict(queue.ended),
+        stages=_stages(alive),
         worker_s=sum(_lived_s(member, alive=life == "alive") for member, life in workers),
     )
+
+
+def _stages(alive: Sequence[Member]) -> list[Stage]:
+    """What workers do before the first group, the longest first."""
+    if any(member.made for member in alive):
+        return []
+    stages = (read_stage(member.path) for member in alive)
+    return sorted(filter(None, stages), key=lambda stage: stage.seconds, reverse=True)
 
 
 def _lived_s(member: Member, *, alive: bool) -> float:

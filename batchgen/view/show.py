@@ -74,6 +74,7 @@ def _plan_lines(plan: Plan, job: Job, memory: str) -> Iterator[str]:
     if plan.over_long:
         longer = f"longer than {job.model.max_sequence_length} tokens and will be cut"
         yield f"truncated  {plan.over_long:,} prompts are {longer}"
+    yield from (f"note       {note}" for note in plan.notes)
     yield "\nEvery row is valid. Nothing was written."
 
 
@@ -108,9 +109,10 @@ def _status_lines(status: Status) -> Iterator[str]:
     written = f" ({status.in_progress:,} of the pending are written but not published)"
     yield (
         f"{status.ok:,} ok, {status.failed:,} failed, {status.pending:,} pending "
-        f"of {status.pictures:,} pictures{written if status.in_progress else ''}"
+        f"of {counted(status.pictures, 'picture')}{written if status.in_progress else ''}"
     )
-    yield f"{status.shards_done:,} of {status.shards:,} shards, {data_size(status.tar_bytes)}"
+    shards = counted(status.shards, "shard")
+    yield f"{status.shards_done:,} of {shards}, {data_size(status.tar_bytes)}"
     if status.pictures_per_device_hour:
         left = f", about {duration(status.left_s)} left" if status.left_s else ""
         yield f"{status.pictures_per_device_hour:,.0f} pictures per device-hour{left}"
@@ -118,16 +120,16 @@ def _status_lines(status: Status) -> Iterator[str]:
         wasted = f"{duration(status.wasted_s)} of it not on published pictures"
         left = f", about {duration(status.to_go_s)} to go" if status.to_go_s else ""
         yield f"{duration(status.used_s)} of devices used, {wasted}{left}"
-    if status.dead and status.state != "complete":
+    if status.dead and not status.finished:
         logs = shell_command("batchgen", "logs", status.run)
-        yield f"{status.dead} workers died and were not replaced: {logs}"
+        dead = counted(status.dead, "worker died and was", "workers died and were")
+        yield f"{dead} not replaced: {logs}"
     if status.state != "stalled":  # the cause of a stalled run has them already
         yield from (f"  {line}" for line in status.last_words)
     yield from (f"  {count:,} × {cause}" for cause, count in sorted(status.failures.items()))
     if status.state == "complete":
         yield f"pictures       {status.run}/data/*.tar"
-        if status.ok:
-            yield f"contact sheet  {status.run}/contact.jpg"
+        yield f"contact sheet  {status.run}/contact.jpg"
         yield f"dataset card   {status.run}/README.md"
     else:
         yield f"next: {status.next}"

@@ -1,6 +1,7 @@
 """What is done, who lives, and what to type next, read from the run directory and squeue.
 
 complete   every shard is published and the dataset is finalized
+failed     likewise, and not one picture is good
 running    a worker lives
 queued     workers were asked for and none has started yet, or SLURM starts or requeues them
 stopped    a person, a full disk, the failure budget or the time limit stopped the run
@@ -17,12 +18,20 @@ from typing import Literal
 from batchgen.errors import counted, shell_command
 from batchgen.planning import Plan
 from batchgen.run import RunDirectory, load_plan, read_stop
-from batchgen.shard import Done, count_pictures, lost_shards, missing_names, unpublished_counts
+from batchgen.shard import (
+    Done,
+    Tally,
+    count_pictures,
+    lost_shards,
+    missing_names,
+    unpublished_counts,
+)
 from batchgen.slurm import Queue
 from batchgen.view.last_words import last_words
 from batchgen.view.roster import Roster, take_roll
+from batchgen.view.units import duration
 
-State = Literal["complete", "running", "queued", "stopped", "stalled"]
+State = Literal["complete", "failed", "running", "queued", "stopped", "stalled"]
 # A supervisor registers within this time, or never.
 START_S = 60.0
 EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_OVER_BUDGET, EXIT_STALLED = 0, 3, 4, 5
@@ -51,6 +60,8 @@ class Status:
     shards: int
     # Workers that live.
     workers: int
+    # What they do before the first group is made, and for how long; "" from then on.
+    starting: str
     # Workers of the last submission that died and were not replaced.
     dead: int
     # Nodes that wait in SLURM, by SLURM's reason.
@@ -85,9 +96,15 @@ class Status:
         return json.dumps(values)  # only ASCII: nothing in it can command a terminal
 
     @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to make, well or badly."""
+        return self.state in ("complete", "failed")
+
+    @property
     def exit_code(self) -> int:
-        """0 complete, 3 incomplete, 4 over the failure budget, 5 stalled."""
-        if self.state == "stopped" and self.cause.startswith("failure budget"):
+        """0 complete, 3 incomplete, 4 failed or over the failure budget, 5 stalled."""
+        over = self.state == "stopped" and self.cause.startswith("failure budget")
+        if over or self.state == "failed":
             return EXIT_OVER_BUDGET
         return {"complete": EXIT_COMPLETE, "stalled": EXIT_STALLED}.get(self.state, EXIT_INCOMPLETE)
 
@@ -111,11 +128,7 @@ def read_status(
     words = [] if complete else last_words(directory, roster)
     state, cause, following = _unfinished(directory, roster, words)
     if complete:
-        state, cause = (
-            "complete",
-            f"{counted(len(counts.shards), 'shard is', 'shards are')} published",
-        )
-        following = shell_command("batchgen", "verify", directory.root)
+        state, cause, following = _finished(directory, counts)
     if lost:
         state, cause, following = _damaged(directory, lost, state, cause, following)
     pending = plan.pictures - counts.ok - counts.failed
@@ -137,6 +150,7 @@ def read_status(
         shards_done=len(counts.shards),
         shards=len(plan.shards),
         workers=len(roster.alive),
+        starting=_starting(roster),
         dead=len(roster.dead),
         waiting=roster.waiting,
         last_words=words,
@@ -153,6 +167,16 @@ def read_status(
     )
 
 
+def _finished(directory: RunDirectory, counts: Tally) -> tuple[State, str, str]:
+    """State, cause and next command of a run in which nothing is left to make."""
+    if counts.failed and not counts.ok:
+        none = f"none of {counted(counts.failed, 'picture')} could be made"
+        logs = shell_command("batchgen", "logs", directory.root, "--failed")
+        return "failed", none, f"{logs}; mend the cause, then submit with --out ANOTHER_FOLDER"
+    shards = counted(len(counts.shards), "shard is", "shards are")
+    return "complete", f"{shards} published", shell_command("batchgen", "verify", directory.root)
+
+
 def _unfinished(
     directory: RunDirectory, roster: Roster, words: list[str]
 ) -> tuple[State, str, str]:
@@ -162,7 +186,8 @@ def _unfinished(
     resume = shell_command("batchgen", "resume", root)
     told = f"{_waiting(roster)}; asked to stop: {stop.cause}" if stop else _waiting(roster)
     if roster.alive:
-        return "running", f"{counted(len(roster.alive), 'worker')}{told}", watch
+        starting = f": {_starting(roster)}" if roster.stages else ""
+        return "running", f"{counted(len(roster.alive), 'worker')}{starting}{told}", watch
     if elsewhere := sorted({member.owner.host for member in roster.unknown}):
         why = roster.trouble or "which cannot be asked from here"
         there = f"{shell_command('batchgen', 'status', root)}  (on {elsewhere[0]})"
@@ -192,6 +217,14 @@ def _damaged(
         return state, f"{cause}; {told}", following
     repair = shell_command("batchgen", "verify", directory.root, "--repair")
     return "stalled", told, repair
+
+
+def _starting(roster: Roster) -> str:
+    """What the workers do before their first group, and for how long."""
+    if not roster.stages:
+        return ""
+    longest = roster.stages[0]
+    return f"{longest.text}, {duration(longest.seconds)}"
 
 
 def _remedy(cause: str, resume: str) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from batchgen.errors import counted
 from batchgen.launch.cancel import stop
 from batchgen.planning import Plan
 from batchgen.run import Run, RunDirectory, load_plan
@@ -82,13 +83,17 @@ class _Pace:
 
 
 def _progress(status: Status, rate: float) -> str:
-    """One line: pictures, rate, time left, workers, shards."""
-    left = duration((status.pictures - status.written) / rate) if rate else "?"
+    """One line: pictures, rate or what takes time before it, time left, workers, shards."""
     failed = f", {status.failed} failed" if status.failed else ""
     made = f"{status.written}/{status.pictures} pictures{failed}"
-    shards = f"shards {status.shards_done}/{status.shards}"
-    workers = f"{status.workers} workers"
-    return f"{status.state}  {made}  {rate:.1f}/s  {left} left  {workers}  {shards}"
+    left_s = (status.pictures - status.written) / rate if rate else status.left_s
+    parts = [
+        f"{rate:.1f}/s" if rate else status.starting,
+        f"{duration(left_s)} left" if left_s else "",
+        counted(status.workers, "worker"),
+        f"shards {status.shards_done}/{status.shards}",
+    ]
+    return "  ".join([status.state, made, *filter(None, parts)])
 
 
 class _Log:

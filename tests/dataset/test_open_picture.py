@@ -8,10 +8,11 @@ from PIL import Image
 
 from batchgen.dataset.open_picture import open_picture
 from batchgen.dataset.verify import verify_run
+from batchgen.engine.pattern import PatternEngine
 from tests.support.specimens import planned, worked
 
 # Pillow refuses pictures of more than twice this number of pixels.
-LIMIT = 50
+LIMIT = 1500
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_of_very_large_pictures_is_finished_and_verified(
     tmp_path: Path, small_limit: None
 ) -> None:
-    run = worked(planned(tmp_path, ["a cat", "a dog"]))
+    size = ("sampling.width=64", "sampling.height=64")
+    run = worked(planned(tmp_path, ["a cat", "a dog"], *size), PatternEngine(0.0))
     assert run.directory.complete()
     assert [one.problems for one in verify_run(run, deep=True, manifest=True)] == [[], []]
     assert Image.MAX_IMAGE_PIXELS == LIMIT

@@ -47,13 +47,15 @@ def test_the_reasons_can_be_read_before_any_shard_is_published(
 
 
 def test_a_raised_budget_lets_the_run_end(hopeless: tuple[Path, Answer]) -> None:
-    """All pictures are recorded as failed. There is no tar; the dataset is empty but complete."""
+    """All pictures are recorded as failed. That is no success, and no tar is promised."""
     run, _ = hopeless
     with faulty():
         resumed = ask("resume", run, "--set", "run.failure_budget=1")
-    assert resumed.code == 0, resumed
+    assert resumed.code == 4, resumed
+    assert "failed: none of 100 pictures could be made" in resumed.out
     assert "0 ok, 100 failed, 0 pending" in resumed.out
     assert "contact sheet" not in resumed.out
+    assert "*.tar" not in resumed.out
     assert len(records(run)) == 100
     assert list((run / "data").iterdir()) == []
     assert ask("verify", "--deep", run).code == 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchgen.engine.interface import Compilation, Denoised
+from batchgen.engine.interface import Compilation, Denoised, Engine
 from batchgen.errors import DeviceFault, OutOfMemory
 from batchgen.manifest import Picture
 from batchgen.run.directory import RunDirectory
@@ -162,7 +162,7 @@ def planned(
     return create(folder / "run", [file], load_job(None, [*small, *settings]), None)[0]
 
 
-def worked(run: Run, engine: "StubEngine | None" = None) -> Run:
+def worked(run: Run, engine: Engine | None = None) -> Run:
     """A run on which one worker, in this process, has worked until nothing was free."""
     pipeline = Pipeline(
         Renderer(engine or StubEngine()), run.job.output, Origin("here", 0, run.plan.generation)

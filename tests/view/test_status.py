@@ -13,10 +13,13 @@ from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.run.run import Run
+from batchgen.run.stages import enter_stage
 from batchgen.run.stop import StopCause, ask_to_stop
 from batchgen.run.submissions import Role
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.view.status import START_S, Status, read_status
+from batchgen.view.watch import _progress
+from tests.support.rehearsal import ask
 from tests.support.specimens import done, opens, planned, published, write_group
 
 ME = Owner.me()
@@ -37,11 +40,12 @@ def submitted(directory: RunDirectory, *, seconds_ago: float = 0.0) -> None:
     (directory.jobs / f"{submission.number:04d}.json").write_text(text)
 
 
-def joined(directory: RunDirectory, owner: Owner, role: Role = "worker", ended: str = "") -> None:
+def joined(directory: RunDirectory, owner: Owner, role: Role = "worker", ended: str = "") -> Path:
     path = submissions.join(directory, submissions.read_submissions(directory)[-1].number, role)
     path.write_text(json.dumps(asdict(owner)))
     if ended:
         submissions.leave(path, Departure.parse(ended))
+    return path
 
 
 def said(directory: RunDirectory) -> tuple[str, int]:
@@ -148,6 +152,34 @@ def test_a_finalized_run_is_complete_whatever_else_is_said(run: Run) -> None:
     assert said(run.directory) == ("running", 3)
     durable.write(run.directory.index, b"{}")
     assert said(run.directory) == ("complete", 0)
+
+
+def test_a_finished_run_without_one_good_picture_is_no_success(run: Run) -> None:
+    """However small it is: its failures are within every budget."""
+    for shard, pictures in enumerate((4, 4, 2)):
+        failures = {"exception": pictures}
+        published(run.directory, done(shard, ok=0, failed=pictures, failures=failures, tar=None))
+    durable.write(run.directory.index, b"{}")
+    assert said(run.directory) == ("failed", 4)
+    answer = ask("status", run.directory.root)
+    assert answer.code == 4
+    assert answer.out.startswith("failed: none of 10 pictures could be made\n")
+    assert f"next: batchgen logs {run.directory.root} --failed; mend the cause" in answer.out
+    assert "*.tar" not in answer.out
+    assert ask("resume", run.directory.root).code == 4, "nothing is left to make"
+
+
+def test_until_the_first_group_it_is_told_what_takes_time(run: Run) -> None:
+    submitted(run.directory)
+    enter_stage(path := joined(run.directory, ME), "compiling")
+    status = read_status(run.directory)
+    assert (status.state, status.cause) == ("running", "1 worker: compiling, 0 s")
+    line = _progress(status, 0.0)
+    assert line == "running  0/10 pictures  compiling, 0 s  1 worker  shards 0/3"
+    path.with_suffix(".made").touch()
+    status = read_status(run.directory)
+    assert status.cause == "1 worker"
+    assert _progress(status, 2.0) == "running  0/10 pictures  2.0/s  5 s left  1 worker  shards 0/3"
 
 
 def test_a_finalized_run_from_which_a_shard_was_taken_away_is_not_complete(run: Run) -> None:
