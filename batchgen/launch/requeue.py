@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from batchgen import durable, slurm
+from batchgen.errors import DamagedRun
 from batchgen.run import RunDirectory, Submission, read_stop, submissions
 
 # Restarts in a row without a new group, if the workers left in good order.
@@ -59,7 +60,10 @@ def main() -> None:
     """Answer the batch script."""
     root, number, element, status = Path(sys.argv[1]), *map(int, sys.argv[2:5])
     directory = RunDirectory.open(root)
-    submission = submissions.read_submission(directory, number)
+    try:
+        submission = submissions.read_submission(directory, number)
+    except DamagedRun as error:
+        sys.exit(f"batchgen: element {element} ends: {error}")
     restarts = slurm.restarts()
     if status:
         durable.create(directory.death(slurm.job_id(), restarts), str(status).encode())
