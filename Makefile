@@ -1,7 +1,7 @@
 # make setup      a virtual environment in .venv with everything (a second call takes no time)
 # make demo       240 pictures of the embedded model, a minute or two; prints where they are
 # make demo-slurm the same on a SLURM cluster of four nodes, started on this machine and stopped afterwards
-# make test       every test            make test-fast   those that take seconds, in two processes
+# make test       every test            make test-fast   those that take seconds
 # make check      what CI runs: ruff, mypy, every test
 # make bench      the measurements in benchmarks/log.md
 
@@ -28,11 +28,14 @@ demo-slurm: setup
 	eval "$$(slurm/testcluster env)" && $(BIN)/batchgen submit manifests/prompts.parquet --site slurm/testcluster.toml --out runs/prompts-slurm && \
 	    $(BIN)/batchgen status runs/prompts-slurm --watch; code=$$?; slurm/testcluster stop; exit $$code
 
+# In processes of one thread each. The SLURM suite keeps one of them, and mostly waits.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) --numprocesses 3
 
 test-fast: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(PYTEST) --numprocesses 2 -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,15 +2,40 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.support.fake_squeue import FakeSqueue
 from tests.support.nvidia_driver import Driver, write_driver
 from tests.support.rehearsal import Answer, ask, faulty, settings, write_prompts
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of datasets or huggingface_hub
+
+_CLUSTER = "tests/cluster/"
+
+
+class _Scheduler(LoadFileScheduling):
+    """Gives each file's tests to one process, and those of all files of the cluster to one.
+
+    There is one cluster, and its suite mostly waits: it starts first, and leaves the processor to
+    the other processes.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return _CLUSTER if file.startswith(_CLUSTER) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduler:
+    """Called when tests run in several processes."""
+    return _Scheduler(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_CLUSTER))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """The embedded model as stock diffusers loads it and as batchgen does."""
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,13 @@ from batchgen.engine.torch_engine import TorchEngine
 from batchgen.model import TINY
 from batchgen.model.checkpoint import resolve
 from tests.support.stock import make_job
+
+# PyTorch's own cache takes code for AVX-512 and for AVX2 (`ATEN_CPU_CAPABILITY`) for the same, and
+# a linear in FP8 is NaN then. batchgen's archive tells them apart (engine/device.py).
+_CAPABILITY = torch.backends.cpu.get_cpu_capability()
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(
+    Path(tempfile.gettempdir(), f"batchgen-inductor-{os.getuid()}-{_CAPABILITY}")
+)
 
 
 def _open(folder: Path) -> tuple[Any, TorchEngine]:

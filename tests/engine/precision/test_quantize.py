@@ -294,13 +294,16 @@ def test_a_device_that_does_not_multiply_so_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_compiled_block_is_one_graph_for_all_numbers_of_rows_and_equals_the_eager_one(kind):
-    """Equal up to 0.1% of the norm, where FP8 itself costs 4%.
+    """Equal up to 0.5% of the norm, where FP8 itself costs 4%.
 
-    In fp32, sums in another order tip the few numbers that are at a rounding threshold.
+    In fp32, sums in another order tip the few numbers that are at a rounding threshold. Of numbers
+    that are twice as far apart half as many tip, each by twice as much: √2 in the norm.
     """
     blocks, widths = load_engine_blocks()
     singles = blocks[2:]
-    quantize_blocks(singles, choose_format(kind, "row", CPU))
+    how = choose_format(kind, "row", CPU)
+    quantize_blocks(singles, how)
+    high = 5e-3 * (2**0.5 if how.reduced else 1)
     graphs = []
 
     def backend(graph, inputs):
@@ -316,7 +319,7 @@ def test_a_compiled_block_is_one_graph_for_all_numbers_of_rows_and_equals_the_ea
             for name in ("hidden_states", "encoder_hidden_states", "temb"):
                 mark_dynamic(inputs[name], 0)
             for one, other in zip(compiled(block, inputs), block(**inputs), strict=True):
-                assert distance(one, other) < 5e-3
+                assert distance(one, other) < high
     assert len(graphs) == 1
 
 
