@@ -37,8 +37,12 @@ class Component:
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 _TEXT, _POOLED = "transformer joint_attention_dim", "transformer pooled_projection_dim"
 _VAE = Component("diffusers", "AutoencoderKL", Vae)
-_CLIP = Component("transformers", "CLIPTextModel", Clip, ("CLIPTextModelWithProjection",))
-_PROJECTED_CLIP = Component("transformers", "CLIPTextModelWithProjection", ClipWithProjection)
+_CLIP = Component(
+    "transformers", "CLIPTextModel", Clip, ("CLIPTextModelWithProjection", "CLIPModel")
+)
+_PROJECTED_CLIP = Component(
+    "transformers", "CLIPTextModelWithProjection", ClipWithProjection, ("CLIPModel",)
+)
 _T5 = Component(
     "transformers",
     "T5EncoderModel",

@@ -44,7 +44,7 @@ def _problems(index: dict[str, Any], pipeline: str, facts: FamilyFacts) -> list[
         given = index.get(name)
         if given in (None, [None, None]):
             problems.append(_missing(name, given, expected, facts))
-        elif not isinstance(given, list) or tuple(given) not in classes:
+        elif given not in map(list, classes):
             problems.append(
                 f"{name} is {json.dumps(given)}, but batchgen paints {pipeline} with {expected} "
                 f"only. Choose a model with it, or save this one with it: "

@@ -57,11 +57,7 @@ def check_tokenizer(folder: Path, kind: TokenizerKind, encoder: Config) -> None:
         raise ModelError(f"{where}: tokenizer_class is {chosen!r}, expected one of {known}.")
     own = chosen in kind.class_names
     vocabulary = _vocabulary(folder, kind, own=own)
-    # An older file, which transformers reads before the settings.
-    older = folder / "special_tokens_map.json"
-    special = dict(kind.special_tokens) if own else {}
-    for content in (read_json(older) if older.exists() else {}, settings):
-        special |= {name: _text(content[name]) for name in _SPECIAL if name in content}
+    special = _special_tokens(folder, settings, kind.special_tokens if own else {})
     _check_special(where, special, vocabulary)
     assert isinstance(encoder, Clip | T5)
     if (largest := max(vocabulary.values(), default=-1)) >= encoder.vocab_size:
@@ -96,9 +92,28 @@ def _vocabulary(folder: Path, kind: TokenizerKind, *, own: bool) -> dict[str, in
     return dict(tokenizer.get_vocab())
 
 
-def _text(token: Any) -> Any:
-    """A token as its text. Settings hold it so, or in a table with how it is matched."""
-    return token.get("content") if isinstance(token, Mapping) else token
+def _special_tokens(
+    folder: Path, settings: Mapping[str, Any], default: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Name of each special token → its text, or what stands in its place.
+
+    :param settings: of tokenizer_config.json, which go before those of the older file.
+    :param default: what the tokenizer's class presumes.
+    """
+    path = folder / "special_tokens_map.json"
+    older = read_json(path) if path.exists() else {}
+    # Both files can hold a token in a table that says how it is matched; the newer one marks it.
+    return {**default, **_texts(older), **_texts(settings, marked=True)}
+
+
+def _texts(content: Mapping[str, Any], *, marked: bool = False) -> dict[str, Any]:
+    return {
+        name: token["content"]
+        if isinstance(token, dict) and "content" in token and ("__type" in token or not marked)
+        else token
+        for name, token in content.items()
+        if name in _SPECIAL
+    }
 
 
 def _check_special(where: Path, special: Mapping[str, Any], vocabulary: Mapping[str, int]) -> None:
