@@ -77,7 +77,7 @@ def test_a_file_size_limit_stops_the_run_and_resume_finishes_it(tmp_path: Path) 
         run, rehearse(run, PROMPTS, faults={"FILE_BYTES": "200000"}, **SIZE), "File too large"
     )
     with faulty(FILE_BYTES="200000"):
-        for _ in range(3):  # a good picture is not condemned, however often the disk is full
+        for _ in range(3):  # a good picture is not blamed, however often the disk is full
             assert ask("resume", run).code == 3
     check_finished(run, ask("resume", run))
 

@@ -69,8 +69,8 @@ def test_a_hundred_kills_of_the_real_engine(tmp_path: Path, torch_drivers: Drive
         lines = reader.close()
     assert len(workers.killed) == KILLS
     for copy in (undisturbed, disturbed):
-        condemned = _condemned(copy, workers.killed)
-        assert recount.wrong_at_end(copy.root, prompts, condemned) == [], copy.output()
+        blamed = _blamed(copy, workers.killed)
+        assert recount.wrong_at_end(copy.root, prompts, blamed) == [], copy.output()
     assert _differences(undisturbed.root, disturbed.root) == []
     redone = recount.redone_groups(disturbed.begins(), BATCH_SIZE)
     assert redone <= GROUPS_A_DEATH * KILLS
@@ -79,21 +79,21 @@ def test_a_hundred_kills_of_the_real_engine(tmp_path: Path, torch_drivers: Drive
     print(f"{KILLS} kills, {redone} groups redone, {dict(paths)}, read {lines[-1]['rounds']} times")
 
 
-def _condemned(copy: RunCopy, killed: list[int]) -> frozenset[int]:
+def _blamed(copy: RunCopy, killed: list[int]) -> frozenset[int]:
     """Keys of pictures recorded as failed.
 
     Two kills may hit one innocent picture while it is alone in flight. Then, and only then, it is
     recorded so.
     """
-    condemned = [row for row in recount.records(copy.root) if row["outcome"] == "failed"]
-    outcomes = {(row["cause"], row["path"]) for row in condemned}
-    assert outcomes <= {("killed its worker", "solo")}, condemned
+    blamed = [row for row in recount.records(copy.root) if row["outcome"] == "failed"]
+    outcomes = {(row["cause"], row["path"]) for row in blamed}
+    assert outcomes <= {("killed its worker", "solo")}, blamed
     last = {begin["pid"]: begin for begin in copy.begins()}
     begins = [last[pid] for pid in killed if pid in last and last[pid]["count"] == 1]
     alone = Counter((begin["shard"], begin["at"]) for begin in begins)
-    kills = [alone[row["shard"], row["key"] % SHARD] for row in condemned]
-    assert all(number >= 2 for number in kills), (condemned, alone)
-    return frozenset(row["key"] for row in condemned)
+    kills = [alone[row["shard"], row["key"] % SHARD] for row in blamed]
+    assert all(number >= 2 for number in kills), (blamed, alone)
+    return frozenset(row["key"] for row in blamed)
 
 
 def _differences(expected: Path, found: Path) -> list[str]:
