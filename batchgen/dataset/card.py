@@ -7,6 +7,7 @@ import json
 from huggingface_hub import DatasetCardData
 
 from batchgen.dataset.statistics import Statistics
+from batchgen.planning import Plan
 from batchgen.run import Run
 
 _CATEGORIES = [
@@ -32,7 +33,7 @@ def dataset_card(run: Run, statistics: Statistics) -> str:
 
 {statistics.ok:,} pictures painted by {model} from {plan.rows:,} prompts, made with
 batchgen {plan.software["batchgen"]}.
-{_failures(statistics)}
+{_failures(statistics)}{_notes(plan)}
 Each sample holds `{kind}` (the picture), `txt` (its prompt) and `json` (key, id, seed, size,
 steps, guidance and the manifest's other columns as the JSON string `extra`).
 `metadata/*.parquet` holds a record for every planned picture, also if it failed, with all
@@ -106,6 +107,13 @@ def _failures(statistics: Statistics) -> str:
     causes = ", ".join(f"{count:,} {cause}" for cause, count in sorted(statistics.failures.items()))
     failed, planned = f"{statistics.failed:,}", f"{statistics.pictures:,}"
     return f"{failed} of {planned} planned pictures could not be made ({causes}).\n"
+
+
+def _notes(plan: Plan) -> str:
+    if not plan.notes:
+        return ""
+    listed = "\n".join(f"- {note}" for note in plan.notes)
+    return f"\nWhat was asked for and changed no picture:\n\n{listed}\n"
 
 
 def _sizes(statistics: Statistics) -> str:

@@ -20,7 +20,7 @@ ranks. Rooms stand in the order of their imports: each imports only rooms below 
     trusted_files.py    files that only this user can have written
     attention/          engine.attention: the attention of every block
     modulation.py       adaLN vectors, computed once a group
-    rules.py            what attention, offloading and guidance need; no torch
+    rules.py            what attention, offloading, compiling and guidance need; no torch
     interface.py        what a worker asks of an engine
     quiet_imports.py    imports without their noise
     device.py           one device: type, clock, names for its errors

@@ -1,13 +1,19 @@
-"""What attention, offloading and guidance need of a device, a job and a model, without torch.
+"""What attention, offloading, compilation and guidance need of a device, a job and a model.
 
-Planning asks before anything starts, as far as it knows the devices; the engine asks again when it
-is built. Each rule is one function with one wording. Rules of `[precision]` stand in
+No torch: planning asks before anything starts, as far as it knows the devices; the engine asks
+again when it is built. Each rule is one function with one wording. Rules of `[precision]` stand in
 `precision/rules.py`, those of `[parallel]` in `parallel/mesh.py`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from batchgen.errors import JobError
+from batchgen.manifest import Picture
+from batchgen.model import Guidance
 
 # The first cards with PyTorch's flash and cuDNN attention: Ampere.
 FAST_ATTENTION_CAPABILITY = (8, 0)
@@ -73,6 +79,36 @@ def check_offload_compiles(offload: str, mode: str) -> None:
         )
 
 
+def compile_mode(mode: str, offload: str, *, cuda: bool) -> str:
+    """How blocks are compiled; "none": they are not.
+
+    :param mode: `compile.mode` of the job.
+    :param offload: `engine.offload` of the job.
+    :raises JobError: compiled blocks were asked to move.
+    """
+    check_offload_compiles(offload, mode)
+    if mode != "auto":
+        return mode
+    return "default" if cuda and offload != "layers" else "none"
+
+
+def check_compile_cache(folder: str, mode: str, offload: str, *, cuda: bool, where: str) -> None:
+    """Check that there will be compiled code to keep.
+
+    :param folder: `run.compile_cache`, if the job's author wrote it.
+    :param mode: `compile.mode` of the job.
+    :param offload: `engine.offload` of the job.
+    :param where: the device's name, for the message.
+    :raises JobError: nothing is compiled.
+    """
+    if folder and compile_mode(mode, offload, cuda=cuda) == "none":
+        on = f' on {where or "CUDA"} with engine.offload = "{offload}"' if mode == "auto" else ""
+        raise JobError(
+            f'run.compile_cache would have no effect: with compile.mode = "{mode}"{on} nothing is '
+            "compiled. --set compile.mode=default, or leave run.compile_cache out"
+        )
+
+
 def check_true_cfg(true_cfg: float, *, contrasts: bool) -> None:
     """Check that a `true_cfg` over 1 has a meaning for the model.
 
@@ -85,3 +121,16 @@ def check_true_cfg(true_cfg: float, *, contrasts: bool) -> None:
             "guidance is its only scale. Give the scale as guidance, and leave true_cfg out of "
             "the manifest and of [sampling]"
         )
+
+
+def as_read(picture: Picture, guidance: Guidance | None) -> Picture:
+    """The picture with "none" in the place of every guidance value that changed nothing.
+
+    :param guidance: how the model is guided; None: every value acts, as on test cards.
+    """
+    if guidance is None:
+        return picture
+    values = (picture.guidance, picture.true_cfg, picture.negative_prompt != "")
+    idle = guidance.idle(*(np.array([value]) for value in values))
+    unread = {name: guidance.none[name] for name, mask in idle.items() if mask[0]}
+    return replace(picture, **unread) if unread else picture

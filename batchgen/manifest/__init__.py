@@ -3,6 +3,7 @@
     validate.py     check every row before a run is planned
     duplicates.py   find ids that two rows share
     checks.py       check one batch of rows against the columns' contract
+    effects.py      values that change no picture, counted
     shapes.py       size, steps and number of pictures of each row, for cutting shards
     rows.py         read a range of rows and expand it to pictures: what a worker does
     convert.py      text tables and Arrow files to one Parquet file
@@ -30,6 +31,7 @@ number over the pictures of all rows.
 
 from batchgen.manifest.checks import Limits
 from batchgen.manifest.columns import column_label, deciding, list_columns
+from batchgen.manifest.effects import Effects
 from batchgen.manifest.extras import extra_columns
 from batchgen.manifest.files import Source, check_unchanged, identify_file
 from batchgen.manifest.find import find_files
@@ -38,6 +40,7 @@ from batchgen.manifest.shapes import ShapeColumns, image_shapes
 from batchgen.manifest.validate import validate_manifest
 
 __all__ = [
+    "Effects",
     "Limits",
     "Picture",
     "ShapeColumns",

@@ -14,11 +14,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchgen.errors import one_line
+from batchgen.errors import JobError, one_line
 from batchgen.manifest.columns import Columns, column_label
-from batchgen.manifest.contract import COLUMNS, MAX_ID_CHARACTERS, inexact, normalise, stand_in
+from batchgen.manifest.contract import (
+    COLUMNS,
+    DEFAULTED,
+    MAX_ID_CHARACTERS,
+    inexact,
+    normalise,
+    stand_in,
+)
 from batchgen.manifest.problems import ColumnReport, Place, Problems, Rows, shorten
 from batchgen.manifest.utf8 import replace, undecodable
+from batchgen.model import Guidance
 from batchgen.settings import MAX_SIDE_PX, Sampling
 
 # Tokens that a tokenizer adds: the end, and a space at the beginning.
@@ -38,8 +46,8 @@ class Limits:
     pixel_multiple: int = 16
     # The largest width or height, in pixels.
     most_px: int = MAX_SIDE_PX
-    # Whether the model can be asked for a true_cfg over 1.
-    true_cfg: bool = True
+    # How the model is guided; None: by every value.
+    guidance: Guidance | None = None
 
     @property
     def accepted_sides(self) -> str:
@@ -76,21 +84,47 @@ class Checks:
         :param first_row: the number of the batch's first row over all files.
         :returns: the ids, null where they are not UTF-8; None if there is no column of ids.
         """
-        ids = None
+        checked = {}
         with problems.batch(place, first_row) as report:
             for name, column in self.columns.used.items():
-                found, told = batch.column(column), partial(report, column_label(name, column))
-                _check_exact(found, name, told)
-                if COLUMNS[name].type != pa.string():
-                    self._check_numbers(found, name, told)
-                elif name == "id":
-                    ids = _texts(found, name, told)
-                    _check_ids(ids, told)
-                else:
-                    self._check_prompts(_texts(found, name, told), name, told)
+                told = partial(report, column_label(name, column))
+                checked[name] = self._check_column(batch.column(column), name, told)
             for column in self.columns.travelling:
                 _check_readable(batch.column(column), partial(report, one_line(column)))
-        return ids
+        return checked.get("id")
+
+    def check_job(self) -> None:
+        """Check the job's values that stand in for columns, as if they stood in the columns.
+
+        Values that the model cannot make of a row are told by `check`, where rows take them.
+
+        :raises JobError: some break the contract.
+        """
+        wrong: list[str] = []
+
+        def report(name: str, rows: Rows, describe: Callable[[int], str]) -> None:
+            wrong.extend(f"sampling.{name}: {describe(row)}" for row in rows.tolist())
+
+        for name in DEFAULTED:
+            # Rows without a negative prompt take the job's, also where there is the column.
+            if name not in self.columns.used or name == "negative_prompt":
+                value = pa.array([getattr(self.sampling, name)], COLUMNS[name].type)
+                self._check_column(value, name, partial(report, name))
+        if wrong:
+            raise JobError("\n".join(wrong))
+
+    def _check_column(self, found: pa.Array, name: str, report: ColumnReport) -> pa.Array:
+        """Report the problems of a column; return its values, of texts those that can be read."""
+        _check_exact(found, name, report)
+        if COLUMNS[name].type != pa.string():
+            self._check_numbers(found, name, report)
+            return found
+        texts = _texts(found, name, report)
+        if name == "id":
+            _check_ids(texts, report)
+        else:
+            self._check_prompts(texts, name, report)
+        return texts
 
     def _check_prompts(self, texts: pa.Array, name: str, report: ColumnReport) -> None:
         """Count the tokens of texts with many bytes; a token takes at least one."""
@@ -126,7 +160,8 @@ class Checks:
             return f"{told}; expected {accepted}"
 
         report(np.flatnonzero(wrong), describe)
-        if name == "true_cfg" and not self.limits.true_cfg:
+        guidance = self.limits.guidance
+        if name == "true_cfg" and guidance and guidance.contrasts:
             meaningless = np.flatnonzero(~wrong & (values > 1))
             report(meaningless, lambda row: f"{found[row].as_py()}; {_NO_TRUE_CFG}")
 

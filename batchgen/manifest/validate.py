@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from batchgen.errors import JobError, ManifestError
+from batchgen.errors import ManifestError
 from batchgen.manifest.checks import Checks, Limits
 from batchgen.manifest.columns import BY_NAME, Columns
 from batchgen.manifest.contract import MAX_PICTURES
 from batchgen.manifest.convert import Conversion, to_parquet
 from batchgen.manifest.duplicates import find_duplicates, hash_ids
+from batchgen.manifest.effects import Effects
 from batchgen.manifest.files import Source, identify_file
 from batchgen.manifest.find import kind_of
 from batchgen.manifest.parquet import ParquetManifest, open_all
@@ -50,6 +51,7 @@ class ValidManifest:
     over_long: int
     shapes: Shapes
     has_ids: bool
+    effects: Effects
 
 
 def validate_manifest(
@@ -76,7 +78,7 @@ def validate_manifest(
     :param limits: what the model accepts of a row.
     :raises ManifestError: with the number of problems, and file, row, column, value and remedy of
         the first ten.
-    :raises JobError: rows have no width or height, and the model cannot make the job's; or
+    :raises JobError: rows take the job's value for a column, and it breaks the contract; or
         `mapping` names columns that are not there.
     """
     problems, refuse_long = Problems(), long_prompts == "refuse"
@@ -84,9 +86,10 @@ def validate_manifest(
     tables = files if converted is None else [converted.parquet]
     try:
         opened, columns = open_all(tables, mapping, converted.origins if converted else ())
-        _check_job_sides(columns, sampling, limits)
         checks = Checks(columns, sampling, limits, max_tokens, refuse_long, count_tokens)
-        sources, shapes = _check_and_hash(opened, checks, problems)
+        checks.check_job()
+        effects = Effects(sampling, limits.guidance)
+        sources, shapes = _check_and_hash(opened, checks, effects, problems)
     except BaseException:
         if converted:
             converted.parquet.unlink(missing_ok=True)
@@ -101,6 +104,7 @@ def validate_manifest(
         over_long=checks.over_long,
         shapes=shapes,
         has_ids="id" in columns.used,
+        effects=effects,
     )
 
 
@@ -116,13 +120,13 @@ def _convert(
 
 
 def _check_and_hash(
-    opened: Sequence[ParquetManifest], checks: Checks, problems: Problems
+    opened: Sequence[ParquetManifest], checks: Checks, effects: Effects, problems: Problems
 ) -> tuple[tuple[Source, ...], Shapes]:
     """Check every row while another thread hashes the files, and close them."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
     try:
         hashing = [pool.submit(identify_file, Path(file.file), file.rows) for file in opened]
-        shapes = _check_rows(opened, checks, problems)
+        shapes = _check_rows(opened, checks, effects, problems)
         return tuple(future.result() for future in hashing), shapes
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -130,26 +134,12 @@ def _check_and_hash(
             manifest.close()
 
 
-def _check_job_sides(columns: Columns, sampling: Sampling, limits: Limits) -> None:
-    """Check the sides that every row takes from the job; `Checks` does those that some rows take.
-
-    :raises JobError: the model cannot make them.
-    """
-    sides = {
-        name: getattr(sampling, name) for name in ("width", "height") if name not in columns.used
-    }
-    wrong = [
-        f"sampling.{name} = {px}"
-        for name, px in sides.items()
-        if limits.wrong_sides(np.array([px])).any()
-    ]
-    if wrong:
-        raise JobError(f"{' and '.join(wrong)}: expected {limits.accepted_sides}")
-
-
-def _check_rows(opened: Sequence[ParquetManifest], checks: Checks, problems: Problems) -> Shapes:
+def _check_rows(
+    opened: Sequence[ParquetManifest], checks: Checks, effects: Effects, problems: Problems
+) -> Shapes:
     """Check every row, and count the pictures of each shape.
 
+    :param effects: counts the rows too.
     :param problems: what is known already.
     :raises ManifestError: a row or a file breaks the contract, or there are more pictures than
         keys.
@@ -167,6 +157,7 @@ def _check_rows(opened: Sequence[ParquetManifest], checks: Checks, problems: Pro
                 if ids is not None:
                     hashes.frombytes(hash_ids(ids).tobytes())
                 _count_pictures(shapes_of(batch, used, checks.sampling), counts)
+                effects.count(batch, used)
             readable.append((start, manifest))
         except ManifestError as corrupt:
             problems.add(str(corrupt), start)

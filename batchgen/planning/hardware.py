@@ -8,6 +8,7 @@ left out with CUDA_VISIBLE_DEVICES, and a run is pinned to one kind of card anyw
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import os
 import subprocess
 from contextlib import suppress
@@ -50,14 +51,14 @@ UNKNOWN = Hardware()
 
 
 def this_machine(job: Job) -> Hardware:
-    """The devices that workers on this machine would have; test cards need none."""
+    """The devices that workers on this machine would have; test cards need none.
+
+    :raises JobError: the job insists on a GPU, and there is none.
+    """
     if job.engine.kind == "pattern":
         return UNKNOWN
-    devices = () if job.engine.device == "cpu" else given_devices()
-    if devices:
+    if devices := _wanted_devices(job):
         return _cards(devices)
-    if job.engine.device == "cuda":  # a plan for another machine
-        return Hardware(cuda=True)
     return Hardware(cuda=False, name="this machine's CPU", memory=_ram(), devices=())
 
 
@@ -66,6 +67,8 @@ def assumed(job: Job) -> Hardware:
 
     They are unknown where this machine has no GPU and the job names no device: the plan may be
     meant for another machine.
+
+    :raises JobError: the job insists on a GPU, and there is none.
     """
     here = this_machine(job)
     elsewhere = job.engine.device == "auto" and job.model.path != "tiny"
@@ -85,16 +88,38 @@ def visible_devices(job: Job) -> tuple[str, ...]:
 
     :raises JobError: the job wants more GPUs than there are.
     """
+    devices = _wanted_devices(job)
+    check_enough(job, devices)
+    return devices
+
+
+def _wanted_devices(job: Job) -> tuple[str, ...]:
+    """The GPUs of this process that the job wants.
+
+    :raises JobError: the job insists on a GPU, and there is none that can be used.
+    """
     if job.engine.kind == "pattern" or job.engine.device == "cpu":
         return ()
     devices = given_devices()
-    check_enough(job, devices)
-    if job.engine.device == "cuda" and not devices:
-        raise JobError(
-            'engine.device = "cuda": this machine has no GPU (nvidia-smi -L and '
-            "CUDA_VISIBLE_DEVICES were asked)"
-        )
+    if job.engine.device == "cuda":
+        _check_cuda(devices)
     return devices
+
+
+def _check_cuda(devices: tuple[str, ...]) -> None:
+    asked, given = 'engine.device = "cuda"', os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not devices:
+        why = "nvidia-smi -L lists none" if given is None else f'CUDA_VISIBLE_DEVICES is "{given}"'
+        raise JobError(
+            f"{asked}: this machine has no GPU ({why}). For the GPUs of a cluster name its profile "
+            "with --site; --set engine.device=auto takes a GPU where there is one, and "
+            "engine.device=cpu none"
+        )
+    if (version := importlib.metadata.version("torch")).endswith("+cpu"):
+        raise JobError(
+            f"{asked}: PyTorch {version} is built without CUDA. Install a build with CUDA "
+            "(https://pytorch.org/get-started/locally), or --set engine.device=cpu"
+        )
 
 
 def check_enough(job: Job, devices: tuple[str, ...]) -> None:

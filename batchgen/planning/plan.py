@@ -69,6 +69,8 @@ class Plan(Section):
     over_long: int
     shapes: tuple[Shape, ...]
     has_ids: bool
+    # What was asked for and changes nothing, a sentence each.
+    notes: tuple[str, ...] = ()
     groups: int
     shards: tuple[Shard, ...]
     # Estimated seconds of one device for the whole run.

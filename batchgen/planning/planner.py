@@ -18,6 +18,7 @@ from batchgen.errors import JobError
 from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, resolve
 from batchgen.planning.cut import cut_shards, shard_size
+from batchgen.planning.effects import notes, refuse_without_effect
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
 from batchgen.planning.plan import Plan, Shape, Shard
@@ -75,8 +76,8 @@ def make_plan(
     :param job: located, as `locate_model` returns it with its `checkpoint`.
     :param parquet: where a manifest that is not Parquet is converted to; not touched for Parquet.
     :raises ManifestError: rows break the contract; with the first ten problems.
-    :raises JobError: the model cannot paint the job's width or height, or `[manifest] columns`
-        names columns that are not there.
+    :raises JobError: the model cannot paint what `[sampling]` asks for, a value of it changes
+        nothing, or `[manifest] columns` names columns that are not there.
     """
     found = find_files(manifest)
     mapping = job.manifest.columns
@@ -91,6 +92,7 @@ def make_plan(
         count_tokens=count_tokens,
         limits=limits,
     )
+    refuse_without_effect(job, valid.effects)
     shapes = tuple(Shape(*shape, pictures) for shape, pictures in valid.shapes.items())
     cost = estimate_cost(shapes, job, checkpoint)
     batch_size = job.engine.batch_size
@@ -113,6 +115,7 @@ def make_plan(
         over_long=valid.over_long,
         shapes=shapes,
         has_ids=valid.has_ids,
+        notes=tuple(notes(job, valid.effects)),
         groups=groups,
         shards=shards,
         seconds=cost.seconds * valid.pictures,
@@ -149,5 +152,5 @@ def _limits(checkpoint: Checkpoint | None) -> tuple[Callable[[str], int], Limits
     """How tokens are counted, and what the model takes of a row; test cards take everything."""
     if checkpoint is None:
         return len, Limits()
-    limits = Limits(checkpoint.pixel_multiple, checkpoint.most_px, not checkpoint.contrasts)
+    limits = Limits(checkpoint.pixel_multiple, checkpoint.most_px, checkpoint.guidance)
     return checkpoint.token_counter(), limits

@@ -8,17 +8,19 @@ there the engine refuses when it is built.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from batchgen.engine.cache import make_policy
-from batchgen.engine.parallel.mesh import choose_mesh
+from batchgen.engine.parallel.mesh import check_shares, choose_mesh
 from batchgen.engine.precision.rules import check_independence, check_precision, check_tokens
 from batchgen.engine.rules import (
     check_attention,
+    check_compile_cache,
     check_offload,
     check_offload_compiles,
     check_true_cfg,
 )
-from batchgen.errors import JobError
+from batchgen.errors import JobError, counted
 from batchgen.model import Checkpoint
 from batchgen.planning.hardware import UNKNOWN, Hardware, check_enough
 from batchgen.planning.memory_fit import shortage
@@ -74,29 +76,43 @@ def _checks(job: Job, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[Ca
         fp32=linear == "fp32",
         where=hardware.name,
     )
+    yield lambda: check_compile_cache(
+        job.run.compile_cache if "compile_cache" in job.run.model_fields_set else "",
+        job.compile.mode,
+        offload,
+        cuda=hardware.cuda is not False,
+        where=hardware.name,
+    )
     yield lambda: check_true_cfg(job.sampling.true_cfg, contrasts=checkpoint.contrasts)
 
 
 def _misfits(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -> Iterator[str]:
-    cache, most = job.cache, max(shape.steps for shape in plan.shapes)
-    if cache.policy == "schedule" and min(cache.skip) >= most:
-        yield (
-            f"cache.skip = {list(cache.skip)}: the planned pictures have at most {most} steps, "
-            "counted from 0"
-        )
-    if cache.policy in ("first_block", "teacache", "adacache") and cache.warmup >= most:
-        yield (
-            f"cache.warmup = {cache.warmup}: the planned pictures have at most {most} steps, so "
-            "none would be skipped; take fewer"
-        )
-    tokens = {
-        count
-        for shape in plan.shapes
-        for count in checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
-    }
+    yield from _idle_cache(job, max(shape.steps for shape in plan.shapes))
+    smallest = min(plan.shapes, key=lambda shape: shape.width * shape.height)
     linear, ranks, cuda = job.precision.linear, job.parallel.degree, bool(hardware.cuda)
+    tokens = checkpoint.tokens(smallest.width, smallest.height, job.model.max_sequence_length)
+    size = f"a picture of {smallest.width}×{smallest.height} px"
+    for length, what in zip(tokens, (size, "a prompt"), strict=True):
+        yield from _objections(partial(check_shares, length, ranks, what))
     yield from _objections(lambda: check_tokens(linear, tokens, ranks, cuda=cuda))
     yield from shortage(job, checkpoint, plan, hardware)
+
+
+def _idle_cache(job: Job, most: int) -> Iterator[str]:
+    """A message if the cache could skip no step.
+
+    :param most: steps of the planned picture with the most.
+    """
+    cache, planned = job.cache, f"the planned pictures have at most {counted(most, 'step')}"
+    if cache.policy == "schedule" and min(cache.skip) >= most:
+        yield f"cache.skip = {list(cache.skip)}: {planned}, counted from 0"
+    if cache.policy in ("first_block", "teacache", "adacache") and cache.warmup >= most:
+        yield f"cache.warmup = {cache.warmup}: {planned}, so none would be skipped; take fewer"
+    elif cache.policy not in ("none", "schedule") and most == 1:
+        yield (
+            f'cache.policy = "{cache.policy}": {planned}, and the first has nothing to reuse, so '
+            "none would be skipped. --set cache.policy=none"
+        )
 
 
 def _objections(check: Callable[[], object]) -> Iterator[str]:

@@ -22,7 +22,9 @@ class EngineSettings(Section):
     kind: Literal["torch", "pattern"] = setting(
         "torch", '"pattern" draws test cards without a model: rehearsals'
     )
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", '"auto": cuda where there is one')
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", '"auto": cuda where there is one; CUDA_VISIBLE_DEVICES says which cards'
+    )
     attention: Literal["auto", "cudnn", "flash", "fa3", "math"] = setting(
         "auto",
         'attention kernel; "auto": cudnn on Hopper and newer, flash on Ampere and Ada, else '

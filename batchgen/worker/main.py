@@ -14,7 +14,7 @@ from pathlib import Path
 from batchgen import durable, slurm
 from batchgen.dataset import finalize_run
 from batchgen.engine import Workload, follow_engine, open_engine
-from batchgen.errors import BatchgenError, DeviceFault
+from batchgen.errors import BatchgenError, DamagedRun, DeviceFault
 from batchgen.planning import software
 from batchgen.run import (
     Departure,
@@ -51,7 +51,14 @@ def main(root: Path, placement: Placement, signals: Signals | None = None) -> No
         signals.install()
     directory = RunDirectory.open(root)
     _print_to(placement.log(directory))
-    submission = submissions.read_submission(directory, placement.number)
+    try:
+        submission = submissions.read_submission(directory, placement.number)
+    except DamagedRun as error:  # no restart mends that
+        log.error("%s", error)
+        if not placement.rank:
+            member = submissions.join(directory, placement.number, "worker", placement.index)
+            submissions.leave(member, Departure.of_error(error))
+        return
     _warn_of_other_software(submission)
     if submission.devices:
         process = placement.index * placement.ranks + placement.rank
@@ -131,7 +138,8 @@ def work(
     asked.tell("making its first group")
     pin_identity(directory, engine.identity)
     origin = Origin(slurm.node(), placement.index, run.plan.generation)
-    pipeline = Pipeline(Renderer(engine), run.job.output, origin, in_flight)
+    guidance = run.checkpoint.guidance if run.checkpoint else None
+    pipeline = Pipeline(Renderer(engine), run.job.output, origin, in_flight, guidance)
     try:
         return Worker(run, pipeline, claims, signals, limits, device, member).work()
     finally:

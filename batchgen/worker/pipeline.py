@@ -10,8 +10,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from batchgen.engine.rules import as_read
+from batchgen.model import Guidance
 from batchgen.settings import Output
 from batchgen.shard import PartialShard, Record, Task, identity_of
 from batchgen.worker.in_flight import InFlight
@@ -38,6 +40,8 @@ class Pipeline:
     output: Output
     origin: Origin
     in_flight: InFlight = field(default_factory=InFlight)
+    # How the model is guided: what it does not read is not recorded. None: every value acts.
+    guidance: Guidance | None = None
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "write"))
     _encoders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(ENCODERS, "encode")
@@ -106,9 +110,10 @@ class Pipeline:
         total_s = time.perf_counter() - begun
         samples, records = [], []
         for one, (image, image_encode_s) in zip(made, encoded, strict=True):
+            read = replace(one, picture=as_read(one.picture, self.guidance))
             times = {"queue_s": queue_s, "image_encode_s": image_encode_s, "total_s": total_s}
-            records.append(self._record(one, partial, len(image), times))
-            samples.append(b"" if one.cause else sample(one.picture, image, self.output))
+            records.append(self._record(read, partial, len(image), times))
+            samples.append(b"" if one.cause else sample(read.picture, image, self.output))
         partial.end(b"".join(samples), records)
         return made
 

@@ -235,7 +235,7 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
     ),
     "job's width beyond them": (
         small_sd3(height=[64], job="width = 144"),
-        ["sampling.width = 144: expected px", "to 128 for this model"],
+        ["sampling.width: 144; expected px", "to 128 for this model"],
     ),
     "job's width where a row has none": (
         small_sd3(width=[64, None], job="width = 144\nheight = 64"),

@@ -5,12 +5,16 @@ import torch
 
 from batchgen.engine.attention.kernels import choose_attention
 from batchgen.engine.rules import (
+    as_read,
     check_attention,
     check_offload,
     check_offload_compiles,
     check_true_cfg,
+    compile_mode,
 )
 from batchgen.errors import JobError
+from batchgen.model import Guidance
+from tests.support.specimens import picture
 
 CPU = {"cuda": False, "capability": None, "fp32": True, "where": "the CPU"}
 H100 = {"cuda": True, "capability": (9, 0), "fp32": False, "where": "H100"}
@@ -73,3 +77,40 @@ def test_true_cfg_is_refused_where_guidance_is_the_only_scale():
     check_true_cfg(1.0, contrasts=True)
     with pytest.raises(JobError, match=r"true_cfg = 4: .* leave true_cfg out of the manifest"):
         check_true_cfg(4.0, contrasts=True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "offload", "cuda", "chosen"),
+    [
+        ("auto", "none", True, "default"),
+        ("auto", "model", True, "default"),
+        ("auto", "layers", True, "none"),
+        ("auto", "none", False, "none"),
+        ("none", "none", True, "none"),
+        ("default", "none", False, "default"),
+    ],
+)
+def test_blocks_are_compiled_on_cuda_unless_they_move(mode, offload, cuda, chosen):
+    assert compile_mode(mode, offload, cuda=cuda) == chosen
+
+
+@pytest.mark.parametrize(
+    ("guidance", "given", "read"),
+    [
+        (Guidance(True, False), {"guidance": 3.5, "true_cfg": 4.0, "negative_prompt": "grey"}, {}),
+        (Guidance(True, False), {"true_cfg": 4.0}, {"true_cfg": 1.0}),
+        (Guidance(True, False), {"negative_prompt": "grey"}, {"negative_prompt": ""}),
+        (Guidance(False, False), {"guidance": 3.5}, {"guidance": 0.0}),
+        (Guidance(False, True), {"guidance": 0.5}, {"guidance": 1.0}),
+        (Guidance(False, True), {"guidance": 0.0}, {}),
+        (None, {"guidance": 3.5, "true_cfg": 0.5, "negative_prompt": "grey"}, {}),
+    ],
+)
+def test_what_changed_nothing_is_recorded_as_none(guidance, given, read):
+    assert as_read(picture(**given), guidance) == picture(**given | read)
+
+
+def test_what_is_recorded_makes_the_same_picture():
+    for model in (Guidance(True, False), Guidance(False, False), Guidance(False, True)):
+        once = as_read(picture(guidance=0.5, true_cfg=0.5, negative_prompt="grey"), model)
+        assert as_read(once, model) == once

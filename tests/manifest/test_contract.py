@@ -8,6 +8,7 @@ import pytest
 
 from batchgen.errors import JobError
 from batchgen.manifest import Limits
+from batchgen.model import Guidance
 from batchgen.settings import Sampling
 from tests.manifest.validation import Parquet, all_pictures, refusal, validate
 
@@ -172,7 +173,7 @@ def test_a_model_may_ask_for_larger_multiples(parquet: Parquet) -> None:
     )
     assert validate(parquet(width=pa.array([None, 64], pa.int64())), limits=Limits(32)).rows == 2
     with pytest.raises(
-        JobError, match=r"sampling.width = 48: expected px, a multiple of 32 from 32"
+        JobError, match=r"sampling.width: 48; expected px, a multiple of 32 from 32"
     ):
         validate(parquet(), sampling=Sampling(width=48), limits=Limits(32))
 
@@ -185,9 +186,8 @@ def test_a_model_may_make_no_larger_pictures(parquet: Parquet) -> None:
     assert "column height: 224; expected px, a multiple of 16 from 16 to 208 for this model" in told
     # No row takes the job's size, which is too large.
     assert validate(parquet(height=[208], width=[16]), limits=small).rows == 1
-    with pytest.raises(
-        JobError, match=r"sampling.width = 1024 and sampling.height = 1024: expected px, .* to 208"
-    ):
+    told = r"sampling.width: 1024; expected px, .* to 208 for this model\nsampling.height: 1024; "
+    with pytest.raises(JobError, match=told):
         validate(parquet(), limits=small)
 
 
@@ -202,7 +202,9 @@ def test_a_row_without_a_size_takes_the_jobs_and_is_told_if_that_is_wrong(parque
 def test_a_true_cfg_over_1_is_refused_where_it_has_no_meaning(parquet: Parquet) -> None:
     values = pa.array([0.5, None, 1.0, 1.5])
     assert validate(parquet(true_cfg=values)).rows == 4
-    told = refusal(parquet(true_cfg=values), limits=Limits(true_cfg=False))
+    told = refusal(
+        parquet(true_cfg=values), limits=Limits(guidance=Guidance(embedded=False, contrasts=True))
+    )
     assert "row 3 of" in told
     assert "column true_cfg: 1.5; this family has one guidance scale: give it as guidance" in told
 

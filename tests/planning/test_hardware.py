@@ -1,13 +1,23 @@
 """What the driver (here a script), the operating system and site profiles tell of the devices."""
 
+import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchgen.errors import JobError
 from batchgen.planning import hardware
-from batchgen.planning.hardware import GIB, MIB, Hardware, assumed, of_site, this_machine
+from batchgen.planning.hardware import (
+    GIB,
+    MIB,
+    Hardware,
+    assumed,
+    of_site,
+    this_machine,
+    visible_devices,
+)
 from batchgen.settings.job import Job, parse_job
 from batchgen.settings.site import Site
 from tests.support.nvidia_driver import Driver
@@ -74,7 +84,35 @@ def test_without_a_gpu_it_is_the_cpu_unless_a_plan_may_be_for_another_machine() 
     assert assumed(job()) == cpu, "the embedded model is made on any machine"
     assert assumed(job(model={"path": "org/large"})) == Hardware()
     assert assumed(job(model={"path": "org/large"}, engine={"device": "cpu"})) == cpu
-    assert this_machine(job(engine={"device": "cuda"})) == Hardware(cuda=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"), [(None, "nvidia-smi -L lists none"), ("", 'CUDA_VISIBLE_DEVICES is ""')]
+)
+@pytest.mark.usefixtures("no_driver")
+def test_a_job_that_insists_on_a_gpu_is_refused_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, why: str
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    for asked in (this_machine, assumed, visible_devices):
+        told = rf'"cuda": this machine has no GPU \({why}\)\. .*--set engine\.device=auto'
+        with pytest.raises(JobError, match=told):
+            asked(job(engine={"device": "cuda"}))
+    rehearsal = job(engine={"device": "cuda", "kind": "pattern"})
+    assert (this_machine(rehearsal), visible_devices(rehearsal)) == (Hardware(), ())
+
+
+def test_a_gpu_that_this_pytorch_cannot_use_is_told_before_anything_starts(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(H100)
+    wanted = job(engine={"device": "cuda"})
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0+cpu")
+    with pytest.raises(JobError, match=r"PyTorch 2\.13\.0\+cpu is built without CUDA"):
+        this_machine(wanted)
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0+cu130")
+    assert this_machine(wanted).cuda is True
 
 
 @pytest.mark.usefixtures("no_driver")

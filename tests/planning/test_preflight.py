@@ -1,6 +1,7 @@
 """What a job asks for and cannot have is told when it is planned, all of it at once."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 
@@ -11,7 +12,7 @@ from batchgen.planning.memory import estimate_memory
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.planner import dry_run
 from batchgen.planning.preflight import refuse_impossible, refuse_unfit
-from batchgen.settings.job import load_job, parse_job
+from batchgen.settings.job import RunSettings, load_job, parse_job
 from tests.support.full_size import write_full_size
 from tests.support.rehearsal import write_prompts
 
@@ -211,6 +212,72 @@ def test_a_cache_that_could_not_skip_anything_is_refused(plan, cache, told):
     with pytest.raises(JobError, match=told):
         refuse_unfit(*plan("sampling.steps=28", *cache), UNKNOWN)
     refuse_unfit(*plan("sampling.steps=29", *cache), UNKNOWN)
+
+
+@pytest.mark.parametrize("policy", ["first_block", "teacache", "adacache", "replay"])
+def test_a_cache_has_nothing_to_skip_in_one_step(plan, policy):
+    for steps, refused in (("sampling.steps=1", True), ("sampling.steps=2", False)):
+        job, checkpoint, planned = plan(steps)
+        cache = job.cache.model_copy(update={"policy": policy})
+        planning = job.model_copy(update={"cache": cache}), checkpoint, planned
+        told = rf'cache\.policy = "{policy}": the planned pictures have at most 1 step, .*=none'
+        with pytest.raises(JobError, match=told) if refused else nullcontext():
+            refuse_unfit(*planning, UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            ("sampling.width=16", "sampling.height=16", "parallel.cp=2"),
+            r"cp = 2: a picture of 16×16 px has 1 token, and each rank needs one\. .*cp=1",
+        ),
+        (
+            ("sampling.width=32", "sampling.height=16", "parallel.cp=3", "parallel.ring=3"),
+            r"cp = 3: a picture of 32×16 px has 2 tokens",
+        ),
+        (
+            ("model.max_sequence_length=8", "parallel.cp=12"),
+            r"cp = 12: a prompt has 8 tokens, and each rank needs one\. --set parallel\.cp=8",
+        ),
+    ],
+)
+def test_fewer_tokens_than_ranks_are_refused(plan, settings, told):
+    with pytest.raises(JobError, match=told):
+        refuse_unfit(*plan(*settings), UNKNOWN)
+
+
+def test_a_token_for_each_rank_is_enough(plan):
+    refuse_unfit(*plan("sampling.width=32", "sampling.height=16", "parallel.cp=2"), UNKNOWN)
+
+
+def test_the_embedded_model_is_asked_for_no_size_of_which_it_knows_nothing(prompts):
+    job = load_job(None, ["sampling.width=2048", "sampling.height=2048"])
+    told = r"sampling\.width: 2048; expected px, .* to 1024 for this model\nsampling\.height: 2048"
+    with pytest.raises(JobError, match=told):
+        dry_run([prompts], job, resolve(job.model))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "settings", "refused"),
+    [
+        (CPU, [], 'with compile.mode = "auto" on the CPU'),
+        (H100, [], None),
+        (UNKNOWN, [], None),
+        (CPU, ["compile.mode=default"], None),
+        (H100, ["compile.mode=none"], 'with compile.mode = "none" nothing is compiled'),
+        (H100, ["engine.offload=layers"], 'on H100 with engine.offload = "layers"'),
+    ],
+)
+def test_a_folder_for_compiled_code_is_refused_where_nothing_is_compiled(
+    hardware, settings, refused
+):
+    job = load_job(None, ["run.compile_cache=there", *settings])
+    with pytest.raises(JobError, match=refused) if refused else nullcontext():
+        refuse_impossible(job, resolve(job.model), hardware)
+    unwritten = job.model_copy(update={"run": RunSettings.model_construct(compile_cache="there")})
+    unwritten.run.model_fields_set.clear()
+    refuse_impossible(unwritten, resolve(job.model), hardware)
 
 
 def test_int8_on_cuda_refuses_too_few_tokens_a_rank(plan):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from batchgen.errors import JobError
+from batchgen.errors import JobError, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +74,17 @@ def shares(length: int, ranks: int) -> tuple[int, ...]:
     ranks.
     """
     return tuple(length // ranks + (rank < length % ranks) for rank in range(ranks))
+
+
+def check_shares(length: int, ranks: int, what: str) -> None:
+    """Check that every rank holds a token.
+
+    :param length: tokens of all ranks.
+    :param what: what they are tokens of, for the message.
+    :raises JobError: there are fewer tokens than ranks.
+    """
+    if length < ranks:
+        raise JobError(
+            f"parallel.cp = {ranks}: {what} has "
+            f"{counted(length, 'token')}, and each rank needs one. --set parallel.cp={length}"
+        )

@@ -1,0 +1,53 @@
+"""What was asked for and changes no picture: of the job it is refused, of the manifest it is told.
+
+Only keys count that somebody wrote; defaults ask for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchgen.errors import JobError, counted, one_line
+from batchgen.manifest import Effects
+from batchgen.model import Guidance
+from batchgen.settings import Job
+
+
+def refuse_without_effect(job: Job, effects: Effects) -> None:
+    """Check that every value of `[sampling]` changes a picture in some row that takes it.
+
+    :raises JobError: a value that was written changes none; the message says what would act.
+    """
+    if (guidance := effects.guidance) is None:
+        return
+    idle = [
+        name
+        for name, rows in effects.idle_from_job.items()
+        if name in job.sampling.model_fields_set and rows and rows == effects.from_job[name]
+    ]
+    if idle:
+        raise JobError("\n".join(_refusal(job, name, guidance) for name in sorted(idle)))
+
+
+def _refusal(job: Job, name: str, guidance: Guidance) -> str:
+    value = getattr(job.sampling, name)
+    told = f'"{one_line(value[:60])}"' if isinstance(value, str) else f"{value:g}"
+    remedy = ""
+    if name == "negative_prompt":
+        remedy = f"--set sampling.{'guidance' if guidance.contrasts else 'true_cfg'}=4, or "
+    return (
+        f"sampling.{name} = {told} changes no picture: {guidance.condition(name)}. {remedy}leave "
+        f"sampling.{name} out"
+    )
+
+
+def notes(job: Job, effects: Effects) -> Iterator[str]:
+    """A sentence for each column with values that change nothing, and for each unused key."""
+    for name, rows in sorted(effects.idle.items()):
+        if rows and effects.guidance:
+            values = counted(rows, "row has", "rows have")
+            condition = effects.guidance.condition(name)
+            yield f"{values} a {name} that changes nothing: {condition}"
+    for name, rows in effects.from_job.items():
+        if not rows and name in job.sampling.model_fields_set:
+            yield f"sampling.{name} of the job is not used: every row has a {name} of its own"
