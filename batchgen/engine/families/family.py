@@ -144,8 +144,8 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def lora_targets(self) -> Mapping[str, tuple[nn.Linear, ...]]:
-        """Normalised name (`lora.py`) → the linears whose rows, stacked, carry that name."""
+    def lora_targets(self) -> Mapping[str, nn.Module]:
+        """What a LoRA may change, by its folder in the model: transformer and text encoders."""
 
     def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C', h, w) of a picture of width × height pixels."""

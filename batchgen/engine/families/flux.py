@@ -12,7 +12,7 @@ pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +25,7 @@ from torch import Tensor, nn
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Conditions, Family, Text
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer, token_ids
-from batchgen.engine.families.lora import name_linears
 from batchgen.manifest import Picture
-
-# A linear's name in a block of Black Forest Labs' own layout → diffusers' linears whose rows,
-# stacked, it has.
-_BFL_DOUBLE = {
-    "img_attn_qkv": ("attn_to_q", "attn_to_k", "attn_to_v"),
-    "img_attn_proj": ("attn_to_out_0",),
-    "img_mlp_0": ("ff_net_0_proj",),
-    "img_mlp_2": ("ff_net_2",),
-    "img_mod_lin": ("norm1_linear",),
-    "txt_attn_qkv": ("attn_add_q_proj", "attn_add_k_proj", "attn_add_v_proj"),
-    "txt_attn_proj": ("attn_to_add_out",),
-    "txt_mlp_0": ("ff_context_net_0_proj",),
-    "txt_mlp_2": ("ff_context_net_2",),
-    "txt_mod_lin": ("norm1_context_linear",),
-}
-_BFL_SINGLE = {
-    "linear1": ("attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation_lin": ("norm_linear",),
-}
 
 
 class Flux(Family):
@@ -141,21 +120,7 @@ class Flux(Family):
         )
         return image, text
 
-    def lora_targets(self) -> dict[str, tuple[nn.Linear, ...]]:
-        """Names of diffusers, of BFL, and of kohya's scripts, which stack q, k and v like BFL."""
-        targets = name_linears({"transformer": self.transformer, "text_encoder": self.clip})
-        for theirs, ours in self._bfl_names():
-            targets[f"bfl_{theirs}"] = tuple(
-                linear for name in ours for linear in targets[f"transformer_{name}"]
-            )
-        return targets
-
-    def _bfl_names(self) -> Iterator[tuple[str, list[str]]]:
-        """Each linear's name in BFL's layout, and in diffusers'."""
-        for theirs, ours, linears in (
-            ("double_blocks", "transformer_blocks", _BFL_DOUBLE),
-            ("single_blocks", "single_transformer_blocks", _BFL_SINGLE),
-        ):
-            for block in range(len(getattr(self.transformer, ours))):
-                for name, parts in linears.items():
-                    yield f"{theirs}_{block}_{name}", [f"{ours}_{block}_{part}" for part in parts]
+    def lora_targets(self) -> dict[str, nn.Module]:
+        """The transformer, CLIP and T5."""
+        encoders = {"text_encoder": self.clip, "text_encoder_2": self.t5}
+        return {"transformer": self.transformer, **encoders}

@@ -9,8 +9,7 @@ has a second row, for its negative prompt or for "". FLUX.1's word for that scal
 refused. `model.max_sequence_length` is T5's share of the text: 512 in a job unless it says
 otherwise, 256 in the pipeline.
 
-Not covered: skip-layer guidance, IP adapters, ControlNets, inpainting, checkpoints without T5, and
-LoRAs under Stability's own names.
+Not covered: skip-layer guidance, IP adapters, ControlNets, inpainting, and checkpoints without T5.
 
 Legend: B pictures, R rows, S text tokens (CLIP's, then T5's), T image tokens, C values of a token,
 D width, N steps.
@@ -29,7 +28,6 @@ from torch import Tensor, nn
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Conditions, Family, Text
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer, token_ids
-from batchgen.engine.families.lora import name_linears
 from batchgen.engine.rules import check_true_cfg
 from batchgen.manifest import Picture
 
@@ -119,7 +117,7 @@ class StableDiffusion3(Family):
         )
         return image, text if left is None else left
 
-    def lora_targets(self) -> dict[str, tuple[nn.Linear, ...]]:
-        """Names of diffusers: `transformer.…`, `text_encoder.…`, `text_encoder_2.…`."""
-        clips = {"text_encoder": self.clip, "text_encoder_2": self.clip_2}
-        return name_linears({"transformer": self.transformer, **clips})
+    def lora_targets(self) -> dict[str, nn.Module]:
+        """The transformer, both CLIPs and T5."""
+        encoders = {"text_encoder": self.clip, "text_encoder_2": self.clip_2}
+        return {"transformer": self.transformer, **encoders, "text_encoder_3": self.t5}

@@ -136,6 +136,59 @@ def test_clip_can_be_changed_too(flux, fuse, prefix):
     assert torch.allclose(linear.weight, before + b @ a, atol=1e-6)
 
 
+T5_QUERY = "encoder.block.0.layer.0.SelfAttention.q"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        f"text_encoder_2.{T5_QUERY}",
+        f"text_encoders.t5xxl.transformer.{T5_QUERY}",
+        f"lora_te3_{T5_QUERY.replace('.', '_')}",
+        f"lora_te2_{T5_QUERY.replace('.', '_')}",
+    ],
+)
+def test_t5_can_be_changed_too(flux, fuse, module):
+    b, a = matrices(64, 64)
+    linear = flux.t5.get_submodule(T5_QUERY)
+    before = linear.weight.detach().clone()
+    fuse(tensors(module, b, a))
+    assert torch.allclose(linear.weight, before + b @ a, atol=1e-6)
+
+
+def test_what_a_file_holds_of_transformer_and_text_encoders_acts_together(fuse):
+    names = {
+        "lora_unet_double_blocks_0_img_mlp_0": (512, 128),
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1": (256, 64),
+        "lora_te3_encoder_block_0_layer_0_SelfAttention_k": (64, 64),
+    }
+    content = {}
+    for name, sizes in names.items():
+        content |= tensors(name, *matrices(*sizes), KOHYA)
+    assert fuse(content) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn])
+def test_matrices_of_every_float_type_are_multiplied_in_fp32(flux, fuse, dtype):
+    b, a = (matrix.to(dtype) for matrix in matrices(128, 128))
+    before = weight(flux, QUERY)
+    fuse(tensors(f"transformer.{QUERY}", b, a))
+    assert torch.allclose(weight(flux, QUERY), before + b.float() @ a.float(), atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_before_a_weight_is_touched(flux, fuse, number):
+    before = weight(flux, QUERY)
+    b, a = matrices(128, 128)
+    broken = a.clone()
+    broken[0, 0] = number
+    other = QUERY.replace("to_q", "to_v")
+    content = tensors(QUERY, b, a) | tensors(other, b.clone(), broken)
+    with pytest.raises(ModelError, match=r"to_v holds numbers that are NaN or infinite"):
+        fuse(content)
+    assert torch.equal(weight(flux, QUERY), before)
+
+
 @pytest.mark.parametrize(
     ("stray", "shape", "complaint"),
     [

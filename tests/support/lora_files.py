@@ -1,0 +1,90 @@
+"""LoRA files in the spellings of many tools, with random matrices for every linear of a model."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+RANK = 2
+PEFT = "lora_A.weight", "lora_B.weight"
+KOHYA = "lora_down.weight", "lora_up.weight"
+
+Shapes = Mapping[str, tuple[int, int]]
+
+
+def flux_originals(
+    width: int, *, doubles: int, singles: int, text: int, pooled: int
+) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of every linear of FLUX.1, by Black Forest Labs' names."""
+    shapes = {"img_in": (width, 64), "txt_in": (width, text)}
+    for name, inputs in (("time_in", 256), ("guidance_in", 256), ("vector_in", pooled)):
+        shapes |= {f"{name}.in_layer": (width, inputs), f"{name}.out_layer": (width, width)}
+    for block in range(doubles):
+        for stream in ("img", "txt"):
+            name = f"double_blocks.{block}.{stream}"
+            shapes[f"{name}_mod.lin"] = 6 * width, width
+            shapes[f"{name}_attn.qkv"] = 3 * width, width
+            shapes[f"{name}_attn.proj"] = width, width
+            shapes[f"{name}_mlp.0"] = 4 * width, width
+            shapes[f"{name}_mlp.2"] = width, 4 * width
+    for block in range(singles):
+        name = f"single_blocks.{block}"
+        shapes[f"{name}.linear1"] = 7 * width, width
+        shapes[f"{name}.linear2"] = width, 5 * width
+        shapes[f"{name}.modulation.lin"] = 3 * width, width
+    shapes["final_layer.adaLN_modulation.1"] = 2 * width, width
+    return shapes | {"final_layer.linear": (64, width)}
+
+
+def sd3_originals(
+    width: int, *, blocks: int, dual: int, text: int, pooled: int
+) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of every linear of Stable Diffusion 3.5 medium, by Stability's names."""
+    shapes = {"context_embedder": (width, text)}
+    for name, inputs in (("t_embedder", 256), ("y_embedder", pooled)):
+        shapes |= {f"{name}.mlp.0": (width, inputs), f"{name}.mlp.2": (width, width)}
+    for block in range(blocks):
+        last = block == blocks - 1
+        for stream in ("x_block", "context_block"):
+            name, more = f"joint_blocks.{block}.{stream}", stream == "x_block" and block < dual
+            ends = last and stream == "context_block"
+            shapes[f"{name}.adaLN_modulation.1"] = (2 if ends else 9 if more else 6) * width, width
+            shapes[f"{name}.attn.qkv"] = 3 * width, width
+            if more:
+                shapes[f"{name}.attn2.qkv"] = 3 * width, width
+                shapes[f"{name}.attn2.proj"] = width, width
+            if not ends:
+                shapes[f"{name}.attn.proj"] = width, width
+                shapes[f"{name}.mlp.fc1"] = 4 * width, width
+                shapes[f"{name}.mlp.fc2"] = width, 4 * width
+    shapes["final_layer.adaLN_modulation.1"] = 2 * width, width
+    return shapes | {"final_layer.linear": (64, width)}
+
+
+def random_matrices(shapes: Shapes, rank: int = RANK) -> dict[str, tuple[Tensor, Tensor]]:
+    """B [out, rank] and A [rank, in] for each linear."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: (
+            torch.randn(outputs, rank, generator=generator),
+            torch.randn(rank, inputs, generator=generator),
+        )
+        for name, (outputs, inputs) in shapes.items()
+    }
+
+
+def spell(
+    matrices: Mapping[str, tuple[Tensor, Tensor]], prefix: str, parts: tuple[str, str]
+) -> dict[str, Tensor]:
+    """The tensors of a LoRA file. Prefixes that end in `_` are kohya's, who writes no points."""
+    return dict(_spelled(matrices, prefix, parts))
+
+
+def _spelled(
+    matrices: Mapping[str, tuple[Tensor, Tensor]], prefix: str, parts: tuple[str, str]
+) -> Iterator[tuple[str, Tensor]]:
+    down, up = parts
+    for name, (b, a) in matrices.items():
+        module = prefix + (name.replace(".", "_") if prefix.endswith("_") else name)
+        yield f"{module}.{down}", a
+        yield f"{module}.{up}", b
