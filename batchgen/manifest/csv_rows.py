@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchgen.errors import counted
 from batchgen.manifest.columns import agree, column_label, find_columns, used_columns
 from batchgen.manifest.contract import COLUMNS, stand_in
 from batchgen.manifest.csv_dialect import Dialect, find_dialect, read_records
@@ -124,7 +125,8 @@ def _batches_of_records(file: Path, delimiter: str) -> Iterator[list[tuple[int, 
 def _ragged(line: int, fields: Sequence[str], dialect: Dialect) -> str:
     text = shorten(dialect.delimiter.join(fields))
     return (
-        f"{len(fields)} fields in line {line}, the header has {len(dialect.header)}: {text}; "
+        f"{counted(len(fields), 'field')} in line {line}, the header has {len(dialect.header)}: "
+        f"{text}; "
         f"quote texts that hold {dialect.separators}"
     )
 

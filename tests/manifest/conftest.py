@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.manifest.validation import Parquet
+from tests.manifest.validation import Parquet, Write
 
 
 @pytest.fixture
@@ -21,3 +21,14 @@ def parquet(tmp_path: Path) -> Parquet:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a file; text as UTF-8."""
+
+    def to(name: str, content: str | bytes) -> Path:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tmp_path / name
+
+    return to
