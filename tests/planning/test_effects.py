@@ -96,6 +96,7 @@ def test_what_acts_in_some_row_or_asks_for_nothing_passes(plan, model, settings,
 
 
 def test_values_of_rows_that_change_nothing_are_told_with_their_number_and_why(plan):  # type: ignore[no-untyped-def]
+    acts = "it acts over 1, and where there is a negative prompt"
     columns = {
         "guidance": [3.5, None, 2.0],
         "negative_prompt": ["grey", "", None],
@@ -104,8 +105,7 @@ def test_values_of_rows_that_change_nothing_are_told_with_their_number_and_why(p
     assert plan("schnell", **columns).notes == (
         "2 rows have a guidance that changes nothing: this model has no guidance embedding",
         "1 row has a negative_prompt that changes nothing: it acts where true_cfg is over 1",
-        "1 row has a true_cfg that changes nothing: "
-        + "it acts over 1, and where there is a negative prompt",
+        f"1 row has a true_cfg that changes nothing: {acts}",
     )
 
 

@@ -1,6 +1,7 @@
 """Two groups are in flight, never three; what is written has no hole, and no group is lost."""
 
 import io
+import json
 import tarfile
 import threading
 import time
@@ -12,9 +13,11 @@ import pytest
 
 from batchgen.engine.interface import Verdict
 from batchgen.errors import DeviceFault
+from batchgen.model import Guidance
 from batchgen.shard.escalation import Task
 from batchgen.shard.journal import read_journal
 from batchgen.shard.partial_shard import PartialShard
+from batchgen.shard.records import parse
 from batchgen.worker.pipeline import Pipeline
 from tests.support.specimens import StubEngine, new_directory, new_pipeline, picture, pictures
 
@@ -241,3 +244,27 @@ def test_closing_ends_the_threads(engine: StubEngine, partial: PartialShard) -> 
     list(pipeline.run(partial, tasks_of(2), always))
     pipeline.close()
     assert threading.active_count() == before
+
+
+def test_what_the_model_did_not_read_is_recorded_as_none(
+    engine: StubEngine, partial: PartialShard
+) -> None:
+    """A negative prompt acts where true_cfg is over 1; this model has no guidance embedding."""
+    pipeline = new_pipeline(engine)
+    pipeline.guidance = Guidance(embedded=False, contrasts=False)
+    given = [
+        picture(0, guidance=3.5, true_cfg=4.0, negative_prompt=""),
+        picture(1, guidance=0.0, true_cfg=1.0, negative_prompt="grey"),
+        picture(2, guidance=2.0, true_cfg=4.0, negative_prompt="grey"),
+    ]
+    made = list(pipeline.run(partial, [Task(0, given)], always))
+    pipeline.close()
+    assert [one.picture for one in made[0]] == given, "it may have to be made again as it was asked"
+    expected = [(0.0, 1.0, ""), (0.0, 1.0, ""), (0.0, 4.0, "grey")]
+    names = ("guidance", "true_cfg", "negative_prompt")
+    recorded = parse(partial.path("records").read_bytes(), "records")
+    assert [tuple(getattr(one, name) for name in names) for one in recorded] == expected
+    whole = io.BytesIO(partial.path("tar").read_bytes() + bytes(1024))
+    with tarfile.open(fileobj=whole) as tar:
+        samples = [json.load(tar.extractfile(f"{key:09d}.json")) for key in range(3)]  # type: ignore[arg-type]
+    assert [tuple(sample[name] for name in names) for sample in samples] == expected

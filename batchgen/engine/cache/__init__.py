@@ -68,15 +68,13 @@ def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
 
 
 def _contradictions(settings: Cache) -> Iterator[str]:
-    """Keys that only another policy reads, and keys that this policy needs and lacks."""
-    for key, given, reader in (
-        ("skip", bool(settings.skip), "schedule"),
-        ("trace", bool(settings.trace), "replay"),
-    ):
-        if given and settings.policy != reader:
-            yield f'{key} is read by policy = "{reader}"; this is policy = "{settings.policy}"'
-        if not given and settings.policy == reader:
-            yield f'policy = "{reader}" needs {key}'
+    """Keys that the policy needs and lacks, and steps that cannot be skipped.
+
+    Keys that it does not read are refused when the job is read (`settings/written.py`).
+    """
+    for policy, key in (("schedule", "skip"), ("replay", "trace")):
+        if settings.policy == policy and not getattr(settings, key):
+            yield f'policy = "{policy}" needs {key}'
     if any(step < 1 for step in settings.skip):
         yield (
             f"skip = {list(settings.skip)}: steps are counted from 0, and step 0 has nothing to "
