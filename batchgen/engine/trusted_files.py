@@ -15,11 +15,6 @@ def foreign(status: os.stat_result) -> str:
     """Why another user may have written a file; "" if only this user can have."""
     if not stat.S_ISREG(status.st_mode):
         return "is no plain file"
-    return others_rights(status)
-
-
-def others_rights(status: os.stat_result) -> str:
-    """What rights of others make a file or folder foreign; "" if no other user may change it."""
     if status.st_uid != os.geteuid():
         return f"belongs to user {status.st_uid}, not to you ({os.geteuid()})"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -13,6 +13,7 @@ from batchgen.run import (
     load_plan,
     owed_jobs,
     read_submissions,
+    refuse_others,
     submissions,
 )
 from batchgen.slurm import Queue, jobs_of
@@ -24,7 +25,9 @@ def stop(directory: RunDirectory, *, at_once: bool, again: str) -> str:
     :param again: what a person does to end the workers after all.
     :return: a sentence that says what happens now.
     :raises SchedulerSilent: the run's jobs could not be cancelled; the stop flag is set.
+    :raises OutputError: the run is somebody else's: he could name processes of yours in it.
     """
+    refuse_others(directory)
     ask_to_stop(directory, "user", "asked to stop")
     cancel_jobs(directory, at_once=at_once)
     if not at_once:

@@ -2,6 +2,7 @@
 
     run.py           plan, job and directory together; created once, checked when opened
     place.py         the folder of a new run: which may become one
+    ownership.py     whether a run is this user's alone
     aside.py         files that are taken out of the way, never deleted
     moved.py         the manifest's files, where they were moved
     owed_jobs.py     SLURM jobs whose end is not on record
@@ -23,6 +24,7 @@ from batchgen.run.directory import BUCKET, RunDirectory
 from batchgen.run.moved import refuse_missing
 from batchgen.run.owed_jobs import owed_jobs
 from batchgen.run.owner import Owner
+from batchgen.run.ownership import refuse_others
 from batchgen.run.place import missing_folders, refuse_letters, refuse_place, unless_started
 from batchgen.run.run import Run, create, inspect_run, load_plan, open_run, pin_identity
 from batchgen.run.stages import Stage, enter_stage, read_stage
@@ -78,6 +80,7 @@ __all__ = [
     "read_submissions",
     "refuse_letters",
     "refuse_missing",
+    "refuse_others",
     "refuse_place",
     "replace_keeping",
     "submissions",

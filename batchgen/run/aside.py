@@ -6,23 +6,24 @@ import contextlib
 from pathlib import Path
 
 from batchgen import durable
-from batchgen.run.directory import RunDirectory
+from batchgen.run.directory import PRIVATE, RunDirectory
 
 
 def new_aside(directory: RunDirectory) -> Path:
     """A new folder in `.batchgen/replaced/`."""
-    directory.replaced.mkdir(exist_ok=True)
+    directory.replaced.mkdir(PRIVATE, exist_ok=True)
     number = len(list(directory.replaced.iterdir()))
     while True:
         number += 1
         with contextlib.suppress(FileExistsError):
-            (folder := directory.replaced / f"{number:04d}").mkdir()
+            (folder := directory.replaced / f"{number:04d}").mkdir(PRIVATE)
             return folder
 
 
 def put_aside(directory: RunDirectory, path: Path, aside: Path) -> None:
     """Move a file of the run, if it is there, to the same name below `aside`."""
-    folder = (aside / path.relative_to(directory.root)).parent
+    above = directory.inner if path.is_relative_to(directory.inner) else directory.root
+    folder = (aside / path.relative_to(above)).parent
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         durable.move(path, folder)

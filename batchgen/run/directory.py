@@ -32,6 +32,9 @@ from batchgen.errors import OutputError, shell_command
 
 # Shards in one folder, so that no folder of .batchgen grows without bound.
 BUCKET = 1000
+# Modes of new folders: of those that readers of the dataset look into, and of all others. Nobody
+# else may write, because a run is gone on with by doing what its files say (ownership.py).
+READABLE, PRIVATE = 0o755, 0o700
 _JOURNAL = re.compile(r"^\d{6,}\.\d{4,}\.journal$")
 
 
@@ -130,11 +133,20 @@ class RunDirectory:
 
     def make_folders(self, shards: int) -> None:
         """Make all folders that a run of `shards` shards needs."""
-        for folder in [self.root / "data", self.root / "metadata", self.jobs, self.logs, self.sick]:
-            folder.mkdir(parents=True, exist_ok=True)
+        self.make_inner()
+        for folder in [self.root / "data", self.root / "metadata"]:
+            folder.mkdir(READABLE, exist_ok=True)
+        for folder in [self.jobs, self.logs, self.sick]:
+            folder.mkdir(PRIVATE, exist_ok=True)
         for name in ["claims", "partial", "done"]:
+            (self.inner / name).mkdir(PRIVATE, exist_ok=True)
             for bucket in range(-(-shards // BUCKET)):
-                (self.inner / name / f"{bucket:03d}").mkdir(parents=True, exist_ok=True)
+                (self.inner / name / f"{bucket:03d}").mkdir(PRIVATE, exist_ok=True)
+
+    def make_inner(self) -> None:
+        """Make the run directory, and `.batchgen/` in it for this user alone."""
+        self.root.mkdir(READABLE, parents=True, exist_ok=True)
+        self.inner.mkdir(PRIVATE, exist_ok=True)
 
 
 def explain_no_run(directory: RunDirectory) -> str:

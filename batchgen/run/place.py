@@ -14,6 +14,7 @@ from pathlib import Path
 from batchgen import durable
 from batchgen.errors import BatchgenError, OutputError, one_line
 from batchgen.run.directory import RunDirectory, explain_remains
+from batchgen.run.ownership import refuse_others
 
 # What a submit that was killed while it planned may have left in `.batchgen/`.
 _BEFORE_THE_PLAN = {"job.toml", "manifest.parquet", "reserve", "probe", "probe.link"}
@@ -36,7 +37,8 @@ def prepared_folder(root: Path) -> Iterator[None]:
     directory, made = RunDirectory(root), missing_folders(root)
     try:
         with _usable(directory):
-            directory.inner.mkdir(parents=True, exist_ok=True)
+            directory.make_inner()
+            refuse_others(directory)
             _try_out(directory)
         yield
     except BaseException:

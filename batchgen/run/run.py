@@ -30,6 +30,7 @@ from batchgen.planning import (
 )
 from batchgen.run.directory import RunDirectory
 from batchgen.run.moved import note_moved, refuse_missing, with_present_places
+from batchgen.run.ownership import refuse_others
 from batchgen.run.place import prepared_folder
 from batchgen.run.stop import clear_stop
 from batchgen.settings import Job, load_job, to_toml
@@ -66,6 +67,7 @@ def create(
     """
     directory = RunDirectory(root)
     if directory.plan.exists():
+        refuse_others(directory)
         wanted = dry_run(manifest, job, checkpoint)
         plan = load_plan(directory)
         refuse_change(plan, wanted.identity, str(root))
@@ -97,15 +99,16 @@ def open_run(root: Path, overrides: Sequence[str] = (), manifest: Sequence[str |
 
     :param overrides: `section.key=value` for `[run]` and `[pattern]`; kept for later resumes.
     :param manifest: where the manifest is now, if it was moved; kept too.
-    :raises OutputError: no run there.
+    :raises OutputError: no run there, or others may change it.
     :raises PlanChanged: manifest, weights or settings are not what was planned.
     """
     directory = RunDirectory.open(root)
+    refuse_others(directory)
     if manifest:
         note_moved(directory, load_plan(directory), manifest)
     run = _open(root, load_job(directory.job, list(overrides)))
     if overrides:
-        durable.replace(directory.job, to_toml(run.job).encode())
+        durable.replace(directory.job, to_toml(run.job).encode(), durable.PRIVATE)
     return run
 
 

@@ -26,7 +26,7 @@ from batchgen.errors import DamagedRun
 from batchgen.planning import software
 from batchgen.process import Life
 from batchgen.run.departures import Departure, LeaveCause
-from batchgen.run.directory import RunDirectory
+from batchgen.run.directory import PRIVATE, RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.run.state_file import read_state
 from batchgen.settings import Section, Site
@@ -121,7 +121,8 @@ def record_submission(
         )
         text = submission.model_dump_json(indent=1)
         if durable.create(submission_file(directory, number), text.encode()):
-            folder(directory, number).mkdir(exist_ok=True)
+            for own in (folder(directory, number), submitit_folder(directory, number)):
+                own.mkdir(PRIVATE, exist_ok=True)
             return submission
 
 

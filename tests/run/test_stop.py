@@ -44,7 +44,7 @@ def test_a_run_can_be_asked_to_stop_on_a_full_disk(
 ) -> None:
     """The flag is written into the bytes of the reserve, a file kept for this."""
 
-    def full(_path: Path, _data: bytes) -> None:
+    def full(_path: Path, _data: bytes, _mode: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(durable, "write", full)
@@ -58,7 +58,7 @@ def test_a_run_can_be_asked_to_stop_on_a_full_disk(
 def test_another_error_of_the_disk_is_raised(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_path: Path, _data: bytes) -> None:
+    def broken(_path: Path, _data: bytes, _mode: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(durable, "write", broken)
