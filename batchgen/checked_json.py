@@ -46,7 +46,8 @@ def parse(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     """
     try:
         # As JSON, because Python's strict types would refuse a list for a tuple.
-        return cast("Kind", _adapter(kind).validate_json(json.dumps(values), strict=True))
+        adapter = _adapter(cast("Any", kind))
+        return cast("Kind", adapter.validate_json(json.dumps(values), strict=True))
     except ValidationError as error:
         first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])

@@ -44,6 +44,7 @@ def finished(directory: RunDirectory, shard: int) -> None:
     )
     directory.done(shard).write_bytes(done.encode())
     directory.metadata(shard).write_bytes(b"")
+    directory.data(shard).write_bytes(b"")
 
 
 def look(root: Path) -> float:
