@@ -9,6 +9,7 @@ with its row of the manifest.
 from __future__ import annotations
 
 import hashlib
+import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchgen.checked_json import unseal
 from batchgen.dataset.finalize import wids_index
 from batchgen.dataset.open_picture import open_picture
 from batchgen.errors import BatchgenError, DamagedRun, PlanChanged, shell_command
@@ -82,12 +84,18 @@ def verify_run(run: Run, *, deep: bool, manifest: bool) -> Iterator[Finding]:
         published = all(target.exists() for _, target in done.names(directory))
         if published or missing_names(directory, done):
             compare = deep and manifest
-            problems = _shard_problems(run, shard, done, deep=deep, manifest=compare)
-            yield Finding(shard, list(problems))
+            try:
+                problems = list(_shard_problems(run, shard, done, deep=deep, manifest=compare))
+            except OSError as error:  # a folder in the place of a file, or one that may not be read
+                problems = [f"{error.filename}: cannot be read: {error.strerror}"]
+            yield Finding(shard, problems)
 
 
 def index_is_right(directory: RunDirectory, planned: int) -> bool:
-    """Whether `index.json` lists the tars of the commits; true if the run is not complete."""
+    """Whether `index.json` lists the tars of the commits; true if the run is not complete.
+
+    The name in it is the one that the run's folder had when it was completed: folders are renamed.
+    """
     committed = sorted(committed_shards(directory) & set(range(planned)))
     if not directory.complete() or len(committed) < planned:
         return True
@@ -95,7 +103,11 @@ def index_is_right(directory: RunDirectory, planned: int) -> bool:
         done = [read_done(directory, shard) for shard in committed]
     except DamagedRun:  # is told with its shard
         return True
-    return directory.index.read_bytes() == wids_index(directory, done)
+    try:
+        found = unseal(directory.index.read_bytes())
+    except (ValueError, OSError):
+        return False
+    return found | {"name": ""} == json.loads(wids_index(directory, done)) | {"name": ""}
 
 
 def _run_problems(run: Run, *, manifest: bool) -> Iterator[str]:
@@ -190,16 +202,17 @@ def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Ite
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != done.tar_sha256:
                 yield f"{path}: its hash is not the committed one"
+                return
     keys: list[str] = []
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, _, kind = member.name.partition(".")
                 if kind == "json":
                     keys.append(key)
                 elif kind != "txt" and deep:
                     yield from _picture_problems(tar, member)
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError) as error:
         yield f"{path}: not readable as tar: {error}"
     if keys != good:
         yield f"{path}: {len(keys)} samples, not the {len(good)} good records in their order"

@@ -105,6 +105,12 @@ def test_a_sound_run_is_left_alone(run: Run) -> None:
     assert not run.directory.replaced.exists()
 
 
+def test_a_complete_run_is_sound_in_a_folder_of_another_name(run: Run, tmp_path: Path) -> None:
+    """A picture of it is not another one because its folder was renamed or copied."""
+    copy = shutil.copytree(run.directory.root, tmp_path / "renamed")
+    assert ask("verify", copy, "--deep").code == 0
+
+
 def test_an_edited_index_is_put_aside_and_written_again(run: Run) -> None:
     before = published(run)
     run.directory.index.write_text(run.directory.index.read_text().replace("000000.tar", "x.tar"))
