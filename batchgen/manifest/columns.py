@@ -74,7 +74,7 @@ def find_columns(
         another type, or the name of one that would travel looks like one of the contract.
     :raises JobError: `mapping` names columns that are not there.
     """
-    names = list(schema.names)
+    names = _readable_names(schema, file)
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ManifestError(
@@ -87,6 +87,21 @@ def find_columns(
         raise ManifestError("\n".join(wrong))
     read = set(used.values())
     return Columns(used, {name: plain(types[name]) for name in names if name not in read})
+
+
+def _readable_names(schema: pa.Schema, file: str | Path) -> list[str]:
+    """Return the columns' names.
+
+    :raises ManifestError: one, or one inside of a column, is not UTF-8.
+    """
+    try:
+        schema.to_string(show_field_metadata=False, show_schema_metadata=False)
+        return list(schema.names)
+    except UnicodeDecodeError:
+        raise ManifestError(
+            f"{file}: the name of a column is not UTF-8; name the columns again, or copy the file "
+            "again if it is damaged"
+        ) from None
 
 
 def _check_mapping(names: Sequence[str], file: str | Path, mapping: Mapping[str, str]) -> None:

@@ -37,6 +37,8 @@ class ParquetManifest:
             self.schema: pa.Schema = self._parquet.schema_arrow
         except FileNotFoundError:
             raise ManifestError(f"{file}: no such file") from None
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{file}: the name of a column is not UTF-8: {error}") from None
         except (pa.ArrowException, OSError) as error:
             empty = Path(file).stat().st_size == 0
             what = "is empty (0 bytes)" if empty else f"cannot be read as Parquet: {error}"

@@ -1,5 +1,6 @@
 """Bad rows and bad columns: every message names file, row, column and what is accepted."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from batchgen.errors import JobError
-from batchgen.manifest import Limits
+from batchgen.manifest import Limits, read_rows
 from batchgen.model import Guidance
 from batchgen.settings import Sampling
 from tests.manifest.validation import Parquet, all_pictures, refusal, validate
@@ -228,3 +229,103 @@ def test_encodings_and_column_order_may_differ_between_files(parquet: Parquet) -
     )
     made = all_pictures(one, two)
     assert [(p.seed, p.extra) for p in made] == [(1, '{"topic":"x"}'), (2, '{"topic":"y"}')]
+
+
+FLOATS = [
+    (pa.array([7.0, math.nan, None]), 7),
+    (pa.array([7.0, math.nan, None], pa.float32()), 7),
+    (pa.array([7.0, math.nan, None], pa.float16()), 7),
+    (pa.array([2.0**53 - 1, math.nan, None]), 2**53 - 1),
+]
+
+
+@pytest.mark.parametrize(("values", "seed"), FLOATS, ids=[str(v.type) for v, _ in FLOATS])
+def test_whole_numbers_in_floats_are_integers_and_nan_is_null(
+    parquet: Parquet, values: pa.Array, seed: int
+) -> None:
+    """pandas makes floats of integers with gaps."""
+    one, two, three = all_pictures(parquet(seed=values))
+    hashed = [p.seed for p in all_pictures(parquet(seed=pa.nulls(3)))]
+    assert [one.seed, two.seed, three.seed] == [seed, *hashed[1:]]
+
+
+def test_nan_takes_the_jobs_value_in_every_column_of_numbers(parquet: Parquet) -> None:
+    names = ("width", "height", "steps", "guidance", "true_cfg", "images")
+    nan = parquet(**{name: [math.nan] for name in names})
+    job = Sampling(width=64, height=32, steps=3, guidance=2, true_cfg=4, images=2)
+    made = all_pictures(nan, sampling=job)
+    assert len(made) == 2
+    assert (made[0].width, made[0].steps, made[0].guidance, made[0].true_cfg) == (64, 3, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (pa.float64(), 7.5),
+        (pa.float64(), math.inf),
+        (pa.float64(), 2.0**53),
+        (pa.float64(), 1.8e19),
+        (pa.float64(), -1.0),
+        (pa.float32(), 2.0**24),
+        (pa.float16(), 2.0**11),
+    ],
+)
+def test_a_float_that_is_no_exact_integer_is_refused_with_its_row(
+    parquet: Parquet, type_: pa.DataType, value: float
+) -> None:
+    file = parquet(seed=pa.array([1.0, value], type_))
+    message = refusal(file)
+    assert message.startswith(f"row 1 of {file}, column seed: {value}; expected an integer from 0")
+    assert ("write it as integers" in message) == (value > 1000 and value < math.inf)
+
+
+@pytest.mark.parametrize(
+    ("ids", "texts"),
+    [
+        (pa.array([5, 6]), ["5", "6"]),
+        (pa.array([5, 2**64 - 1], pa.uint64()), ["5", str(2**64 - 1)]),
+        (pa.array([5.0, math.nan]), ["5", ""]),
+    ],
+)
+def test_ids_of_numbers_become_text(parquet: Parquet, ids: pa.Array, texts: list[str]) -> None:
+    assert [p.id for p in all_pictures(parquet(id=ids))] == texts
+
+
+def test_equal_ids_of_numbers_are_refused(parquet: Parquet) -> None:
+    assert "'5' is also the id of row 0" in refusal(parquet(id=[5, 5]))
+
+
+def test_a_numeric_id_gives_the_seed_of_its_text(parquet: Parquet) -> None:
+    (number,), (text,) = (all_pictures(parquet(id=ids)) for ids in ([5], ["5"]))
+    assert number.seed == text.seed
+
+
+def test_a_column_without_values_in_one_file_has_the_type_of_the_others(parquet: Parquet) -> None:
+    files = [
+        parquet("a.parquet", score=pa.nulls(1)),
+        parquet("b.parquet", score=[5]),
+        parquet("c.parquet", score=pa.nulls(1)),
+    ]
+    sources = validate(*files).sources
+    for first, rows in ((0, 1), (0, 3), (1, 2), (2, 1)):
+        travelling = read_rows(sources, first, rows).travelling
+        assert travelling.schema.field("score").type == pa.int64()
+    assert [p.extra for p in all_pictures(*files)] == [
+        '{"score":null}',
+        '{"score":5}',
+        '{"score":null}',
+    ]
+
+
+def test_a_column_without_values_anywhere_stays_so(parquet: Parquet) -> None:
+    files = [parquet("a.parquet", score=pa.nulls(1)), parquet("b.parquet", score=pa.nulls(1))]
+    assert [p.extra for p in all_pictures(*files)] == ['{"score":null}'] * 2
+
+
+def test_types_must_agree_beside_a_file_without_values(parquet: Parquet) -> None:
+    files = [
+        parquet("a.parquet", score=pa.nulls(1)),
+        parquet("b.parquet", score=[5]),
+        parquet("c.parquet", score=["x"]),
+    ]
+    assert f"{files[2]}, column score: type string, but int64 in {files[1]}" in refusal(*files)

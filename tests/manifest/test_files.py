@@ -1,6 +1,7 @@
 """Which files are a manifest, and which files are refused before a row is read."""
 
 import os
+import socket
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 
 from batchgen.errors import ManifestError, PlanChanged
 from batchgen.manifest import check_unchanged, find_files
-from tests.manifest.validation import Parquet, refusal, validate
+from tests.manifest.validation import Parquet, all_pictures, refusal, validate
 
 
 @pytest.fixture
@@ -163,3 +164,117 @@ def test_a_file_that_is_gone_is_refused_by_name(parquet: Parquet) -> None:
     file.unlink()
     with pytest.raises(PlanChanged, match=rf"{file}: .* cannot be read: No such file"):
         check_unchanged(sources)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("p.parquet", "named pipe"), ("p.csv", "named pipe"), ("p.txt", "socket")]
+)
+def test_what_is_no_regular_file_is_refused_by_name_and_never_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, what: str
+) -> None:
+    """A pipe without a writer would be waited for."""
+    monkeypatch.chdir(tmp_path)
+    if what == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(name)
+    else:
+        os.mkfifo(name)
+    for given in (name, "p*", tmp_path):
+        with pytest.raises(ManifestError, match=rf"{name}: a {what}, .* write it to a file first"):
+            find_files([given])
+
+
+def test_a_device_is_refused_by_name() -> None:
+    with pytest.raises(ManifestError, match="/dev/zero: a device, and a manifest is read"):
+        find_files(["/dev/zero"])
+
+
+@pytest.mark.parametrize("given", ["p.csv", "p*"])
+def test_a_broken_link_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.csv").symlink_to("gone.csv")
+    with pytest.raises(ManifestError, match=r"p.csv: a link to a file that is not there: gone"):
+        find_files([given])
+
+
+def test_a_file_given_twice_by_links_is_refused(folder: Path) -> None:
+    (folder / "z.parquet").symlink_to("a.parquet")
+    with pytest.raises(ManifestError, match=r"z.parquet: given twice"):
+        find_files([folder])
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/p.parquet", "hf://datasets/a/b", "https://a/b"])
+def test_an_address_is_refused(address: str) -> None:
+    with pytest.raises(ManifestError, match="an address; download it first"):
+        find_files([address])
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("my prompts.json", r"jq -c '.\[\]' '.*my prompts.json' > NAME.jsonl"),
+        ("p.xlsx", "save it as CSV UTF-8"),
+        ("p.csv.zst", "unzstd .*p.csv.zst"),
+        ("p.parquet.gz", "gunzip --keep .*p.parquet.gz"),
+        ("p.zip", "unzip .*p.zip"),
+    ],
+)
+def test_other_files_that_people_have_are_refused_with_what_to_do(
+    tmp_path: Path, name: str, remedy: str
+) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(ManifestError, match=rf"unknown extension .*{remedy}"):
+        find_files([tmp_path / name])
+
+
+def test_nested_folders_are_named_with_the_glob_that_reads_them(tmp_path: Path) -> None:
+    inner = tmp_path / "a b" / "data" / "train"
+    inner.mkdir(parents=True)
+    pq.write_table(pa.table({"prompt": ["x"]}), inner / "0.parquet")
+    with pytest.raises(ManifestError, match=r"manifest files in its subfolders") as error:
+        find_files([tmp_path / "a b"])
+    every = str(tmp_path / "a b" / "**" / "*.parquet")
+    assert str(error.value).endswith(f"give '{every}' for all of them")
+    assert names(find_files([every])) == ["0.parquet"]
+
+
+def test_a_folder_with_tables_directly_inside_and_deeper_is_no_guess(folder: Path) -> None:
+    (folder / "old").mkdir()
+    (folder / "old" / "c.parquet").write_bytes((folder / "a.parquet").read_bytes())
+    with pytest.raises(ManifestError, match=r"or '?.*/\*.parquet'? for those directly inside"):
+        find_files([folder])
+
+
+def test_hidden_folders_are_not_looked_into(folder: Path) -> None:
+    for name in (".cache", "_temporary"):
+        (folder / name).mkdir()
+        (folder / name / "c.parquet").write_bytes((folder / "a.parquet").read_bytes())
+    assert names(find_files([folder])) == ["a.parquet", "b.parquet"]
+
+
+def test_texts_beside_tables_are_notes(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    assert names(find_files([folder])) == ["a.parquet", "b.parquet"]
+
+
+def test_a_folder_of_texts_is_a_manifest(tmp_path: Path) -> None:
+    for name in ("2.txt", "1.txt"):
+        (tmp_path / name).write_text(f"cat {name}\n")
+    assert [p.prompt for p in all_pictures(*find_files([tmp_path]))] == ["cat 1.txt", "cat 2.txt"]
+
+
+def test_a_glob_that_matches_only_folders_says_so(tmp_path: Path) -> None:
+    (tmp_path / "spark.parquet").mkdir()
+    with pytest.raises(ManifestError, match="matches only folders; give the files, for example"):
+        find_files([f"{tmp_path}/*.parquet"])
+
+
+def test_metadata_of_other_files_says_nothing_about_places(parquet: Parquet) -> None:
+    """A manifest of an earlier batchgen told where its rows came from; others may say anything."""
+    for told in (b'[["/etc/passwd", 1]]', b"[[1]]", b"\xff", b"[]"):
+        table = pa.table({"prompt": ["a", ""]}).replace_schema_metadata({"batchgen.origins": told})
+        file = parquet()
+        pq.write_table(table, file)
+        assert refusal(file).startswith(f"row 1 of {file}, column prompt: is empty")
