@@ -4,9 +4,11 @@
     slurm_array.py    workers as SLURM job arrays
     batch_script.py   the batch script of a job array
     elements.py       workers laid out on a site's nodes, or why they do not fit
+    srun_options.py   options of srun that cannot work are refused
     requeue.py        does an array element go on? Asked at the end of its batch script
     node_check.py     does this node see the run? Asked at the start of the batch script
     local.py          one worker on this machine
+    become_worker.py  a started process becomes a worker, or says why it cannot
     cancel.py         ask a run to stop, or end its workers
 
 A room imports only rooms below it.

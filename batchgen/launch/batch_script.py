@@ -16,6 +16,8 @@ from batchgen.launch.elements import max_running
 from batchgen.run import RunDirectory, submissions
 from batchgen.settings import Site, seconds
 
+# With sbatch --export=NONE, srun would hide from its tasks what the script has set for them.
+_ENVIRONMENT = "unset SLURM_EXPORT_ENV"
 # The start and the end of the job, for the worker's deadline. Older SLURMs do not export them.
 _TIMES = (
     'export $(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" '
@@ -74,7 +76,7 @@ def sbatch_parameters(
         "wckey": None,  # clusters that register such keys would refuse submitit's own
         "array_parallelism": running,
         "stderr_to_stdout": True,
-        "setup": [_TIMES, *site.setup, _first_line(site, root, run, number)],
+        "setup": [_ENVIRONMENT, _TIMES, *site.setup, _first_line(site, root, run, number)],
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0", cpus, *site.srun],
         "teardown": _last_lines(site, root, number, first),
         "additional_parameters": {

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shutil
 
-from batchgen.errors import SiteError
+from batchgen.errors import SiteError, counted
+from batchgen.launch.srun_options import refuse_srun_options
 from batchgen.settings import Job, Site
 
 
@@ -39,20 +40,27 @@ def refuse_shape(site: Site, job: Job) -> None:
 
     :raises SiteError: with the remedy.
     """
+    refuse_srun_options(site)
     ranks, tasks, span = job.parallel.degree, site.tasks, site.span(job.parallel.degree)
     if job.engine.device == "cuda" and not site.gpus_per_node:
         raise SiteError('engine.device = "cuda", and the site profile says gpus_per_node = 0')
     if max(ranks, tasks) % min(ranks, tasks):
         raise SiteError(
-            f"parallel.cp = {ranks}, and the site profile has {tasks} tasks a node: neither "
-            "divides the other. A node holds whole replicas, or a replica fills whole nodes."
+            f"parallel.cp = {ranks}, and the site profile has {counted(tasks, 'task')} a node: "
+            "neither divides the other. A node holds whole replicas, or a replica fills whole "
+            "nodes."
         )
     for key, nodes in (("nodes", site.nodes), ("max_running", site.max_running)):
         if nodes and nodes % span:
             raise SiteError(
-                f"{key} = {nodes}: parallel.cp = {ranks} fills {span} nodes of {tasks} tasks, "
-                f"so take a multiple of {span}"
+                f"{key} = {nodes}: parallel.cp = {ranks} fills {span} nodes of "
+                f"{counted(tasks, 'task')}, so take a multiple of {span}"
             )
+    if job.run.workers != "auto" and "workers" in job.run.model_fields_set:
+        raise SiteError(
+            f"run.workers = {job.run.workers} is for runs on this machine: leave it out, and set "
+            "nodes and workers_per_node in the site profile"
+        )
     if job.run.time_limit_s:
         raise SiteError(
             "run.time_limit_s is for runs on this machine: take it out of the job file and set "

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from batchgen.launch.become_worker import become_worker
 from batchgen.run import RunDirectory, Submission, submissions
 from batchgen.worker.placement import Placement
 
@@ -36,6 +37,5 @@ def start_here(directory: RunDirectory, submission: Submission, index: int) -> L
 
 def work(root: str, number: int, index: int, ranks: int) -> None:
     """Be one rank of a worker. This is what the local job runs."""
-    from batchgen.worker.main import main
-
-    main(Path(root), Placement(number, index, int(os.environ["SUBMITIT_LOCAL_LOCALID"]), ranks))
+    rank = int(os.environ["SUBMITIT_LOCAL_LOCALID"])
+    become_worker(Path(root), Placement(number, index, rank, ranks))

@@ -25,6 +25,8 @@ from batchgen.run import RunDirectory, Submission, read_stop, submissions
 FRUITLESS_RELEASES = 3
 # The same, if a worker died. shard/escalation.py needs five deaths to find one deadly picture.
 FRUITLESS_DEATHS = 5
+# The same, if srun failed before a worker was there: an option of the profile may be wrong.
+FRUITLESS_STARTS = 2
 NOT_NEEDED = "none of its workers died or was told to leave"
 
 
@@ -51,9 +53,24 @@ def goes_on(
     fruitless = restarts - max((m.owner.restarts for m in mine if m.made), default=-1)
     if fruitless > (FRUITLESS_DEATHS if status else FRUITLESS_RELEASES):
         return False, f"{cause}, and {fruitless} allocations in a row brought no new picture"
+    empty = restarts - max((m.owner.restarts for m in mine), default=-1)
+    if empty > FRUITLESS_STARTS:
+        said = _last_lines(directory, submission, element)
+        return False, f"no worker came in {empty} allocations (exit code {status}): {said}"
     if submission.site and not submission.site.requeue:
         return False, f"{cause}, and its site profile says requeue = false"
     return True, cause
+
+
+def _last_lines(directory: RunDirectory, submission: Submission, element: int) -> str:
+    """What the batch script of an element printed last, which is srun's complaint."""
+    jobs = submissions.elements_of(directory, submission.number)
+    if element >= len(jobs):  # the ids of the arrays are not recorded yet
+        return "see its log"
+    log = submissions.batch_log(directory, submission.number, jobs[element])
+    lines = [line.strip() for line in submissions.own_lines(log) if line.strip()]
+    # Lines of this file say what was decided before.
+    return "; ".join([line for line in lines if not line.startswith("batchgen: ")][-2:])
 
 
 def main() -> None:

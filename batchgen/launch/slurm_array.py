@@ -20,6 +20,7 @@ from pathlib import Path
 from batchgen import durable, slurm
 from batchgen.errors import SiteError, shell_command
 from batchgen.launch.batch_script import python_command, sbatch_parameters
+from batchgen.launch.become_worker import become_worker
 from batchgen.launch.elements import count_elements, max_running, refuse_misfit
 from batchgen.run import Run, Submission, refuse_letters, submissions
 from batchgen.settings import OURS, Site
@@ -49,13 +50,11 @@ class Element:
         signals.install()  # replaces submitit's handlers, which would requeue from here
         # SLURM sends SIGCONT before every other signal. submitit's handler only warns of it.
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
-        from batchgen.worker.main import main
-
         if given := slurm.devices():
             device = given[int(os.environ["SLURM_LOCALID"]) % len(given)]
             os.environ["CUDA_VISIBLE_DEVICES"] = device
         task = element * self.tasks + int(os.environ["SLURM_PROCID"])
-        main(Path(self.root), Placement.of_task(self.number, task, self.ranks), signals)
+        become_worker(Path(self.root), Placement.of_task(self.number, task, self.ranks), signals)
         sys.exit(0)
 
     def checkpoint(self, _element: int) -> None:

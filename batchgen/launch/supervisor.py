@@ -163,6 +163,9 @@ class Supervisor:
 
     def _give_up(self, slot: Slot) -> None:
         log = submissions.log_file(self.directory, self.submission.number, slot.index)
+        if not submissions.own_lines(log):  # it died before it wrote there
+            logs = submissions.submitit_folder(self.directory, self.submission.number).glob("*.out")
+            log = max(logs, key=lambda path: path.stat().st_mtime_ns, default=log)
         reason = f"worker {slot.index} died {slot.fruitless} times without a new picture"
         last_words = f"its last words: {submissions.last_line(log)}"
         ask_to_stop(self.directory, "restarts", f"{reason}; {last_words}")

@@ -33,6 +33,8 @@ from batchgen.settings import Section, Site
 from batchgen.slurm import Queue
 
 Role = Literal["supervisor", "worker"]
+# Lines of faulthandler.
+_OF_A_STACK = re.compile(r"  File \"|Thread 0x|Current thread 0x|Extension modules: ")
 _MEMBER = re.compile(r"^(supervisor|worker-(\d+)\.(\d+))\.json$")
 
 
@@ -268,5 +270,6 @@ def own_lines(log: Path) -> list[str]:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that is not empty."""
-    return next((line for line in reversed(own_lines(log)) if line.strip()), "it printed nothing")
+    """The last line of a log that is neither empty nor of the stacks that a hung process printed."""
+    lines = (line for line in reversed(own_lines(log)) if line.strip())
+    return next((line for line in lines if not _OF_A_STACK.match(line)), "it printed nothing")

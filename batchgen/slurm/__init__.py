@@ -7,7 +7,15 @@
 A room imports only rooms below it.
 """
 
-from batchgen.slurm.commands import ENDED, Remembered, cancel, max_array_size, remembered, test_only
+from batchgen.slurm.commands import (
+    ENDED,
+    Remembered,
+    cancel,
+    check_srun,
+    max_array_size,
+    remembered,
+    test_only,
+)
 from batchgen.slurm.environment import (
     devices,
     end_time,
@@ -24,6 +32,7 @@ __all__ = [
     "Queue",
     "Remembered",
     "cancel",
+    "check_srun",
     "devices",
     "end_time",
     "job_id",

@@ -164,6 +164,26 @@ def max_array_size() -> int:
     return int(match[1]) if match else 1001  # SLURM's own default
 
 
+def check_srun(options: Sequence[str]) -> None:
+    """Let srun read these options, without starting anything. Without srun they are not checked.
+
+    Nor are options whose values are words of their own: srun would start what it takes for a
+    program.
+
+    :raises SiteError: srun refuses them.
+    """
+    if not options or not all(option.startswith("-") for option in options):
+        return
+    try:
+        call("srun", *options, "--help")
+    except SchedulerSilent as silent:
+        try:
+            call("srun", "--help")
+        except SchedulerSilent:  # it refuses everything here
+            return
+        raise SiteError(f"srun = {list(options)} in the site profile: {silent}") from None
+
+
 def test_only(script: str) -> str:
     """SLURM's answer to a batch script that it checks and does not run.
 

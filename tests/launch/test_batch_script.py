@@ -1,6 +1,7 @@
 """The batch script asks for what the profile says, and jobs that do not fit are refused."""
 
 import os
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from batchgen.errors import SchedulerSilent, SiteError
 from batchgen.launch.batch_script import script
 from batchgen.launch.elements import count_elements, refuse_misfit, refuse_shape
 from batchgen.launch.slurm_array import portions
-from batchgen.settings.job import parse_job
+from batchgen.settings.job import load_job, parse_job
 from batchgen.settings.site import Site
 
 PLAIN = Site(gpus_per_node=8, time="12:00:00", nodes=4)
@@ -143,6 +144,10 @@ def test_a_job_that_does_not_fit_the_site_is_refused(
     limit = r"run\.time_limit_s is for runs on this machine.* set time in the site profile"
     with pytest.raises(SiteError, match=limit):
         refuse_misfit(PLAIN, parse_job({"run": {"time_limit_s": 60.0}}, ""))
+    workers = r"run\.workers = 3 is for runs on this machine.* set nodes and workers_per_node"
+    with pytest.raises(SiteError, match=workers):
+        refuse_misfit(PLAIN, load_job(None, ["run.workers=3"]))
+    refuse_misfit(PLAIN, load_job(None, ["run.workers=auto"]))
 
 
 @pytest.mark.parametrize(
@@ -203,3 +208,62 @@ def test_what_slurm_thinks_of_a_script_is_passed_on(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SchedulerSilent, match="sbatch: not found"):
         slurm.test_only("#!/bin/sh")
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("--ntasks=1", "the tasks follow from gpus_per_node"),
+        ("-n4", "the tasks follow from gpus_per_node"),
+        ("-N", "the tasks follow from gpus_per_node"),
+        ("--cpus-per-task=9", "set cpus_per_gpu instead"),
+        ("-o/tmp/log", "batchgen names the logs"),
+        ("--wait=60", "batchgen decides what follows a task's death"),
+        ("--help", "srun would start no worker"),
+        ("--export=NONE", "workers need the environment of the batch script"),
+        ("--export=PATH,HOME", "workers need the environment of the batch script"),
+    ],
+)
+def test_options_of_srun_that_cannot_work_are_refused(option: str, why: str) -> None:
+    site = PLAIN.model_copy(update={"srun": ("--cpu-bind=cores", option)})
+    with pytest.raises(SiteError, match=re.escape(why)) as refused:
+        refuse_shape(site, parse_job({}, ""))
+    assert f"srun = [{option!r}]" in str(refused.value)
+
+
+@pytest.fixture
+def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An srun that knows no option --none-such, and starts what it is given."""
+    program = tmp_path / "srun"
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n[ -e {tmp_path}/broken ] && exit 1\n'
+        'case "$*" in *none-such*) echo "srun: unrecognized option" >&2; exit 1;; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    return program
+
+
+def test_srun_itself_is_asked_about_options_before_anything_is_submitted(srun: Path) -> None:
+    def refused(*options: str) -> str:
+        try:
+            refuse_shape(PLAIN.model_copy(update={"srun": options}), parse_job({}, ""))
+        except SiteError as error:
+            return str(error)
+        return ""
+
+    told = "srun = ['--none-such'] in the site profile: srun failed: srun: unrecognized option"
+    assert refused("--none-such") == told
+    assert refused("--export=ALL,FOO=1", "--overlap") == refused() == ""
+    asked = (srun.parent / "asked").read_text().splitlines()
+    assert asked == ["--none-such --help", "--help", "--export=ALL,FOO=1 --overlap --help"]
+    assert refused("--mpi", "pmix") == "", "srun would start a program named pmix"
+    (srun.parent / "broken").touch()
+    assert refused("--none-such") == "", "srun works on no machine here, whatever the options"
+
+
+def test_tasks_have_the_environment_of_the_script_also_if_the_script_has_a_bare_one() -> None:
+    """srun hides everything from its tasks while SLURM_EXPORT_ENV says NONE."""
+    text = lines(PLAIN.model_copy(update={"sbatch": ("--export=NONE",)}))
+    assert "#SBATCH --export=NONE" in text
+    assert "unset SLURM_EXPORT_ENV" in text[: text.index("export SUBMITIT_EXECUTOR=slurm")]

@@ -124,6 +124,23 @@ def test_an_element_that_makes_groups_always_goes_on(
     assert goes_on(directory, submission, 0, 40, KILLED)[0]
 
 
+def test_an_element_in_which_no_worker_comes_ends_soon_with_what_srun_said(
+    directory: RunDirectory, submission: Submission
+) -> None:
+    submissions.record_arrays(directory, 1, {"4711": 2})
+    log = submissions.batch_log(directory, 1, "4711_0")
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        "srun: error: Invalid --cpu-bind argument: none-such\n"
+        "batchgen: element 0 goes on in a new allocation: a worker died (exit code 1)\n"
+    )
+    assert goes_on(directory, submission, 0, 0, 1)[0], "a node may have failed"
+    assert goes_on(directory, submission, 0, 1, 1)[0]
+    said = "srun: error: Invalid --cpu-bind argument: none-such"
+    told = f"no worker came in 3 allocations (exit code 1): {said}"
+    assert goes_on(directory, submission, 0, 2, 1) == (False, told)
+
+
 def test_the_batch_script_is_answered_by_an_exit_code_and_a_death_is_noted(
     directory: RunDirectory,
     submission: Submission,

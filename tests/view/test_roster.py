@@ -193,3 +193,13 @@ def test_cancelling_finds_jobs_that_one_listing_lacks(run: Run, squeue: FakeSque
     script.chmod(0o755)
     assert ask("cancel", run.directory.root, "--now").code == 0
     assert (squeue.folder / "cancelled").read_text() == "7_0 7_1\n"
+
+
+def test_the_stacks_of_a_hung_worker_are_no_last_words(run: Run, squeue: FakeSqueue) -> None:
+    """A hang that let no thread run was ended by faulthandler, which prints stacks alone."""
+    joined(run.directory, 0, "1")
+    stacks = 'Thread 0x7f01 (most recent call first):\n  File "<frozen runpy>", line 88 in _run\n'
+    log = submissions.log_file(run.directory, 1, 0)
+    log.write_text(f"painting\nTimeout (0:10:05)!\n{stacks}")
+    squeue.answer([])
+    assert "worker 0 died on node1: Timeout (0:10:05)!" in said(run)[1]

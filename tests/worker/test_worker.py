@@ -1,18 +1,23 @@
 """A worker waits before it gives a picture up because of deaths."""
 
 import json
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from batchgen.engine import Denoised
+from batchgen.manifest import Picture
 from batchgen.run.owner import Owner
 from batchgen.run.run import Run
 from batchgen.shard.claims import Claim
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.worker import limits, worker
+from batchgen.worker.watchdog import Watchdog
 from tests.support.rehearsal import records
-from tests.support.specimens import failure, planned, worked
+from tests.support.specimens import StubEngine, failure, planned, worked
 
 ALONE = (3, 4)  # attempts that were making the third picture by itself
 
@@ -66,3 +71,29 @@ def test_a_picture_whose_owners_live_after_all_is_made(
     monkeypatch.setattr(worker.time, "sleep", release)
     worked(run)
     assert outcomes(run) == [("", "solo"), ("", "solo")]
+
+
+def test_a_group_that_hangs_is_named_with_the_limit_and_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second group of a shard of two: the first is written by then."""
+    run = planned(tmp_path, ["a cat"] * 4, "run.group_timeout_s=7")
+    said: list[tuple[float, Callable[[], str]]] = []
+    monkeypatch.setattr(Watchdog, "watch", lambda _, limit_s, why: said.append((limit_s, why)))
+
+    class Hanging(StubEngine):
+        def denoise(self, group: Sequence[Picture]) -> Denoised:
+            if group[0].key == 2:
+                time.sleep(0.2)  # the writing thread ends the group before
+                seen.append(said[-1][1]())
+            return super().denoise(group)
+
+    seen: list[str] = []
+    worked(run, Hanging())
+    resume = f"batchgen resume {run.directory.root} --set run.group_timeout_s=SECONDS"
+    (told,) = seen
+    assert told == (
+        "pictures 000000002…000000003 of shard 000000: longer in flight than run.group_timeout_s "
+        f"= 7, so the worker was ended. If they need more time: {resume}"
+    )
+    assert {limit_s for limit_s, _ in said} == {7.0}
