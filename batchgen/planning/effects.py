@@ -5,12 +5,13 @@ Only keys count that somebody wrote; defaults ask for nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from batchgen.errors import JobError, counted, one_line
 from batchgen.manifest import Effects
 from batchgen.model import Guidance
-from batchgen.settings import Job
+from batchgen.settings import Job, unread
 
 
 def refuse_without_effect(job: Job, effects: Effects) -> None:
@@ -32,17 +33,19 @@ def refuse_without_effect(job: Job, effects: Effects) -> None:
 def _refusal(job: Job, name: str, guidance: Guidance) -> str:
     value = getattr(job.sampling, name)
     told = f'"{one_line(value[:60])}"' if isinstance(value, str) else f"{value:g}"
-    remedy = ""
+    remedy = "Leave"
     if name == "negative_prompt":
-        remedy = f"--set sampling.{'guidance' if guidance.contrasts else 'true_cfg'}=4, or "
+        remedy = f"--set sampling.{'guidance' if guidance.contrasts else 'true_cfg'}=4, or leave"
     return (
-        f"sampling.{name} = {told} changes no picture: {guidance.condition(name)}. {remedy}leave "
+        f"sampling.{name} = {told} changes no picture: {guidance.condition(name)}. {remedy} "
         f"sampling.{name} out"
     )
 
 
 def notes(job: Job, effects: Effects) -> Iterator[str]:
-    """A sentence for each column with values that change nothing, and for each unused key."""
+    """A sentence for each column with values that change nothing, and for each key not used."""
+    for key, other, value, _ in unread(job):
+        yield f"{key} of the job is not used: {other} is {json.dumps(value)}"
     for name, rows in sorted(effects.idle.items()):
         if rows and effects.guidance:
             values = counted(rows, "row has", "rows have")

@@ -23,6 +23,7 @@ from batchgen.settings.job import (
 )
 from batchgen.settings.section import Section
 from batchgen.settings.site import OURS, Site, load_site, seconds
+from batchgen.settings.written import unread
 
 __all__ = [
     "MAX_SEED",
@@ -41,4 +42,5 @@ __all__ = [
     "load_site",
     "seconds",
     "to_toml",
+    "unread",
 ]

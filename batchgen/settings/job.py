@@ -189,7 +189,8 @@ def load_job(
         _apply_column(written, column)
     where = "the default job" if path is None else str(path)
     job = mark_written(parse_job(content, where), written)
-    refuse_unread(job, where=where, error=JobError)
+    overridden = {override.partition("=")[0].strip() for override in overrides or []}
+    refuse_unread(job, overridden, where=where, error=JobError)
     return job
 
 

@@ -7,8 +7,8 @@ under which values of other keys it is read; a field that declares nothing is al
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from batchgen.errors import InputError, shell_command
 from batchgen.settings.section import ReadWith, Section, read_with
@@ -29,35 +29,59 @@ def mark_written(file: File, written: Mapping[str, Any]) -> File:
     return file.model_construct(set(written), **sections)
 
 
-def refuse_unread(file: Section, *, where: str, error: type[InputError]) -> None:
-    """Check that every written key is read.
+class Unread(NamedTuple):
+    """A written key that nothing reads, as `section.key`."""
+
+    key: str
+    # The key that decides about it, its value, and the values with which it would be read.
+    other: str
+    value: object
+    accepted: ReadWith
+
+
+def unread(file: Section) -> Iterator[Unread]:
+    """The written keys that nothing reads, in the order of the declarations.
 
     :param file: as `mark_written` returns it.
-    :param where: the origin of the settings, for the message.
-    :raises error: some keys are not read; the message says for each when it would be.
     """
-    if unread := [f"\n  {line}" for line in _unread(file)]:
-        raise error(f"{where}:{''.join(unread)}")
-
-
-def _unread(file: Section) -> Iterator[str]:
-    """A line for each written key that nothing reads, in the order of the declarations."""
     for section, table in file:
         for key, field in type(table).model_fields.items():
             conditions = read_with(field) if key in table.model_fields_set else {}
             for other, accepted in conditions.items():
                 if (value := _value(file, other)) not in accepted:
-                    yield _explain(f"{section}.{key}", other, value, accepted)
+                    yield Unread(f"{section}.{key}", other, value, accepted)
                     break
 
 
-def _explain(key: str, other: str, value: object, accepted: ReadWith) -> str:
-    *most, last = (json.dumps(one) for one in accepted)
+def refuse_unread(
+    file: Section, overridden: Collection[str], *, where: str, error: type[InputError]
+) -> None:
+    """Check that every written key is read.
+
+    Who overrides a choice of a file, such as the format, may leave in the file what belonged to
+    it: the plan tells of that.
+
+    :param file: as `mark_written` returns it.
+    :param overridden: keys that were not written in the file but with `--set`.
+    :param where: the origin of the settings, for the message.
+    :raises error: some keys are not read; the message says for each when it would be.
+    """
+    lines = [
+        f"\n  {_explain(one)}"
+        for one in unread(file)
+        if one.key in overridden or one.other not in overridden
+    ]
+    if lines:
+        raise error(f"{where}:{''.join(lines)}")
+
+
+def _explain(one: Unread) -> str:
+    *most, last = (json.dumps(value) for value in one.accepted)
     values = f"{', '.join(most)} or {last}" if most else last
-    remedy = shell_command("--set", f"{other}={accepted[0]}")
+    remedy = shell_command("--set", f"{one.other}={one.accepted[0]}")
     return (
-        f"{key} would have no effect: it is read where {other} is {values}, and here it is "
-        f"{json.dumps(value)}. {remedy}, or leave {key} out"
+        f"{one.key} would have no effect: it is read where {one.other} is {values}, and here it is "
+        f"{json.dumps(one.value)}. {remedy}, or leave {one.key} out"
     )
 
 

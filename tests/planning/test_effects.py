@@ -117,6 +117,16 @@ def test_a_setting_that_no_row_takes_is_told(plan):  # type: ignore[no-untyped-d
     assert not plan("dev", **own).notes, "a default asks for nothing"
 
 
+def test_a_key_of_the_file_that_belonged_to_an_overridden_choice_is_told(
+    models: dict[str, Checkpoint], tmp_path: Path
+) -> None:
+    (tmp_path / "job.toml").write_text("[sampling]\nwidth = 64\n[output]\nquality = 90\n")
+    job = load_job(tmp_path / "job.toml", ["output.format=png"])
+    file = write_prompts(tmp_path / "prompts.parquet", ["a cat"])
+    told = 'output.quality of the job is not used: output.format is "png"'
+    assert dry_run([file], job, models["dev"]).notes == (told,)
+
+
 def test_test_cards_show_every_value(tmp_path: Path) -> None:
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat"], true_cfg=[0.5])
     assert not dry_run([file], load_job(None, ["engine.kind=pattern", NEGATIVE]), None).notes

@@ -8,6 +8,7 @@ import pytest
 from batchgen.errors import JobError
 from batchgen.settings.job import Job, load_job, to_toml
 from batchgen.settings.section import read_with
+from batchgen.settings.written import unread
 
 # key → a value that a person may write, settings with which it is read, and without which it is
 # not. Every other key is read whatever the others say.
@@ -26,7 +27,7 @@ READ: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "cache.skip": ("[3]", ["cache.policy=schedule"], ["cache.policy=first_block"]),
     "cache.trace": ("runs/a", ["cache.policy=replay"], ["cache.policy=first_block"]),
     "output.quality": ("95", ["output.format=webp"], ["output.format=png"]),
-    "output.lossless": ("false", ["output.format=webp"], ["output.format=jpg"]),
+    "output.lossless": ("true", ["output.format=webp"], ["output.format=jpg"]),
     "run.quantized_weights": ("q", ["precision.linear=fp8"], ["precision.text=fp8"]),
     "pattern.delay_s": ("0.5", ["engine.kind=pattern"], ["engine.kind=torch"]),
 }
@@ -50,12 +51,17 @@ def test_a_written_key_that_is_not_read_is_refused_even_with_its_default(
     load_job(None, [*read, f"{key}={value}"])
     with pytest.raises(JobError, match=f"\n  {key} would have no effect: it is read where .*"):
         load_job(None, [*unread, f"{key}={value}"])
-    section, name = key.split(".")
-    quoted = value if value[0] in "0123456789[tf" else repr(value)
-    (tmp_path / "job.toml").write_text(f"[{section}]\n{name} = {quoted}\n")
-    load_job(tmp_path / "job.toml", list(read))
+    (tmp_path / "job.toml").write_text("".join(map(toml, [*unread, f"{key}={value}"])))
     with pytest.raises(JobError, match=rf"{tmp_path}/job\.toml:\n  {key} would have no effect"):
-        load_job(tmp_path / "job.toml", list(unread))
+        load_job(tmp_path / "job.toml")
+    (tmp_path / "job.toml").write_text("".join(map(toml, [*read, f"{key}={value}"])))
+    load_job(tmp_path / "job.toml")
+
+
+def toml(override: str) -> str:
+    """An override as a line of a job file."""
+    key, _, value = override.partition("=")
+    return f"{key} = {value if value[0] in '0123456789[' or value == 'true' else repr(value)}\n"
 
 
 def test_the_answer_says_when_a_key_is_read_and_what_to_type() -> None:
@@ -98,3 +104,11 @@ def test_of_each_section_it_is_known_what_was_written(tmp_path: Path) -> None:
 def test_a_rehearsal_takes_a_job_file_as_it_is() -> None:
     of_a_model = ["precision.linear=fp8", "cache.policy=first_block", "cache.threshold=0.1"]
     load_job(None, [*of_a_model, "run.quantized_weights=q", "engine.kind=pattern"])
+
+
+def test_who_overrides_a_choice_may_leave_in_the_file_what_belonged_to_it(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text("[output]\nformat = 'jpg'\nquality = 90\n")
+    job = load_job(tmp_path / "job.toml", ["output.format=png"])
+    assert [one.key for one in unread(job)] == ["output.quality"]
+    with pytest.raises(JobError, match=r"output\.quality would have no effect"):
+        load_job(tmp_path / "job.toml", ["output.format=png", "output.quality=90"])
