@@ -19,11 +19,11 @@ from pathlib import Path
 
 from batchgen import durable, slurm
 from batchgen.errors import SiteError, shell_command
-from batchgen.launch.batch_script import python_command, sbatch_parameters
+from batchgen.launch.batch_script import python_command, sbatch_parameters, script
 from batchgen.launch.become_worker import become_worker
 from batchgen.launch.elements import count_elements, max_running, refuse_misfit
 from batchgen.run import Run, Submission, refuse_letters, submissions
-from batchgen.settings import OURS, Site
+from batchgen.settings import Site
 from batchgen.worker.placement import Placement
 
 
@@ -121,8 +121,8 @@ def _submit_array(run: Run, submission: Submission, first: int, count: int, runn
     root, folder = run.directory.root, submissions.submitit_folder(run.directory, number)
     parameters = sbatch_parameters(site, root, run.plan.run, number, first, running, ranks)
     element = Element(str(root), number, site.tasks * site.span(ranks), ranks)
-    given = [option for option, key in OURS.items() if getattr(site, key, None)]
-    with slurm.outside_of_a_job(given), redirect_stderr(StringIO()):
+    text = script(site, root, run.plan.run, count, ranks)
+    with slurm.outside_of_a_job(text), redirect_stderr(StringIO()):
         try:
             executor = submitit.SlurmExecutor(folder=folder, python=python_command(site))
             executor.update_parameters(**parameters)

@@ -22,13 +22,12 @@ from batchgen.settings.job import (
     to_toml,
 )
 from batchgen.settings.section import Section
-from batchgen.settings.site import OURS, Site, load_site, seconds
+from batchgen.settings.site import Site, load_site, seconds
 from batchgen.settings.written import unread
 
 __all__ = [
     "MAX_SEED",
     "MAX_SIDE_PX",
-    "OURS",
     "Cache",
     "EngineSettings",
     "Job",

@@ -1,8 +1,9 @@
 """What SLURM says: its queue, its commands, its environment. No submitit and no accounting.
 
-    queue.py         calls squeue now and then; says which jobs live and which are gone
-    commands.py      squeue, scontrol, scancel, sbatch --test-only
-    environment.py   the job this process runs in: node, id, restarts, end, devices
+    queue.py              calls squeue now and then; says which jobs live and which are gone
+    commands.py           squeue, scontrol, scancel, sbatch --test-only
+    environment.py        the job this process runs in: node, id, restarts, end, devices
+    sbatch_variables.py   environment variables that win over a batch script
 
 A room imports only rooms below it.
 """

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from batchgen.errors import SchedulerSilent, SiteError
+from batchgen.slurm.environment import outside_of_a_job
 
 ANSWER_S = 60.0
 # States of a job that has no allocation now.
@@ -191,7 +192,8 @@ def test_only(script: str) -> str:
     :raises SchedulerSilent: there is no sbatch here.
     """
     try:
-        return call("sbatch", "--test-only", text=script).strip().removeprefix("sbatch: ")
+        with outside_of_a_job(script):
+            return call("sbatch", "--test-only", text=script).strip().removeprefix("sbatch: ")
     except SchedulerSilent as silent:
         if "not found" in str(silent):
             raise

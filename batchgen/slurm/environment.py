@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from batchgen.slurm.sbatch_variables import variables_against
 
 # Variables that say which cluster is meant. All other SLURM_* variables describe the job.
 _OF_THE_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS"}
@@ -56,16 +58,18 @@ def devices() -> list[str]:
 
 
 @contextmanager
-def outside_of_a_job(options: Sequence[str] = ()) -> Iterator[None]:
-    """Hide the job this process may be in, so that a job submitted now inherits nothing of it.
+def outside_of_a_job(script: str) -> Iterator[None]:
+    """Hide what would change a batch script that is submitted now.
 
-    :param options: sbatch options whose SBATCH_* variables are hidden too, as they would win.
+    That is the job this process may be in, of which the new one is to inherit nothing, and the
+    variables that would win over options of the script. Presets of what the script leaves open
+    stay.
     """
-    overridden = {f"SBATCH_{name.upper().replace('-', '_')}" for name in options}
+    against = variables_against(script)
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if name in overridden or (name.startswith(_OF_A_JOB) and name not in _OF_THE_CLUSTER)
+        if name not in _OF_THE_CLUSTER and (name in against or name.startswith(_OF_A_JOB))
     }
     try:
         yield

@@ -188,7 +188,7 @@ def test_a_job_submitted_from_within_a_job_inherits_nothing_of_it(
     for name, value in (job | kept | preset).items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
-    with slurm.outside_of_a_job(["partition"]):
+    with slurm.outside_of_a_job("#SBATCH --partition=gpu"):
         assert {name for name in job | kept | preset if name in os.environ} == set(kept)
     assert dict(os.environ) == before
 
