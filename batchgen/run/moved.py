@@ -73,9 +73,10 @@ def refuse_missing(directory: RunDirectory, plan: Plan) -> None:
     for source in plan.sources:
         if not Path(source.path).exists():
             resume = shell_command("batchgen", "resume", directory.root, "--manifest", "NEW_PATH")
+            moved = "Put it back from a copy" if _converted(plan) else f"If it was moved: {resume}"
             raise PlanChanged(
                 f"{source.path}: the manifest this run was planned from cannot be read: No such "
-                f"file. Put it back; or, if it was moved: {resume}"
+                f"file or folder. {moved}"
             )
 
 

@@ -137,6 +137,7 @@ def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = No
         job, checkpoint = locate_model(job)
     weights = checkpoint.identity if checkpoint else {}
     refuse_change(plan, identify_run(job, plan.identity["manifest"], weights), str(root))
+    directory.make_folders(len(plan.shards))  # one that was lost would be missed by every worker
     refuse_missing(directory, plan)
     check_unchanged(plan.sources)
     return Run(directory, plan, job, checkpoint)
