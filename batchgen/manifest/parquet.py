@@ -45,7 +45,14 @@ class ParquetManifest:
             raise ManifestError(
                 f"{file}: {what}. Truncated, or still being written? Copy it again."
             ) from None
-        self.rows: int = self._parquet.metadata.num_rows
+        metadata = self._parquet.metadata
+        self.rows: int = metadata.num_rows
+        held = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        if held != self.rows:
+            raise ManifestError(
+                f"{file}: damaged: {self.rows} rows are announced, and its row groups hold {held}. "
+                "Copy or write the file again."
+            )
         self._origins = origins or [(self.file, self.rows)]
 
     def batches(
@@ -81,10 +88,13 @@ class ParquetManifest:
         group = self._parquet.metadata.row_group(number)
         row_bytes = max(group.total_byte_size / max(group.num_rows, 1), 1.0)
         batch_rows = int(min(max(_BATCH_BYTES / row_bytes, 64), _BATCH_ROWS))
+        end = row + group.num_rows
         try:
             for batch in self._parquet.iter_batches(batch_rows, [number], list(columns)):
                 yield batch
                 row += batch.num_rows
+            if row != end:
+                raise pa.ArrowInvalid(f"{end - row} rows are missing")
         except (pa.ArrowException, OSError) as error:
             raise ManifestError(
                 f"{self.file}: corrupt data at or after row {row}: {error}. "

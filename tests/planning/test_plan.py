@@ -139,8 +139,8 @@ def test_the_estimate_is_the_mean_over_all_shapes() -> None:
     assert cost.bytes == pytest.approx(12_500 * 1.8 + 4096)
 
 
-def print_of(manifest: tuple[str, ...] = ("m",), weights: str = "w", **sections: Any) -> str:
-    return fingerprint(identify_run(parse_job(sections, ""), manifest, {"transformer": weights}))
+def print_of(content: tuple[str, ...] = ("m",), weights: str = "w", **sections: Any) -> str:
+    return fingerprint(identify_run(parse_job(sections, ""), content, {"transformer": weights}))
 
 
 PLACES = {("model", "path"), ("model", "revision"), ("model", "lora"), ("cache", "trace")}
@@ -160,6 +160,7 @@ def settings() -> list[tuple[str, str, Any]]:
 def another(section: str, key: str, field: Any) -> Any:
     """A value the key accepts and does not have by itself."""
     candidates = [*get_args(field.annotation), True, 2, 32, 128, 0.5, "other", [1]]
+    candidates.append({"prompt": "caption"})
     candidates += [value for candidate in candidates for value in get_args(candidate)]
     return next(
         value for value in candidates if value != field.default and accepts(section, key, value)
@@ -179,13 +180,20 @@ def test_every_setting_is_fingerprinted_but_operations(section: str, key: str, v
     assert (print_of(**{section: {key: value}}) == print_of()) == (section in OPERATIONS)
 
 
+def test_the_fingerprint_covers_which_columns_are_read_and_no_more() -> None:
+    """Runs of older versions, which asked nothing, go on with `seeds = ""`."""
+    assert print_of(manifest={"columns": {"seeds": ""}}) == print_of()
+    others = [{"seed": "seeds"}, {"seed": ""}, {"prompt": "caption"}, {}]
+    assert len({print_of(manifest={"columns": columns}) for columns in others}) == 4
+
+
 def test_the_fingerprint_covers_content_and_not_places() -> None:
     lora = {"path": "a", "scale": 0.5}
     elsewhere = {"path": "/elsewhere", "revision": "main", "lora": [lora | {"path": "b"}]}
     assert print_of(model=elsewhere) == print_of(model={"lora": [lora]})
     others = [
-        print_of(manifest=("n",)),
-        print_of(manifest=("m", "m")),
+        print_of(("n",)),
+        print_of(("m", "m")),
         print_of(weights="v"),
         print_of(model={"lora": [lora]}),
         print_of(),

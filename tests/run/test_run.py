@@ -16,6 +16,7 @@ from batchgen.planning.planner import dry_run, locate_model
 from batchgen.run import run as run_module
 from batchgen.run.run import Run, create, load_plan, open_run, pin_identity
 from batchgen.settings.job import load_job
+from batchgen.shard import read_shard
 from tests.support.rehearsal import write_prompts
 from tests.support.specimens import planned
 
@@ -149,6 +150,38 @@ def test_a_csv_manifest_is_converted_into_the_run_and_known_by_its_own_content(
     file.write_text("prompt,images\na cat,2\na pig,\n")
     with pytest.raises(PlanChanged, match="manifest: "):
         create(tmp_path / "run", [file], job, None)
+
+
+def test_the_columns_that_are_read_belong_to_the_run_and_stay_at_every_resume(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "prompts.csv"
+    file.write_text("caption;seeds\na cat;7\n")
+    job = load_job(None, ["engine.kind=pattern"], ["prompt=caption", "seed=seeds"])
+    run, _ = create(tmp_path / "run", [file], job, None)
+    assert run.plan.columns == {"prompt": "caption", "seed": "seeds"}
+    assert run.plan.read_as == "CSV separated by semicolons, UTF-8"
+    opened = open_run(tmp_path / "run")
+    ((made,),), _ = read_shard(opened, 0)
+    assert (made.prompt, made.seed) == ("a cat", 7)
+    other = load_job(None, ["engine.kind=pattern"], ["prompt=caption", "seeds="])
+    with pytest.raises(PlanChanged, match=r'columns.seed: "seeds" → null'):
+        create(tmp_path / "run", [file], other, None)
+    with pytest.raises(PlanChanged, match=r"columns\.prompt: "):
+        open_run(tmp_path / "run", ["manifest.columns.prompt=seeds"])
+
+
+def test_a_run_that_asked_no_question_about_its_columns_goes_on(tmp_path: Path) -> None:
+    """Its plan has no such field, and a submit that lets the column travel finds the same run."""
+    file = tmp_path / "prompts.parquet"
+    pq.write_table(pa.table({"prompt": ["a cat"], "seeds": [7]}), file)
+    travel = load_job(None, ["engine.kind=pattern"], ["seeds="])
+    run, _ = create(tmp_path / "run", [file], travel, None)
+    written = run.directory.job.read_text().replace('[manifest.columns]\nseeds = ""\n', "")
+    durable.replace(run.directory.job, written.encode())
+    ((made,),), _ = read_shard(open_run(tmp_path / "run"), 0)
+    assert made.extra == '{"seeds":7}'
+    assert not create(tmp_path / "run", [file], travel, None)[1]
 
 
 def test_empty_files_between_full_ones_do_not_disturb_the_cut(tmp_path: Path) -> None:
