@@ -26,6 +26,7 @@ from batchgen.errors import (
     printable,
     shell_command,
 )
+from batchgen.shortage import name_shortage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -182,6 +183,8 @@ def resume(
         from batchgen.run import open_run, read_submissions
         from batchgen.settings import load_site
 
+        if local and site:
+            raise InputError("--local goes on here, and --site on a cluster: name one of them")
         profile = load_site(site) if site else None
         opened = open_run(run, settings or [], manifest or [])
         last = read_submissions(opened.directory)[-1:]
@@ -238,6 +241,8 @@ def logs(
         from batchgen.view.show import show_failures, show_last_words, show_logs
 
         directory = RunDirectory.open(run)
+        if failed and worker is not None:
+            raise InputError("--failed lists the failures of all workers: leave --worker out")
         if failed:
             show_failures(_console(), directory)
             show_last_words(_console(), directory)
@@ -396,13 +401,16 @@ def _errors() -> Iterator[None]:
         _complain(str(error))
         raise typer.Exit(error.exit_code) from None
     except OSError as error:
-        full = is_full(error)
-        if error.filename is None and not full:
-            raise
         where = f"{one_line(str(error.filename))}: " if error.filename else ""
-        remedy = ". Nothing is lost: free space, then type the command again" if full else ""
-        _complain(f"{where}{error.strerror}{remedy}")
-        raise typer.Exit((RunStopped if full else InputError).exit_code) from None
+        if is_full(error):
+            short = name_shortage(error, Path(error.filename or ".").absolute().parent)
+            remedy = f"Nothing is lost: {short.remedy}, then type the command again"
+            _complain(f"{where}{short.told}. {remedy}")
+            raise typer.Exit(RunStopped.exit_code) from None
+        if not where:
+            raise
+        _complain(f"{where}{error.strerror}")
+        raise typer.Exit(InputError.exit_code) from None
 
 
 def _complain(text: str) -> None:

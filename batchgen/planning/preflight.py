@@ -25,7 +25,7 @@ from batchgen.model import Checkpoint
 from batchgen.planning.hardware import UNKNOWN, Hardware, check_enough
 from batchgen.planning.memory_fit import shortage
 from batchgen.planning.plan import Plan
-from batchgen.settings import Job
+from batchgen.settings import Job, Section
 
 # Stands for a CUDA card of unknown capability: it is taken to compute everything.
 _ANY_CARD = (99, 0)
@@ -77,7 +77,7 @@ def _checks(job: Job, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[Ca
         where=hardware.name,
     )
     yield lambda: check_compile_cache(
-        job.run.compile_cache if "compile_cache" in job.run.model_fields_set else "",
+        job.run.compile_cache if _is_written(job.run, "compile_cache") else "",
         job.compile.mode,
         offload,
         cuda=hardware.cuda is not False,
@@ -108,11 +108,17 @@ def _idle_cache(job: Job, most: int) -> Iterator[str]:
         yield f"cache.skip = {list(cache.skip)}: {planned}, counted from 0"
     if cache.policy in ("first_block", "teacache", "adacache") and cache.warmup >= most:
         yield f"cache.warmup = {cache.warmup}: {planned}, so none would be skipped; take fewer"
-    elif cache.policy not in ("none", "schedule") and most == 1:
+    # A run that an older version planned goes on: its job counts as not written.
+    elif most == 1 and cache.policy not in ("none", "schedule") and _is_written(cache, "policy"):
         yield (
             f'cache.policy = "{cache.policy}": {planned}, and the first has nothing to reuse, so '
             "none would be skipped. --set cache.policy=none"
         )
+
+
+def _is_written(section: Section, key: str) -> bool:
+    """Whether somebody wrote a key, in a job file or with `--set`."""
+    return key in section.model_fields_set
 
 
 def _objections(check: Callable[[], object]) -> Iterator[str]:

@@ -245,6 +245,32 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
         small_sd3(true_cfg=[1.0, 2.5]),
         ["row 1 of", "column true_cfg: 2.5; this family has one guidance scale"],
     ),
+    "key that nothing reads": (
+        words(*settings(cache__threshold=0.1)),
+        ["cache.threshold would have no effect", "--set cache.policy=first_block, or leave"],
+    ),
+    "key of a file that nothing reads": (
+        job("[output]\nformat = 'png'\nquality = 90\n"),
+        ["job.toml", 'read where output.format is "jpg" or "webp", and here it is "png"'],
+    ),
+    "negative prompt without a scale": (
+        words(*settings(sampling__negative_prompt="grey")),
+        ['sampling.negative_prompt = "grey" changes no picture', "--set sampling.true_cfg=4"],
+    ),
+    "job's negative prompt over the limit": (
+        words(*settings(sampling__negative_prompt="red cat " * 20, sampling__true_cfg=4)),
+        ["sampling.negative_prompt: ", "tokens, the limit is 32: shorten it"],
+    ),
+    "fewer tokens than ranks": (
+        words(
+            *settings(parallel__cp=2, sampling__width=16, sampling__height=16, engine__device="cpu")
+        ),
+        ["a picture of 16×16 px has 1 token, and each rank needs one. --set parallel.cp=1"],
+    ),
+    "size of which the embedded model knows nothing": (
+        words(*settings(sampling__width=2048)),
+        ["sampling.width: 2048; expected px", "to 1024 for this model"],
+    ),
     "mesh that does not come out": (
         words(*settings(parallel__cp=4, parallel__ulysses=3, engine__device="cpu")),
         ["ulysses * ring = 3 * 1 = 3, but cp = 4"],

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from batchgen import cli
+from batchgen.dataset.card import dataset_card
+from batchgen.dataset.statistics import Statistics
 from batchgen.planning.planner import locate_model
-from batchgen.run.run import create
+from batchgen.run.run import create, open_run
 from batchgen.settings.job import load_job
 from tests.support.rehearsal import Answer, ask, owners, settings, write_prompts
+
+ROOT = Path(__file__).parents[2]
 
 Finished = tuple[Path, Answer]
 
@@ -127,3 +131,25 @@ def test_brackets_in_names_are_shown_as_they_are_and_commands_can_be_pasted(tmp_
     file = write_prompts(tmp_path / "p.parquet", ["a cat"])
     create(run, [file], *locate_model(load_job(None)))
     assert f"next: batchgen resume '{run}'" in ask("status", run).out
+
+
+def test_values_that_change_nothing_are_told_by_plan_submit_and_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "prompts.parquet", tmp_path / "run"
+    write_prompts(file, ["a cat", "a dog"], negative_prompt=["grey", None])
+    told = "1 row has a negative_prompt that changes nothing: it acts where true_cfg is over 1"
+    assert f"\nnote       {told}\n" in ask("plan", file).out
+    monkeypatch.setattr(cli, "_go", lambda *_, **__: None)
+    assert f"\nnote: {told}\n" in ask("submit", file, "--out", out).out
+    nothing = Statistics(0, 0, 0, {}, {}, {}, 0, 0.0, {})
+    assert f"\n- {told}\n" in dataset_card(open_run(out), nothing)
+
+
+def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    file = write_prompts(tmp_path / "p.parquet", ["a cat"])
+    create(tmp_path / "run", [file], *locate_model(load_job(None)))
+    both = ask("resume", tmp_path / "run", "--local", "--site", ROOT / "slurm" / "example.toml")
+    assert (both.code, "name one of them" in both.err) == (2, True)
+    one = ask("logs", tmp_path / "run", "--failed", "--worker", 3)
+    assert (one.code, "leave --worker out" in one.err) == (2, True)
