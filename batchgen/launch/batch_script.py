@@ -102,5 +102,9 @@ def _last_lines(site: Site, root: Path, number: int, first: int) -> list[str]:
 
 
 def python_command(site: Site) -> str:
-    """Shell words that run Python on a node."""
-    return site.python or shlex.quote(sys.executable)
+    """Shell words that run Python on a node.
+
+    With -P it imports nothing from the folder that `submit` was typed in: a `random.py` there would
+    take the place of Python's own.
+    """
+    return f"{site.python or shlex.quote(sys.executable)} -P"

@@ -30,6 +30,7 @@ from batchgen.run import (
     Submission,
     ask_to_stop,
     read_stop,
+    stop_full,
     submissions,
 )
 from batchgen.shard import count_pictures, unpublished_counts
@@ -72,8 +73,19 @@ def launch(
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env=os.environ | _import_path(),
         )
     return submission
+
+
+def _import_path() -> dict[str, str]:
+    """Variables for supervisor and workers: Python imports nothing from the current folder.
+
+    A `random.py` there would take the place of Python's own. An empty entry of PYTHONPATH, as of
+    `PYTHONPATH=$PYTHONPATH:/more` where it was unset, means the current folder too.
+    """
+    entries = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(entries)}
 
 
 @dataclass
@@ -210,7 +222,7 @@ def main() -> None:
     except OSError as error:
         if not durable.is_full(error):
             raise
-        ask_to_stop(directory, "disk full", f"{error.strerror}; free space below {directory.root}")
+        stop_full(directory, error)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_every_key_of_a_profile_arrives() -> None:
     text = lines(FULL)
     assert "module load cuda" in text
     (srun,) = (line for line in text if line.startswith("srun "))
-    started = "--cpus-per-task=6 --cpu-bind=cores apptainer exec image.sif python -u -m submitit"
+    started = "--cpus-per-task=6 --cpu-bind=cores apptainer exec image.sif python -P -u -m submitit"
     assert f"--kill-on-bad-exit=1 --wait=0 {started}" in srun
 
 
@@ -82,7 +82,7 @@ def test_gpus_are_asked_for_as_the_site_wants() -> None:
 def test_the_first_line_asks_whether_the_node_sees_the_run_after_all_is_set_up() -> None:
     text = lines(FULL)
     check = "-m batchgen.launch.node_check '/runs/my run' abc 1 || exit"
-    ask = text.index(f"apptainer exec image.sif python {check}")
+    ask = text.index(f"apptainer exec image.sif python -P {check}")
     assert text.index("module load cuda") < ask < text.index("export SUBMITIT_EXECUTOR=slurm")
 
 
@@ -106,7 +106,7 @@ def test_the_last_lines_requeue_this_element_and_not_the_array() -> None:
     assert (code, leave) == ("code=$?", "exit $code")
     ask, _, requeue = decide.partition(" && ")
     element = "$((0 + ${SLURM_ARRAY_TASK_ID:-0}))"
-    module = "apptainer exec image.sif python -m batchgen.launch.requeue"
+    module = "apptainer exec image.sif python -P -m batchgen.launch.requeue"
     assert ask == f"{module} '/runs/my run' 1 {element} $code"
     job, suffix = (
         "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}",

@@ -129,7 +129,6 @@ def test_an_element_in_which_no_worker_comes_ends_soon_with_what_srun_said(
 ) -> None:
     submissions.record_arrays(directory, 1, {"4711": 2})
     log = submissions.batch_log(directory, 1, "4711_0")
-    log.parent.mkdir(parents=True)
     log.write_text(
         "srun: error: Invalid --cpu-bind argument: none-such\n"
         "batchgen: element 0 goes on in a new allocation: a worker died (exit code 1)\n"
