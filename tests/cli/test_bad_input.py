@@ -177,7 +177,7 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
     ),
     "width 17": (
         table(width=[17]),
-        ["row 0 of", "column width: 17; expected px, a multiple of 16 from 16 to 16384"],
+        ["row 0 of", "column width: 17; expected px, a multiple of 16 from 16 to 1024"],
     ),
     "width 0": (table(width=[0]), ["row 0 of", "column width: 0; expected px"]),
     "steps 0": (
