@@ -3,10 +3,11 @@
 `engine/families/lora.py` adds what `read_lora` found. Whatever a file holds is fused or refused by
 name: nothing stays unapplied in silence.
 
-    additions.py   a file and a model's linears → what is added to which of them
-    strength.py    alpha, rank and the settings of peft → the factor of a product of matrices
-    names.py       how tools write the names of linears
-    tensors.py     names of tensors → the two matrices and the alpha of each module
+    additions.py      a file and a model's linears → what is added to which of them
+    strength.py       alpha and rank → the factor of a product
+    peft_settings.py  the settings of peft that a file brings
+    names.py          how tools write the names of linears
+    tensors.py        names of tensors → the two matrices and the alpha of each module
 
 A room imports only rooms below it.
 """

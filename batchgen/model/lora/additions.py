@@ -8,7 +8,7 @@ for numbers that are not finite, is found from them and from the shapes of the m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from batchgen.model.lora.names import (
     made_for,
     split_prefix,
 )
-from batchgen.model.lora.strength import Settings, read_settings
+from batchgen.model.lora.peft_settings import PeftSettings, read_settings
+from batchgen.model.lora.strength import find_strength
 from batchgen.model.lora.tensors import Module, group_tensors
 from batchgen.model.weights import read_header, read_numbers
 
@@ -66,16 +67,22 @@ def read_lora(path: Path, linears: Mapping[str, Shape]) -> list[Addition]:
     metadata = header.pop("__metadata__", {})
     settings = read_settings(path, metadata, next(iter(_config(path, header)), None))
     modules = group_tensors(path, header)
-    settings.check_names(modules)
     found = _find(path, modules, linears)
     ranks = {name: _check_matrices(path, name, module, header) for name, module in modules.items()}
     alphas = _read_alphas(path, modules, header)
-    additions = [
-        _addition(settings, name, module, ranks[name], alphas, found[name])
-        for name, module in modules.items()
-    ]
-    for addition in additions:
-        _check_shape(path, addition, header, linears)
+    _check_patterns_fit(path, modules, settings)
+    additions = []
+    for name, module in modules.items():
+        component, inner, meant = found[name]
+        strength = find_strength(
+            settings[component],
+            inner,
+            rank=ranks[name],
+            alpha=alphas.get(module.alpha),
+            where=f"{path}: {name}",
+        )
+        additions.append(Addition(name, module.up, module.down, strength, meant))
+        _check_shape(path, additions[-1], header, linears)
     _check_once(path, additions)
     return additions
 
@@ -170,18 +177,16 @@ def _guess(path: str, linears: Mapping[str, Shape]) -> str:
     return f"is the LoRA made for another one? The model is a {ours}"
 
 
-def _addition(
-    settings: Settings,
-    name: str,
-    module: Module,
-    rank: int,
-    alphas: Mapping[str, float],
-    found: tuple[str, str, Linears],
-) -> Addition:
-    component, inner, linears = found
-    alpha = alphas[module.alpha] if module.alpha else None
-    strength = settings.strength(component, inner, rank, alpha)
-    return Addition(name, module.up, module.down, strength, linears)
+def _check_patterns_fit(
+    path: Path, modules: Iterable[str], settings: Mapping[str, PeftSettings]
+) -> None:
+    """Check that patterns, which are stated by paths with points, can find the modules."""
+    patterns = any(each.alpha_pattern or each.rank_pattern for each in settings.values())
+    if kohyas := [name for name in modules if patterns and name.startswith("lora_")]:
+        raise ModelError(
+            f"{path}: its settings have patterns for names of peft's kind, and {kohyas[0]} is of "
+            "kohya's; save the LoRA again with the tool that made it"
+        )
 
 
 def _check_shape(
