@@ -185,6 +185,10 @@ def resume(
 
         if local and site:
             raise InputError("--local goes on here, and --site on a cluster: name one of them")
+        if add and any(word.partition("=")[0].strip() == "run.workers" for word in settings or []):
+            raise InputError(
+                "--add and run.workers both say how many workers start: give one of them"
+            )
         profile = load_site(site) if site else None
         opened = open_run(run, settings or [], manifest or [])
         last = read_submissions(opened.directory)[-1:]
@@ -379,7 +383,8 @@ def _stem(manifest: str) -> str:
     path = Path(os.path.abspath(manifest))  # noqa: PTH100
     if path.is_dir():
         return path.name or "run"
-    return re.sub(r"[*?\[\]]", "", path.stem).strip("-_.") or path.parent.name or "run"
+    stem = Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+    return re.sub(r"[*?\[\]]", "", stem).strip("-_.") or path.parent.name or "run"
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -1,5 +1,6 @@
 """Every verb on a finished run, and what a person sees of it."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -109,6 +110,7 @@ def test_logs_of_failures_name_picture_row_id_and_reason(finished: Finished) -> 
         ("table/*.parquet", "table"),
         ("table/part-*.parquet", "part"),
         ("table", "table"),
+        ("prompts.csv.gz", "prompts"),
         ("table/../table/", "table"),
     ],
 )
@@ -116,6 +118,7 @@ def test_a_run_is_named_after_its_manifest(
     given: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "table").mkdir()
+    (tmp_path / "prompts.csv.gz").write_bytes(gzip.compress(b"prompt\na cat\n"))
     for file in ("prompts.parquet", "my.prompts.v2.parquet", "table/part-0.parquet"):
         write_prompts(tmp_path / file, ["a cat"])
     monkeypatch.chdir(tmp_path)
@@ -146,10 +149,31 @@ def test_values_that_change_nothing_are_told_by_plan_submit_and_card(
     assert f"\n- {told}\n" in dataset_card(open_run(out), nothing)
 
 
+def test_plan_tells_how_a_table_is_read_and_which_columns_travel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, job = tmp_path / "prompts.csv", tmp_path / "job.toml"
+    extras = ";".join(f"c{i}" for i in range(30))
+    file.write_text(f"caption;seeds;{extras}\na cat;7{';x' * 30}\n", encoding="utf-16")
+    asked = ["--rehearse", "--column", "prompt=caption", "--column", "seeds="]
+    told = ask("plan", file, *asked).out
+    assert "\nread as    CSV separated by semicolons, UTF-16\n" in told
+    assert "\ncolumns    caption (read as prompt)\n" in told
+    assert "\ntravelling seeds, c0, c1, " in told
+    assert "c18 and 11 more\n" in told
+    job.write_text('[manifest]\ncolumns = {prompt = "caption", seed = "seeds"}\n')
+    told = ask("plan", file, "--rehearse", "--job", job).out
+    assert "\ncolumns    caption (read as prompt), seeds (read as seed)\n" in told
+    told = ask("plan", file, "--rehearse", "--job", job, "--column", "seed=", "--column", "seeds=")
+    assert "\ncolumns    caption (read as prompt)\n" in told.out
+
+
 def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     file = write_prompts(tmp_path / "p.parquet", ["a cat"])
     create(tmp_path / "run", [file], *locate_model(load_job(None)))
     both = ask("resume", tmp_path / "run", "--local", "--site", ROOT / "slurm" / "example.toml")
     assert (both.code, "name one of them" in both.err) == (2, True)
+    more = ask("resume", tmp_path / "run", "--add", 2, *settings(run__workers=3))
+    assert (more.code, "give one of them" in more.err) == (2, True)
     one = ask("logs", tmp_path / "run", "--failed", "--worker", 3)
     assert (one.code, "leave --worker out" in one.err) == (2, True)
