@@ -41,7 +41,7 @@ def _refuse(path: Path, status: os.stat_result, root: Path) -> None:
         raise OutputError(
             f"{path}: belongs to {_user(status.st_uid)}, not to you ({_user(os.geteuid())}). To go "
             "on with a run is to do what its files say, so it must be your own. Name another "
-            f"folder (a new one is yours), or make a copy of the run: {copy}"
+            f"folder (a new one is yours), or, if you trust its owner, go on with a copy: {copy}"
         )
     if _others_may_write(status) and not _says_nothing(path, _others_may_write):
         mine = shell_command("chmod", "-R", "go-w", root)

@@ -47,6 +47,7 @@ def test_a_new_run_is_closed_to_others_but_for_what_readers_want(tmp_path: Path)
         mode = stat.S_IMODE(path.stat().st_mode)
         inner = ".batchgen" in path.parts
         assert path.is_file() or mode == (0o700 if inner else 0o755)
+        assert inner or mode & 0o444 == 0o444
         if path.name in ("job.toml", "plan.json") or path.match(".batchgen/jobs/**/*.json"):
             assert mode == 0o600, path
     refuse_others(RunDirectory(out))
