@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from batchgen.errors import JobError
+from batchgen.errors import JobError, counted
 from batchgen.settings import Job, Site
 
 MIB, GIB = 2**20, 2**30
@@ -129,7 +129,7 @@ def check_enough(job: Job, devices: tuple[str, ...]) -> None:
     """
     if 0 < (found := len(devices)) < job.parallel.degree:
         raise JobError(
-            f"parallel.cp = {job.parallel.degree}: this machine has {found} GPUs; "
+            f"parallel.cp = {job.parallel.degree}: this machine has {counted(found, 'GPU')}; "
             f"--set parallel.cp={found}"
         )
 

@@ -87,7 +87,7 @@ FLASH = {"attention": "flash"}
             "on a CPU: .* reference kern",
         ),
         (UNKNOWN, {"precision": PER_TENSOR | {"linear": "int8"}}, "int8 is scaled per row only"),
-        (A100, {"parallel": {"cp": 2}}, "cp = 2: this machine has 1 GPUs; --set parallel.cp=1"),
+        (A100, {"parallel": {"cp": 2}}, "cp = 2: this machine has 1 GPU; --set parallel.cp=1"),
         (CPU, {"engine": {"offload": "text"}}, '"text" on the CPU: there is no device to leave'),
         (CPU, {"engine": {"attention": "cudnn"}}, '"cudnn" on the CPU: it needs a CUDA device'),
         (
