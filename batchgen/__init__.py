@@ -21,8 +21,10 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
     model/         a model folder, known without torch
     slurm/         what SLURM says
     settings/      what people write: job files and site profiles
+    shortage.py    what has run out when nothing more can be written
     durable.py     the few file operations that correctness rests on
     checked_json.py   JSON that is believed only if its types and its checksum hold
+    regular_file.py   files that are read whole, and so must have an end
     process.py     a process, told apart from every other, and whether it lives
     errors.py      the one tree of exceptions
 """

@@ -15,7 +15,7 @@ import errno
 import os
 import uuid
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 # Modes of new files: of what readers of a dataset get, and of everything else.
 SHARED, PRIVATE = 0o666, 0o600
@@ -93,6 +93,9 @@ def create(path: Path, data: bytes) -> bool:
 def create_from(reserve: Path, path: Path, data: bytes) -> None:
     """Make the file `path` on a full disk, in the space of the larger file `reserve`.
 
+    No further inode is needed. Only a file system that counts each name as an inode (tmpfs) refuses
+    the link; then the reserve is renamed, and a file `path` made in that moment would be replaced.
+
     If several processes try, the data of the first counts. To remove the reserve and then write
     would be a race: whoever filled the disk may still be writing, and would take the space.
     """
@@ -105,8 +108,14 @@ def create_from(reserve: Path, path: Path, data: bytes) -> None:
         append(file, data)
         file.truncate()
         sync(file)
-    link(mine, path)
-    mine.unlink()
+    try:
+        link(mine, path)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        if not path.exists():
+            mine.rename(path)
+    mine.unlink(missing_ok=True)
 
 
 def replace(path: Path, data: bytes, mode: int = SHARED) -> None:
@@ -135,8 +144,8 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether no space is left: the disk is full, or a quota or file size limit is reached."""
+def is_full(error: BaseException) -> TypeGuard[OSError]:
+    """Whether nothing more can be written; shortage.py says what has run out."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

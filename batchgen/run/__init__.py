@@ -27,9 +27,9 @@ from batchgen.run.owner import Owner
 from batchgen.run.ownership import refuse_others
 from batchgen.run.place import missing_folders, refuse_letters, refuse_place, unless_started
 from batchgen.run.run import Run, create, inspect_run, load_plan, open_run, pin_identity
-from batchgen.run.stages import Stage, enter_stage, read_stage
+from batchgen.run.stages import Stage, enter_stage, read_stage, stage_file
 from batchgen.run.state_file import read_state
-from batchgen.run.stop import ask_to_stop, clear_stop, read_stop
+from batchgen.run.stop import ask_to_stop, clear_stop, read_stop, stop_full
 from batchgen.run.submissions import (
     Member,
     Submission,
@@ -83,6 +83,8 @@ __all__ = [
     "refuse_others",
     "refuse_place",
     "replace_keeping",
+    "stage_file",
+    "stop_full",
     "submissions",
     "unless_started",
 ]

@@ -20,6 +20,7 @@ class LeaveCause(StrEnum):
     ALL_DONE = "all shards are done"
     NOTHING_FREE = "nothing free: others work on the rest"
     SICK_DEVICE = "SickDevice"
+    # Written until 0.2, for everything that can run out.
     DISK_FULL = "disk full"
     WORKERS_LEFT = "every worker has left"
     # Any other error; the detail is the whole text.

@@ -21,12 +21,17 @@ class Stage:
 
 def enter_stage(member: Path, text: str) -> None:
     """Say what the process that joined as `member` does from now on."""
-    member.with_suffix(".stage").write_text(text)
+    stage_file(member).write_text(text)
+
+
+def stage_file(member: Path) -> Path:
+    """Where a process says what it does. It needs the file no more once it makes groups."""
+    return member.with_suffix(".stage")
 
 
 def read_stage(member: Path) -> Stage | None:
     """What the process that joined as `member` last said; None if it has said nothing."""
-    path = member.with_suffix(".stage")
+    path = stage_file(member)
     try:
         return Stage(path.read_text() or "starting", max(time.time() - path.stat().st_mtime, 0.0))
     except FileNotFoundError:

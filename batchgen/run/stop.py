@@ -11,8 +11,9 @@ from batchgen import durable
 from batchgen.errors import DamagedRun
 from batchgen.run.directory import RunDirectory
 from batchgen.run.state_file import read_state
+from batchgen.shortage import ShortageCause, name_shortage
 
-StopCause = Literal["user", "disk full", "failure budget", "time limit", "restarts"]
+StopCause = Literal["user", "failure budget", "time limit", "restarts", ShortageCause]
 _RESERVE_BYTES = 65536
 
 
@@ -35,6 +36,16 @@ def ask_to_stop(directory: RunDirectory, cause: StopCause, text: str) -> None:
         if not durable.is_full(error):
             raise
         durable.create_from(directory.reserve, directory.stop, flag)
+
+
+def stop_full(directory: RunDirectory, error: OSError) -> ShortageCause:
+    """Ask the run to stop because nothing more can be written.
+
+    :return: what has run out.
+    """
+    shortage = name_shortage(error, directory.root)
+    ask_to_stop(directory, shortage.cause, f"{shortage.told}; {shortage.remedy}")
+    return shortage.cause
 
 
 def read_stop(directory: RunDirectory) -> Stop | None:

@@ -270,6 +270,6 @@ def own_lines(log: Path) -> list[str]:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that is neither empty nor of the stacks that a hung process printed."""
+    """The last line of a log; empty ones and stacks of a hung process do not count."""
     lines = (line for line in reversed(own_lines(log)) if line.strip())
     return next((line for line in lines if not _OF_A_STACK.match(line)), "it printed nothing")

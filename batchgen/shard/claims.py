@@ -53,9 +53,18 @@ class Claim:
         later = self.directory.claim(self.shard, self.attempt + 1)
         return later.exists() or self.directory.done(self.shard).exists()
 
-    def release(self) -> None:
-        """Say that this owner leaves in good order: its groups in flight are not deaths."""
-        durable.create(_release_marker(self.directory, self.shard, self.attempt), b"")
+    def release(self, spare: Path | None = None) -> None:
+        """Say that this owner leaves in good order: its groups in flight are not deaths.
+
+        :param spare: a file that becomes the marker if no other can be made.
+        """
+        marker = _release_marker(self.directory, self.shard, self.attempt)
+        try:
+            durable.create(marker, b"")
+        except OSError as error:
+            if spare is None or not durable.is_full(error):
+                raise
+            durable.create_from(spare, marker, b"")
 
     @property
     def earlier(self) -> list[int]:

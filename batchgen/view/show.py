@@ -58,10 +58,11 @@ def _plan_lines(plan: Plan, job: Job, memory: str) -> Iterator[str]:
     batch = job.engine.batch_size
     full = plan.pictures / (plan.groups * batch)
     all_s, shard_s = duration(plan.seconds), duration(plan.seconds / len(plan.shards))
+    yield ""
     if plan.read_as:
-        yield f"\nread as    {plan.read_as}"
+        yield f"read as    {plan.read_as}"
     read = [column_label(name, column) for name, column in plan.columns.items()]
-    yield f"{'' if plan.read_as else chr(10)}columns    {', '.join(read)}"
+    yield f"columns    {', '.join(read)}"
     if plan.travelling:
         yield f"travelling {list_columns(plan.travelling)}"
     yield f"shards     {len(plan.shards):,} of {plan.shards[0].pictures:,} pictures"
@@ -174,8 +175,8 @@ def show_failures(console: Console, directory: RunDirectory) -> None:
         reason = f"{picture}: {row['cause']}: {row['error']}"
         _print(console, [reason, f"    {row['prompt'][:200]!r} {where}"])
         shown += 1
-    if not shown:
-        console.print("No picture has failed.")
+    rows = "Rows are counted from 0, over all files of the manifest."
+    _print(console, [rows if shown else "No picture has failed."])
 
 
 def _failures(directory: RunDirectory) -> Iterator[dict[str, Any]]:

@@ -34,6 +34,13 @@ from batchgen.view.units import duration
 State = Literal["complete", "failed", "running", "queued", "stopped", "stalled"]
 # A supervisor registers within this time, or never.
 START_S = 60.0
+# What makes room, by the cause of a stop.
+_ROOM = {
+    "disk full": "free space",
+    "inodes used up": "remove files",
+    "quota used up": "remove something of yours",
+    "file size limit": "raise the limit",
+}
 EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_OVER_BUDGET, EXIT_STALLED = 0, 3, 4, 5
 
 
@@ -228,8 +235,8 @@ def _starting(roster: Roster) -> str:
 
 
 def _remedy(cause: str, resume: str) -> str:
-    if cause == "disk full":
-        return f"free space, then: {resume}"
+    if cause in _ROOM:
+        return f"{_ROOM[cause]}, then: {resume}"
     if cause == "failure budget":
         anyway = f"{resume} --set run.failure_budget=SHARE"
         return f"see batchgen logs --failed; to go on all the same: {anyway}"

@@ -2,7 +2,7 @@
 
     main.py            a process becomes a worker, or one of a worker's other ranks
     worker.py          claim a shard, make its groups, publish it
-    limits.py          deadline, failure budget, full disk, groups that hang
+    limits.py          deadline, failure budget, groups that hang
     watchdog.py        a process that hangs says at what, and ends
     pipeline.py        one group is denoised while the one before is decoded and written
     in_flight.py       the groups being made, and the verdict on them

@@ -1,4 +1,4 @@
-"""What limits a worker: its deadline, groups that hang, the failure budget, a full disk."""
+"""What limits a worker: its deadline, groups that hang, the failure budget."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from batchgen.errors import counted, shell_command
 from batchgen.manifest import Picture
-from batchgen.run import Run, RunDirectory, ask_to_stop
+from batchgen.run import Run
 from batchgen.shard import Record, count_pictures, unpublished_counts
 from batchgen.worker.renderer import Made
 from batchgen.worker.signals import HANG_S
@@ -93,12 +93,6 @@ class Limits:
         failed = counts.failed + unpublished_counts(self.run.directory, counts.shards)[1]
         over = f"{failed:,} of {counted(planned, 'picture')} failed; the budget is {budget:,}"
         return over if failed > budget else ""
-
-
-def stop_full(directory: RunDirectory, error: BaseException) -> None:
-    """Ask the run to stop because the disk is full."""
-    reason = getattr(error, "strerror", error)
-    ask_to_stop(directory, "disk full", f"{reason}; free space below {directory.root}")
 
 
 def _kind(picture: Picture) -> tuple[int, int, int]:

@@ -25,12 +25,13 @@ from batchgen.run import (
     enter_stage,
     open_run,
     pin_identity,
+    stop_full,
     submissions,
 )
 from batchgen.shard import Claims
 from batchgen.worker.in_flight import InFlight
 from batchgen.worker.lasting_errors import lasting_errors
-from batchgen.worker.limits import Limits, stop_full
+from batchgen.worker.limits import Limits
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.placement import Placement
 from batchgen.worker.renderer import Renderer
@@ -75,7 +76,12 @@ def main(root: Path, placement: Placement, signals: Signals | None = None) -> No
     finally:
         placement.dismiss(directory)
     log.info("leaving: %s", departure)
-    submissions.leave(member, departure)
+    try:
+        submissions.leave(member, departure)
+    except OSError as error:
+        if not durable.is_full(error):
+            raise
+        log.warning("nothing more can be written: %s", error)
 
 
 def _departure(
@@ -98,8 +104,7 @@ def _departure(
     except OSError as error:
         if not durable.is_full(error):
             raise
-        stop_full(RunDirectory(root), error)
-        return Departure(LeaveCause.DISK_FULL)
+        return Departure(LeaveCause.STOP_FLAG, stop_full(RunDirectory(root), error))
 
 
 def work(

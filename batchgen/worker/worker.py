@@ -16,7 +16,7 @@ from batchgen import durable
 from batchgen.dataset import finalize_run
 from batchgen.errors import DeviceFault, SickDevice
 from batchgen.manifest import Picture
-from batchgen.run import Departure, LeaveCause, Run, ask_to_stop, read_stop
+from batchgen.run import Departure, LeaveCause, Run, ask_to_stop, read_stop, stage_file, stop_full
 from batchgen.shard import (
     KILLED,
     Claim,
@@ -30,7 +30,7 @@ from batchgen.shard import (
     too_large,
     unpublished_verdicts,
 )
-from batchgen.worker.limits import Limits, stop_full
+from batchgen.worker.limits import Limits
 from batchgen.worker.pipeline import Pipeline
 from batchgen.worker.renderer import Made
 from batchgen.worker.sick_devices import known_good, mark_sick
@@ -125,9 +125,11 @@ class Worker:
         except DeviceFault:  # a death of the groups in flight, although the process lives
             raise
         except BaseException as error:  # a signal, a full disk, a sick device: no picture's fault
+            spare = None
             if durable.is_full(error):
-                stop_full(run.directory, error)  # first, because it makes room for the release
-            claim.release()
+                stop_full(run.directory, error)
+                spare = self.member and stage_file(self.member)
+            claim.release(spare)
             raise
         finally:
             self.limits.unwatch()

@@ -31,7 +31,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mount(folder, "size=900k"):
         pytest.skip("not allowed to mount")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root need not")
@@ -47,7 +47,8 @@ def test_as_a_user_the_small_disk_is_mounted_in_a_namespace() -> None:
 
 def test_a_full_disk_stops_the_run_and_resume_finishes_it(small_disk: Path, tmp_path: Path) -> None:
     run = small_disk / "run"
-    check_stopped(run, rehearse(run, PROMPTS, run__workers=2, **SIZE), "No space left on device")
+    told = f"disk full: No space left on device; free space below {run}"
+    check_stopped(run, rehearse(run, PROMPTS, run__workers=2, **SIZE), told, "free space")
     disk = os.statvfs(small_disk)
     (small_disk / "more").write_bytes(bytes(disk.f_bavail * disk.f_bsize))
     again = ask("resume", run)
@@ -73,19 +74,34 @@ def test_the_stop_flag_fits_on_a_disk_without_a_single_free_byte(small_disk: Pat
 
 def test_a_file_size_limit_stops_the_run_and_resume_finishes_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    check_stopped(
-        run, rehearse(run, PROMPTS, faults={"FILE_BYTES": "200000"}, **SIZE), "File too large"
-    )
+    answer = rehearse(run, PROMPTS, faults={"FILE_BYTES": "200000"}, **SIZE)
+    told = "file size limit: File too large: files may not grow larger here; raise it (ulimit -f)"
+    check_stopped(run, answer, told, "raise the limit")
     with faulty(FILE_BYTES="200000"):
         for _ in range(3):  # a good picture is not blamed, however often the disk is full
             assert ask("resume", run).code == 3
     check_finished(run, ask("resume", run))
 
 
-def check_stopped(run: Path, answer: Answer, told: str) -> None:
+def test_used_up_inodes_are_told_as_such_and_resume_finishes_it(small_disk: Path) -> None:
+    """There are 50 MB, but the file system holds no more files."""
+    assert mount(small_disk, "remount", "size=50m", "nr_inodes=45")
+    run = small_disk / "run"
+    answer = rehearse(run, PROMPTS, run__workers=2, **SIZE)
+    why = f"the file system has no inode for another file (ask: df -i {run})"
+    told = f"inodes used up: No space left on device: {why}; remove files there, small ones too"
+    check_stopped(run, answer, told, "remove files")
+    for _ in range(3):  # a good picture is not condemned, however often nothing can be written
+        again = ask("resume", run)
+        assert (again.code, "remove files there" in again.out + again.err) == (3, True)
+    assert mount(small_disk, "remount", "size=50m", "nr_inodes=10000")
+    check_finished(run, ask("resume", run))
+
+
+def check_stopped(run: Path, answer: Answer, told: str, remedy: str) -> None:
     assert answer.code == 3, answer
-    assert f"stopped: disk full: {told}; free space below {run}" in answer.out
-    assert f"next: free space, then: batchgen resume {run}" in answer.out
+    assert f"stopped: {told}" in answer.out
+    assert f"next: {remedy}, then: batchgen resume {run}" in answer.out
     assert ask("verify", "--deep", run).code == 0, "what is published is whole"
     assert status(run)["failed"] == 0
 

@@ -118,6 +118,9 @@ def test_a_stalled_run_tells_why_its_last_workers_left(run: Run) -> None:
     [
         ("user", 3, "batchgen resume {}"),
         ("disk full", 3, "free space, then: batchgen resume {}"),
+        ("inodes used up", 3, "remove files, then: batchgen resume {}"),
+        ("quota used up", 3, "remove something of yours, then: batchgen resume {}"),
+        ("file size limit", 3, "raise the limit, then: batchgen resume {}"),
         ("failure budget", 4, f"{SEE}: batchgen resume {{}} --set run.failure_budget=SHARE"),
         ("time limit", 3, "batchgen resume {}"),
         ("restarts", 3, "batchgen resume {}"),
