@@ -15,7 +15,9 @@ from batchgen.settings import Model
 
 # The embedded model, a folder in diffusers layout.
 TINY = Path(__file__).parent / "tiny"
-HUB_TIMEOUT_S = 5
+INDEX = "model_index.json"
+# How long the hub may take to answer.
+HUB_TIMEOUT_S = 5.0
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+)(?:[/?#].*)?")
 _ACCEPTED = (
@@ -56,7 +58,7 @@ def _folder(given: str, path: Path) -> Path:
     if not path.is_dir():
         raise ModelError(f"{asked}: {kind_of_file(path)}. {_ACCEPTED}.")
     path = path.resolve()
-    if not (path / "model_index.json").exists():
+    if not os.path.lexists(path / INDEX):
         raise ModelError(f"{path}: holds no model_index.json{_instead(path)}. {_ACCEPTED}.")
     return path
 
@@ -74,8 +76,8 @@ def _instead(folder: Path) -> str:
     """What a folder without an index is, and where the models near it are."""
     if models := list(_near(folder)):
         listed = " or ".join(shell_command("--set", f"model.path={model}") for model in models[:3])
-        snapshots = any(model.parent.name == "snapshots" for model in models)
-        what = "a folder of the hub's cache" if snapshots else "not itself a model"
+        cached = any(model.parent.name == "snapshots" for model in models)
+        what = "a folder of the hub's cache" if cached else "not itself a model"
         return f", it is {what}: {listed}"
     files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
     return f"; {files[0].name} in it is {kind_of_file(files[0])}" if files else ""
@@ -85,33 +87,49 @@ def _near(folder: Path) -> Iterator[Path]:
     """Model folders around one: it is a component, a cache of the hub, or has models in it."""
     for pattern in ("../", "*/", "snapshots/*/", "*/snapshots/*/"):
         for index in sorted(folder.glob(f"{pattern}model_index.json")):
-            yield index.parent.resolve()
+            yield Path(os.path.normpath(index.parent))
 
 
 def _download(model: Model, path: Path) -> Path:
-    """The hub's snapshot of the model.
+    """The hub's snapshot of the model; where the hub cannot be reached, the one in its cache.
 
-    The index is fetched first: a model without a family is refused before gigabytes are moved, and
-    a hub out of reach is known after one short try.
+    The hub is asked once and shortly, because its client tries again for 24 seconds. The index is
+    fetched first: a model without a family is refused before gigabytes are moved.
     """
     import huggingface_hub as hub  # here, because it takes a third of a second that few runs need
 
+    revision, silence = model.revision or None, ""
     try:
-        index = Path(
-            hub.hf_hub_download(
+        try:
+            url = hub.hf_hub_url(model.path, INDEX, revision=revision)
+            revision = hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S).commit_hash
+        except Exception as error:
+            if _is_answer(error):
+                raise
+            silence = f"the hub did not answer ({error}), and its cache here has no copy: "
+        offline = bool(silence)
+        snapshot = Path(
+            hub.hf_hub_download(model.path, INDEX, revision=revision, local_files_only=offline)
+        ).parent
+        read_index(snapshot)
+        return Path(
+            hub.snapshot_download(
                 model.path,
-                "model_index.json",
-                revision=model.revision or None,
-                etag_timeout=HUB_TIMEOUT_S,
+                revision=snapshot.name,
+                allow_patterns=wanted(named_components(snapshot)),
+                local_files_only=offline,
             )
         )
-        read_index(index.parent)
-        patterns, commit = wanted(named_components(index.parent)), index.parent.name
-        return Path(hub.snapshot_download(model.path, revision=commit, allow_patterns=patterns))
     except (OSError, ValueError) as error:  # every error of the hub's client is one of these
         fetch = shell_command("hf", "download", model.path, "--local-dir", "FOLDER")
         raise ModelError(
             f"model.path = {model.path!r}: no such folder{_beside(path)}, and the hub did not give "
-            f"it: {error}\n{_ACCEPTED}. Where there is no network, fetch it elsewhere: {fetch}, "
-            "then --set model.path=FOLDER"
+            f"it: {silence}{error}\n{_ACCEPTED}. Where there is no network, fetch it elsewhere: "
+            f"{fetch}, then --set model.path=FOLDER"
         ) from None
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the hub refused: no such model, no such revision, no access."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return isinstance(status, int) and 400 <= status < 500 and status != 429
