@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
 from batchgen import slurm
-from batchgen.errors import SchedulerSilent
+from batchgen.errors import SchedulerSilent, shell_command
 from batchgen.run import (
     RunDirectory,
     ask_to_stop,
@@ -32,10 +33,31 @@ def stop(directory: RunDirectory, *, at_once: bool, again: str) -> str:
     cancel_jobs(directory, at_once=at_once)
     if not at_once:
         return f"Stopping after the groups in flight; {again} ends the workers at once."
-    for member in submissions.members(directory):
-        if member.role == "supervisor" and member.life() == "alive":
-            os.kill(member.owner.pid, signal.SIGTERM)
-    return "Ending the workers now."
+    return _end_here(directory)
+
+
+def _end_here(directory: RunDirectory) -> str:
+    """End the processes of this machine that SLURM does not end; a sentence that says so.
+
+    A supervisor ends its workers, and then the rest of what belongs to them. Workers whose
+    supervisor died are ended one by one.
+    """
+    lives = [(member, member.life()) for member in submissions.members(directory)]
+    alive = [member for member, life in lives if life == "alive"]
+    supervised = {member.submission for member in alive if member.role == "supervisor"}
+    for member in alive:
+        if member.role == "supervisor" or not (member.owner.job or member.submission in supervised):
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(member.owner.pid, signal.SIGTERM)
+    elsewhere = sorted({m.owner.host for m, life in lives if life == "unknown" and not m.owner.job})
+    if not elsewhere:
+        return "Ending the workers now."
+    there = shell_command("batchgen", "cancel", directory.root, "--now")
+    return (
+        f"{'Ending the workers of this machine now. ' if alive else ''}Workers on "
+        f"{', '.join(elsewhere)}, if they live, stop after the groups in flight. To end them at "
+        f"once, type there: {there}"
+    )
 
 
 def cancel_jobs(directory: RunDirectory, *, at_once: bool) -> None:

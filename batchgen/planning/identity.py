@@ -22,6 +22,15 @@ from batchgen.settings import Job
 PACKAGES = ("batchgen", "torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 
 
+# Said where a rehearsal meets a real run, or (True) the other way round.
+_REHEARSALS = {
+    False: "is a real run, and a rehearsal draws test cards: it has no place there. Leave --out "
+    "away, and the rehearsal gets a folder of its own; or name another with --out.",
+    True: "is a rehearsal: its pictures are test cards. Make the real ones elsewhere: leave --out "
+    "away, or name another folder with --out.",
+}
+
+
 def identify_run(job: Job, manifest: Sequence[str], model: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides pictures, tar files and their names; content counts, not places.
 
@@ -48,7 +57,11 @@ def refuse_change(plan: Plan, identity: Mapping[str, Any], where: str) -> None:
     :param where: the run, for the message.
     :raises PlanChanged: it is not; the message lists every difference.
     """
-    if lines := difference(plan.identity, json.loads(json.dumps(identity))):
+    given = json.loads(json.dumps(identity))
+    kinds = plan.identity["engine"]["kind"], given["engine"]["kind"]
+    if kinds[0] != kinds[1]:
+        raise PlanChanged(f"{where} {_REHEARSALS[kinds[0] == 'pattern']}")
+    if lines := difference(plan.identity, given):
         listed = "\n  ".join(lines)
         raise PlanChanged(
             f"{where} was planned from other inputs, and a run never changes:\n  {listed}\n"

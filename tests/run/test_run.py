@@ -47,6 +47,15 @@ def test_the_same_submit_again_opens_the_run_it_made(run: Run) -> None:
     assert again.job == run.job
 
 
+def test_a_rehearsal_and_a_real_run_have_no_place_in_each_other(run: Run, tmp_path: Path) -> None:
+    real, checkpoint = locate_model(load_job(None))
+    with pytest.raises(PlanChanged, match="is a rehearsal: its pictures are test cards"):
+        create(run.directory.root, run.plan.manifest, real, checkpoint)
+    other, _ = create(tmp_path / "real", run.plan.manifest, real, checkpoint)
+    with pytest.raises(PlanChanged, match=r"is a real run, .* Leave --out away"):
+        create(other.directory.root, run.plan.manifest, run.job, None)
+
+
 def test_a_moved_manifest_of_the_same_content_is_the_same_run(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere.parquet"
     copy.write_bytes(Path(run.plan.manifest[0]).read_bytes())
