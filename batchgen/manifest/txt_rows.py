@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from batchgen.errors import ManifestError
+from batchgen.errors import ManifestError, counted
 from batchgen.manifest.columns import find_columns
 from batchgen.manifest.contract import stand_in
 from batchgen.manifest.problems import Problems, place_in, shorten
@@ -19,6 +20,11 @@ from batchgen.manifest.utf8 import encodable
 
 _LINES = 16_384
 _NOT_UTF8 = "is not valid UTF-8; save the file as UTF-8"
+# Comments and options of other programs: one line looks like it, many do.
+_LOOKS = {
+    ("line begins with #", "lines begin with #"): re.compile(r"^#"),
+    ("line holds an option (--w 512)", "lines hold options (--w 512)"): re.compile(r"\s--\w"),
+}
 
 
 class TxtReader:
@@ -33,14 +39,18 @@ class TxtReader:
     ) -> None:
         self._problems = problems
         self._encodings = [encoding_of(file) for file in files]
+        # What lines look like to other programs → how many of them.
+        self._odd = Counter[tuple[str, str]]()
         for file in files:
             _refuse_table(file)
         self.schema = pa.schema([("prompt", pa.string())])
         find_columns(self.schema, files[0], mapping)
 
     def describe(self) -> str:
-        """Say how the files are read, for the plan."""
-        return f"text, a prompt a line, {', '.join(dict.fromkeys(self._encodings))}"
+        """Say how the files are read, for the plan; once they are, what else lines look like."""
+        odd = [counted(count, one, many) for (one, many), count in self._odd.items()]
+        told = f"; {', '.join(odd)}: all of it is prompt" if odd else ""
+        return f"text, a prompt a line, {', '.join(dict.fromkeys(self._encodings))}{told}"
 
     def batches(self, file: Path, first_row: int) -> Iterator[pa.RecordBatch]:
         """Read one file's prompts; those that are not UTF-8 are reported and replaced.
@@ -53,6 +63,8 @@ class TxtReader:
             broken = [row for row, text in enumerate(chunk) if not encodable(text)]
             with self._problems.batch(place_in(file, start), first_row + start) as report:
                 report("prompt", np.array(broken, np.int64), lambda _: _NOT_UTF8)
+            for text in chunk:
+                self._odd.update(told for told, looks in _LOOKS.items() if looks.search(text))
             for row in broken:
                 chunk[row] = str(stand_in("prompt"))
             yield pa.RecordBatch.from_arrays([pa.array(chunk, pa.string())], schema=self.schema)

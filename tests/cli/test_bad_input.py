@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,6 +96,17 @@ def small_sd3(job: str = "width = 128\nheight = 128", cache: str = "", **columns
     return make
 
 
+def pipe(folder: Path) -> list[object]:
+    os.mkfifo(folder / "bad.csv")
+    return [folder / "bad.csv"]
+
+
+def nested(folder: Path) -> list[object]:
+    (folder / "data set").mkdir()
+    write_prompts(folder / "data set" / "bad.parquet", ["a cat"])
+    return [folder]
+
+
 def two_kinds(folder: Path) -> list[object]:
     (folder / "b.csv").write_text("prompt\na cat\n")
     return [write_prompts(folder / "a.parquet", ["a cat"]), folder / "b.csv"]
@@ -106,9 +118,11 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
     "glob without match": (lambda folder: [folder / "*.parquet"], ["*.parquet: no file matches"]),
     "folder without files": (
         lambda folder: [folder],
-        ["a folder without manifest files", ".parquet", ".jsonl"],
+        ["no manifest files directly inside", ".parquet", ".jsonl"],
     ),
-    "unknown extension": (file("bad.txt", b"a cat"), ["bad.txt: unknown extension '.txt'", ".csv"]),
+    "unknown extension": (file("bad.md", b"a cat"), ["bad.md: unknown extension '.md'", ".csv"]),
+    "named pipe": (pipe, ["bad.csv: a named pipe", "write it to a file first"]),
+    "nested folders": (nested, ["files in its subfolders", "**/*.parquet' for all of them"]),
     "files of two kinds": (two_kinds, ["a.parquet", "b.csv", "of one kind"]),
     "empty file": (file("bad.parquet", b""), ["bad.parquet", "empty (0 bytes)"]),
     "not Parquet": (
@@ -123,13 +137,46 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
     "corrupt page": (corrupt, ["bad.parquet: corrupt data at or after row 0"]),
     "broken CSV": (
         file("bad.csv", b"prompt,seed\na cat, on a mat,1\n"),
-        ["row 0 of", "bad.csv", "3 fields, the header has 2"],
+        ["row 0 of", "bad.csv", "3 fields in line 2, the header has 2"],
     ),
     "broken JSONL": (
         file("bad.jsonl", b'{"prompt": "a cat"}\n{"prompt": \n'),
         ["row 1 of", "bad.jsonl", "not a JSON object"],
     ),
+    "quote that is not closed": (
+        file("bad.csv", b'prompt\na cat\n"a dog\na fox\n'),
+        ["bad.csv, line 3: a quote opens here and is never closed", "double quotes inside"],
+    ),
+    "UTF-16 without a mark": (
+        file("bad.csv", "prompt\na cat\n".encode("utf-16-le")),
+        ["bad.csv: looks like UTF-16LE", "iconv -f UTF-16LE -t UTF-8"],
+    ),
+    "key that stands twice": (
+        file("bad.jsonl", b'{"prompt": "a cat", "prompt": "a dog"}\n'),
+        ["row 0 of", "bad.jsonl", "the key 'prompt' stands twice"],
+    ),
     # columns
+    "name that nearly is ours": (
+        table(seeds=[1]),
+        ["column seeds: did you mean seed? --column seed=seeds, or --column seeds= to let"],
+    ),
+    "name with control characters": (
+        table(**{"seed\x1b[2J": [1], "seed\n": [1]}),
+        ["column seed\\n: did you mean seed?"],
+    ),
+    "column that is not there": (
+        words("--column", "prompt=caption"),
+        ["--column prompt=caption", "has no column caption. Columns found: prompt"],
+    ),
+    "column that is none of ours": (
+        words("--column", "colour=prompt"),
+        ["colour is no column that batchgen reads; expected COLUMN=YOURS", "negative_prompt"],
+    ),
+    "--column without =": (words("--column", "prompt"), ["--column prompt: expected NAME=YOURS"]),
+    "columns of another type": (
+        job("[manifest]\ncolumns = ['prompt']\n"),
+        ["manifest.columns = ['prompt']", 'prompt = "caption"'],
+    ),
     "no prompt column": (only(text=["a cat"]), ["bad.parquet: no column prompt", "found: text"]),
     "int prompts": (
         only(prompt=[1, 2]),
@@ -139,9 +186,9 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
         table(seed=["1"]),
         ["bad.parquet, column seed: found type string, expected an integer type"],
     ),
-    "float widths": (
-        table(width=[512.0]),
-        ["column width: found type double, expected an integer type"],
+    "width of half a pixel": (
+        table(width=[512.5]),
+        ["row 0 of", "column width: 512.5; expected px"],
     ),
     # rows
     "null prompt": (
@@ -188,9 +235,9 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
         table(images=[-1]),
         ["row 0 of", "column images: -1; expected an integer from 1"],
     ),
-    "NaN guidance": (
-        table(guidance=[float("nan")]),
-        ["row 0 of", "column guidance: nan; expected a finite number"],
+    "infinite guidance": (
+        table(guidance=[float("inf")]),
+        ["row 0 of", "column guidance: inf; expected a finite number"],
     ),
     "many at once": (table(width=[17] * 12), ["12 problems", "the first 10", "row 9 of"]),
     # the job

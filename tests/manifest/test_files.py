@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -278,3 +279,19 @@ def test_metadata_of_other_files_says_nothing_about_places(parquet: Parquet) -> 
         file = parquet()
         pq.write_table(table, file)
         assert refusal(file).startswith(f"row 1 of {file}, column prompt: is empty")
+
+
+def test_every_damaged_byte_of_a_footer_is_refused_or_changes_no_number_of_rows(
+    tmp_path: Path,
+) -> None:
+    """Rows that are announced and not there would be shards without an end."""
+    file = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"prompt": ["a", "b", "c"]}), file, store_schema=False)
+    whole = file.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in range(footer, len(whole) - 8):
+        damaged = bytearray(whole)
+        damaged[at] ^= 6
+        file.write_bytes(damaged)
+        with suppress(ManifestError):
+            assert len(all_pictures(file)) == validate(file).rows

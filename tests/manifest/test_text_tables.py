@@ -246,3 +246,11 @@ def test_twenty_thousand_columns_are_read_in_seconds(write: Write) -> None:
     begun = time.process_time()
     assert len(validate(file).columns.travelling) == 20_000
     assert time.process_time() - begun < 10
+
+
+def test_lines_that_look_like_comments_or_options_are_told(write: Write) -> None:
+    file = write("p.txt", "# my prompts\na cat --w 512 --d 42\na dog --n grey\na well-known fox\n")
+    assert validate(file).described == (
+        "text, a prompt a line, UTF-8; 1 line begins with #, 2 lines hold options (--w 512): "
+        "all of it is prompt"
+    )
