@@ -19,12 +19,11 @@ A room imports only rooms below it.
 
 from batchgen.model.checkpoint import TINY, Checkpoint, resolve
 from batchgen.model.guidance import Guidance
-from batchgen.model.lora import Addition, linear_name, read_lora
+from batchgen.model.lora import linear_name, read_lora
 from batchgen.model.weights import digest, read_header
 
 __all__ = [
     "TINY",
-    "Addition",
     "Checkpoint",
     "Guidance",
     "digest",

@@ -10,9 +10,6 @@ few tensors between two blocks may go unseen: the digest is no seal against forg
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,6 @@ BLOCKS = 64
 BLOCK_BYTES = 64 * 2**10
 # The safetensors library refuses longer headers.
 _MAX_HEADER_BYTES = 100_000_000
-# Types of numbers, as `struct` reads them. BF16 is the upper half of a float.
-_NUMBERS = {"F64": "<d", "F32": "<f", "F16": "<e", "BF16": "<f", "I64": "<q", "I32": "<i"}
 _GGUF = (
     "a GGUF file, whose quantized weights batchgen does not read",
     ("give the model in diffusers layout, in bf16; precision.linear quantizes it"),
@@ -82,27 +77,6 @@ def read_header(path: Path) -> dict[str, Any]:
     except SafetensorError as error:
         raise ModelError(f"{path}: {_diagnose(path, start, error)}.") from None
     return header if metadata is None else header | {"__metadata__": metadata}
-
-
-def read_numbers(path: Path, names: Iterable[str]) -> dict[str, float]:
-    """The values of tensors that hold one number each, of a file that `read_header` accepts.
-
-    :raises ModelError: a type of numbers that is not read.
-    """
-    values = {}
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        for name in names:
-            kind, (start, end) = header[name]["dtype"], header[name]["data_offsets"]
-            if kind not in _NUMBERS:
-                accepted = ", ".join(_NUMBERS)
-                raise ModelError(f"{path}: {name} has type {kind}; accepted are {accepted}")
-            file.seek(8 + length + start)
-            content = file.read(end - start)
-            padded = b"\0\0" + content if kind == "BF16" else content
-            values[name] = float(struct.unpack(_NUMBERS[kind], padded)[0])
-    return values
 
 
 def kind_of_file(path: Path) -> str:

@@ -312,6 +312,29 @@ def test_matrices_of_whole_numbers_are_refused(tmp_path: Path, dtype: torch.dtyp
         read_lora(write(tmp_path, content), LINEARS)
 
 
+FLOATS = [
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e5m2, torch.float8_e4m3fn),
+]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("part", PEFT)
+def test_numbers_that_are_not_finite_are_found_in_every_type(
+    tmp_path: Path, dtype: torch.dtype, part: str
+) -> None:
+    largest = torch.finfo(dtype).max
+    content = {name: tensor.to(dtype) for name, tensor in pair(MODULE).items()}
+    for number in (-largest, largest, torch.finfo(dtype).tiny, 0.0):
+        content[f"{MODULE}.{part}"].view(-1)[5] = number
+        read_lora(write(tmp_path, content), LINEARS)
+    infinite = () if dtype == torch.float8_e4m3fn else (math.inf, -math.inf)  # it has none
+    for number in (math.nan, -math.nan, *infinite):
+        content[f"{MODULE}.{part}"].view(-1)[5] = number
+        with pytest.raises(ModelError, match=rf"{part} holds numbers that are NaN or infinite"):
+            read_lora(write(tmp_path, content), LINEARS)
+
+
 def test_a_lora_of_no_rank_or_of_nothing_is_refused(tmp_path: Path) -> None:
     down, up = (f"{MODULE}.{part}" for part in PEFT)
     with pytest.raises(ModelError, match="has rank 0"):

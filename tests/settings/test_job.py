@@ -145,6 +145,11 @@ def test_an_unknown_key_is_answered_with_the_accepted_ones(override: str, told: 
         ("run.workers=many", "run.workers = 'many': Input should be 'auto'"),
         ("cache.skip=['a']", "cache.skip.0 = 'a': Input should be a valid integer; cache.skip.0"),
         ("model.lora=[{scale=2.0}]", "model.lora.0.path: missing; it is: safetensors file"),
+        (
+            "model.lora=[{path='a', scale=nan}]",
+            "model.lora.0.scale = nan: Input should be a finite",
+        ),
+        ("model.lora=[{path='a', scale=1e300}]", "scale = 1e+300: Input should be less than or eq"),
         ("model.lora=['a']", "model.lora.0 = 'a': expected a table; accepted in it: path, scale"),
         ("engine=pattern", "engine = 'pattern': expected a table; accepted in it: kind, device, "),
         ("model.path=5", "model.path = 5: Input should be a valid string"),

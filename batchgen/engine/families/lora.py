@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from batchgen.errors import ModelError
-from batchgen.model import Addition, linear_name, read_lora
+from batchgen.model import linear_name, read_lora
 
 _HOST = torch.device("cpu")
 
@@ -39,7 +38,9 @@ def fuse_lora(
     linears = _linears(components)
     shapes = {name: (each.out_features, each.in_features) for name, each in linears.items()}
     additions = read_lora(path, shapes)
-    matrices = _read_matrices(path, additions)
+    # Not multiplied yet: all products together are as large as the model.
+    with safe_open(path, framework="pt") as file:
+        matrices = [(file.get_tensor(each.up), file.get_tensor(each.down)) for each in additions]
     for addition, (up, down) in zip(additions, matrices, strict=True):
         changed = [linears[name] for name in addition.linears.names]
         where = device if changed[0].weight.device == _HOST else changed[0].weight.device
@@ -63,19 +64,3 @@ def _linears(components: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
         for path, linear in module.named_modules()
         if isinstance(linear, nn.Linear)
     }
-
-
-def _read_matrices(path: Path, additions: list[Addition]) -> list[tuple[Tensor, Tensor]]:
-    """B and A of each addition, not multiplied yet: products are as large as the model.
-
-    :raises ModelError: a number is not finite.
-    """
-    with safe_open(path, framework="pt") as file:
-        matrices = [(file.get_tensor(each.up), file.get_tensor(each.down)) for each in additions]
-    for addition, pair in zip(additions, matrices, strict=True):
-        if not all(matrix.float().isfinite().all() for matrix in pair):
-            raise ModelError(
-                f"{path}: {addition.module} holds numbers that are NaN or infinite, and every "
-                "picture would be; its training failed, or its download"
-            )
-    return matrices

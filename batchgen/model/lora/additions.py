@@ -2,8 +2,8 @@
 
     W ← W + scale · strength · B·A        A [rank, in], B [out, rank], strength = alpha / rank
 
-Only the file's header and its alphas are read here. Everything that can be wrong with a LoRA, but
-for numbers that are not finite, is found from them and from the shapes of the model's linears.
+Everything that can be wrong with a LoRA is found here, from the file and the shapes of the model's
+linears, without torch.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from batchgen.model.lora.names import (
     made_for,
     split_prefix,
 )
+from batchgen.model.lora.numbers import MATRIX_TYPES, check_finite, read_alphas
 from batchgen.model.lora.peft_settings import PeftSettings, read_settings
 from batchgen.model.lora.strength import find_strength
 from batchgen.model.lora.tensors import Module, group_tensors
-from batchgen.model.weights import read_header, read_numbers
+from batchgen.model.weights import read_header
 
-_TYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _NUMBER_SHAPES: tuple[list[int], ...] = ([], [1])
 # What peft saves beside its weights.
 _CONFIG = "adapter_config.json"
@@ -84,6 +84,7 @@ def read_lora(path: Path, linears: Mapping[str, Shape]) -> list[Addition]:
         additions.append(Addition(name, module.up, module.down, strength, meant))
         _check_shape(path, additions[-1], header, linears)
     _check_once(path, additions)
+    check_finite(path, [key for each in additions for key in (each.up, each.down)])
     return additions
 
 
@@ -130,8 +131,8 @@ def _check_matrices(path: Path, name: str, module: Module, header: Mapping[str, 
     if not up[1]:
         raise ModelError(f"{path}: {name} has rank 0")
     for key in (module.up, module.down):
-        if header[key]["dtype"] not in _TYPES:
-            kind, accepted = header[key]["dtype"], ", ".join(_TYPES)
+        if header[key]["dtype"] not in MATRIX_TYPES:
+            kind, accepted = header[key]["dtype"], ", ".join(MATRIX_TYPES)
             raise ModelError(f"{path}: {key} has numbers of type {kind}; accepted are {accepted}")
     return int(up[1])
 
@@ -144,7 +145,7 @@ def _read_alphas(
     for key in keys:
         if header[key]["shape"] not in _NUMBER_SHAPES:
             raise ModelError(f"{path}: {key} has shape {header[key]['shape']}; expected one number")
-    return read_numbers(path, keys)
+    return read_alphas(path, keys)
 
 
 def _find(
