@@ -140,7 +140,7 @@ def test_the_same_bytes_elsewhere_are_no_change(run: Path, tmp_path: Path) -> No
     """The manifest's content is part of a run, its path is not: `create` opens the run."""
     moved = tmp_path / "elsewhere.parquet"
     shutil.copy(tmp_path / "prompts.parquet", moved)
-    job = load_job(None, ["run.workers=1", "pattern.delay_s=1.0"])
+    job = load_job(None, ["run.workers=1"])
     _, new = create(run, [moved], *locate_model(job))
     assert not new
 
