@@ -9,7 +9,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchgen.errors import ManifestError, shell_command
+from batchgen.errors import ManifestError, one_line, shell_command
 
 _KINDS = {
     ".parquet": "parquet",
@@ -72,10 +72,13 @@ def _check_file(file: Path) -> None:
 
     :raises ManifestError: it cannot be a manifest.
     """
+    path = str(file.absolute())
     try:
-        str(file.absolute()).encode()
+        path.encode()
     except UnicodeEncodeError:
         raise ManifestError(f"{file}: the path is not UTF-8; rename it") from None
+    if path.splitlines() != [path]:  # it would break the lines of messages
+        raise ManifestError(f"{one_line(str(file))}: a line break in the path; rename it")
     if file.is_symlink() and not file.exists():
         raise ManifestError(f"{file}: a link to a file that is not there: {file.readlink()}")
     status = file.stat()

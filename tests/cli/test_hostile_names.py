@@ -73,6 +73,12 @@ def test_a_file_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert r"\udcff.parquet: the path is not UTF-8; rename it" in text_of(ask("plan", path))
 
 
+def test_a_file_name_that_would_write_lines_of_its_own_is_refused(tmp_path: Path) -> None:
+    path = write_prompts(tmp_path / "m\nbatchgen: all is well\n.parquet", ["a cat"])
+    told = text_of(ask("plan", path))
+    assert r"m\nbatchgen: all is well\n.parquet: a line break in the path; rename it" in told
+
+
 def test_last_words_logs_prompts_and_causes(tmp_path: Path) -> None:
     out = tmp_path / "run"
     rehearse(out, [f"{HOSTILE} RAISE"])
