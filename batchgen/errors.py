@@ -53,6 +53,11 @@ def one_line(text: str) -> str:
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
 
 
+def brief(text: str, most: int = 200) -> str:
+    """`text`, cut after `most` characters: people may give a megabyte, and its start tells."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 row`, `2,000 rows`, or with a verb: `counted(1, "node waits", "nodes wait")`.
 

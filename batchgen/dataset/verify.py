@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from batchgen.checked_json import unseal
 from batchgen.dataset.finalize import wids_index
 from batchgen.dataset.open_picture import open_picture
-from batchgen.errors import BatchgenError, DamagedRun, PlanChanged, shell_command
+from batchgen.errors import BatchgenError, DamagedRun, PlanChanged, counted, shell_command
 from batchgen.manifest import check_unchanged
 from batchgen.planning import Shard, recount
+from batchgen.regular_file import open_regular, read_regular
 from batchgen.run import Run, RunDirectory, refuse_missing
 from batchgen.shard import (
     Done,
@@ -104,10 +105,11 @@ def index_is_right(directory: RunDirectory, planned: int) -> bool:
     except DamagedRun:  # is told with its shard
         return True
     try:
-        found = unseal(directory.index.read_bytes())
+        found = unseal(read_regular(directory.index))
     except (ValueError, OSError):
         return False
-    return found | {"name": ""} == json.loads(wids_index(directory, done)) | {"name": ""}
+    right: dict[str, object] = json.loads(wids_index(directory, done))
+    return found | {"name": ""} == right | {"name": ""}
 
 
 def _run_problems(run: Run, *, manifest: bool) -> Iterator[str]:
@@ -136,7 +138,7 @@ def _shard_problems(
     if gone := missing_names(directory, done):
         yield from (f"{path} is missing" for path in gone)
         return
-    content = metadata.read_bytes()
+    content = read_regular(metadata)
     if hashlib.sha256(content).hexdigest() != done.metadata_sha256:
         yield f"{metadata}: its hash is not the committed one"
         return
@@ -149,7 +151,7 @@ def _shard_problems(
     if done.tar is None:
         return
     if tar.stat().st_size != done.tar_bytes:
-        yield f"{tar}: {tar.stat().st_size} bytes; committed were {done.tar_bytes}"
+        yield f"{tar}: {counted(tar.stat().st_size, 'byte')}; committed were {done.tar_bytes:,}"
     else:
         yield from _tar_problems(tar, good, done, deep=deep)
 
@@ -157,7 +159,7 @@ def _shard_problems(
 def _count_problems(shard: Shard, done: Done, keys: list[int], good: int) -> Iterator[str]:
     first, last = shard.first_key, shard.first_key + shard.pictures - 1
     if sorted(keys) != list(range(first, last + 1)):
-        counts = f"{len(keys)} records, {len(set(keys))} keys"
+        counts = f"{counted(len(keys), 'record')}, {counted(len(set(keys)), 'key')}"
         yield f"{counts}; planned are {first}…{last}, each once"
     failed = len(keys) - good
     if (good, failed) != (done.ok, done.failed):
@@ -199,7 +201,7 @@ def _row_problems(run: Run, number: int, table: pa.Table, *, manifest: bool) -> 
 
 def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Iterator[str]:
     if deep:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != done.tar_sha256:
                 yield f"{path}: its hash is not the committed one"
                 return
@@ -215,7 +217,7 @@ def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Ite
     except (tarfile.TarError, OSError, ValueError) as error:
         yield f"{path}: not readable as tar: {error}"
     if keys != good:
-        yield f"{path}: {len(keys)} samples, not the {len(good)} good records in their order"
+        yield f"{path}: {counted(len(keys), 'sample')}, not the {counted(len(good), 'good record')} in their order"
 
 
 def _picture_problems(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[str]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 
-from batchgen.errors import JobError
+from batchgen.errors import JobError, counted
 from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, resolve
 from batchgen.planning.cut import cut_shards, shard_size
@@ -97,6 +97,7 @@ def make_plan(
     cost = estimate_cost(shapes, job, checkpoint)
     batch_size = job.engine.batch_size
     size = job.shards.pictures or shard_size(valid.pictures, batch_size, cost)
+    size = min(size, valid.pictures)  # a larger number, of any length, means one shard too
     files = [source.path for source in valid.sources]
     shards, groups = cut_shards(image_shapes(files, job.sampling, mapping), size, batch_size)
     identity = identify_run(job, valid.content, checkpoint.identity if checkpoint else {})
@@ -137,7 +138,7 @@ def recount(plan: Plan, job: Job) -> str:
         if planned != found:
             return f"shard {number} is planned as {_told(planned)}; the manifest has {_told(found)}"
     if plan.groups != groups:
-        return f"{plan.groups} groups are planned; the manifest has {groups}"
+        return f"{counted(plan.groups, 'group is', 'groups are')} planned; the manifest has {groups}"
     return ""
 
 
@@ -145,7 +146,7 @@ def _told(shard: Shard | None) -> str:
     if shard is None:
         return "nothing"
     place = f"row {shard.row}, picture {shard.skip} of it"
-    return f"{shard.pictures} pictures from picture {shard.first_key} on ({place})"
+    return f"{counted(shard.pictures, 'picture')} from picture {shard.first_key} on ({place})"
 
 
 def _limits(checkpoint: Checkpoint | None) -> tuple[Callable[[str], int], Limits]:

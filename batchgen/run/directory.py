@@ -24,6 +24,7 @@ runs/NAME/
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ class RunDirectory:
     replaced = _Inner("replaced")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", self.root.resolve())
+        # `Path.resolve` raises a RuntimeError for a link to itself.
+        object.__setattr__(self, "root", Path(os.path.realpath(self.root)))
 
     @classmethod
     def open(cls, root: Path) -> RunDirectory:

@@ -28,6 +28,7 @@ from batchgen.planning import (
     refuse_change,
     refuse_unfit,
 )
+from batchgen.regular_file import read_regular
 from batchgen.run.directory import RunDirectory
 from batchgen.run.moved import note_moved, refuse_missing, with_present_places
 from batchgen.run.ownership import refuse_others
@@ -148,7 +149,7 @@ def load_plan(directory: RunDirectory) -> Plan:
 
     :raises DamagedRun: the file is not the plan that was made.
     """
-    plan = decode_plan(directory.plan.read_bytes(), directory.plan)
+    plan = decode_plan(read_regular(directory.plan), directory.plan)
     return with_present_places(directory, plan)
 
 
@@ -160,7 +161,7 @@ def pin_identity(directory: RunDirectory, identity: str) -> None:
     """
     if durable.create(directory.identity, identity.encode()):
         return
-    pinned = directory.identity.read_text(errors="replace")
+    pinned = read_regular(directory.identity).decode(errors="replace")
     if pinned != identity:
         raise PlanChanged(
             f"this run's pictures are computed on {pinned!r}, and this worker has {identity!r}: "

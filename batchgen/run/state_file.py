@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from batchgen.checked_json import parse, unseal
 from batchgen.errors import DamagedRun, shell_command
+from batchgen.regular_file import read_regular
 
 Kind = TypeVar("Kind")
 
@@ -23,7 +24,7 @@ def read_state(path: Path, kind: type[Kind]) -> Kind:
     :raises FileNotFoundError: there is no such file.
     """
     try:
-        return parse(kind, unseal(path.read_bytes()))
+        return parse(kind, unseal(read_regular(path)))
     except ValueError as error:
         wrong = str(error)
     away = shell_command("mv", path, f"{path}.damaged")

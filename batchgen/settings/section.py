@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from batchgen.errors import InputError
+from batchgen.errors import InputError, brief
+from batchgen.regular_file import read_regular
 
 
 class Section(BaseModel):
@@ -59,14 +60,28 @@ def read_toml(path: Path, *, error: type[InputError], missing: str) -> dict[str,
     :raises error: the file does not exist, cannot be read, or is not TOML.
     """
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return loads(read_regular(path).decode())
     except FileNotFoundError:
         raise error(f"{path}: {missing}") from None
     except (OSError, UnicodeDecodeError) as reason:
         raise error(f"{path}: cannot be read as a TOML file: {reason}") from None
     except tomllib.TOMLDecodeError as reason:
         raise error(f"{path}: not TOML: {reason}") from None
+
+
+def loads(text: str) -> dict[str, Any]:
+    """The content of TOML.
+
+    :raises tomllib.TOMLDecodeError: it is none, or it is too deep or too long to be read.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        raise tomllib.TOMLDecodeError("tables or lists are nested too deeply") from None
+    except ValueError as reason:  # an integer of thousands of digits
+        raise tomllib.TOMLDecodeError(str(reason).partition(";")[0]) from None
 
 
 def apply_override(content: dict[str, Any], override: str, *, error: type[InputError]) -> None:
@@ -78,15 +93,15 @@ def apply_override(content: dict[str, Any], override: str, *, error: type[InputE
     *sections, key = name.strip().split(".")
     if not equals or not all((*sections, key)):
         example = "for example --set sampling.steps=28"
-        raise error(f"--set {override}: expected section.key=value, {example}")
+        raise error(f"--set {brief(override)}: expected section.key=value, {example}")
     if any("\ud800" <= letter <= "\udfff" for letter in value):  # no TOML file could hold it
-        raise error(f"--set {override!r}: not valid UTF-8; rename the file or folder")
+        raise error(f"--set {brief(repr(override))}: not valid UTF-8; rename the file or folder")
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise error(f"--set {override}: {section} is a value, not a section")
+            raise error(f"--set {brief(override)}: {brief(section)} is a value, not a section")
     try:
-        content[key] = tomllib.loads(f"value = {value}")["value"]
+        content[key] = loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:  # a bare word
         content[key] = value.strip()
 
@@ -111,8 +126,9 @@ def _explain(section: type[Section], problem: ErrorDetails) -> str:
     table, field, key = _locate(section, problem["loc"])
     if problem["type"] == "extra_forbidden":
         unknown = ".".join(str(part) for part in problem["loc"])
-        return f"{unknown}: unknown key; accepted here: {', '.join(table.model_fields)}"
-    given, message = f"{key} = {problem['input']!r}", problem["msg"].removeprefix("Value error, ")
+        return f"{brief(unknown)}: unknown key; accepted here: {', '.join(table.model_fields)}"
+    given = f"{key} = {brief(repr(problem['input']))}"
+    message = brief(problem["msg"].removeprefix("Value error, "), 1000)
     if problem["type"] == "model_type":
         return f"{given}: expected a table; accepted in it: {', '.join(table.model_fields)}"
     if field is None or not field.description:  # a rule about several keys: its message names them

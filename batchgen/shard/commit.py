@@ -20,6 +20,7 @@ from pathlib import Path
 from batchgen import durable
 from batchgen.checked_json import parse, seal, unseal
 from batchgen.errors import DamagedRun, shell_command
+from batchgen.regular_file import open_regular, read_regular
 from batchgen.run import RunDirectory
 
 _SHARD_FILE = re.compile(r"^(\d{6,})\.(tar|parquet|json)$")
@@ -91,7 +92,7 @@ def read_done(directory: RunDirectory, shard: int) -> Done:
     """
     path = directory.done(shard)
     try:
-        done = parse(Done, unseal(path.read_bytes()))
+        done = parse(Done, unseal(read_regular(path)))
         if done.shard == shard:
             return done
         wrong = f"it is the commit of shard {done.shard}"
@@ -198,7 +199,7 @@ def _publish(directory: RunDirectory, source: Path, target: Path) -> None:
     except FileNotFoundError:  # another process has completed the roll-forward
         published = target.exists()
     if not published and target.exists() and filecmp.cmp(source, target, shallow=False):
-        with target.open("rb") as file:  # another file of the same content: the run was copied
+        with open_regular(target) as file:  # another file of the same content: the run was copied
             durable.sync(file)
         published = True
     if not published:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from batchgen.regular_file import read_regular
 from batchgen.run import RunDirectory
 from batchgen.shard.commit import committed_shards
 from batchgen.shard.journal import Entry, ends_that_count, read_journal
@@ -35,7 +36,7 @@ def unpublished_records(directory: RunDirectory) -> Iterator[Record]:
     for shard, (attempt, end) in sorted(furthest(directory, committed_shards(directory)).items()):
         path = directory.partial(shard, attempt, "records")
         try:
-            lines = path.read_bytes()[: end.records]
+            lines = read_regular(path)[: end.records]
         except FileNotFoundError:  # published a moment ago
             continue
         yield from parse(lines, str(path))

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from batchgen.regular_file import read_regular
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -53,7 +55,7 @@ class Entry:
 def read_journal(path: Path) -> list[Entry]:
     """The entries up to the first damaged line; an empty list if there is no journal."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = read_regular(path).splitlines(keepends=True)
     except FileNotFoundError:
         return []
     entries = []

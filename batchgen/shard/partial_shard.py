@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from batchgen import durable
+from batchgen.regular_file import open_regular, read_regular
 from batchgen.run import RunDirectory
 from batchgen.shard.journal import Entry, ends_that_count, read_journal
 from batchgen.shard.records import Record, parse
@@ -93,7 +94,7 @@ class PartialShard:
     def records(self) -> list[Record]:
         """All records that are safely written."""
         path = self.path("records")
-        return parse(path.read_bytes()[: self._end.records], str(path))
+        return parse(read_regular(path)[: self._end.records], str(path))
 
     def seal(self) -> Path:
         """End the tar archive and sync it; nothing may be appended after."""
@@ -160,8 +161,8 @@ def _chunks(
     """What the tar and the records of an attempt grew by at each `end`."""
     tar_at = records_at = 0
     with (
-        directory.partial(shard, attempt, "tar").open("rb") as tar,
-        directory.partial(shard, attempt, "records").open("rb") as records,
+        open_regular(directory.partial(shard, attempt, "tar")) as tar,
+        open_regular(directory.partial(shard, attempt, "records")) as records,
     ):
         for end in ends:
             yield end, tar.read(end.tar - tar_at), records.read(end.records - records_at)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from batchgen import durable
 from batchgen.checked_json import seal, unseal
+from batchgen.regular_file import read_regular
 from batchgen.run import RunDirectory
 from batchgen.shard.commit import Done, committed_shards, read_done
 
@@ -37,7 +38,7 @@ class Tally:
     def load(cls, directory: RunDirectory) -> Tally:
         """The last summary; zeros if there is none or it cannot be read."""
         try:
-            raw = unseal(directory.summary.read_bytes())
+            raw = unseal(read_regular(directory.summary))
             shards, tarless = _members(raw.pop("shards")), _members(raw.pop("tarless"))
             failures = Counter(raw.pop("failures"))
             return cls(shards=shards, tarless=tarless, failures=failures, **raw)

@@ -4,6 +4,7 @@ import random
 import time
 import tracemalloc
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -17,7 +18,7 @@ from batchgen.planning.identity import difference, fingerprint, identify_run, re
 from batchgen.planning.plan import Plan, Shape, Shard, groups, plan_order
 from batchgen.settings.job import Job, parse_job
 from batchgen.settings.section import Section
-from tests.support.specimens import picture
+from tests.support.specimens import picture, planned
 
 Row = tuple[int, int, int, bool, int]  # width, height, steps, negative, images
 
@@ -268,3 +269,9 @@ def test_a_plan_refuses_what_it_does_not_know() -> None:
     assert issubclass(Plan, Section)
     with pytest.raises(ValueError, match="Extra inputs"):
         plan_of((), prompts=["a cat"])
+
+
+@pytest.mark.parametrize("size", [4, 2**63 - 1, 10**40])
+def test_a_shard_of_more_pictures_than_there_are_holds_all(size: int, tmp_path: Path) -> None:
+    run = planned(tmp_path, ["a cat"] * 4, f"shards.pictures={size}")
+    assert run.plan.shards == (Shard(0, 4, 0, 0),)

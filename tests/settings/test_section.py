@@ -1,0 +1,40 @@
+"""TOML that cannot be read, and values of a megabyte, are answered in a few words."""
+
+from pathlib import Path
+
+import pytest
+
+from batchgen.errors import JobError
+from batchgen.settings.job import load_job
+
+UNREADABLE = {
+    "deep lists": "x = " + "[" * 100_000,
+    "deep tables": "x = " + "{a=" * 1_000 + "1" + "}" * 1_000,
+    "a long integer": "x = " + "9" * 5_000,
+    "half of a string": 'x = "',
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_toml_that_no_reader_takes_is_told_as_such(text: str, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(text)
+    with pytest.raises(JobError, match=r"job\.toml: not TOML: ") as raised:
+        load_job(tmp_path / "job.toml")
+    assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "x" * 1_000_000,
+        "x" * 1_000_000 + "=1",
+        "sampling=" + "x" * 1_000_000,
+        "sampling.steps=" + "9" * 4_000,
+        "sampling.steps=" + "[" * 100_000,
+        "output.license.x=" + "x" * 1_000_000,
+    ],
+)
+def test_a_long_override_is_cut_in_the_message(override: str) -> None:
+    with pytest.raises(JobError) as raised:
+        load_job(None, [override])
+    assert len(str(raised.value)) < 2_000
