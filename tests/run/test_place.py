@@ -1,5 +1,6 @@
 """A run is made in a new or an empty folder; nothing that is somebody's is touched."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from batchgen.run.place import missing_folders, refuse_letters, refuse_place, un
 from batchgen.run.run import Run, create
 from batchgen.run.submissions import record_submission
 from batchgen.settings.job import load_job
+from tests.support.fake_squeue import FakeSqueue
 from tests.support.rehearsal import ask, write_prompts
 from tests.support.specimens import planned, worked
 
@@ -164,6 +166,31 @@ def test_a_new_run_whose_first_submission_is_refused_goes_again(
     with pytest.raises(type(error)), unless_started(run.directory, made):
         raise error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.parquet"]
+
+
+def script(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+
+
+def test_what_sbatch_refuses_leaves_no_run_behind(
+    tmp_path: Path, squeue: FakeSqueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    script(programs / "sbatch", "echo sbatch: error: invalid partition specified >&2", "exit 1")
+    script(programs / "scontrol", "echo MaxArraySize = 1001")
+    script(programs / "srun", "exit 0")
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    site = tmp_path / "site.toml"
+    site.write_text(
+        'partition = "nowhere"\ngpus_per_node = 0\nworkers_per_node = 1\ntime = "1:00:00"\n'
+    )
+    file, root = write_prompts(tmp_path / "prompts.parquet", ["a cat"]), tmp_path / "runs" / "a"
+    answer = ask("submit", file, "--rehearse", "--site", site, "--out", root)
+    assert answer.code == 2, answer
+    assert "invalid partition" in answer.err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_that_was_there_before_stays(tmp_path: Path) -> None:
