@@ -22,6 +22,7 @@ from batchgen.errors import (
     InputError,
     RunStopped,
     StillRunning,
+    counted,
     one_line,
     printable,
     shell_command,
@@ -143,7 +144,10 @@ def submit(
         run, new = create(root, manifest, located, checkpoint, hardware=hardware)
         if not new:
             _say(f"{root} was planned before from the same inputs: continuing it.")
-        _say(f"{run.plan.pictures} pictures in {len(run.plan.shards)} shards → {root}")
+        shards = counted(len(run.plan.shards), "shard")
+        _say(f"{counted(run.plan.pictures, 'picture')} in {shards} → {root}")
+        if run.plan.read_as:
+            _say(f"The manifest was read as {run.plan.read_as}.")
         for note in run.plan.notes:
             _say(f"note: {note}")
         with unless_started(run.directory, made if new else None):
@@ -349,12 +353,13 @@ def _launch(run: Run, site: Site | None, add: int | None, *, steal: bool) -> Non
 
     if site is None:
         submission = launch(run, sys.argv, workers=add, steal=steal)
-        _say(f"{submission.workers} workers started.")
+        _say(f"{counted(submission.workers, 'worker')} started.")
     else:
         submission = launch_on(site, run, sys.argv, nodes=add, steal=steal)
-        nodes = submission.workers * submission.ranks // site.tasks
+        nodes = counted(submission.workers * submission.ranks // site.tasks, "node")
         arrays = ", ".join(arrays_of(run.directory, submission.number))
-        _say(f"{submission.workers} workers on {nodes} nodes submitted to SLURM as {arrays}.")
+        workers = counted(submission.workers, "worker")
+        _say(f"{workers} on {nodes} submitted to SLURM as {arrays}.")
 
 
 def _job(

@@ -150,10 +150,12 @@ def _wrong_types(
 ) -> Iterator[str]:
     for name, column in used.items():
         if not is_accepted(types[column], name):
-            found = one_line(str(types[column]))
+            found, travel = one_line(str(types[column])), ""
+            if name == column != "prompt":
+                travel = f"; {shell_command('--column', f'{name}=')} lets it travel along"
             yield (
                 f"{file}, column {column_label(name, column)}: found type {found}, "
-                f"expected {COLUMNS[name].accepted_types}"
+                f"expected {COLUMNS[name].accepted_types}{travel}"
             )
 
 

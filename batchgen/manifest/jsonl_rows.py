@@ -31,7 +31,7 @@ _LINES = 16_384
 # Floats hold all integers up to here.
 _EXACT = 2**53
 # Lists and objects inside of each other.
-_DEPTH = 100
+_DEPTH = 500
 
 # The kinds of values (see `_kind`) that columns of a type hold, null aside.
 _HELD: dict[pa.DataType, set[str]] = {

@@ -184,6 +184,7 @@ def load_job(
     for override in overrides or []:
         apply_override(content, override, error=JobError)
         apply_override(written, override, error=JobError)
+    _refuse_two_columns(columns)
     for column in columns:
         _apply_column(content, column)
         _apply_column(written, column)
@@ -206,6 +207,21 @@ def to_toml(job: Job) -> str:
         "# the rest is frozen with the plan.\n\n"
     )
     return heading + tomli_w.dumps(job.model_dump(exclude_none=True))
+
+
+def _refuse_two_columns(options: Sequence[str]) -> None:
+    """Refuse to read two columns as one.
+
+    :raises JobError: two of the options are about the same name.
+    """
+    first: dict[str, str] = {}
+    for option in options:
+        other = first.setdefault(option.partition("=")[0], option)
+        if other != option:
+            raise JobError(
+                f"{shell_command('--column', other, '--column', option)}: only one of them can "
+                "act; leave the other out"
+            )
 
 
 def _apply_column(content: dict[str, Any], option: str) -> None:

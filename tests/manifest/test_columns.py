@@ -157,6 +157,14 @@ def test_a_column_that_is_read_under_another_name_must_have_the_type(parquet: Pa
     )
 
 
+def test_a_column_of_our_name_and_another_type_may_travel(parquet: Parquet) -> None:
+    """Data sets with pictures call them `images`."""
+    file = parquet(images=[[b"x"]])
+    assert refusal(file).endswith("; --column images= lets it travel along")
+    (made,) = all_pictures(file, mapping={"images": ""})
+    assert made.extra == '{"images":["eA=="]}'
+
+
 def test_control_characters_of_names_are_shown_escaped(parquet: Parquet) -> None:
     message = refusal(parquet(**{"seed\x1b\n": [1]}))
     assert "column seed\\x1b\\n: did you mean seed?" in message

@@ -170,8 +170,8 @@ def test_rows_say_from_where_they_are_counted(write: Write) -> None:
     [
         ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' stands twice"),
         ('{"prompt": "a", "x": {"k": 1, "k": 2}}', "the key 'k' stands twice"),
-        ('{"prompt": "a", "x": ' + "[" * 500 + "]" * 500 + "}", "nested 501 deep; at most 100"),
-        ('{"prompt": "a", "x": ' + "[" * 100_000, "nested 100001 deep; at most 100"),
+        ('{"prompt": "a", "x": ' + "[" * 500 + "]" * 500 + "}", "nested 501 deep; at most 500"),
+        ('{"prompt": "a", "x": ' + "[" * 100_000, "nested 100001 deep; at most 500"),
         ('{"prompt": "a", "x": 1e400}', "'1e400' is too large for a number"),
         ('{"prompt": "a", "x": ' + "9" * 5000 + "}", "Exceeds the limit"),
         ('["a"]', "found '[\"a\"]'"),

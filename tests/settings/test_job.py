@@ -206,6 +206,29 @@ def test_an_override_without_key_or_value_is_answered_with_an_example(override: 
     assert refusal(override) == f"--set {override}: {expected}"
 
 
+def test_columns_of_the_command_line_win_over_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text('[manifest]\ncolumns = {prompt = "text", seed = "s"}\n')
+    job = load_job(file, [], ["prompt=caption", "my seeds="])
+    assert job.manifest.columns == {"prompt": "caption", "seed": "s", "my seeds": ""}
+    assert written_and_read(job) == job
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (["prompt"], "--column prompt: expected NAME=YOURS, for example --column prompt=caption"),
+        (["=caption"], "--column =caption: expected NAME=YOURS"),
+        (["seed=a", "seed=b"], "--column seed=a --column seed=b: only one of them can act"),
+        (["seed=a", "seed="], "--column seed=a --column seed=: only one of them can act"),
+    ],
+)
+def test_a_column_that_says_nothing_or_two_things_is_refused(columns: list[str], told: str) -> None:
+    with pytest.raises(JobError) as error:
+        load_job(None, [], columns)
+    assert str(error.value).startswith(told)
+
+
 def test_an_override_below_a_value_is_refused() -> None:
     assert refusal("model.path.name=x") == "--set model.path.name=x: path is a value, not a section"
 
