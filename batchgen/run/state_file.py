@@ -20,11 +20,15 @@ Kind = TypeVar("Kind")
 def read_state(path: Path, kind: type[Kind]) -> Kind:
     """The content of a file, as a dataclass, a `Section` or a type like `dict[str, int]`.
 
-    :raises DamagedRun: the file holds something else; with a way on.
+    :raises DamagedRun: the file holds something else or cannot be read; with a way on.
     :raises FileNotFoundError: there is no such file.
     """
     try:
         return parse(kind, unseal(read_regular(path)))
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # a folder or a pipe in its place, or not readable
+        wrong = str(error.strerror)
     except ValueError as error:
         wrong = str(error)
     away = shell_command("mv", path, f"{path}.damaged")

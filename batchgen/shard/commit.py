@@ -96,6 +96,10 @@ def read_done(directory: RunDirectory, shard: int) -> Done:
         if done.shard == shard:
             return done
         wrong = f"it is the commit of shard {done.shard}"
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        wrong = str(error.strerror)
     except ValueError as error:
         wrong = str(error)
     raise DamagedRun(f"{path}: not a commit: {wrong}. {remake(directory)}")

@@ -1,9 +1,10 @@
 """A damaged file of a run ends in a message and a way on; no command and no worker dies of it."""
 
 import json
+import os
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -156,6 +157,30 @@ def test_a_damaged_identity_of_the_engine_says_where_it_stands(run: Run) -> None
     run.directory.identity.write_bytes(b"\xff\xfe")
     with pytest.raises(Exception, match=str(run.directory.identity)):
         pin_identity(run.directory, "cpu, fp32")
+
+
+@pytest.mark.parametrize("strange", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.parametrize("name", ["claim", "worker", "submission", "stop", "commit", "plan"])
+def test_a_folder_or_a_pipe_in_the_place_of_a_file_is_told(
+    name: str, strange: Callable[[Path], None], run: Run
+) -> None:
+    directory = run.directory
+    place = {
+        "claim": directory.claim(0, 1),
+        "worker": folder(directory, 1) / "worker-000.00.json",
+        "submission": submission_file(directory, 1),
+        "stop": directory.stop,
+        "commit": directory.done(0),
+        "plan": directory.plan,
+    }[name]
+    place.unlink(missing_ok=True)
+    strange(place)
+    told = [ask(*verb.split(), directory.root) for verb in ("status", "verify --deep", "cancel")]
+    assert {answer.code for answer in told} <= {0, 1, 2, 3, 5}
+    if name == "claim":
+        assert read_owner(directory, 0, 1) is None
+    if name in ("submission", "commit", "plan"):
+        assert any(place.name in answer.err + answer.out for answer in told)
 
 
 def strangers(directory: RunDirectory) -> Iterator[Path]:
