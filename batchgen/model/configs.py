@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from batchgen.errors import ModelError
@@ -21,10 +21,19 @@ from batchgen.errors import ModelError
 MOST_BLOCKS = 1000
 MOST_VALUES = 2**24
 
+
+def _refuse_whole(value: Any) -> Any:
+    if isinstance(value, int):
+        raise ValueError("expected a number with a decimal point")
+    return value
+
+
 Blocks = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
 Size = Annotated[int, Field(ge=1, le=MOST_VALUES)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# transformers takes no whole number for these.
+Decimal = Annotated[Number, BeforeValidator(_refuse_whole)]
 Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
 
 
@@ -136,7 +145,7 @@ class Vae(DiffusersConfig):
     shift_factor: Number
     latents_mean: tuple[Number, ...] | None = None
     latents_std: tuple[Number, ...] | None = None
-    sample_size: Any = None
+    sample_size: Size | tuple[Size, Size] = 32
     force_upcast: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
@@ -154,7 +163,21 @@ class Vae(DiffusersConfig):
             )
 
 
-class Clip(Config):
+class _TransformersConfig(Config):
+    """A configuration of transformers. It checks types of keys that decide nothing here, too."""
+
+    # The engine reads outputs by their names.
+    return_dict: Literal[True] | None = True
+    output_hidden_states: bool | None = False
+    chunk_size_feed_forward: int = 0
+    is_encoder_decoder: bool = False
+    initializer_factor: Decimal = 1.0
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+
+class Clip(_TransformersConfig):
     """Of transformers' `CLIPTextModel`."""
 
     vocab_size: Size
@@ -164,7 +187,11 @@ class Clip(Config):
     num_attention_heads: Size
     max_position_embeddings: Size = 77
     hidden_act: Activation = "quick_gelu"
-    layer_norm_eps: Above0 = 1e-5
+    layer_norm_eps: Annotated[Decimal, Field(gt=0)] = 1e-5
+    # Of training. The projection is used by `CLIPTextModelWithProjection` alone.
+    attention_dropout: Number | None = 0.0
+    initializer_range: Decimal = 0.02
+    projection_dim: int | None = None
 
     def _contradictions(self) -> Iterator[str]:
         width, heads = self.hidden_size, self.num_attention_heads
@@ -178,7 +205,7 @@ class ClipWithProjection(Clip):
     projection_dim: Size
 
 
-class T5(Config):
+class T5(_TransformersConfig):
     """Of transformers' `T5EncoderModel`."""
 
     vocab_size: Size
@@ -189,10 +216,16 @@ class T5(Config):
     num_heads: Size
     relative_attention_num_buckets: Annotated[int, Field(ge=4, le=MOST_VALUES, multiple_of=2)] = 32
     relative_attention_max_distance: Annotated[int, Field(ge=2, le=MOST_VALUES)] = 128
-    layer_norm_epsilon: Above0 = 1e-6
+    layer_norm_epsilon: Annotated[Decimal, Field(gt=0)] = 1e-6
     feed_forward_proj: Literal["relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-silu"] = (
         "relu"
     )
+    is_decoder: Literal[False] = False
+    # Of the decoder, and of training.
+    num_decoder_layers: int | None = None
+    use_cache: bool = False
+    dropout_rate: Number = 0.0
+    classifier_dropout: Number = 0.0
 
 
 class Scheduler(DiffusersConfig):
