@@ -24,7 +24,7 @@ from batchgen.engine import follow_engine, open_engine
 from batchgen.engine.interface import Rendezvous, Verdict, Workload
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import Mesh
-from batchgen.engine.replica import control, rendezvous
+from batchgen.engine.replica import control, rendezvous, store
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import Job
 from batchgen.worker.signals import Signals
@@ -149,7 +149,7 @@ class _Replica:
     job: Job
     # By rank, what is done to the process before it builds its engine.
     spoil: Mapping[int, Callable[[], None]]
-    # Values for constants of `control.py` and `rendezvous.py`.
+    # Values for constants of `control.py`, `rendezvous.py` and `store.py`.
     patience: Mapping[str, float]
     # The leader's end of the pipe.
     pipe: Connection
@@ -168,7 +168,7 @@ class ReplicaProcesses:
     ) -> None:
         """:param folder: a new folder, in which rank 0 publishes its address.
         :param spoil: by rank, what is done to the process before it builds its engine.
-        :param patience: values for constants of `control.py` and `rendezvous.py`.
+        :param patience: values for constants of `control.py`, `rendezvous.py` and `store.py`.
         :param absent: ranks that are not started.
         """
         folder.mkdir()
@@ -246,7 +246,7 @@ def _run_rank(rank: int, replica: _Replica) -> None:
 def _work(rank: int, replica: _Replica) -> None:
     torch.set_num_threads(1)
     for name, value in replica.patience.items():
-        (module,) = (module for module in (control, rendezvous) if hasattr(module, name))
+        (module,) = (module for module in (control, rendezvous, store) if hasattr(module, name))
         setattr(module, name, value)
     if spoil := replica.spoil.get(rank):
         spoil()

@@ -197,6 +197,20 @@ def test_a_rank_that_freezes_is_missed_and_ends_when_it_thaws(tmp_path: Path) ->
         assert replica.verdicts() == []
 
 
+def test_a_leader_that_freezes_is_missed_and_ends_when_it_thaws(tmp_path: Path) -> None:
+    """It neither answers nor closes its connections, as a machine that has lost its power."""
+    patience = SOON | {"ANSWER_S": 3.0}
+    with ReplicaProcesses(
+        tmp_path / "replica", job(), {0: spoil("freeze", tmp_path)}, patience
+    ) as replica:
+        replica.ask(tasks.make, groups(10, 9))
+        replica.processes[1].join(60)
+        assert replica.processes[1].exitcode == control.LOST
+        os.kill(replica.processes[0].pid, signal.SIGCONT)
+        assert replica.ends(60) == [control.LOST] * 2
+        assert replica.verdicts() == []
+
+
 def test_a_leader_that_is_terminated_takes_the_others_along(tmp_path: Path) -> None:
     with ReplicaProcesses(tmp_path / "replica", job()) as replica:
         replica.ask(tasks.identity)
