@@ -7,6 +7,7 @@ import json
 from huggingface_hub import DatasetCardData
 
 from batchgen.dataset.statistics import Statistics
+from batchgen.errors import counted
 from batchgen.planning import Plan
 from batchgen.run import Run
 
@@ -25,13 +26,14 @@ def dataset_card(run: Run, statistics: Statistics) -> str:
     plan, kind, name = run.plan, run.job.output.format, run.directory.root.name
     pattern = run.job.engine.kind == "pattern"
     model = "the pattern engine (test cards, not a model)" if pattern else f"`{run.job.model.path}`"
+    pictures = counted(statistics.ok, "picture")
     return f"""---
 {_front_matter(run, statistics)}
 ---
 
 # {name}
 
-{statistics.ok:,} pictures painted by {model} from {plan.rows:,} prompts, made with
+{pictures} painted by {model} from {counted(plan.rows, "prompt")}, made with
 batchgen {plan.software["batchgen"]}.
 {_failures(statistics)}{_notes(plan)}
 Each sample holds `{kind}` (the picture), `txt` (its prompt) and `json` (key, id, seed, size,

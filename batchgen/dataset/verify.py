@@ -217,7 +217,8 @@ def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Ite
     except (tarfile.TarError, OSError, ValueError) as error:
         yield f"{path}: not readable as tar: {error}"
     if keys != good:
-        yield f"{path}: {counted(len(keys), 'sample')}, not the {counted(len(good), 'good record')} in their order"
+        samples, records = counted(len(keys), "sample"), counted(len(good), "good record")
+        yield f"{path}: {samples}, not the {records} in their order"
 
 
 def _picture_problems(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[str]:

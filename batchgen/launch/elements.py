@@ -53,7 +53,7 @@ def refuse_shape(site: Site, job: Job) -> None:
     for key, nodes in (("nodes", site.nodes), ("max_running", site.max_running)):
         if nodes and nodes % span:
             raise SiteError(
-                f"{key} = {nodes}: parallel.cp = {ranks} fills {span} nodes of "
+                f"{key} = {nodes}: parallel.cp = {ranks} fills {counted(span, 'node')} of "
                 f"{counted(tasks, 'task')}, so take a multiple of {span}"
             )
     if job.run.workers != "auto" and "workers" in job.run.model_fields_set:

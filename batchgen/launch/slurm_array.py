@@ -18,7 +18,7 @@ from io import StringIO
 from pathlib import Path
 
 from batchgen import durable, slurm
-from batchgen.errors import SiteError, shell_command
+from batchgen.errors import SiteError, counted, shell_command
 from batchgen.launch.batch_script import python_command, sbatch_parameters, script
 from batchgen.launch.become_worker import become_worker
 from batchgen.launch.elements import count_elements, max_running, refuse_misfit
@@ -91,8 +91,9 @@ def launch_on(
         if arrays:
             add = shell_command("batchgen", "resume", directory.root, "--add", "N")
             raise SiteError(
-                f"{refused}. {sum(arrays.values())} of {elements} elements were submitted before, "
-                f"as {', '.join(arrays)}, and will work. {add} brings N nodes more"
+                f"{refused}. {sum(arrays.values())} of {counted(elements, 'element')} were "
+                f"submitted before, as {', '.join(arrays)}, and will work. {add} brings N nodes "
+                "more"
             ) from None
         # Nothing was started, so the submission never was.
         durable.remove(submissions.submission_file(directory, submission.number))

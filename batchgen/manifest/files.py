@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchgen.errors import ManifestError, PlanChanged
+from batchgen.errors import ManifestError, PlanChanged, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ def check_unchanged(sources: Iterable[Source]) -> None:
                 f"{path}: the manifest this run was planned from cannot be read: {error.strerror}"
             ) from None
         if now.st_size != source.bytes:
-            raise PlanChanged(f"{changed}: {source.bytes} bytes then, {now.st_size} now")
+            raise PlanChanged(
+                f"{changed}: {counted(source.bytes, 'byte')} then, {now.st_size:,} now"
+            )
         same_time = now.st_mtime_ns == source.mtime_ns
         if not same_time and identify_file(Path(path), source.rows).sha256 != source.sha256:
             raise PlanChanged(f"{changed}: its size is the same, its sha256 is not")

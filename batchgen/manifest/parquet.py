@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchgen.errors import ManifestError
+from batchgen.errors import ManifestError, counted
 from batchgen.manifest.columns import BY_NAME, Columns, agree, find_columns
 from batchgen.manifest.problems import Place
 
@@ -50,8 +50,8 @@ class ParquetManifest:
         held = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         if held != self.rows:
             raise ManifestError(
-                f"{file}: damaged: {self.rows} rows are announced, and its row groups hold {held}. "
-                "Copy or write the file again."
+                f"{file}: damaged: {counted(self.rows, 'row is', 'rows are')} announced, and its "
+                f"row groups hold {held}. Copy or write the file again."
             )
         self._origins = origins or [(self.file, self.rows)]
 
@@ -94,7 +94,7 @@ class ParquetManifest:
                 yield batch
                 row += batch.num_rows
             if row != end:
-                raise pa.ArrowInvalid(f"{end - row} rows are missing")
+                raise pa.ArrowInvalid(f"{counted(end - row, 'row is', 'rows are')} missing")
         except (pa.ArrowException, OSError) as error:
             raise ManifestError(
                 f"{self.file}: corrupt data at or after row {row}: {error}. "

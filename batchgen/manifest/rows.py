@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchgen.errors import ManifestError, PlanChanged
+from batchgen.errors import ManifestError, PlanChanged, counted
 from batchgen.manifest.columns import BY_NAME, used_columns
 from batchgen.manifest.contract import COLUMNS, normalise, plain, unencode
 from batchgen.manifest.extras import json_rows
@@ -155,7 +155,7 @@ def _open(source: Source) -> ParquetManifest:
     if manifest.rows != source.rows:
         raise PlanChanged(
             f"{path}: the manifest changed since planning: "
-            f"{source.rows} rows then, {manifest.rows} now"
+            f"{counted(source.rows, 'row')} then, {manifest.rows:,} now"
         )
     return manifest
 

@@ -168,7 +168,7 @@ def _check_rows(
     pictures = counts.total()
     if pictures > MAX_PICTURES:
         raise ManifestError(
-            f"the manifest asks for {pictures} pictures, a run holds at most {MAX_PICTURES}: "
+            f"the manifest asks for {pictures:,} pictures, a run holds at most {MAX_PICTURES:,}: "
             "split it into runs"
         )
     return {decode_shape(code): counts[code] for code in sorted(counts)}

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from batchgen.errors import ModelError
+from batchgen.errors import ModelError, counted
 
 # Files up to this size are hashed whole.
 WHOLE_BYTES = 4 * 2**20
@@ -104,5 +104,6 @@ def _diagnose(path: Path, start: bytes, error: SafetensorError) -> str:
     for prefix, (what, remedy) in _STRANGERS.items():
         if start.lstrip().startswith(prefix) and not begins_well:
             return f"not a safetensors file but {what}; {remedy}"
-    what = f"has {path.stat().st_size} bytes and is not a whole safetensors file ({error})"
+    size = counted(path.stat().st_size, "byte")
+    what = f"has {size} and is not a whole safetensors file ({error})"
     return f"{what}. The copy or download is broken: fetch the file again"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from batchgen.checked_json import parse, seal, unseal
-from batchgen.errors import DamagedRun, shell_command
+from batchgen.errors import DamagedRun, counted, shell_command
 from batchgen.planning.identity import fingerprint
 from batchgen.planning.plan import PLAN_VERSION, Plan, Shard
 
@@ -55,11 +55,11 @@ def contradictions(plan: Plan) -> Iterator[str]:
     if plan.fingerprint != fingerprint(plan.identity):
         yield "its fingerprint is not that of its identity"
     if sum(source.rows for source in plan.sources) != plan.rows:
-        yield f"its files do not have {plan.rows} rows together"
+        yield f"its files do not have {counted(plan.rows, 'row')} together"
     if sum(shape.pictures for shape in plan.shapes) != plan.pictures:
-        yield f"its sizes do not have {plan.pictures} pictures together"
+        yield f"its sizes do not have {counted(plan.pictures, 'picture')} together"
     if not len(plan.shards) <= plan.groups <= plan.pictures:
-        yield f"{plan.groups} groups are not possible in {len(plan.shards)} shards"
+        yield f"{counted(plan.groups, 'group')} cannot be in {counted(len(plan.shards), 'shard')}"
     # Behind the last shard: the row after the last, and the key after the last.
     end = Shard(plan.pictures, 0, plan.rows, 0)
     if not plan.shards:

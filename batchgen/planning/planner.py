@@ -138,7 +138,8 @@ def recount(plan: Plan, job: Job) -> str:
         if planned != found:
             return f"shard {number} is planned as {_told(planned)}; the manifest has {_told(found)}"
     if plan.groups != groups:
-        return f"{counted(plan.groups, 'group is', 'groups are')} planned; the manifest has {groups}"
+        planned_groups = counted(plan.groups, "group is", "groups are")
+        return f"{planned_groups} planned; the manifest has {groups}"
     return ""
 
 

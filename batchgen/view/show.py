@@ -42,7 +42,7 @@ def show_plan(console: Console, plan: Plan, job: Job, memory: str = "") -> None:
     """
     first = plan.manifest[0]
     manifest = first if len(plan.manifest) == 1 else f"{len(plan.manifest)} files, {first} …"
-    rows = f"{plan.rows:,} rows, {plan.pictures:,} pictures, from {manifest}"
+    rows = f"{counted(plan.rows, 'row')}, {counted(plan.pictures, 'picture')}, from {manifest}"
     _print(console, [rows])
     table = Table("size", "steps", "negative", "pictures", box=None, pad_edge=False)
     for shape in plan.shapes[:MANY]:
@@ -65,7 +65,7 @@ def _plan_lines(plan: Plan, job: Job, memory: str) -> Iterator[str]:
     yield f"columns    {', '.join(read)}"
     if plan.travelling:
         yield f"travelling {list_columns(plan.travelling)}"
-    yield f"shards     {len(plan.shards):,} of {plan.shards[0].pictures:,} pictures"
+    yield f"shards     {len(plan.shards):,} of {counted(plan.shards[0].pictures, 'picture')}"
     yield f"groups     {plan.groups:,} of up to {batch}, {full:.0%} full on average"
     yield f"model      {'test cards' if job.engine.kind == 'pattern' else job.model.path}"
     yield f"time       {all_s} on one, {shard_s} at best, assuming {plan.speed}"
@@ -73,8 +73,9 @@ def _plan_lines(plan: Plan, job: Job, memory: str) -> Iterator[str]:
     if memory:
         yield f"memory     {memory}"
     if plan.over_long:
-        longer = f"longer than {job.model.max_sequence_length} tokens and will be cut"
-        yield f"truncated  {plan.over_long:,} prompts are {longer}"
+        prompts = counted(plan.over_long, "prompt is", "prompts are")
+        tokens = job.model.max_sequence_length
+        yield f"truncated  {prompts} longer than {tokens} tokens and will be cut"
     yield from (f"note       {note}" for note in plan.notes)
     yield "\nEvery row is valid. Nothing was written."
 
@@ -91,7 +92,7 @@ def show_script(console: Console, plan: Plan, job: Job, site: Site, root: Path) 
     elements = count_elements(site, ranks, len(plan.shards))
     text = script(site, root.resolve(), plan.run, elements, ranks)
     workers, nodes = elements * site.workers(ranks), elements * site.span(ranks)
-    where = f"\n{workers} workers on {nodes} nodes, {site.time} at a time."
+    where = f"\n{counted(workers, 'worker')} on {counted(nodes, 'node')}, {site.time} at a time."
     _print(console, [f"{where} The batch script:\n\n{text}\n"])
     try:
         answer = f"SLURM would take it: {test_only(text)}"
@@ -210,13 +211,13 @@ def show_findings(console: Console, run: Run, findings: Iterable[Finding], troub
         wrong += len(finding.problems)
         where = f"shard {finding.shard:06d}: " if finding.shard is not None else ""
         _print(console, (f"{where}{problem}" for problem in finding.problems[:MANY]))
-    missing = len(run.plan.shards) - checked
+    sound = counted(checked - bad, "shard is", "shards are")
+    others = (
+        counted(count, "is not", "are not") for count in (bad, len(run.plan.shards) - checked)
+    )
     if trouble:
         _print(console, [f"Not compared with the manifest, but with the plan alone: {trouble}"])
-    _print(
-        console,
-        [f"{checked - bad:,} shards are sound, {bad:,} are not, {missing:,} are not done yet"],
-    )
+    _print(console, [f"{sound} sound, {', '.join(others)} done yet"])
     return wrong == 0
 
 

@@ -85,7 +85,7 @@ class _Pace:
 def _progress(status: Status, rate: float) -> str:
     """One line: pictures, rate or what takes time before it, time left, workers, shards."""
     failed = f", {status.failed} failed" if status.failed else ""
-    made = f"{status.written}/{status.pictures} pictures{failed}"
+    made = f"{status.written}/{counted(status.pictures, 'picture')}{failed}"
     left_s = (status.pictures - status.written) / rate if rate else status.left_s
     parts = [
         f"{rate:.1f}/s" if rate else status.starting,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from batchgen import durable
 from batchgen.dataset import finalize_run
-from batchgen.errors import DeviceFault, SickDevice
+from batchgen.errors import DeviceFault, SickDevice, counted
 from batchgen.manifest import Picture
 from batchgen.run import Departure, LeaveCause, Run, ask_to_stop, read_stop, stage_file, stop_full
 from batchgen.shard import (
@@ -197,6 +197,6 @@ class Worker:
         ok = [number for number, record in enumerate(records, 1) if record.outcome == "ok"]
         partial.void(max(ok, default=0))
         picture = f"picture {good.key:09d}, made well before, failed too"
-        reason = f"{self.failed_groups} groups in a row failed, and {picture}"
+        reason = f"{counted(self.failed_groups, 'group')} in a row failed, and {picture}"
         mark_sick(self.run.directory, self.device, reason)
         raise SickDevice(f"{self.device}: {reason}")

@@ -278,7 +278,7 @@ def test_a_commit_that_is_not_published_yet_is_not_damaged(
     run = broken_off(tmp_path, monkeypatch)
     answer = repair(run)
     assert answer.code == 0
-    assert "0 shards are sound, 0 are not, 1 are not done yet" in answer.out
+    assert "0 shards are sound, 0 are not, 1 is not done yet" in answer.out
     assert committed_shards(run.directory) == {0}
 
 

@@ -93,7 +93,7 @@ def test_a_sound_run_is_sound_and_one_that_is_not_done_yet_is_not_damaged(run: P
         path.unlink()
     answer = ask("verify", "--deep", run)
     assert answer.code == 0
-    assert "2 shards are sound, 0 are not, 1 are not done yet" in answer.out
+    assert "2 shards are sound, 0 are not, 1 is not done yet" in answer.out
 
 
 @pytest.mark.slow

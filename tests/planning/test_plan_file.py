@@ -121,7 +121,7 @@ def test_of_rows_with_one_picture_each_no_shard_can_begin_elsewhere(tmp_path: Pa
         ({"shards": ()}, "no shards"),
         ({"pictures": 8}, "do not have 8 pictures together"),
         ({"rows": 4}, "do not have 4 rows together"),
-        ({"groups": 1}, "1 groups are not possible in 2 shards"),
+        ({"groups": 1}, "1 group cannot be in 2 shards"),
         ({"fingerprint": "0" * 64}, "fingerprint is not that of its identity"),
     ],
 )

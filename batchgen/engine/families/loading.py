@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 
 from batchgen.engine.device import Device
-from batchgen.errors import ModelError
+from batchgen.errors import ModelError, counted
 
 LoadModule = Callable[[Path, str, Any, Device], Any]
 """As `load_module`."""
@@ -43,8 +43,8 @@ def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:
         raise ModelError(f"{path}: does not load as {kind.__name__}: {error}") from error
     if missing := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         raise ModelError(
-            f"{path}: {len(missing)} weights of {kind.__name__} are missing or of another shape: "
-            f"{', '.join(missing[:3])}"
+            f"{path}: {counted(len(missing), 'weight')} of {kind.__name__}, missing or of another "
+            f"shape: {', '.join(missing[:3])}"
         )
     return module.eval()
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from batchgen.engine.precision.quantize import Format, is_quantized, quantize_blocks
 from batchgen.engine.trusted_files import foreign, publish
-from batchgen.errors import ModelError
+from batchgen.errors import ModelError, counted
 from batchgen.model import read_header
 
 _TYPES = {
@@ -143,7 +143,7 @@ def _compare_layout(path: Path, found: Mapping[str, object], tensors: Mapping[st
         if found.get(name) != wanted.get(name)
     ]
     if wrong:
-        why = f"has {len(wrong)} tensors of another model: {'; '.join(wrong[:3])}"
+        why = f"has {counted(len(wrong), 'tensor')} of another model: {'; '.join(wrong[:3])}"
         raise _refused(path, why)
 
 
