@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from batchgen.errors import counted, shell_command
@@ -204,7 +205,7 @@ def _unfinished(
         begin = starting if roster.starting else roster.trouble
         return "queued", f"{begin}{told}".removeprefix("; "), watch
     if stop:
-        return "stopped", f"{stop.cause}: {stop.text}", _remedy(stop.cause, resume)
+        return "stopped", f"{stop.cause}: {stop.text}", _remedy(stop.cause, root)
     if roster.supervised or _just_submitted(roster):
         return "queued", "workers are being started", watch
     if not roster.submissions:
@@ -234,12 +235,15 @@ def _starting(roster: Roster) -> str:
     return f"{longest.text}, {duration(longest.seconds)}"
 
 
-def _remedy(cause: str, resume: str) -> str:
+def _remedy(cause: str, root: Path) -> str:
+    """What to do about a run that was stopped for this cause."""
+    resume = shell_command("batchgen", "resume", root)
     if cause in _ROOM:
         return f"{_ROOM[cause]}, then: {resume}"
     if cause == "failure budget":
+        logs = shell_command("batchgen", "logs", root, "--failed")
         anyway = f"{resume} --set run.failure_budget=SHARE"
-        return f"see batchgen logs --failed; to go on all the same: {anyway}"
+        return f"see {logs}; to go on all the same: {anyway}"
     return resume
 
 

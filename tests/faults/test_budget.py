@@ -35,7 +35,8 @@ def test_status_says_the_same_by_its_exit_code_and_next_command(
     answer = ask("status", hopeless[0])
     assert answer.code == 4
     resume = f"batchgen resume {hopeless[0]} --set run.failure_budget"
-    assert f"next: see batchgen logs --failed; to go on all the same: {resume}" in answer.out
+    logs = f"batchgen logs {hopeless[0]} --failed"
+    assert f"next: see {logs}; to go on all the same: {resume}" in answer.out
 
 
 def test_the_reasons_can_be_read_before_any_shard_is_published(

@@ -1,6 +1,7 @@
 """Status says what is done, who lives and what to type, from a few opened files."""
 
 import json
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from tests.support.specimens import done, opens, planned, published, write_group
 ME = Owner.me()
 GONE = replace(ME, started=1.0)
 ELSEWHERE = Owner("elsewhere", 1, 1.0)
-SEE = "see batchgen logs --failed; to go on all the same"
+SEE = "see batchgen logs {0} --failed; to go on all the same"
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_stalled_run_tells_why_its_last_workers_left(run: Run) -> None:
         ("inodes used up", 3, "remove files, then: batchgen resume {}"),
         ("quota used up", 3, "remove something of yours, then: batchgen resume {}"),
         ("file size limit", 3, "raise the limit, then: batchgen resume {}"),
-        ("failure budget", 4, f"{SEE}: batchgen resume {{}} --set run.failure_budget=SHARE"),
+        ("failure budget", 4, f"{SEE}: batchgen resume {{0}} --set run.failure_budget=SHARE"),
         ("time limit", 3, "batchgen resume {}"),
         ("restarts", 3, "batchgen resume {}"),
     ],
@@ -237,3 +238,18 @@ def test_submissions_are_read_once_a_look(run: Run) -> None:
         assert read_status(run.directory).state == "stalled"
     records = sorted(path.name for path in opened if path.parent == run.directory.jobs)
     assert records == ["0001.json", "0002.json", "0003.json"]
+
+
+@pytest.mark.parametrize("cause", ["user", "disk full", "failure budget", "inodes used up"])
+def test_commands_can_be_pasted_also_if_the_run_has_a_name_of_two_words(
+    cause: StopCause, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "my runs; rm -r").mkdir()
+    run = planned(folder)
+    submitted(run.directory)
+    root = shlex.quote(str(run.directory.root))
+    assert read_status(run.directory).next == f"batchgen status {root} --watch"
+    joined(run.directory, GONE)
+    ask_to_stop(run.directory, cause, "why")
+    told = read_status(run.directory).next
+    assert (told.count(root), told.count("my runs")) == (told.count("batchgen "),) * 2
