@@ -204,9 +204,8 @@ def made_for(path: str) -> str:
 
 
 def kind_of(known: Mapping[str, Shape]) -> str:
-    """The model that has these linears, for messages."""
-    single = any(name.startswith("transformer.single_transformer_blocks_") for name in known)
-    return "FLUX.1" if single else "Stable Diffusion 3"
+    """The model that has these linears. Stable Diffusion 3 embeds patches by a convolution."""
+    return "FLUX.1" if linear_name("transformer", "x_embedder") in known else "Stable Diffusion 3"
 
 
 def _from_original(name: str, original: Mapping[str, list[str]]) -> list[str] | None:
