@@ -164,7 +164,7 @@ def pin_identity(directory: RunDirectory, identity: str) -> None:
     pinned = read_regular(directory.identity).decode(errors="replace")
     if pinned != identity:
         raise PlanChanged(
-            f"this run's pictures are computed on {pinned!r}, and this worker has {identity!r}: "
-            "they would differ. Resume on the same kind of device, or start another run. (What the "
-            f"run was begun on stands in {directory.identity}.)"
+            f"this run's pictures are computed on {pinned[:200]!r}, and this worker has "
+            f"{identity!r}: they would differ. Resume on the same kind of device, or start another "
+            f"run. (What the run was begun on stands in {directory.identity}.)"
         )

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchgen.run.state_file import read_words
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -33,6 +35,7 @@ def read_stage(member: Path) -> Stage | None:
     """What the process that joined as `member` last said; None if it has said nothing."""
     path = stage_file(member)
     try:
-        return Stage(path.read_text() or "starting", max(time.time() - path.stat().st_mtime, 0.0))
+        seconds = max(time.time() - path.stat().st_mtime, 0.0)
     except FileNotFoundError:
         return None
+    return Stage(read_words(path) or "starting", seconds)

@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from batchgen.checked_json import parse, unseal
 from batchgen.errors import DamagedRun, shell_command
-from batchgen.regular_file import read_regular
+from batchgen.regular_file import open_regular, read_regular
 
 Kind = TypeVar("Kind")
+_LONGEST_WORDS = 4000
 
 
 def read_state(path: Path, kind: type[Kind]) -> Kind:
@@ -36,3 +37,15 @@ def read_state(path: Path, kind: type[Kind]) -> Kind:
         f"{path}: damaged: {wrong}. No picture depends on it. Take it out of the way, then type "
         f"the command again: {away}"
     )
+
+
+def read_words(path: Path) -> str:
+    """What a process left in a file for people: as much as a person reads.
+
+    Bytes that are no text are replaced. Of a file that cannot be read, it says why.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read(_LONGEST_WORDS).decode(errors="replace")
+    except OSError as error:
+        return f"{path}: {error.strerror}"

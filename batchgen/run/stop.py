@@ -60,5 +60,5 @@ def read_stop(directory: RunDirectory) -> Stop | None:
 
 def clear_stop(directory: RunDirectory) -> None:
     """Let the run go on, and renew the reserve that becomes the flag when the disk is full."""
-    durable.write(directory.reserve, bytes(_RESERVE_BYTES))
+    durable.replace(directory.reserve, bytes(_RESERVE_BYTES), durable.PRIVATE)
     durable.remove(directory.stop)

@@ -25,10 +25,11 @@ from batchgen import durable
 from batchgen.errors import DamagedRun
 from batchgen.planning import software
 from batchgen.process import Life
+from batchgen.regular_file import read_regular
 from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import PRIVATE, RunDirectory
 from batchgen.run.owner import Owner
-from batchgen.run.state_file import read_state
+from batchgen.run.state_file import read_state, read_words
 from batchgen.settings import Section, Site
 from batchgen.slurm import Queue
 
@@ -201,8 +202,7 @@ def members_of(directory: RunDirectory, number: int) -> Iterator[Member]:
     for path in sorted(folder(directory, number).iterdir()):
         if match := _MEMBER.match(path.name):
             end = path.with_suffix(".end")
-            text = end.read_text(errors="replace") if end.exists() else ""
-            departure = Departure.parse(text) if end.exists() else None
+            departure = Departure.parse(read_words(end)) if end.exists() else None
             role: Role = "worker" if match[2] else "supervisor"
             try:
                 owner = read_state(path, Owner)
@@ -250,7 +250,7 @@ def give_up(directory: RunDirectory, number: int, element: int, reason: str) -> 
 def given_up(directory: RunDirectory, number: int) -> list[str]:
     """Why elements of a submission were not requeued."""
     paths = sorted(folder(directory, number).glob("element-*.over"))
-    return [path.read_text(errors="replace") for path in paths]
+    return [read_words(path) for path in paths]
 
 
 def log_file(directory: RunDirectory, number: int, index: int) -> Path:
@@ -265,7 +265,7 @@ def batch_log(directory: RunDirectory, number: int, job: str) -> Path:
 
 def own_lines(log: Path) -> list[str]:
     """The lines of a log without those of submitit; none if there is no log."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    lines = read_regular(log).decode(errors="replace").splitlines() if log.is_file() else []
     return [line for line in lines if "submitit INFO" not in line]
 
 

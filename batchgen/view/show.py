@@ -16,6 +16,7 @@ from batchgen.launch.batch_script import script
 from batchgen.launch.elements import count_elements, refuse_shape
 from batchgen.manifest import column_label, list_columns
 from batchgen.planning import Plan, software
+from batchgen.regular_file import read_regular
 from batchgen.run import Run, RunDirectory, load_plan, own_lines, refuse_letters
 from batchgen.settings import Job, Site
 from batchgen.shard import published_shards, read_metadata, unpublished_records
@@ -154,8 +155,9 @@ def show_logs(console: Console, directory: RunDirectory, worker: int | None, lin
     """
     pattern = "*.log" if worker is None else f"*-worker-{worker:03d}.log"
     logs = {
-        path: path.read_text(errors="replace").splitlines()
+        path: read_regular(path).decode(errors="replace").splitlines()
         for path in sorted(directory.logs.glob(pattern))
+        if path.is_file()
     }
     if not logs:
         _print(console, [f"No log {pattern} in {directory.logs}."])

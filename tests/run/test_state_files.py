@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.errors import DamagedRun
+from batchgen.errors import DamagedRun, PlanChanged
 from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
@@ -116,6 +116,14 @@ def test_the_shard_of_a_damaged_claim_is_free(run: Run, damage: bytes) -> None:
     assert taken[2].deaths() == [], "nobody knows whether the owner died"
 
 
+def test_whatever_lies_in_the_place_of_the_reserve_the_run_can_be_resumed(run: Run) -> None:
+    run.directory.reserve.unlink()
+    run.directory.reserve.symlink_to("/dev/full")
+    clear_stop(run.directory)
+    assert run.directory.reserve.stat().st_size > 0
+    assert not run.directory.reserve.is_symlink()
+
+
 def test_a_run_with_a_damaged_claim_is_made(run: Run, damage: bytes) -> None:
     run.directory.claim(1, 1).write_bytes(damage)
     assert worked(run).directory.complete()
@@ -141,6 +149,21 @@ def test_a_departure_of_any_bytes_is_shown(run: Run) -> None:
     assert ask("status", run.directory.root).code == 5
 
 
+def test_of_an_endless_or_very_long_text_no_more_is_read_than_a_person_reads(run: Run) -> None:
+    left = folder(run.directory, 1)
+    (left / "worker-000.00.end").write_bytes(b"SIGTERM: " + bytes(10**6))
+    os.mkfifo(left / "element-000.over")
+    (left / "worker-000.00.stage").symlink_to("/dev/zero")
+    (run.directory.logs / "0001-worker-000.log").symlink_to("/dev/zero")
+    run.directory.identity.write_bytes(bytes(10**6))
+    for verb in ("status", "logs", "logs --failed"):
+        answer = ask(*verb.split(), run.directory.root)
+        assert len(answer.out + answer.err) < 30_000
+    with pytest.raises(PlanChanged) as told:
+        pin_identity(run.directory, "cpu, fp32")
+    assert len(str(told.value)) < 2_000
+
+
 def test_damaged_ids_of_job_arrays_are_named_with_a_way_on(run: Run, damage: bytes) -> None:
     record_arrays(run.directory, 1, {"4711": 2})
     path = folder(run.directory, 1) / "slurm.json"
@@ -155,7 +178,7 @@ def test_damaged_ids_of_job_arrays_are_named_with_a_way_on(run: Run, damage: byt
 
 def test_a_damaged_identity_of_the_engine_says_where_it_stands(run: Run) -> None:
     run.directory.identity.write_bytes(b"\xff\xfe")
-    with pytest.raises(Exception, match=str(run.directory.identity)):
+    with pytest.raises(PlanChanged, match=str(run.directory.identity)):
         pin_identity(run.directory, "cpu, fp32")
 
 
