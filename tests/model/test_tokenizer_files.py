@@ -83,6 +83,15 @@ def test_a_damaged_file_is_named(file: str, content: str, model_folder: Path) ->
     assert refusal(model_folder).startswith(f"{path}: ")
 
 
+def test_a_tokenizer_that_loads_and_cannot_take_a_prompt_is_named(model_folder: Path) -> None:
+    """The tokenizers library panics: its exception is no `Exception`."""
+    path = model_folder / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["post_processor"]["single"][0]["SpecialToken"]["id"] = "<|nowhere|>"
+    path.write_text(json.dumps(content))
+    assert refusal(model_folder).startswith(f"{path}: not a tokenizer: ")
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
