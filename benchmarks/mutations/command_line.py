@@ -12,6 +12,8 @@ from benchmarks.mutations.hostile import NUMBERS, TEXTS, strange_file
 from benchmarks.mutations.settings import any_override, differs, prompts
 from benchmarks.mutations.trial import Answers, Trial
 
+# Words of a command: they hold no NUL.
+_WORDS = tuple(text for text in TEXTS if "\0" not in text)
 VERBS = ("plan", "submit", "resume", "status", "logs", "verify", "cancel")
 _OPTIONS = {
     "plan": ("--job", "--site", "--set", "--rehearse", "--out"),
@@ -67,7 +69,7 @@ def _words(chance: Random, folder: Path) -> Trial:
         option = chance.choice((*_OPTIONS[verb], "--unknown"))
         words.append(option)
         if option not in _FLAGS:
-            words.append(chance.choice((*TEXTS[:-20], *NUMBERS, folder, "10", "job.toml")))
+            words.append(chance.choice((*_WORDS[:-20], *NUMBERS, folder, "10", "job.toml")))
     if verb == "submit":
         words += ["--rehearse", "--detach"]
     return Trial(" ".join(map(str, words))[:120], [words])
@@ -82,7 +84,7 @@ def _path(chance: Random, folder: Path) -> Trial:
     path = folder / name
     about = strange_file(chance, path)
     if chance.random() < 0.2:
-        path, about = Path(chance.choice(TEXTS[:45]) or "."), "a hostile text"
+        path, about = Path(chance.choice(_WORDS[:45]) or "."), "a hostile text"
     words: list[object] = [verb, path]
     if verb == "submit":
         words = [verb, prompts(folder), "--rehearse", "--detach", "--out", path]

@@ -12,15 +12,18 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from batchgen.model import TINY, read_header
 from benchmarks.mutations.hostile import NUMBERS, TEXTS, mutate_file, value
-from benchmarks.mutations.models import SETTINGS, mutated_safetensors, wrong_engine
+from benchmarks.mutations.models import mutated_safetensors
+from benchmarks.mutations.painting import SETTINGS, paint
 from benchmarks.mutations.settings import prompts
 from benchmarks.mutations.trial import Trial
 
 RANK = 2
+# A smaller strength may be lost in the rounding of the weights.
+_LEAST_SCALE = 0.01
 # How the tools of the field spell a linear's name and its two matrices.
 _SPELLINGS = {
     "diffusers": ("transformer.{}", ".lora_A.weight", ".lora_B.weight"),
@@ -42,27 +45,57 @@ _FURTHER = (
 
 
 def trial(chance: Random, folder: Path) -> Trial:
-    """A LoRA with one mutation, planned."""
-    path = folder / chance.choice(
-        ("style.safetensors",) * 5 + ("a%j b.safetensors", "\x1b[1m.safetensors")
-    )
+    """A LoRA with one mutation or none, planned."""
+    names = ("style.safetensors",) * 5 + ("a%j b.safetensors", "\x1b[1m.safetensors")
+    path = folder / chance.choice(names)
     spelling = chance.choice((*["diffusers"] * 4, *_SPELLINGS))
-    tensors, metadata = _tensors(chance, spelling), {}
-    about = ""
-    if chance.random() < 0.5:
+    tensors, metadata, about = _tensors(chance, spelling), {}, "sound"
+    kind = chance.randrange(10)
+    if kind < 5:
         about, metadata = _mutate(chance, tensors)
     path.write_bytes(save(tensors, metadata))
-    if not about:
+    if kind in (5, 6, 7, 8):
         about = mutate_file(chance, path, mutated_safetensors)
-    scale = chance.choice((1.0,) * 5 + NUMBERS)
+    scale = chance.choice((*[1.0] * 60, 0.5, -1, *NUMBERS))
     table = f"{{path = {json.dumps(str(path))}, scale = {scale}}}"
     settings = [*SETTINGS, f"model.lora=[{table}]"]
     words = [word for one in settings for word in ("--set", one)]
     return Trial(
         f"{spelling}, scale {scale}: {about}",
         [["plan", prompts(folder), *words]],
-        wrong_if_accepted=lambda _: wrong_engine(settings),
+        wrong_if_accepted=lambda _: _wrong(settings, path, scale),
     )
+
+
+def _wrong(settings: list[str], path: Path, scale: float) -> str:
+    """What a worker does wrong with an accepted LoRA: it ends, or it paints as without."""
+    latents, wrong = paint(settings)
+    if wrong or abs(scale) < _LEAST_SCALE or not _changes(path):
+        return wrong
+    same = bool((latents == _without()).all())
+    return "planned, and the picture is the one without the LoRA" if same else ""
+
+
+def _changes(path: Path) -> bool:
+    """Whether the product of two matrices of a file is not zero, whatever they are called."""
+    tensors = load_file(path)
+    if any(name.endswith("alpha") and not np.any(one) for name, one in tensors.items()):
+        return False
+    pairs = ((name, _other_matrix(name)) for name in tensors)
+    return any(
+        name != other and other in tensors and np.any(tensors[other] @ tensors[name])
+        for name, other in pairs
+    )
+
+
+def _other_matrix(name: str) -> str:
+    """The name of the matrix B that belongs to a matrix A."""
+    return name.replace("lora_A", "lora_B").replace("down", "up")
+
+
+@cache
+def _without() -> Any:
+    return paint(SETTINGS)[0]
 
 
 @cache

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import struct
-from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,22 +25,24 @@ from benchmarks.mutations.hostile import (
     strange_file,
     value,
 )
+from benchmarks.mutations.painting import SETTINGS, paint
 from benchmarks.mutations.settings import prompts
 from benchmarks.mutations.trial import Trial
 
-_SMALL = ("sampling.width=32", "sampling.height=32", "sampling.steps=1", "engine.device=cpu")
-SETTINGS = (*_SMALL, "model.max_sequence_length=32", "engine.batch_size=2")
+
+def prepare(folder: Path) -> None:
+    """Copy the embedded model to where inputs lie, and load what loading a model needs.
+
+    Loading takes seconds before the first input, whose time is measured.
+    """
+    shutil.copytree(TINY, folder / "model")
+    paint(SETTINGS)
 
 
-def prepare() -> None:
-    """Load what loading a model needs, which takes seconds, before the first input is timed."""
-    wrong_engine([*SETTINGS])
-
-
-def trial(chance: Random, folder: Path) -> Trial:
+def trial(chance: Random, folder: Path, prepared: Path) -> Trial:
     """A copy of the embedded model with one mutation, planned."""
     model = folder / "model"
-    shutil.copytree(TINY, model, copy_function=os.link)
+    shutil.copytree(prepared / "model", model, copy_function=os.link)
     files = sorted(path for path in model.rglob("*") if path.is_file())
     configs = [path for path in files if path.suffix == ".json" and path.name != "tokenizer.json"]
     weights = [path for path in files if path.suffix == ".safetensors"]
@@ -66,7 +67,7 @@ def trial(chance: Random, folder: Path) -> Trial:
     return Trial(
         f"{where}/{about}",
         [["plan", prompts(folder), *words]],
-        wrong_if_accepted=lambda _: wrong_engine(settings),
+        wrong_if_accepted=lambda _: paint(settings)[1],
     )
 
 
@@ -154,37 +155,3 @@ def _change_folder(chance: Random, model: Path) -> str:
     for path in component.iterdir():
         path.unlink()
     return f"{component.name}/ emptied"
-
-
-def wrong_engine(settings: list[str]) -> str:
-    """What an engine of an accepted job does wrong; "" if it paints a picture."""
-    from batchgen.engine import Workload, open_engine
-    from batchgen.planning import locate_model
-    from batchgen.settings import load_job
-
-    job, checkpoint = locate_model(load_job(None, settings))
-    try:
-        engine = open_engine(job, checkpoint, Workload(((32, 32),), 2, False))
-        denoised = engine.denoise([_picture()])
-        pixels, _ = engine.decode(denoised)
-        engine.close()
-    except Exception as error:  # noqa: BLE001 - it would end every worker
-        return f"planned, and a worker ends: {type(error).__name__}: {error}"
-    if pixels.shape != (1, 32, 32, 3):
-        return f"planned, and the picture has the shape {pixels.shape}"
-    return ""
-
-
-@cache
-def _picture() -> Any:
-    from batchgen.manifest import Picture
-
-    decisive = {
-        "prompt": "a red circle",
-        "negative_prompt": "",
-        "seed": 1,
-        "width": 32,
-        "height": 32,
-    }
-    numbers = {"steps": 1, "guidance": 3.5, "true_cfg": 1.0, "extra": "{}", "id": ""}
-    return Picture(key=0, row=0, image=0, **decisive, **numbers)

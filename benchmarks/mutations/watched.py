@@ -120,14 +120,14 @@ def prepare(kind: str, folder: Path, stack: ExitStack) -> Make:
     if kind == "run":
         runs.prepare(folder)
     elif kind in ("model", "LoRA"):
-        models.prepare()
+        models.prepare(folder)
     stack.enter_context(working_here())
     mutate: dict[str, Callable[[Random, Path], Trial]] = {
         "manifest": manifests.trial,
         "job": settings.job_trial,
         "site": settings.site_trial,
         "command line": command_line.trial,
-        "model": models.trial,
+        "model": lambda chance, where: models.trial(chance, where, folder),
         "LoRA": loras.trial,
         "run": lambda chance, where: runs.trial(chance, where, folder),
     }
