@@ -18,7 +18,13 @@ from batchgen.model.configs import Config, Scheduler, parse_config
 from batchgen.model.contents import canonical_names, check_weights, is_harmless
 from batchgen.model.expected import expected_tensors
 from batchgen.model.families import FAMILIES, SCHEDULER, FamilyFacts, encoder_of
-from batchgen.model.folder import component_files, named_components, read_json, weight_files
+from batchgen.model.folder import (
+    component_files,
+    expand_home,
+    named_components,
+    read_json,
+    weight_files,
+)
 from batchgen.model.guidance import Guidance
 from batchgen.model.index import read_index
 from batchgen.model.locate import TINY, locate
@@ -221,13 +227,21 @@ def resolve(model: Model) -> Checkpoint:
     :raises ModelError: the folder is incomplete or damaged, holds something that would have no
         effect, or is of no family; a LoRA is missing; or the hub does not answer.
     """
+    try:
+        return _resolve(model)
+    except OSError as error:
+        where = error.filename or model.path
+        raise ModelError(f"{where}: cannot be read: {error.strerror or error}.") from None
+
+
+def _resolve(model: Model) -> Checkpoint:
     folder = locate(model)
     facts = read_index(folder)
     files = [folder / "model_index.json"]
     for component in named_components(folder):
         files += component_files(folder / component)
     identity = {path.relative_to(folder).as_posix(): digest(path) for path in sorted(files)}
-    loras = [Path(lora.path).expanduser() for lora in model.lora]
+    loras = [expand_home(lora.path) for lora in model.lora]
     for number, lora in enumerate(loras):
         identity |= {f"lora/{number}/{file.name}": digest(file) for file in lora_files(lora)}
     checkpoint = Checkpoint(folder, facts.name, identity)

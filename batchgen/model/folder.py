@@ -107,6 +107,14 @@ def _is_loaded(file: Path) -> bool:
     return any(fnmatchcase(file.name, pattern) for pattern in _LOADED)
 
 
+def expand_home(given: str) -> Path:
+    """A path as people write it: `~` is their home. A user who is not known has none."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        return Path(given)
+
+
 def check_file(path: Path) -> None:
     """Check that a path leads to a file that can be read. Of a pipe, reading would never end.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchgen.errors import ModelError, shell_command
-from batchgen.model.folder import named_components, wanted
+from batchgen.model.folder import expand_home, named_components, wanted
 from batchgen.model.index import read_index
 from batchgen.model.weights import kind_of_file
 from batchgen.settings import Model
@@ -19,7 +19,9 @@ INDEX = "model_index.json"
 # How long the hub may take to answer.
 HUB_TIMEOUT_S = 5.0
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+)(?:[/?#].*)?")
+_HUB_URL = re.compile(
+    r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)([^/]+/[^/?#]+)(?:[/?#].*)?"
+)
 _ACCEPTED = (
     'model.path takes "tiny" (embedded), a folder in diffusers layout (it holds model_index.json), '
     'or a hub id such as "org/name"'
@@ -32,7 +34,9 @@ def locate(model: Model) -> Path:
 
     :raises ModelError: there is none; the message says what was found in its place.
     """
-    path = Path(model.path).expanduser()
+    if not model.path.strip():
+        raise ModelError(f"model.path is empty. {_ACCEPTED}.")
+    path = expand_home(model.path)
     if model.path == "tiny" or os.path.lexists(path) or not _is_hub_id(model.path):
         if model.revision:
             given = f"model.revision = {model.revision!r} applies to hub ids only"
@@ -53,6 +57,8 @@ def _folder(given: str, path: Path) -> Path:
     asked = f"model.path = {given!r}"
     if url := _HUB_URL.fullmatch(given):
         raise ModelError(f"{asked}: give the hub's id of it: --set model.path={url[1]}")
+    if "://" in given:
+        raise ModelError(f"{asked}: an address; fetch the model to a folder here. {_ACCEPTED}.")
     if not os.path.lexists(path):
         raise ModelError(f"{asked}: no such folder{_beside(path)}. {_ACCEPTED}.")
     if not path.is_dir():
@@ -66,7 +72,7 @@ def _folder(given: str, path: Path) -> Path:
 def _beside(path: Path) -> str:
     """What the parent folder holds, if there is one."""
     parent = path.parent
-    if not path.parent.name or not parent.is_dir():
+    if not parent.name or not os.path.isdir(parent):  # noqa: PTH112 - the name may be too long
         return ""
     names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir())
     return f"; {parent}/ holds {', '.join(names[:5]) or 'no folder'}{', ...' * (len(names) > 5)}"
@@ -77,8 +83,8 @@ def _instead(folder: Path) -> str:
     if models := list(_near(folder)):
         listed = " or ".join(shell_command("--set", f"model.path={model}") for model in models[:3])
         cached = any(model.parent.name == "snapshots" for model in models)
-        what = "a folder of the hub's cache" if cached else "not itself a model"
-        return f", it is {what}: {listed}"
+        where = "in its snapshots, as it is a folder of the hub's cache" if cached else "near it"
+        return f"; the model is {where}: {listed}"
     files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
     return f"; {files[0].name} in it is {kind_of_file(files[0])}" if files else ""
 
@@ -106,7 +112,7 @@ def _download(model: Model, path: Path) -> Path:
         except Exception as error:
             if _is_answer(error):
                 raise
-            silence = f"the hub did not answer ({error}), and its cache here has no copy: "
+            silence = f"the hub did not answer ({error}), and its cache here has no whole copy"
         offline = bool(silence)
         snapshot = Path(
             hub.hf_hub_download(model.path, INDEX, revision=revision, local_files_only=offline)
@@ -124,7 +130,7 @@ def _download(model: Model, path: Path) -> Path:
         fetch = shell_command("hf", "download", model.path, "--local-dir", "FOLDER")
         raise ModelError(
             f"model.path = {model.path!r}: no such folder{_beside(path)}, and the hub did not give "
-            f"it: {silence}{error}\n{_ACCEPTED}. Where there is no network, fetch it elsewhere: "
+            f"it: {silence or error}\n{_ACCEPTED}. Where there is no network, fetch it elsewhere: "
             f"{fetch}, then --set model.path=FOLDER"
         ) from None
 

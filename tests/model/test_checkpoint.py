@@ -152,7 +152,7 @@ def test_a_quantized_checkpoint_is_refused(model_folder: Path) -> None:
 def test_weights_cut_short_are_refused(model_folder: Path) -> None:
     path = model_folder / TRANSFORMER
     path.write_bytes(path.read_bytes()[:-1])
-    assert f"{path}: has {path.stat().st_size} bytes and is not a whole" in refusal(model_folder)
+    assert f"{path}: has {path.stat().st_size:,} bytes and is not a whole" in refusal(model_folder)
 
 
 def test_a_missing_part_of_sharded_weights_is_named(model_folder: Path) -> None:

@@ -78,24 +78,52 @@ def test_the_root_of_a_hub_cache_points_at_its_snapshots(tmp_path: Path) -> None
     snapshot.symlink_to(TINY)
     for folder in (root, root / "snapshots", tmp_path):
         told = refusal(folder)
-        assert "it is a folder of the hub's cache: --set model.path=" in told
+        assert "the model is in its snapshots, as it is a folder of the hub's cache: --set" in told
         assert str(snapshot) in told
     resolve(Model(path=str(snapshot)))
 
 
 def test_a_component_points_at_its_model(model_folder: Path) -> None:
     told = refusal(model_folder / "transformer")
-    assert f"it is not itself a model: --set model.path={model_folder}" in told
+    assert f"the model is near it: --set model.path={model_folder}" in told
 
 
 def test_a_folder_of_models_names_them(model_folder: Path) -> None:
     told = refusal(model_folder.parent)
-    assert f"it is not itself a model: --set model.path={model_folder}" in told
+    assert f"the model is near it: --set model.path={model_folder}" in told
 
 
-def test_an_address_of_the_hub_is_answered_with_the_id() -> None:
-    told = refusal("https://huggingface.co/black-forest-labs/FLUX.1-dev/tree/main")
+@pytest.mark.parametrize("address", ["https://huggingface.co/{}/tree/main", "hf://{}"])
+def test_an_address_of_the_hub_is_answered_with_the_id(address: str) -> None:
+    told = refusal(address.format("black-forest-labs/FLUX.1-dev"))
     assert "--set model.path=black-forest-labs/FLUX.1-dev" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("", "model.path is empty"),
+        (" ", "model.path is empty"),
+        ("s3://bucket/model", "an address; fetch the model to a folder here"),
+        ("~nobody-has-this-name/model", "no such folder"),
+        ("x" * 300, "no such folder"),
+        ("x" * 300 + "/y/z", "no such folder"),
+        ("a\0b", "no such folder"),
+        ("README.md/x/y", "no such folder"),
+    ],
+)
+def test_a_path_that_can_be_none_is_refused(path: str, told: str) -> None:
+    assert told in refusal(path)
+
+
+def test_a_folder_that_may_not_be_listed_is_told(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert "cannot be read: Permission denied." in refusal(model_folder)
 
 
 @pytest.mark.parametrize("path", ["acme/model.safetensors", "acme/model-Q4.gguf"])
@@ -158,6 +186,7 @@ def test_a_hub_that_does_not_answer_is_tried_once() -> None:
     told = refusal("someone/some-model")
     assert time.monotonic() - begin < 3
     assert "the hub did not give it: the hub did not answer (" in told
+    assert "its cache here has no whole copy" in told
     assert "hf download someone/some-model --local-dir FOLDER" in told
 
 
