@@ -192,6 +192,7 @@ def test_dora_is_refused_wherever_its_setting_stands(tmp_path: Path) -> None:
         ({"lora_adapter_metadata": "[" * 99_999}, "lora_adapter_metadata is not JSON"),
         ({"lora_adapter_metadata": "null"}, "is 'null': expected an object"),
         ({"lora_adapter_metadata": "[1]"}, r"is '\[1\]': expected an object"),
+        ({"lora_adapter_metadata": '{"r": 4, "r": 8}'}, "not JSON: a key stands twice: r, r"),
         ({"lora_alpha": "none"}, "lora_alpha is not JSON"),
         (adapter(lora_alpha=None), "lora_alpha = None: expected a number"),
         (adapter(lora_alpha="8"), "lora_alpha = '8': expected a number"),

@@ -136,11 +136,20 @@ def _sources(
 def _json(text: str, source: str) -> Any:
     try:
         # Some tools write Python's words.
-        return json.loads({"True": "true", "False": "false"}.get(text, text))
+        words = {"True": "true", "False": "false"}
+        return json.loads(words.get(text, text), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise ModelError(
             f"{source} is not JSON: {error}; save the LoRA again with the tool that made it"
         ) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which no key stands twice: Python would take the last."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError(f"a key stands twice: {', '.join(key for key, _ in pairs)[:80]}")
+    return content
 
 
 def _check(key: str, value: Any, source: str) -> tuple[tuple[str, ...], str]:
