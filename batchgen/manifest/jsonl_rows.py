@@ -23,7 +23,7 @@ import pyarrow as pa
 from batchgen.manifest.columns import column_label, find_columns, used_columns
 from batchgen.manifest.contract import COLUMNS, stand_in
 from batchgen.manifest.extras import json_text
-from batchgen.manifest.problems import Problems, Report, place_in, shorten
+from batchgen.manifest.problems import Problems, Report, name_files, place_in, shorten
 from batchgen.manifest.text_file import encoding_of, open_text
 from batchgen.manifest.utf8 import encodable
 
@@ -72,7 +72,7 @@ class JsonlReader:
                 for name, held in kinds.items()
             ]
         )
-        find_columns(self.schema, ", ".join(map(str, files)), mapping)
+        find_columns(self.schema, name_files(files), mapping)
 
     def describe(self) -> str:
         """Say how the files are read, for the plan."""

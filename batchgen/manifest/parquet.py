@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from batchgen.errors import ManifestError, counted
 from batchgen.manifest.columns import BY_NAME, Columns, agree, find_columns
-from batchgen.manifest.problems import Place
+from batchgen.manifest.problems import Place, name_files
 
 # Files that a user wrote, and their numbers of rows.
 Origins = Sequence[tuple[str, int]]
@@ -119,7 +119,7 @@ class ParquetManifest:
 
     def name(self) -> str:
         """Return what to call the file in a message that names no row."""
-        return ", ".join(file for file, _ in self._origins)
+        return name_files(file for file, _ in self._origins)
 
     def close(self) -> None:
         """Close the file."""

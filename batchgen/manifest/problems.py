@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from batchgen.errors import ManifestError
+from batchgen.errors import ManifestError, counted
 
 SHOWN = 10
 ROWS_FROM_0 = "(rows are counted from 0 within their file, without headers and blank lines)"
@@ -33,6 +33,12 @@ def shorten(value: object) -> str:
     if len(text) > _SHOWN_CHARACTERS:
         text = f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"
     return repr(text) if isinstance(value, str) else text
+
+
+def name_files(files: Iterable[object]) -> str:
+    """Name files in a message: the first, and how many others there are."""
+    first, *others = map(str, files)
+    return f"{first} and {counted(len(others), 'other file')}" if others else first
 
 
 def place_in(file: Path, first_row: int) -> Place:

@@ -26,7 +26,7 @@ from batchgen.manifest.effects import Effects
 from batchgen.manifest.files import Source, identify_file
 from batchgen.manifest.find import kind_of
 from batchgen.manifest.parquet import ParquetManifest, open_all
-from batchgen.manifest.problems import Problems
+from batchgen.manifest.problems import Problems, name_files
 from batchgen.manifest.shapes import ShapeColumns, decode_shape, shapes_of
 from batchgen.settings import Sampling
 
@@ -146,7 +146,7 @@ def _check_rows(
     """
     if not any(manifest.rows for manifest in opened):
         problems.raise_if_any()
-        names = ", ".join(manifest.name() for manifest in opened)
+        names = name_files(manifest.name() for manifest in opened)
         raise ManifestError(f"{names}: no rows; a manifest needs at least one prompt")
     used, counts, hashes = checks.columns.used, Counter[int](), array("q")
     readable, start = [], 0

@@ -14,6 +14,8 @@ import pytest
 
 from batchgen.errors import ManifestError
 from batchgen.manifest import extra_columns, find_files, read_rows
+from batchgen.manifest.convert import to_parquet
+from batchgen.manifest.problems import Problems
 from tests.manifest.validation import all_pictures, validate
 
 Convert = Callable[..., Path]
@@ -248,7 +250,7 @@ def test_conversion_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     pool = pa.proxy_memory_pool(before)
     pa.set_memory_pool(pool)
     try:
-        validate(file, parquet=tmp_path / "out.parquet", max_tokens=512)
+        to_parquet([file], tmp_path / "out.parquet", Problems())
     finally:
         pa.set_memory_pool(before)
     assert file.stat().st_size > 100e6

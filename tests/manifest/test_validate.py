@@ -123,7 +123,7 @@ def test_ids_whose_hashes_collide_are_not_equal(
 
 
 def test_more_pictures_than_keys_are_refused(parquet: Parquet) -> None:
-    assert "1000100000 pictures, a run holds at most 1000000000" in refusal(
+    assert "1,000,100,000 pictures, a run holds at most 1,000,000,000" in refusal(
         parquet(images=[100_000] * 10_001)
     )
 
