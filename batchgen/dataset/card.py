@@ -35,7 +35,7 @@ def dataset_card(run: Run, statistics: Statistics) -> str:
 
 {pictures} painted by {model} from {counted(plan.rows, "prompt")}, made with
 batchgen {plan.software["batchgen"]}.
-{_failures(statistics)}{_notes(plan)}
+{_failures(statistics)}{_idle_columns(plan)}
 Each sample holds `{kind}` (the picture), `txt` (its prompt) and `json` (key, id, seed, size,
 steps, guidance and the manifest's other columns as the JSON string `extra`).
 `metadata/*.parquet` holds a record for every planned picture, also if it failed, with all
@@ -111,11 +111,11 @@ def _failures(statistics: Statistics) -> str:
     return f"{failed} of {planned} planned pictures could not be made ({causes}).\n"
 
 
-def _notes(plan: Plan) -> str:
-    if not plan.notes:
+def _idle_columns(plan: Plan) -> str:
+    if not plan.idle_columns:
         return ""
-    listed = "\n".join(f"- {note}" for note in plan.notes)
-    return f"\nWhat was asked for and changed no picture:\n\n{listed}\n"
+    listed = "\n".join(f"- {told}" for told in plan.idle_columns)
+    return f"\nNot everything that the prompts asked for changed a picture:\n\n{listed}\n"
 
 
 def _sizes(statistics: Statistics) -> str:

@@ -42,15 +42,19 @@ def _refusal(job: Job, name: str, guidance: Guidance) -> str:
     )
 
 
-def notes(job: Job, effects: Effects) -> Iterator[str]:
-    """A sentence for each column with values that change nothing, and for each key not used."""
-    for key, other, value, _ in unread(job):
-        yield f"{key} of the job is not used: {other} is {json.dumps(value)}"
+def idle_columns(effects: Effects) -> Iterator[str]:
+    """A sentence for each column with values that change nothing."""
     for name, rows in sorted(effects.idle.items()):
         if rows and effects.guidance:
             values = counted(rows, "row has", "rows have")
             condition = effects.guidance.condition(name)
             yield f"{values} a {name} that changes nothing: {condition}"
+
+
+def unused_keys(job: Job, effects: Effects) -> Iterator[str]:
+    """A sentence for each key that was written and is not used."""
+    for key, other, value, _ in unread(job):
+        yield f"{key} of the job is not used: {other} is {json.dumps(value)}"
     for name, rows in effects.from_job.items():
         if not rows and name in job.sampling.model_fields_set:
             yield f"sampling.{name} of the job is not used: every row has a {name} of its own"

@@ -69,8 +69,10 @@ class Plan(Section):
     over_long: int
     shapes: tuple[Shape, ...]
     has_ids: bool
-    # What was asked for and changes nothing, a sentence each.
-    notes: tuple[str, ...] = ()
+    # Columns with values that change no picture, and written keys of the job that no row takes: a
+    # sentence each.
+    idle_columns: tuple[str, ...] = ()
+    unused_keys: tuple[str, ...] = ()
     groups: int
     shards: tuple[Shard, ...]
     # Estimated seconds of one device for the whole run.
@@ -80,6 +82,11 @@ class Plan(Section):
     # What the estimate of seconds assumes, for people.
     speed: str
     software: dict[str, str]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever plans the run is to be told."""
+        return self.idle_columns + self.unused_keys
 
 
 def plan_order(picture: Picture) -> tuple[int, int, int, bool, int]:

@@ -18,7 +18,7 @@ from batchgen.errors import JobError, counted
 from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, resolve
 from batchgen.planning.cut import cut_shards, shard_size
-from batchgen.planning.effects import notes, refuse_without_effect
+from batchgen.planning.effects import idle_columns, refuse_without_effect, unused_keys
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
 from batchgen.planning.plan import Plan, Shape, Shard
@@ -116,7 +116,8 @@ def make_plan(
         over_long=valid.over_long,
         shapes=shapes,
         has_ids=valid.has_ids,
-        notes=tuple(notes(job, valid.effects)),
+        idle_columns=tuple(idle_columns(valid.effects)),
+        unused_keys=tuple(unused_keys(job, valid.effects)),
         groups=groups,
         shards=shards,
         seconds=cost.seconds * valid.pictures,
