@@ -94,6 +94,10 @@ class ManifestSettings(Section):
         'a name of the manifest = "" lets that column travel along',
     )
 
+    def __hash__(self) -> int:
+        """A job can be a key, also with a table of columns."""
+        return hash(frozenset(self.columns.items()))
+
 
 class Shards(Section):
     """How the manifest is cut."""
