@@ -82,7 +82,7 @@ def verify_run(run: Run, *, deep: bool, manifest: bool) -> Iterator[Finding]:
         except DamagedRun as error:
             yield Finding(shard, [str(error)])
             continue
-        published = all(target.exists() for _, target in done.names(directory))
+        published = all(target.is_file() for _, target in done.names(directory))
         if published or missing_names(directory, done):
             compare = deep and manifest
             try:

@@ -12,6 +12,7 @@ before the metadata, so whoever sees `metadata/N.parquet` can open `data/N.tar`.
 from __future__ import annotations
 
 import filecmp
+import os
 import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -72,12 +73,21 @@ def committed_shards(directory: RunDirectory) -> set[int]:
 
 def published_shards(directory: RunDirectory) -> set[int]:
     """Shards whose metadata is published: the roll-forward gives this name last."""
-    return _shards_in(directory.root / "metadata")
+    return _files_in(directory.root / "metadata")
 
 
 def visible_shards(directory: RunDirectory) -> set[int]:
     """Shards whose tar or metadata readers can see."""
     return _shards_in(directory.root / "data", directory.root / "metadata")
+
+
+def _files_in(folder: Path) -> set[int]:
+    """Shards that have a file in a folder. The listing says what is one: none is looked at."""
+    if not folder.is_dir():
+        return set()
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_file()]
+    return {int(match[1]) for name in names if (match := _SHARD_FILE.match(name))}
 
 
 def _shards_in(*folders: Path) -> set[int]:
@@ -125,7 +135,7 @@ def lost_shards(
     :param committed: the shards to look at.
     :param tarless: those of them that have no good picture.
     """
-    metadata, tars = published_shards(directory), _shards_in(directory.root / "data")
+    metadata, tars = published_shards(directory), _files_in(directory.root / "data")
     missing = (committed - metadata) | (committed - tars).difference(tarless)
     commits = (read_done(directory, shard) for shard in sorted(missing))
     return [done for done in commits if missing_names(directory, done)]
@@ -138,7 +148,7 @@ def missing_names(directory: RunDirectory, done: Done) -> list[Path]:
     name is there, so it is looked at first.
     """
     names = done.names(directory)
-    return [target for source, target in names if not (source.exists() or target.exists())]
+    return [target for source, target in names if not (source.is_file() or target.is_file())]
 
 
 def shards_with_attempts(directory: RunDirectory) -> set[int]:

@@ -64,9 +64,21 @@ def edit(path: Path) -> None:
     path.write_text(path.read_text().replace('"ok": 3', '"ok": 4'))
 
 
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "tar gone": ("data/000002.tar", Path.unlink, ""),
     "tar flipped": ("data/000002.tar", flip, "--deep"),
+    "tar is a pipe": ("data/000002.tar", become_a_pipe, ""),
+    "metadata is a folder": ("metadata/000002.parquet", become_a_folder, ""),
     "metadata gone": ("metadata/000002.parquet", Path.unlink, ""),
     "metadata flipped": ("metadata/000002.parquet", flip, ""),
     "commit gone": (".batchgen/done/000/000002.json", Path.unlink, ""),
