@@ -19,6 +19,7 @@
     near_misses.py  names that look like a column of the contract
     find.py         find the files
     files.py        identify the files
+    signatures.py   what a file is by its first bytes
     contract.py     which columns there are, of which types, with which values
     utf8.py         find and replace bytes that are not UTF-8
     problems.py     count all problems, show the first ten

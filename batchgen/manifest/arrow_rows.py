@@ -13,6 +13,7 @@ from batchgen.errors import ManifestError, one_line
 from batchgen.manifest.columns import agree, find_columns
 from batchgen.manifest.contract import plain, unencode
 from batchgen.manifest.problems import Problems
+from batchgen.manifest.signatures import what_it_is
 
 _BATCH_ROWS = 16_384
 _FILE_MAGIC, _FEATHER_1_MAGIC = b"ARROW1", b"FEA1"
@@ -84,9 +85,13 @@ def _open(file: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
                 with pa.ipc.open_stream(source) as stream:
                     yield stream.schema, iter(stream)
     except (pa.ArrowException, OSError) as error:
-        raise ManifestError(
-            f"{file}: cannot be read as Arrow: {one_line(str(error))}. {_AGAIN}"
-        ) from None
+        what = what_it_is(file)
+        told = (
+            f"it is {what}"
+            if what and not what.startswith("Arrow")
+            else f"{one_line(str(error))}. {_AGAIN}"
+        )
+        raise ManifestError(f"{file}: cannot be read as Arrow: {told}") from None
 
 
 def _common_type(column: str, schemas: Mapping[Path, pa.Schema]) -> pa.DataType:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchgen.errors import ManifestError, shell_command
 from batchgen.manifest.columns import column_label, find_columns, used_columns
 from batchgen.manifest.contract import COLUMNS, stand_in
 from batchgen.manifest.extras import json_text
@@ -60,6 +61,8 @@ class JsonlReader:
     ) -> None:
         self._problems = problems
         self._encodings = [encoding_of(file) for file in files]
+        for file in files:
+            _refuse_array(file)
         kinds = _kinds(files)
         used = used_columns(list(kinds), mapping)
         # Column of the files → column of the contract, the first if it is read as several.
@@ -135,6 +138,16 @@ class JsonlReader:
         for row in bad:
             values[row] = stand_in(name)
         return pa.array(values, type_)
+
+
+def _refuse_array(file: Path) -> None:
+    """Refuse one JSON array instead of lines.
+
+    :raises ManifestError: the file begins like one.
+    """
+    if next(_lines(file), "").lstrip("\ufeff \t").startswith("["):
+        command = f"jq -c '.[]' {shell_command(file)} > NAME.jsonl"
+        raise ManifestError(f"{file}: a JSON array; write one object a line: {command}")
 
 
 def _kinds(files: Sequence[Path]) -> dict[str, set[str]]:

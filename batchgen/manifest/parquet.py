@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from batchgen.errors import ManifestError, counted
 from batchgen.manifest.columns import BY_NAME, Columns, agree, find_columns
 from batchgen.manifest.problems import Place, name_files
+from batchgen.manifest.signatures import what_it_is
 
 # Files that a user wrote, and their numbers of rows.
 Origins = Sequence[tuple[str, int]]
@@ -41,9 +42,11 @@ class ParquetManifest:
             raise ManifestError(f"{file}: the name of a column is not UTF-8: {error}") from None
         except (pa.ArrowException, OSError) as error:
             empty = Path(file).stat().st_size == 0
-            what = "is empty (0 bytes)" if empty else f"cannot be read as Parquet: {error}"
+            told = "is empty (0 bytes)" if empty else f"cannot be read as Parquet: {error}"
+            if what := what_it_is(file, "Parquet"):
+                raise ManifestError(f"{file}: cannot be read as Parquet: it is {what}") from None
             raise ManifestError(
-                f"{file}: {what}. Truncated, or still being written? Copy it again."
+                f"{file}: {told}. Truncated, or still being written? Copy it again."
             ) from None
         metadata = self._parquet.metadata
         self.rows: int = metadata.num_rows

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
 from batchgen.errors import ManifestError, shell_command
+from batchgen.manifest.signatures import what_it_is
 
 _HEAD_BYTES = 4
 # UTF-32's mark begins with UTF-16's.
@@ -22,11 +23,6 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
-
-
-def is_compressed(file: Path) -> bool:
-    """Tell whether a file is compressed by gzip, by its name."""
-    return file.suffix.lower() == ".gz"
 
 
 @contextmanager
@@ -65,8 +61,14 @@ def encoding_of(file: Path) -> str:
 
 
 def _open_bytes(file: Path) -> BinaryIO:
-    if is_compressed(file):
+    """Open a file, unpacked if it is named `.gz`.
+
+    :raises ManifestError: it is no text.
+    """
+    if file.suffix.lower() == ".gz":
         return cast("BinaryIO", gzip.open(file, "rb"))
+    if what := what_it_is(file):
+        raise ManifestError(f"{file}: {what}")
     return file.open("rb")
 
 

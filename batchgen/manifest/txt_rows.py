@@ -72,11 +72,16 @@ class TxtReader:
 
 
 def _refuse_table(file: Path) -> None:
-    """Refuse a table, whose header would become a prompt.
+    """Refuse a table, whose header would become a prompt, and JSON.
 
     :raises ManifestError: the first line names a column `prompt`.
     """
     first = next(_prompts(file), "")
+    if re.match(r'\{\s*"', first):
+        raise ManifestError(
+            f"{file}: the first line is JSON: {shorten(first)}. JSON lines are named .jsonl, and "
+            ".txt has a prompt a line"
+        )
     names = {name.strip(' "').casefold() for name in re.split(r"[,;|\t]", first)}
     if "prompt" in names:
         raise ManifestError(

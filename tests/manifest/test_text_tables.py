@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.manifest.validation import Write, all_pictures, refusal, validate
+from tests.manifest.validation import Parquet, Write, all_pictures, refusal, validate
 
 
 @pytest.mark.parametrize(
@@ -254,3 +254,31 @@ def test_lines_that_look_like_comments_or_options_are_told(write: Write) -> None
         "text, a prompt a line, UTF-8; 1 line begins with #, 2 lines hold options (--w 512): "
         "all of it is prompt"
     )
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.txt", "p.jsonl", "p.parquet", "p.arrow"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html><body>Not found</body></html>\n", "a web page"),
+        (b"PK\x03\x04" + bytes(60), "an Excel workbook"),
+        (b"\x28\xb5\x2f\xfd" + bytes(60), "compressed by zstd; unpack it: unzstd -c"),
+    ],
+)
+def test_a_file_that_is_something_else_is_told_by_what_it_is(
+    write: Write, name: str, content: bytes, told: str
+) -> None:
+    message = refusal(write(name, content))
+    assert name in message
+    assert told in message
+
+
+def test_tables_under_a_wrong_name_are_told_by_their_kind(write: Write, parquet: Parquet) -> None:
+    table = parquet().read_bytes()
+    assert refusal(write("p.csv", table)).endswith("p.csv: Parquet; name it .parquet")
+    assert "it is Parquet; name it" in refusal(write("p.arrow", table))
+    assert "gunzip -c" in refusal(write("q.csv", gzip.compress(b"prompt\na\n")))
+    assert "the first line is JSON" in refusal(write("p.txt", '{"prompt": "a"}\n'))
+    array = refusal(write("p.jsonl", '[\n{"prompt": "a"},\n{"prompt": "b"}\n]\n'))
+    assert "a JSON array; write one object a line: jq -c '.[]' " in array
