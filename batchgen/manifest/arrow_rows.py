@@ -85,12 +85,8 @@ def _open(file: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
                 with pa.ipc.open_stream(source) as stream:
                     yield stream.schema, iter(stream)
     except (pa.ArrowException, OSError) as error:
-        what = what_it_is(file)
-        told = (
-            f"it is {what}"
-            if what and not what.startswith("Arrow")
-            else f"{one_line(str(error))}. {_AGAIN}"
-        )
+        what = what_it_is(file, "Arrow")
+        told = f"it is {what}" if what else f"{one_line(str(error))}. {_AGAIN}"
         raise ManifestError(f"{file}: cannot be read as Arrow: {told}") from None
 
 
