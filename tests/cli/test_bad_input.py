@@ -5,7 +5,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.model import TINY
 from batchgen.planning.planner import locate_model
 from batchgen.run.run import create
 from batchgen.settings.job import load_job
@@ -77,17 +75,12 @@ def job(text: str) -> Write:
 
 
 def small_sd3(job: str = "width = 128\nheight = 128", cache: str = "", **columns: Any) -> Write:
-    """A job of a Stable Diffusion 3 with positions up to 128 px; a manifest of these columns."""
+    """A job of a Stable Diffusion 3 with positions up to 208 px; a manifest of these columns."""
 
     def make(folder: Path) -> list[object]:
-        model = shutil.copytree(TINY, folder / "model")
-        shutil.copytree(model / "tokenizer_2", model / "tokenizer_3")
-        index = json.loads((model / "model_index.json").read_text())
-        index |= {"_class_name": "StableDiffusion3Pipeline", "tokenizer_3": index["tokenizer_2"]}
-        (model / "model_index.json").write_text(json.dumps(index))
-        config = json.loads((model / "transformer" / "config.json").read_text())
-        config |= {"pos_embed_max_size": 8}
-        (model / "transformer" / "config.json").write_text(json.dumps(config))
+        from tests.support.sd3_folder import save_sd3  # takes seconds that few tests need
+
+        model = save_sd3(folder / "model")
         section = f"[model]\npath = '{model}'\nmax_sequence_length = 32\n"
         text = f"{section}[sampling]\n{job}\n[cache]\n{cache}\n"
         (folder / "job.toml").write_text(text)
@@ -277,16 +270,16 @@ ROWS: dict[str, tuple[Write, Sequence[str]]] = {
     "unknown hub model": (words(*settings(model__path="nobody/nothing")), ["nobody/nothing"]),
     # what the model cannot do
     "width beyond the model's positions": (
-        small_sd3(width=[128, 192]),
-        ["row 1 of", "column width: 192; expected px", "to 128 for this"],
+        small_sd3(width=[208, 224]),
+        ["row 1 of", "column width: 224; expected px", "to 208 for this"],
     ),
     "job's width beyond them": (
-        small_sd3(height=[64], job="width = 144"),
-        ["sampling.width: 144; expected px", "to 128 for this model"],
+        small_sd3(height=[64], job="width = 224"),
+        ["sampling.width: 224; expected px", "to 208 for this model"],
     ),
     "job's width where a row has none": (
-        small_sd3(width=[64, None], job="width = 144\nheight = 64"),
-        ["row 1 of", "null, and sampling.width = 144"],
+        small_sd3(width=[64, None], job="width = 224\nheight = 64"),
+        ["row 1 of", "null, and sampling.width = 224"],
     ),
     "true_cfg without a meaning": (
         small_sd3(true_cfg=[1.0, 2.5]),
