@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from batchgen.run.directory import RunDirectory
-from batchgen.run.submissions import Member, Submission, elements_of, folder
+from batchgen.run.submissions import Member, Submission, elements_given_up, elements_of
 
 
 def owed_jobs(
@@ -43,8 +43,7 @@ def _open_elements(
     """
     last = {member.index: member.departure for member in members if member.role == "worker"}
     gone = {index for index, why in last.items() if why and not why.was_told}
-    notes = folder(directory, submission.number).glob("element-*.over")
-    given_up = {int(path.stem.removeprefix("element-")) for path in notes}
+    given_up = elements_given_up(directory, submission.number)
     for element in range(len(names)):
         if element not in given_up and not gone.issuperset(submission.of_element(element)):
             yield element

@@ -249,8 +249,13 @@ def give_up(directory: RunDirectory, number: int, element: int, reason: str) -> 
 
 def given_up(directory: RunDirectory, number: int) -> list[str]:
     """Why elements of a submission were not requeued."""
-    paths = sorted(folder(directory, number).glob("element-*.over"))
-    return [read_words(path) for path in paths]
+    return list(elements_given_up(directory, number).values())
+
+
+def elements_given_up(directory: RunDirectory, number: int) -> dict[int, str]:
+    """The elements of a submission that were not requeued although shards are left, and why."""
+    notes = sorted(folder(directory, number).glob("element-*.over"))
+    return {int(path.stem.removeprefix("element-")): read_words(path) for path in notes}
 
 
 def log_file(directory: RunDirectory, number: int, index: int) -> Path:

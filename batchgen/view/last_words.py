@@ -14,6 +14,7 @@ from batchgen.run import (
     RunDirectory,
     Submission,
     batch_log,
+    elements_given_up,
     elements_of,
     given_up,
     last_line,
@@ -60,10 +61,13 @@ def _never_came(
 ) -> Iterator[str]:
     """Elements that are over although none of their workers ever registered."""
     jobs = enumerate(elements_of(directory, submission.number))
+    told = elements_given_up(directory, submission.number)
     over = [
         job
         for element, job in jobs
-        if job not in roster.jobs and not came & set(submission.of_element(element))
+        if job not in roster.jobs
+        and element not in told
+        and not came & set(submission.of_element(element))
     ]
     for job in over[:_MANY]:
         was = roster.ended.get(job)

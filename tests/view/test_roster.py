@@ -203,3 +203,18 @@ def test_the_stacks_of_a_hung_worker_are_no_last_words(run: Run, squeue: FakeSqu
     log.write_text(f"painting\nTimeout (0:10:05)!\n{stacks}")
     squeue.answer([])
     assert "worker 0 died on node1: Timeout (0:10:05)!" in said(run)[1]
+
+
+def test_an_element_without_a_worker_is_told_once_with_what_srun_said(
+    run: Run, squeue: FakeSqueue
+) -> None:
+    submissions.record_arrays(run.directory, 1, {"7": 2})
+    why = "no worker came in 3 allocations (exit code 1): srun: error: Invalid --cpu-bind"
+    for element in range(2):
+        submissions.give_up(run.directory, 1, element, f"element {element} on node1: {why}")
+        log = submissions.batch_log(run.directory, 1, f"7_{element}")
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"batchgen: element {element} ends: {why}\n")
+    squeue.answer([])
+    state, cause = said(run)
+    assert (state, cause.count("Invalid --cpu-bind"), cause.count("7_")) == ("stalled", 2, 0)
