@@ -115,17 +115,17 @@ class FamilyFacts:
         return encoder_of(self.t5_tokenizer)
 
     @property
-    def classes(self) -> dict[str, set[tuple[str, str]]]:
+    def classes(self) -> dict[str, list[tuple[str, str]]]:
         """Every component of the pipeline → the libraries and classes that it may have."""
         built = {
-            name: {(component.library, component.class_name)}
+            name: [(component.library, component.class_name)]
             for name, component in self.components.items()
         }
         tokenizers = {
-            name: {("transformers", each) for each in (*kind.class_names, *ANY_TOKENIZER)}
+            name: [("transformers", each) for each in (*kind.class_names, *ANY_TOKENIZER)]
             for name, kind in self.tokenizers.items()
         }
-        return {"scheduler": {("diffusers", SCHEDULER)}, **built, **tokenizers}
+        return {"scheduler": [("diffusers", SCHEDULER)], **built, **tokenizers}
 
 
 def encoder_of(tokenizer: str) -> str:
