@@ -66,7 +66,7 @@ def launch(
     )
     number = submission.number
     arguments = ["-m", "batchgen.launch.supervisor", str(directory.root), str(number)]
-    with (directory.logs / f"{number:04d}-supervisor.log").open("ab") as log:
+    with submissions.supervisor_log(directory, number).open("ab") as log:
         subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,

@@ -43,6 +43,7 @@ from batchgen.run.submissions import (
     members,
     own_lines,
     read_submissions,
+    supervisor_log,
 )
 
 __all__ = [
@@ -88,5 +89,6 @@ __all__ = [
     "stage_file",
     "stop_full",
     "submissions",
+    "supervisor_log",
     "unless_started",
 ]

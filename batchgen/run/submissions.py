@@ -263,6 +263,11 @@ def log_file(directory: RunDirectory, number: int, index: int) -> Path:
     return directory.logs / f"{number:04d}-worker-{index:03d}.log"
 
 
+def supervisor_log(directory: RunDirectory, number: int) -> Path:
+    """What the supervisor of a submission prints. It is silent unless it fails."""
+    return directory.logs / f"{number:04d}-supervisor.log"
+
+
 def batch_log(directory: RunDirectory, number: int, job: str) -> Path:
     """What the batch script of a job prints. SLURM makes the file when the job begins."""
     return submitit_folder(directory, number) / f"{job}_0_log.out"

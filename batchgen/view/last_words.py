@@ -19,7 +19,9 @@ from batchgen.run import (
     given_up,
     last_line,
     log_file,
+    own_lines,
     read_stop,
+    supervisor_log,
 )
 from batchgen.view.roster import Roster
 
@@ -40,6 +42,9 @@ def last_words(directory: RunDirectory, roster: Roster) -> list[str]:
         printed = last_line(log_file(directory, number, member.index))
         lines.add(f"worker {member.index} died on {member.owner.host}: {printed}")
     lines |= set(given_up(directory, number))
+    log = supervisor_log(directory, number)
+    if own_lines(log) and not roster.supervised:
+        lines.add(f"the supervisor ended: {last_line(log)}")
     if last.site and not roster.trouble:
         lines |= set(_never_came(directory, last, roster, {member.index for member in workers}))
     return sorted(lines)

@@ -253,3 +253,12 @@ def test_commands_can_be_pasted_also_if_the_run_has_a_name_of_two_words(
     ask_to_stop(run.directory, cause, "why")
     told = read_status(run.directory).next
     assert (told.count(root), told.count("my runs")) == (told.count("batchgen "),) * 2
+
+
+def test_a_supervisor_that_could_not_start_is_told_with_its_last_words(run: Run) -> None:
+    submitted(run.directory, seconds_ago=START_S + 1)
+    log = submissions.supervisor_log(run.directory, 1)
+    log.write_text("Traceback (most recent call last):\n  File …\nImportError: no submitit here\n")
+    status = read_status(run.directory)
+    told = "the supervisor ended: ImportError: no submitit here"
+    assert (status.state, told in status.cause) == ("stalled", True)
