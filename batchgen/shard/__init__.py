@@ -2,6 +2,7 @@
 
     publish.py         complete a finished attempt, and commit it
     tally.py           count the pictures of committed shards
+    visible_files.py   published files that are gone, and strangers among them
     in_progress.py     shards begun and not published, seen by other processes
     claims.py          who works on which shard, and whose shard may be taken
     escalation.py      how carefully groups are made after deaths and verdicts
@@ -18,14 +19,10 @@ from batchgen.shard.claims import Claim, Claims, last_attempt, read_owner
 from batchgen.shard.commit import (
     Done,
     committed_shards,
-    lost_shards,
-    missing_names,
     published_shards,
     read_done,
     remake,
     roll_forward,
-    shards_with_attempts,
-    strange_files,
     sweep,
     visible_shards,
 )
@@ -36,6 +33,12 @@ from batchgen.shard.pictures import read_shard
 from batchgen.shard.publish import publish_shard
 from batchgen.shard.records import Record, Route, identity_of, read_metadata
 from batchgen.shard.tally import Tally, count_pictures
+from batchgen.shard.visible_files import (
+    lost_shards,
+    missing_names,
+    shards_with_attempts,
+    strange_files,
+)
 
 __all__ = [
     "KILLED",

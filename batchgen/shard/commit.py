@@ -14,7 +14,6 @@ from __future__ import annotations
 import filecmp
 import os
 import re
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from batchgen.regular_file import open_regular, read_regular
 from batchgen.run import RunDirectory
 
 _SHARD_FILE = re.compile(r"^(\d{6,})\.(tar|parquet|json)$")
-_ATTEMPT_FILE = re.compile(r"^(\d{6,})\.\d{4,}\.\w+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def committed_shards(directory: RunDirectory) -> set[int]:
 
 def published_shards(directory: RunDirectory) -> set[int]:
     """Shards whose metadata is published: the roll-forward gives this name last."""
-    return _files_in(directory.root / "metadata")
+    return files_in(directory.root / "metadata")
 
 
 def visible_shards(directory: RunDirectory) -> set[int]:
@@ -81,7 +79,7 @@ def visible_shards(directory: RunDirectory) -> set[int]:
     return _shards_in(directory.root / "data", directory.root / "metadata")
 
 
-def _files_in(folder: Path) -> set[int]:
+def files_in(folder: Path) -> set[int]:
     """Shards that have a file in a folder. The listing says what is one: none is looked at."""
     if not folder.is_dir():
         return set()
@@ -123,56 +121,6 @@ def remake(directory: RunDirectory, *, deep: bool = False) -> str:
     how = ["--deep", "--repair"] if deep else ["--repair"]
     command = shell_command("batchgen", "verify", directory.root, *how)
     return f"To put such shards aside and open them again: {command}"
-
-
-def lost_shards(
-    directory: RunDirectory, committed: set[int], tarless: Collection[int]
-) -> list[Done]:
-    """Commits whose tar or metadata is gone: neither published nor about to be.
-
-    Folders are listed, and only what is missing there is looked at.
-
-    :param committed: the shards to look at.
-    :param tarless: those of them that have no good picture.
-    """
-    metadata, tars = published_shards(directory), _files_in(directory.root / "data")
-    missing = (committed - metadata) | (committed - tars).difference(tarless)
-    commits = (read_done(directory, shard) for shard in sorted(missing))
-    return [done for done in commits if missing_names(directory, done)]
-
-
-def missing_names(directory: RunDirectory, done: Done) -> list[Path]:
-    """The published names of a committed shard's files that are gone.
-
-    Others may publish a file at this moment. The attempt's own name goes only after the published
-    name is there, so it is looked at first.
-    """
-    names = done.names(directory)
-    return [target for source, target in names if not (source.is_file() or target.is_file())]
-
-
-def shards_with_attempts(directory: RunDirectory) -> set[int]:
-    """Shards with files of attempts: begun and not published, or published and not swept."""
-    names = (path.name for path in (directory.inner / "partial").glob("*/*"))
-    return {int(match[1]) for name in names if (match := _ATTEMPT_FILE.match(name))}
-
-
-def strange_files(directory: RunDirectory, planned: int, tarless: Collection[int]) -> list[Path]:
-    """Files that readers take for the run's, and that it did not publish; commits likewise.
-
-    :param planned: how many shards there are.
-    :param tarless: committed shards without a good picture.
-    """
-    visible = sorted(
-        path
-        for folder, suffix in (("data", "tar"), ("metadata", "parquet"))
-        for path in (directory.root / folder).glob(f"[!.]*.{suffix}")
-    )
-    committed = committed_shards(directory)  # listed after the files: a commit comes first
-    ours = {directory.metadata(shard) for shard in committed if shard < planned}
-    ours |= {directory.data(shard) for shard in committed.difference(tarless) if shard < planned}
-    beyond = [directory.done(shard) for shard in sorted(committed) if shard >= planned]
-    return [path for path in visible if path not in ours] + beyond
 
 
 def commit_shard(directory: RunDirectory, done: Done) -> bool:
