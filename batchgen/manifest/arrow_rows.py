@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from batchgen.errors import ManifestError, one_line
 from batchgen.manifest.columns import agree, find_columns
-from batchgen.manifest.contract import plain, unencode
+from batchgen.manifest.contract import fill_type, plain
 from batchgen.manifest.problems import Problems
 from batchgen.manifest.signatures import what_it_is
 
@@ -58,7 +58,7 @@ class ArrowReader:
                 _check_sound(batch, file, row)
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     part = batch.slice(start, _BATCH_ROWS)
-                    columns = [_typed(part.column(one.name), one.type) for one in self.schema]
+                    columns = [fill_type(part.column(one.name), one.type) for one in self.schema]
                     yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
                 row += batch.num_rows
 
@@ -134,7 +134,3 @@ def _check_sound(batch: pa.RecordBatch, file: Path, row: int) -> None:
             f"{file}: corrupt data, or text that is not UTF-8, at or after row {row}: "
             f"{one_line(str(error))}. Copy or write the file again."
         ) from None
-
-
-def _typed(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    return pa.nulls(len(column), wanted) if pa.types.is_null(column.type) else unencode(column)

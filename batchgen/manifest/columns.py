@@ -18,7 +18,7 @@ from types import MappingProxyType
 import pyarrow as pa
 
 from batchgen.errors import JobError, ManifestError, one_line, shell_command
-from batchgen.manifest.contract import COLUMNS, is_accepted, plain
+from batchgen.manifest.contract import COLUMNS, is_accepted, join_types, plain
 from batchgen.manifest.near_misses import near_misses
 
 # `[manifest] columns` where it says nothing.
@@ -163,8 +163,8 @@ def agree(files: Sequence[tuple[str | Path, Columns]]) -> Columns:
     """Return the columns that all files share.
 
     A column that only some files have is refused: the other files' rows would take the job's
-    default without anybody being told. A travelling column without any value, whose type is null,
-    agrees with every type.
+    default without anybody being told. A travelling column without any value, whose type is null
+    (or holds null, as that of a list that is always empty), agrees with every type.
 
     :raises ManifestError: two files differ; the message names both and the column.
     """
@@ -175,12 +175,14 @@ def agree(files: Sequence[tuple[str | Path, Columns]]) -> Columns:
     for file, found in files[1:]:
         _refuse_missing(first_file, first, file, found)
         for name, type_ in found.travelling.items():
-            if pa.types.is_null(travelling[name]):
-                travelling[name], origins[name] = type_, file
-            elif type_ != travelling[name] and not pa.types.is_null(type_):
+            before = travelling[name]
+            travelling[name] = join_types(before, type_)
+            if pa.types.is_null(before):
+                origins[name] = file
+            if travelling[name] is None:
                 raise ManifestError(
                     f"{file}, column {one_line(name)}: type {one_line(str(type_))}, but "
-                    f"{one_line(str(travelling[name]))} in {origins[name]}; files of one manifest "
+                    f"{one_line(str(before))} in {origins[name]}; files of one manifest "
                     "must agree on types"
                 )
     return Columns(first.used, travelling)

@@ -97,6 +97,37 @@ def unencode(array: pa.Array) -> pa.Array:
     return values
 
 
+def join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Return the type of columns that hold values of both types; None where there is none.
+
+    The null type, also inside of lists and structs, is that of a column without any value, and
+    joins every other.
+    """
+    if pa.types.is_null(one) or pa.types.is_null(other):
+        return other if pa.types.is_null(one) else one
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        inner = join_types(one.value_type, other.value_type)
+        return inner and pa.list_(inner)
+    if pa.types.is_struct(one) and pa.types.is_struct(other) and one.names == other.names:
+        joined = [join_types(a.type, b.type) for a, b in zip(one, other, strict=True)]
+        return pa.struct(zip(one.names, joined, strict=True)) if all(joined) else None
+    return one if one == other else None
+
+
+def fill_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Cast an array to `plain(array.type)`, joined with other files' types."""
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), wanted)
+    values = unencode(array)
+    return values if values.type == wanted else values.cast(wanted)
+
+
+def lacks_values(found: pa.DataType) -> bool:
+    """Tell whether a type is null, or holds the null type inside of lists or structs."""
+    inner = [found.field(i).type for i in range(found.num_fields)]
+    return bool(pa.types.is_null(found)) or any(map(lacks_values, inner))
+
+
 def stand_in(name: str) -> str | None:
     """Return what replaces a value that was reported: it is accepted, so no check reports it again.
 

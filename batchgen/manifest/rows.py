@@ -23,7 +23,14 @@ import pyarrow as pa
 
 from batchgen.errors import ManifestError, PlanChanged, counted
 from batchgen.manifest.columns import BY_NAME, used_columns
-from batchgen.manifest.contract import COLUMNS, normalise, plain, unencode
+from batchgen.manifest.contract import (
+    COLUMNS,
+    fill_type,
+    join_types,
+    lacks_values,
+    normalise,
+    plain,
+)
 from batchgen.manifest.extras import json_rows
 from batchgen.manifest.files import Source
 from batchgen.manifest.parquet import ParquetManifest
@@ -114,14 +121,13 @@ def _travelling(batches: Sequence[pa.RecordBatch], sources: Sequence[Source]) ->
         return pa.Table.from_batches(batches)
     schemas = chain((batch.schema for batch in batches), map(_schema, sources))
     types = dict.fromkeys(names, pa.null())
-    while any(map(pa.types.is_null, types.values())) and (schema := next(schemas, None)):
-        types |= {
-            name: plain(schema.field(name).type) for name in names if pa.types.is_null(types[name])
-        }
+    while any(map(lacks_values, types.values())) and (schema := next(schemas, None)):
+        for name in filter(lambda one: lacks_values(types[one]), names):
+            types[name] = join_types(types[name], plain(schema.field(name).type))
     wanted = pa.schema(list(types.items()))
     filled = [
         [
-            pa.nulls(len(column), type_) if pa.types.is_null(column.type) else unencode(column)
+            fill_type(column, type_)
             for column, type_ in zip(batch.select(names).columns, types.values(), strict=True)
         ]
         for batch in batches

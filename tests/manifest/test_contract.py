@@ -1,5 +1,6 @@
 """Bad rows and bad columns: every message names file, row, column and what is accepted."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,27 @@ def test_a_column_without_values_in_one_file_has_the_type_of_the_others(parquet:
         '{"score":5}',
         '{"score":null}',
     ]
+
+
+@pytest.mark.parametrize(
+    ("empty", "full"),
+    [
+        (pa.array([[]], pa.list_(pa.null())), pa.array([["x"]])),
+        (pa.array([{"a": None}]), pa.array([{"a": [1]}])),
+        (pa.array([[{"a": None}]]), pa.array([[{"a": 0.5}]])),
+    ],
+)
+def test_lists_and_structs_without_values_in_one_file_have_the_type_of_the_others(
+    parquet: Parquet, empty: pa.Array, full: pa.Array
+) -> None:
+    files = [parquet("a.parquet", tags=empty), parquet("b.parquet", tags=full)]
+    sources = validate(*files).sources
+    for first in (0, 1):
+        assert read_rows(sources, first, 1).travelling.schema.field("tags").type == full.type
+    made = [json.loads(p.extra)["tags"] for p in all_pictures(*files)]
+    assert made == [empty[0].as_py(), full[0].as_py()]
+    other = parquet("c.parquet", tags=pa.array([{"b": 1}]))
+    assert "column tags: type struct<b: int64>, but " in refusal(*files, other)
 
 
 def test_a_column_without_values_anywhere_stays_so(parquet: Parquet) -> None:
