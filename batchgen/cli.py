@@ -22,6 +22,7 @@ from batchgen.errors import (
     InputError,
     RunStopped,
     StillRunning,
+    brief,
     counted,
     one_line,
     printable,
@@ -424,7 +425,9 @@ def _errors() -> Iterator[None]:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"batchgen: {printable(text)}\n")
+    # What was given may be a megabyte. The longest path, and so every command to type, has less.
+    lines = (brief(line, 5_000) for line in printable(text).split("\n"))
+    sys.stderr.write("batchgen: " + "\n".join(lines) + "\n")
 
 
 def main() -> None:

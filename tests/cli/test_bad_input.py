@@ -400,6 +400,17 @@ def test_a_folder_that_cannot_hold_a_run_is_refused(out: str, told: str, tmp_pat
     assert not (tmp_path / "full" / ".batchgen").exists()
 
 
+@pytest.mark.parametrize("words", [["plan"], ["submit", "--rehearse", "--out"], ["status"]])
+def test_a_name_of_100_000_characters_is_cut_in_the_message(
+    words: list[str], tmp_path: Path
+) -> None:
+    file = write_prompts(tmp_path / "p.parquet", ["a cat"])
+    answer = ask(*words[:1], *([file] if words[1:] else []), *words[1:], tmp_path / ("x" * 100_000))
+    assert answer.code == 2
+    assert answer.err.startswith(f"batchgen: {tmp_path}/xxx")
+    assert len(answer.err) < 11_000
+
+
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_planned_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
