@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from batchgen.errors import JobError, ManifestError, one_line, shell_command
 from batchgen.manifest.contract import COLUMNS, is_accepted, join_types, plain
+from batchgen.manifest.find import kind_of
 from batchgen.manifest.near_misses import near_misses
 
 # `[manifest] columns` where it says nothing.
@@ -132,6 +133,8 @@ def _questions(
     if "prompt" not in used:
         asked = any("prompt" in meant for meant in found.values())
         told = "" if asked else " Say which it is, for example with --column prompt=caption."
+        if kind_of(Path(file)) == "csv":
+            told += " The first line names the columns; a prompt a line, without names, is a .txt."
         yield (
             f"{file}: no column prompt (string), the one that is required. "
             f"Columns found: {list_columns(names)}.{told}"

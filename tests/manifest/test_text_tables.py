@@ -234,6 +234,12 @@ def test_what_cannot_be_read_is_refused_by_name(
     assert message.format(file=file) in refusal(file)
 
 
+def test_a_table_without_a_header_is_told_of_text_files(write: Write) -> None:
+    message = refusal(write("p.csv", "a red cat\na blue dog\n"))
+    assert "no column prompt" in message
+    assert message.endswith("a prompt a line, without names, is a .txt.")
+
+
 def test_a_refused_table_leaves_nothing_behind(write: Write, tmp_path: Path) -> None:
     refusal(write("p.csv", "prompt,width\na,17\n"))
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
