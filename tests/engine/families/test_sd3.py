@@ -266,5 +266,5 @@ def test_planning_accepts_the_folder_and_refuses_pictures_larger_than_its_positi
     assert planned.code == 0, planned.err
     refused = ask("plan", manifest, *settings(**job, sampling__height=MOST_PX + 16))
     assert refused.code == 2
-    told = f"sampling.height = {MOST_PX + 16}: expected px, a multiple of 16 from 16 to {MOST_PX}"
+    told = f"sampling.height: {MOST_PX + 16}; expected px, a multiple of 16 from 16 to {MOST_PX}"
     assert told in refused.err
