@@ -1,7 +1,7 @@
 """What batchgen answers to some thousand bad inputs: manifests, job and site files, command lines,
 model folders, LoRA files, run directories.
 
-    python -m benchmarks.mutated_inputs [--seed 0] [--count 2400] [--kind manifest]
+    python -m benchmarks.mutated_inputs [--seed 0] [--count 2100] [--kind manifest]
     python -m benchmarks.mutated_inputs --kind model --only 17    one input, and all that it is told
 
 Each input is a sound one with one mutation, which the seed, the kind and the input's number decide:
@@ -42,7 +42,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=2400)
+    parser.add_argument("--count", type=int, default=2100)
     parser.add_argument("--kind", choices=list(KINDS))
     parser.add_argument("--only", type=int, metavar="N", help="needs --kind")
     chosen = parser.parse_args()

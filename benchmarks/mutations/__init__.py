@@ -13,4 +13,4 @@ trial.py          the commands that meet one input, and how their answers are ju
 """
 
 # Kind → its share of the inputs.
-KINDS = {"manifest": 6, "job": 4, "site": 2, "command line": 4, "model": 5, "LoRA": 3, "run": 5}
+KINDS = {"manifest": 8, "job": 4, "site": 2, "command line": 4, "model": 4, "LoRA": 3, "run": 3}
