@@ -43,8 +43,9 @@ def prepared_folder(root: Path) -> Iterator[None]:
         yield
     except BaseException:
         # Another submit may have made its run here meanwhile.
-        if directory.inner in made and not directory.plan.exists():
-            directory.manifest.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # a file stands where a folder should
+            if directory.inner in made and not directory.plan.exists():
+                directory.manifest.unlink(missing_ok=True)
         _remove_empty(made)
         raise
 
