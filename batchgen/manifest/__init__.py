@@ -10,6 +10,7 @@
     csv_rows.py     CSV and TSV as typed batches
     csv_dialect.py  what separates the fields of a CSV file; its records
     jsonl_rows.py   JSON lines as typed batches
+    json_line.py    one line of JSON, parsed strictly
     txt_rows.py     a text file with a prompt a line
     arrow_rows.py   Arrow files as batches
     text_file.py    UTF-8 or UTF-16, compressed or not

@@ -8,9 +8,7 @@ null, because keys belong to rows here and not to files.
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -24,6 +22,7 @@ from batchgen.errors import ManifestError, shell_command
 from batchgen.manifest.columns import column_label, find_columns, used_columns
 from batchgen.manifest.contract import COLUMNS, stand_in
 from batchgen.manifest.extras import json_text
+from batchgen.manifest.json_line import parse_line
 from batchgen.manifest.problems import Problems, Report, name_files, place_in, shorten
 from batchgen.manifest.text_file import encoding_of, open_text
 from batchgen.manifest.utf8 import encodable
@@ -31,8 +30,6 @@ from batchgen.manifest.utf8 import encodable
 _LINES = 16_384
 # Floats hold all integers up to here.
 _EXACT = 2**53
-# Lists and objects inside of each other.
-_DEPTH = 500
 
 # The kinds of values (see `_kind`) that columns of a type hold, null aside.
 _HELD: dict[pa.DataType, set[str]] = {
@@ -111,7 +108,7 @@ class JsonlReader:
     def _parse(self, line: str, place: str, row: int) -> dict[str, Any]:
         """Parse a line; one that is not a JSON object is reported and replaced."""
         try:
-            return _parse(line)
+            return parse_line(line)
         except ValueError as error:
             # Python's remedy for long integers is none for people.
             fault = str(error).partition("; use sys.")[0]
@@ -156,7 +153,7 @@ def _kinds(files: Sequence[Path]) -> dict[str, set[str]]:
     for file in files:
         for line in _lines(file):
             with suppress(ValueError):
-                for name, value in _parse(line).items():
+                for name, value in parse_line(line).items():
                     kinds[name].add(_kind(value))
     return kinds
 
@@ -165,64 +162,6 @@ def _lines(file: Path) -> Iterator[str]:
     """Read the lines that are not blank."""
     with open_text(file, newline="\n") as lines:
         yield from (line for line in lines if line.strip())
-
-
-def _parse(line: str) -> dict[str, Any]:
-    """Parse a line.
-
-    :raises ValueError: it is not a JSON object that every reader understands alike.
-    """
-    if not encodable(line):
-        raise ValueError("not valid UTF-8; save the file as UTF-8")
-    _refuse_deep(line)
-    found = json.loads(
-        line.removeprefix("\ufeff"),
-        parse_constant=_refuse,
-        parse_float=_finite,
-        object_pairs_hook=_unique,
-    )
-    if not isinstance(found, dict):
-        raise ValueError(f"found {shorten(json_text(found))}")
-    for name in found:
-        name.encode()
-    return found
-
-
-def _refuse_deep(line: str) -> None:
-    """Refuse lists and objects inside of each other that other readers cannot parse.
-
-    :raises ValueError: they are deeper.
-    """
-    if line.count("[") + line.count("{") <= _DEPTH:
-        return
-    depth = deepest = 0
-    for bracket in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*+"', "", line)):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > _DEPTH:
-        raise ValueError(f"nested {deepest} deep; at most {_DEPTH} lists and objects are read")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON; write null")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{shorten(text)} is too large for a number")
-    return number
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; readers disagree about one with a key twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(
-            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
-        )
-        raise ValueError(f"the key {shorten(twice)} stands twice")
-    return found
 
 
 def _whole(value: Any) -> Any:
