@@ -123,7 +123,7 @@ def _status_lines(status: Status) -> Iterator[str]:
         wasted = f"{duration(status.wasted_s)} of it not on published pictures"
         left = f", about {duration(status.to_go_s)} to go" if status.to_go_s else ""
         yield f"{duration(status.used_s)} of devices used, {wasted}{left}"
-    if status.dead and not status.finished:
+    if status.dead and not status.finished and status.state != "queued":
         logs = shell_command("batchgen", "logs", status.run)
         dead = counted(status.dead, "worker died and was", "workers died and were")
         yield f"{dead} not replaced: {logs}"

@@ -59,6 +59,8 @@ def lived(
         (["nothing free: others work on the rest"] * 2, 0, False),
         (["all shards are done"] * 2, 0, False),
         (["SickDevice: node1.cuda0: …", "PlanChanged: …"], 0, False),
+        (["CannotStart: the engine cannot be made: …"] * 2, 1, False),
+        (["CannotStart: the engine cannot be made: …", ""], 1, True),
         ([], 0, False),
         ([], 1, True),  # they died before they were workers
     ],
