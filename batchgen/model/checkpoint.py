@@ -16,7 +16,6 @@ from typing import Any
 from batchgen.errors import ModelError
 from batchgen.model.configs import Config, Scheduler, parse_config
 from batchgen.model.contents import canonical_names, check_weights, is_harmless
-from batchgen.model.expected import expected_tensors
 from batchgen.model.families import FAMILIES, SCHEDULER, FamilyFacts, encoder_of
 from batchgen.model.folder import (
     component_files,
@@ -161,13 +160,6 @@ class Checkpoint:
         """The headers of a component's weight files."""
         files = weight_files(self.folder / component, self._facts.components[component].library)
         return {path: self._read_once(path, read_header) for path in files}
-
-    def expected(self, component: str) -> dict[str, tuple[int, ...]]:
-        """Name → shape of the tensors that the engine builds of a component: see `expected.py`.
-
-        :raises ModelError: its configuration is missing or has impossible values.
-        """
-        return expected_tensors(self._parsed(component))
 
     def linears(self) -> dict[str, Shape]:
         """What a LoRA can change, by `linear_name`: linears of transformer and text encoders."""

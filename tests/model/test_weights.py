@@ -57,7 +57,10 @@ BROKEN = {
     "a web page": (b"\n<!DOCTYPE html><html>Log in</html>", "a web page; fetch the file again"),
     "a pickle": (b"\x80\x04pickle" * 9, "a pickled PyTorch file, which can run code; convert it"),
     "a zipped pickle": (b"PK\x03\x04" * 9, "a pickled PyTorch file, which can run code; convert"),
-    "cut in the tensors": (GOOD[:-1], f"has {len(GOOD) - 1:,} bytes and is not a whole safetensors"),
+    "cut in the tensors": (
+        GOOD[:-1],
+        f"has {len(GOOD) - 1:,} bytes and is not a whole safetensors",
+    ),
     "cut in the header": (GOOD[:99], "has 99 bytes and is not a whole safetensors file"),
     "cut in the length": (GOOD[:7], "has 7 bytes and is not a whole safetensors file"),
     "too long": (GOOD + b"x", f"has {len(GOOD) + 1:,} bytes and is not a whole safetensors file"),

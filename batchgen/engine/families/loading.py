@@ -39,7 +39,7 @@ def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the libraries raise whatever they like
         raise ModelError(f"{path}: does not load as {kind.__name__}: {error}") from error
     if missing := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         raise ModelError(
@@ -73,7 +73,7 @@ def load_tokenizer(folder: Path, component: str) -> Any:
         return transformers.AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # the library and the ones it calls raise whatever they like
+    except Exception as error:  # the libraries raise whatever they like
         raise ModelError(f"{path}: the tokenizer does not load: {error}") from error
 
 
