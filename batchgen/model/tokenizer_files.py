@@ -55,7 +55,8 @@ def check_tokenizer(folder: Path, kind: TokenizerKind, encoder: Config) -> None:
     if not where.exists():
         raise ModelError(f"{where}: missing; {_AGAIN}.")
     settings = read_json(where)
-    chosen = settings.get("tokenizer_class") or ANY_TOKENIZER[0]
+    given = settings.get("tokenizer_class")
+    chosen = ANY_TOKENIZER[0] if given is None else given
     if chosen not in (*kind.class_names, *ANY_TOKENIZER):
         known = ", ".join((*kind.class_names, *ANY_TOKENIZER))
         raise ModelError(f"{where}: tokenizer_class is {chosen!r}, expected one of {known}.")

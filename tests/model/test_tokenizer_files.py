@@ -107,7 +107,7 @@ def test_damaged_words_of_clip_are_named(file: str, content: str, published: Pat
     assert refusal(published).startswith(f"{published / 'tokenizer'}")
 
 
-@pytest.mark.parametrize("name", ["LlamaTokenizer", "T5Tokenizer", ["CLIPTokenizer"], 3])
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "T5Tokenizer", ["CLIPTokenizer"], 3, 0.0, ""])
 def test_a_class_that_would_read_other_words_is_refused(name: Any, model_folder: Path) -> None:
     path = settings(model_folder / "tokenizer", tokenizer_class=name)
     told = refusal(model_folder)
