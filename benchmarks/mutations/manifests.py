@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -320,8 +321,14 @@ def _wrong_records(run: Path, rows: list[Row], pictures: int) -> str:
     for row, record in zip(wanted, records, strict=True):
         for name in ("prompt", "id", "negative_prompt", "width", "height", "steps"):
             asked, was = row.get(name), record[name]
-            if asked not in (None, "") and str(asked) != str(was):
+            if not _means(asked, was):
                 return f"row {record['row']}: {name} is {asked!r}, recorded {was!r}"
-        if row.get("seed") is not None and record["image"] == 0 and record["seed"] != row["seed"]:
+        if record["image"] == 0 and not _means(row.get("seed"), record["seed"]):
             return f"row {record['row']}: seed is {row['seed']!r}, recorded {record['seed']!r}"
     return ""
+
+
+def _means(asked: Any, recorded: Any) -> bool:
+    """Whether a value of a table is what was recorded. Null, "" and NaN ask for nothing."""
+    nothing = asked is None or asked == "" or (isinstance(asked, float) and math.isnan(asked))
+    return nothing or asked == recorded or str(asked) == str(recorded)
