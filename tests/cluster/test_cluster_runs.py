@@ -130,7 +130,7 @@ def test_a_run_begun_on_this_machine_is_finished_on_the_cluster(
     assert ask("cancel", one.root).code == 0
     assert ask("status", one.root, "--watch").code == 3
     answer = ask("resume", one.root, "--site", one.profile, *settings(pattern__delay_s=2))
-    assert "2 workers on 1 nodes submitted to SLURM as " in answer.out
+    assert "2 workers on 1 node submitted to SLURM as " in answer.out
     assert "4 workers on 2 nodes submitted to SLURM as " in ask("resume", one.root, "--add", 2).out
     watch(one)
     assert one.wrong(reference) == []

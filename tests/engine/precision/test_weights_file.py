@@ -63,7 +63,7 @@ def test_a_file_cut_short_is_refused_before_a_model_is_loaded(weights_file: Path
     weights_file.write_bytes(weights_file.read_bytes()[:-1])
     with pytest.raises(
         ModelError,
-        match=rf"{weights_file} is damaged .*has \d+ bytes and is not a whole safetensors",
+        match=rf"{weights_file} is damaged .*has [\d,]+ bytes and is not a whole safetensors",
     ):
         build_engine(
             make_job(weights_file.parent),
@@ -109,6 +109,6 @@ def test_a_file_with_other_tensors_is_refused(weights_file: Path) -> None:
     name = "transformer.proj_out.bias"
     save_file(load_file(weights_file) | {name: torch.zeros(3)}, weights_file, metadata)
     weights_file.chmod(0o600)
-    told = rf"has 1 tensors of another model: {name} is \('F32', \[3\]\), and \('F32', \[64\]\)"
+    told = rf"has 1 tensor of another model: {name} is \('F32', \[3\]\), and \('F32', \[64\]\)"
     with pytest.raises(ModelError, match=told):
         build(make_job(weights_file.parent))
