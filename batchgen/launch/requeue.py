@@ -42,9 +42,9 @@ def goes_on(
     mine = [m for m in submissions.members_of(directory, submission.number) if m.index in workers]
     departures = {m.index: m.departure for m in mine if m.owner.restarts == restarts}
     told = sorted({str(why) for why in departures.values() if why and why.was_told})
-    left = {index for index, why in departures.items() if why and not why.was_told}
+    gone = {index for index, why in departures.items() if why and not why.was_told}
     # The ranks of a replica that failed end with an error, also if its worker said why it left.
-    if left.issuperset(workers) or not (status or told):
+    if gone.issuperset(workers) or not (status or told):
         return False, NOT_NEEDED
     if directory.complete():
         return False, "the run is complete"
