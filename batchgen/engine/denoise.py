@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from batchgen.engine.cache.selection import Selection
+from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Family, Schedule, Text
 from batchgen.engine.forward_pass import Forward
@@ -35,6 +38,18 @@ class Rows:
     # R rows: prompts, then negative prompts.
     text: Text
 
+    def of(self, pictures: Selection) -> tuple[Rows, Tensor]:
+        """The rows of n pictures, and their numbers [r] among all rows."""
+        place = {picture: at for at, picture in enumerate(pictures.numbers)}
+        owner = self.owner.tolist()
+        rows = [row for row, picture in enumerate(owner) if picture in place]
+        seconds = [row - len(owner) for row in rows if row >= len(owner) - len(self.scales)]
+        numbers, owners = (
+            torch.tensor(values, device=self.owner.device)
+            for values in (rows, [place[owner[row]] for row in rows])
+        )
+        return Rows(owners, self.scales[seconds], self.text), numbers
+
 
 def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tensor:
     """Latents [B, T, C] of pure noise, each picture's from its seed.
@@ -48,20 +63,42 @@ def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tens
     return family.pack(noise.to(device.kind, device.dtype))
 
 
-def denoise(forward: Forward, noise: Tensor, rows: Rows, schedule: Schedule) -> Tensor:
+def denoise(
+    forward: Forward,
+    noise: Tensor,
+    rows: Rows,
+    schedule: Schedule,
+    velocities: Velocities | None = None,
+) -> Tensor:
     """Latents [B, T, C] of finished pictures: Euler steps along the predicted velocity.
 
     Rectified flow: https://arxiv.org/abs/2209.03003. The sum is fp32, as in diffusers'
     `FlowMatchEulerDiscreteScheduler.step`.
 
     :param noise: [B, T, C].
+    :param velocities: None: every picture's velocity is computed at every step.
     """
-    latents, contrasted = noise, len(rows.scales) > 0
+    latents = noise
     for step in range(len(schedule.timesteps)):
-        velocity = forward.velocity(latents[rows.owner] if contrasted else latents, step)
+        compute = partial(_compute, forward, latents, rows, step)
+        if velocities is None:
+            velocity = compute(None)
+        else:
+            latents, velocity = velocities.step(step, latents, compute)
         change = schedule.sigmas[step + 1] - schedule.sigmas[step]
-        latents = (latents.float() + change * contrast(velocity, rows)).to(noise.dtype)
+        latents = (latents.float() + change * velocity).to(noise.dtype)
     return latents
+
+
+def _compute(
+    forward: Forward, latents: Tensor, rows: Rows, step: int, pictures: Selection | None
+) -> Tensor:
+    """The velocity of n pictures, [n, T, C]; None stands for all."""
+    if pictures is None or pictures.index is None:
+        every = latents[rows.owner] if len(rows.scales) else latents
+        return contrast(forward.velocity(every, step), rows)
+    some, numbers = rows.of(pictures)
+    return contrast(forward.velocity(latents[rows.owner[numbers]], step, numbers), some)
 
 
 def contrast(velocity: Tensor, rows: Rows) -> Tensor:

@@ -40,13 +40,19 @@ class Forward:
         self._temb, self._modulations = conditions.temb, Modulations(modulator, conditions.temb)
         self._text, self._rotary = ranks.split(conditions.text), _split_rotary(conditions, ranks)
 
-    def velocity(self, latents: Tensor, step: int) -> Tensor:
+    def velocity(self, latents: Tensor, step: int, rows: Tensor | None = None) -> Tensor:
         """The velocity of latents, both [R, T, C]; the same bits on every rank.
 
-        Steps come in order, each once.
+        Steps come in order, each at most once.
+
+        :param rows: the numbers of the group's rows that the latents are; None: all.
         """
-        modulations = self._modulations.at(step)
-        tokens = Tokens(self._ranks.split(self._family.embed(latents, self._size)), self._text)
+        modulations, temb, text = self._modulations.at(step), self._temb[step], self._text
+        if rows is not None:
+            assert self._cache is None, "a step cache keeps all rows"
+            modulations = [block.index_select(0, rows) for block in modulations]
+            temb, text = temb.index_select(0, rows), text.index_select(0, rows)
+        tokens = Tokens(self._ranks.split(self._family.embed(latents, self._size)), text)
 
         def run(first: int, last: int, tokens: Tokens, rows: Tensor | None) -> Tokens:
             image, text = tokens.image, tokens.text
@@ -64,7 +70,7 @@ class Forward:
             image = run(0, len(self._family.blocks), tokens, None).image
         else:
             image = self._cache.step(step, tokens, run, modulated)
-        return self._ranks.gather(self._family.head(image, self._temb[step]), latents.shape[1])
+        return self._ranks.gather(self._family.head(image, temb), latents.shape[1])
 
 
 def _split_rotary(conditions: Conditions, ranks: Ranks) -> tuple[Tensor, Tensor] | None:

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from batchgen.engine.cache.multistep import Multistep
 from batchgen.engine.cache.policy import Policy
 from batchgen.engine.cache.step_cache import StepCache
+from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.compile.compiler import Compiler
 from batchgen.engine.denoise import Rows, denoise, draw_noise
 from batchgen.engine.device import Device
@@ -39,7 +41,7 @@ class TorchEngine:
     identity: str
     family: Family
     modulator: Modulator
-    policy: Policy | None
+    policy: Policy | Multistep | None
     device: Device
     ranks: Ranks
     # Attention of text and image tokens, and of image tokens alone. None on a single rank.
@@ -98,7 +100,9 @@ class TorchEngine:
         noise = draw_noise(self.family, group, self.device)
         conditions = self.family.conditions(rows.text, schedule.timesteps, guidance, size)
         cache = self._cache(group, rows, schedule)
-        latents = denoise(self._forward(conditions, noise, size, cache), noise, rows, schedule)
+        forward = self._forward(conditions, noise, size, cache)
+        velocities = self._velocities(noise, schedule)
+        latents = denoise(forward, noise, rows, schedule, velocities)
         finite = latents.isfinite().flatten(1).all(dim=1)
         clock.mark()
         text_s, denoise_s = clock.laps_s()
@@ -109,7 +113,7 @@ class TorchEngine:
             text_s,
             denoise_s,
             self.device.peak_bytes(),
-            tuple(cache.traces()) if cache else (),
+            tuple(skipping.traces()) if (skipping := cache or velocities) else (),
         )
 
     def _rows(self, group: Sequence[Picture]) -> Rows:
@@ -144,11 +148,16 @@ class TorchEngine:
         return Forward(self.family, self.modulator, conditions, size, self.ranks, cache)
 
     def _cache(self, group: Sequence[Picture], rows: Rows, schedule: Schedule) -> StepCache | None:
-        if self.policy is None:
+        if not isinstance(self.policy, Policy):
             return None
         blocks, keys = len(self.family.blocks), [picture.key for picture in group]
         owner, sigmas = rows.owner.tolist(), schedule.sigmas.tolist()
         return StepCache(self.policy, blocks, keys, owner, sigmas, self.ranks)
+
+    def _velocities(self, noise: Tensor, schedule: Schedule) -> Velocities | None:
+        if not isinstance(self.policy, Multistep):
+            return None
+        return Velocities(self.policy, noise, schedule.sigmas.tolist())
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self.device.kind)

@@ -18,7 +18,7 @@ S text and T image tokens of a rank, the transformer's width D and its H heads, 
                     torch.compile needs less
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      (4 + taylor_order)·R·T·D: reference, residual and its differences, embedded and
-                    probed tokens. Measured: 4.2 and 5.2
+                    probed tokens. Measured: 4.2 and 5.2. "multistep" keeps only latents
     attention       only "math" writes out scores and their softmax: 2·R·H·(S+T)² of all tokens / cp
     text encoding   R·S·(2·heads·S + 4·d_ff) of T5. Measured: 1.4 times the scores in long texts,
                     5 times the hidden values in short ones
@@ -178,7 +178,7 @@ def _denoising(job: Job, checkpoint: Checkpoint, shape: Shape, modulations: int)
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
     numbers = (20 if config.get("num_single_layers") else 16) * -(-(image + text) // cp) * width
     numbers += min(shape.steps, WINDOW) * modulations
-    if job.cache.policy != "none":
+    if job.cache.policy not in ("none", "multistep"):
         numbers += (4 + job.cache.taylor_order) * -(-image // cp) * width
     if job.engine.attention == "math":
         numbers += 2 * heads * (image + text) ** 2 // cp

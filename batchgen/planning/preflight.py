@@ -104,15 +104,17 @@ def _idle_cache(job: Job, most: int) -> Iterator[str]:
     :param most: steps of the planned picture with the most.
     """
     cache, planned = job.cache, f"the planned pictures have at most {counted(most, 'step')}"
+    always = {"none": 0, "schedule": 0, "multistep": 2}.get(cache.policy, 1)
     if cache.policy == "schedule" and min(cache.skip) >= most:
         yield f"cache.skip = {list(cache.skip)}: {planned}, counted from 0"
     if cache.policy in ("first_block", "teacache", "adacache") and cache.warmup >= most:
         yield f"cache.warmup = {cache.warmup}: {planned}, so none would be skipped; take fewer"
     # A run that an older version planned goes on: its job counts as not written.
-    elif most == 1 and cache.policy not in ("none", "schedule") and _is_written(cache, "policy"):
+    elif most <= always and _is_written(cache, "policy"):
+        which = "the first and the last are" if always == 2 else "the first is"
         yield (
-            f'cache.policy = "{cache.policy}": {planned}, and the first has nothing to reuse, so '
-            "none would be skipped. --set cache.policy=none"
+            f'cache.policy = "{cache.policy}": {planned}, and {which} always computed, so none '
+            "would be skipped. --set cache.policy=none"
         )
 
 

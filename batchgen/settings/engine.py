@@ -67,14 +67,20 @@ class Precision(Section):
 class Cache(Section):
     """Which denoising steps are skipped. The decision is made for each picture."""
 
-    policy: Literal["none", "first_block", "teacache", "adacache", "schedule", "replay"] = setting(
-        "none", "how the steps to skip are chosen"
-    )
+    policy: Literal[
+        "none", "multistep", "first_block", "teacache", "adacache", "schedule", "replay"
+    ] = setting("none", "how the steps to skip are chosen")
     threshold: float = setting(
         0.08,
         "a step is skipped below this relative change; 0 skips none",
         ge=0,
         read_with=_MEASURING,
+    )
+    tolerance: float = setting(
+        0.01,
+        "how far predicted velocities may be off; smaller computes more steps",
+        gt=0,
+        read_with={"cache.policy": ("multistep",)},
     )
     blocks: int = setting(1, "blocks computed before the decision", ge=1, read_with=_PROBING)
     warmup: int = setting(

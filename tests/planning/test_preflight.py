@@ -214,13 +214,16 @@ def test_a_cache_that_could_not_skip_anything_is_refused(plan, cache, told):
     refuse_unfit(*plan("sampling.steps=29", *cache), UNKNOWN)
 
 
-@pytest.mark.parametrize("policy", ["first_block", "teacache", "adacache", "replay"])
-def test_a_cache_has_nothing_to_skip_in_one_step(plan, policy):
-    for steps, refused in (("sampling.steps=1", True), ("sampling.steps=2", False)):
-        job, checkpoint, planned = plan(steps)
+@pytest.mark.parametrize("policy", ["first_block", "teacache", "adacache", "replay", "multistep"])
+def test_a_cache_has_nothing_to_skip_in_steps_that_are_always_computed(plan, policy):
+    always = 2 if policy == "multistep" else 1
+    for steps, refused in ((always, True), (always + 1, False)):
+        job, checkpoint, planned = plan(f"sampling.steps={steps}")
         cache = job.cache.model_copy(update={"policy": policy})
         planning = job.model_copy(update={"cache": cache}), checkpoint, planned
-        told = rf'cache\.policy = "{policy}": the planned pictures have at most 1 step, .*=none'
+        told = (
+            rf'cache\.policy = "{policy}": the planned pictures have at most {always} step.*=none'
+        )
         with pytest.raises(JobError, match=told) if refused else nullcontext():
             refuse_unfit(*planning, UNKNOWN)
         cache.model_fields_set.clear()

@@ -20,6 +20,7 @@ READ: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
         ["precision.linear=fp8"],
     ),
     "cache.threshold": ("0.08", ["cache.policy=teacache"], ["cache.policy=none"]),
+    "cache.tolerance": ("0.02", ["cache.policy=multistep"], ["cache.policy=first_block"]),
     "cache.blocks": ("1", ["cache.policy=replay"], ["cache.policy=adacache"]),
     "cache.warmup": ("2", ["cache.policy=first_block"], ["cache.policy=schedule"]),
     "cache.max_consecutive": ("2", ["cache.policy=adacache"], ["cache.policy=replay"]),

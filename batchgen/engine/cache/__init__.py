@@ -1,17 +1,20 @@
 """Step caching: skip most blocks of a denoising step where they would repeat an earlier step.
 
 `make_policy` turns the job's `[cache]` into a `Policy`, which decides for each picture by itself.
-Policies import no torch, so that planning can check them; only `step_cache.py`, `residual.py` and
-`selection.py` handle tensors.
+Policies import no torch, so that planning can check them; only `step_cache.py`, `residual.py`,
+`velocities.py` and `selection.py` handle tensors. "multistep" stands above the forward pass, in
+`denoise.py`; all other policies stand in it, between blocks.
 
     step_cache.py    measures, asks the policy, computes or reuses
     residual.py      what the skipped blocks would have added
+    velocities.py    what the whole transformer predicts, extrapolated and corrected
     selection.py     some rows of a batch
     first_block.py   policy = "first_block": skip while the first blocks repeat themselves
     teacache.py      policy = "teacache": skip until the input has moved far enough
     adacache.py      policy = "adacache": a computed step decides how many steps reuse it
     replay.py        policy = "replay": skip what another run skipped
     schedule.py      policy = "schedule": skip the steps that the job lists
+    multistep.py     policy = "multistep": compute the steps that a picture's own error asks for
     policy.py        what a policy is
 """
 
@@ -23,6 +26,7 @@ from pathlib import Path
 
 from batchgen.engine.cache.adacache import AdaCache
 from batchgen.engine.cache.first_block import FirstBlock
+from batchgen.engine.cache.multistep import Multistep
 from batchgen.engine.cache.policy import Bounded, Decider, Policy
 from batchgen.engine.cache.replay import read_traces
 from batchgen.engine.cache.schedule import FixedSchedule
@@ -33,7 +37,7 @@ from batchgen.settings import Cache
 __all__ = ["make_policy"]
 
 
-def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
+def make_policy(settings: Cache, family: str, blocks: int) -> Policy | Multistep | None:
     """The policy that the job's `[cache]` asks for, or None for `policy = "none"`.
 
     :param family: the model's family.
@@ -52,6 +56,8 @@ def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
     policy = partial(Policy, taylor_order=settings.taylor_order)
     after_blocks = partial(policy, probe_blocks=settings.blocks, signal="residual")
     match settings.policy:
+        case "multistep":
+            return Multistep(settings.tolerance)
         case "first_block":
             return after_blocks(bounded(lambda _: FirstBlock(threshold)))
         case "teacache":
