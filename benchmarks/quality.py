@@ -112,12 +112,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     job = load_job(
-        None,
-        [
-            "engine.device=cpu",
-            f"model.max_sequence_length={TEXT_TOKENS}",
-            *given.settings,
-        ],
+        None, ["engine.device=cpu", f"model.max_sequence_length={TEXT_TOKENS}", *given.settings]
     )
     checkpoint, chosen = resolve(job.model), held_out(given.pictures, steps=given.steps)
     engine, pictures, scenes = (
