@@ -109,7 +109,7 @@ class Cache(Section):
 class Parallel(Section):
     """How many devices make one picture together."""
 
-    cp: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
+    cp: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = setting(
         "auto",
         'devices of a replica; "auto": one, which makes the most pictures in a GPU-hour. More '
         "devices finish one picture sooner",

@@ -38,3 +38,9 @@ def test_a_long_override_is_cut_in_the_message(override: str) -> None:
     with pytest.raises(JobError) as raised:
         load_job(None, [override])
     assert len(str(raised.value)) < 2_000
+
+
+def test_a_replica_of_more_devices_than_any_cluster_has_is_refused() -> None:
+    load_job(None, ["parallel.cp=1024"])
+    with pytest.raises(JobError, match=r"parallel\.cp\S* = 1025: .* less than or equal to 1024"):
+        load_job(None, ["parallel.cp=1025"])

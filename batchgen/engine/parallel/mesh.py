@@ -50,7 +50,7 @@ def check_mesh(degree: int, ulysses: int, ring: int, heads: int) -> None:
     """
     pairs = "; ".join(
         f"ulysses = {n}, ring = {degree // n}"
-        for n in range(1, degree + 1)
+        for n in range(1, min(degree, heads) + 1)
         if degree % n == 0 and heads % n == 0
     )
     possible = f"With {heads} heads, cp = {degree} can be: {pairs}"
