@@ -331,4 +331,6 @@ def _wrong_records(run: Path, rows: list[Row], pictures: int) -> str:
 def _means(asked: Any, recorded: Any) -> bool:
     """Whether a value of a table is what was recorded. Null, "" and NaN ask for nothing."""
     nothing = asked is None or asked == "" or (isinstance(asked, float) and math.isnan(asked))
+    if isinstance(asked, float) and asked.is_integer():  # 32.0 is 32, and so is its text
+        asked = int(asked)
     return nothing or asked == recorded or str(asked) == str(recorded)
