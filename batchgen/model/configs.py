@@ -220,6 +220,8 @@ class T5(_TransformersConfig):
     feed_forward_proj: Literal["relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-silu"] = (
         "relu"
     )
+    # If it stands there, it goes before the name in `feed_forward_proj`.
+    dense_act_fn: Activation | None = None
     is_decoder: Literal[False] = False
     # Of the decoder, and of training.
     num_decoder_layers: int | None = None

@@ -70,6 +70,7 @@ IMPOSSIBLE = [
     ("text_encoder_2", {"eos_token_id": "x"}, 'eos_token_id.int = "x"'),
     ("text_encoder_2", {"num_heads": None}, "num_heads = null"),
     ("text_encoder_2", {"feed_forward_proj": "gated"}, 'feed_forward_proj = "gated"'),
+    ("text_encoder_2", {"dense_act_fn": "gexlu_new"}, 'dense_act_fn = "gexlu_new"'),
     ("scheduler", {"stochastic_sampling": True}, "stochastic_sampling = true"),
     ("scheduler", {"invert_sigmas": True}, "invert_sigmas = true"),
     ("scheduler", {"shift": 0}, "shift = 0"),
