@@ -144,6 +144,8 @@ def test_quality_prints_a_row_a_setting_and_judges_the_target() -> None:
         "3",
         "--steps",
         "6",
+        "--tolerances",
+        "0.01",
         "--thresholds",
         "0.3",
         "0.5",
@@ -155,10 +157,15 @@ def test_quality_prints_a_row_a_setting_and_judges_the_target() -> None:
         for line in printed.splitlines()
         if line.startswith("|")
     ][2:]
-    assert [row[:2] for row in rows] == [["none", ""], ["0.3", "1"], ["0.5", "1"]]
+    assert [row[:2] for row in rows] == [
+        ["none", ""],
+        ["`multistep` 0.01", ""],
+        ["`first_block` 0.3", "1"],
+        ["`first_block` 0.5", "1"],
+    ]
     assert rows[0][2] == "0.0%"
     skipped, decibels = [
-        [float(row[cell].split()[0].rstrip("%")) for row in rows[1:]] for cell in (2, 3)
+        [float(row[cell].split()[0].rstrip("%")) for row in rows[2:]] for cell in (2, 3)
     ]
     assert 0 < skipped[0] <= skipped[1]
     assert 20 < decibels[1] <= decibels[0] < 90

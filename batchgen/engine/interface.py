@@ -91,6 +91,10 @@ class Rendezvous:
     one_machine: bool = False
 
 
+def _say_nothing(_: str) -> None:
+    """The default of `Workload.tell`; unlike a lambda, it can be sent to another process."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What a run will ask of its engine, as its plan says. The engine is made ready for it."""
@@ -102,7 +106,7 @@ class Workload:
     # Whether some pictures have a negative prompt.
     negative: bool
     # Called with what takes time while the engine is made: "loading the model", for example.
-    tell: Callable[[str], None] = lambda _: None
+    tell: Callable[[str], None] = _say_nothing
 
 
 class Engine(Protocol):

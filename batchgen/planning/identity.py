@@ -61,12 +61,26 @@ def refuse_change(plan: Plan, identity: Mapping[str, Any], where: str) -> None:
     kinds = plan.identity["engine"]["kind"], given["engine"]["kind"]
     if kinds[0] != kinds[1]:
         raise PlanChanged(f"{where} {_REHEARSALS[kinds[0] == 'pattern']}")
-    if lines := difference(plan.identity, given):
+    if lines := difference(_with_later_keys(plan.identity, given), given):
         listed = "\n  ".join(lines)
         raise PlanChanged(
             f"{where} was planned from other inputs, and a run never changes:\n  {listed}\n"
             "Put the inputs back and resume, or start another run with --out ANOTHER_FOLDER."
         )
+
+
+def _with_later_keys(planned: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A planned identity with the keys that batchgen got later, at their defaults.
+
+    The default of a key is what batchgen did before it had the key.
+    """
+    defaults = Job().identity()
+    later = {
+        section: {key: defaults[section][key] for key in keys if key in defaults[section]}
+        for section, keys in given.items()
+        if section in defaults
+    }
+    return {**planned, **{name: keys | planned.get(name, {}) for name, keys in later.items()}}
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -37,7 +37,6 @@ CHANGES: dict[str, tuple[dict[str, object], str]] = {
     "guidance": ({"sampling__guidance": 4.0}, "sampling.guidance: 3.5 → 4.0"),
     "group size": ({"engine__batch_size": 4}, "engine.batch_size: 8 → 4"),
     "precision": ({"precision__linear": "bf16"}, 'precision.linear: "auto" → "bf16"'),
-    "engine": ({"engine__kind": "pattern"}, 'engine.kind: "torch" → "pattern"'),
     "image format": ({"output__format": "png"}, 'output.format: "jpg" → "png"'),
     "shards": ({"shards__pictures": 1}, "shards.pictures: null → 1"),
 }
