@@ -19,7 +19,7 @@ from batchgen.shard.claims import Claims
 def work(root: str, shards: int, worker: int, workers: int, barrier: object) -> list[int]:
     directory = RunDirectory(Path(root))
     claims = Claims(directory, shards, start=worker * shards // workers)
-    barrier.wait()  # type: ignore[attr-defined]
+    barrier.wait()
     taken = []
     while claim := claims.next():
         taken.append(claim.shard)

@@ -97,7 +97,7 @@ def test_an_append_that_the_system_cuts_short_goes_on(tmp_path: Path) -> None:
             return len(data[:3])
 
     file = Slow()
-    durable.append(file, b"ten bytes.")  # type: ignore[arg-type]
+    durable.append(file, b"ten bytes.")
     assert file.written == b"ten bytes."
 
 

@@ -32,7 +32,7 @@ def written(owner: Process) -> dict[str, object]:
 def test_a_step_of_the_system_clock_makes_no_process_dead(
     kind: type[Process], stepped_clock: None
 ) -> None:
-    before = kind(**written(kind.me()))  # type: ignore[arg-type]
+    before = kind(**written(kind.me()))
     assert before == kind.me(), "nothing in it depends on the system clock"
     assert before.life() == "alive"
 
@@ -47,9 +47,9 @@ def test_another_process_of_the_same_number_is_dead_in_this_boot_and_after_it() 
 def test_a_file_of_version_0_2_has_no_boot_and_a_start_by_the_system_clock() -> None:
     started = psutil.Process().create_time()
     old = {"host": Owner.me().host, "pid": os.getpid(), "started": started}
-    assert Process(**old).life() == "alive"  # type: ignore[arg-type]
-    assert Owner(**old | {"job": "", "restarts": 0}).life() == "alive"  # type: ignore[arg-type]
-    assert Process(**old | {"started": started - 100}).life() == "dead"  # type: ignore[arg-type]
+    assert Process(**old).life() == "alive"
+    assert Owner(**old | {"job": "", "restarts": 0}).life() == "alive"
+    assert Process(**old | {"started": started - 100}).life() == "dead"
 
 
 def test_where_the_kernel_names_no_boot_the_system_clock_counts(

@@ -98,7 +98,7 @@ def halve_linears(module: nn.Module) -> None:
 
     for layer in module.modules():
         if isinstance(layer, nn.Linear) and layer.bias is not None:
-            layer.forward = types.MethodType(forward, layer)  # type: ignore[method-assign]
+            layer.forward = types.MethodType(forward, layer)
 
 
 def optimizers(model: FlowModel) -> list[torch.optim.Optimizer]:

@@ -61,7 +61,7 @@ def _make(root: Path, deadly: int) -> None:
     (run.directory.logs / "0001-worker-000.log").write_text("shard 000000, attempt 1\n")
     if deadly:
         groups, denoise = iter(range(1, deadly)), PatternEngine.denoise
-        PatternEngine.denoise = lambda engine, group: (  # type: ignore[method-assign]
+        PatternEngine.denoise = lambda engine, group: (
             denoise(engine, group) if next(groups, None) else os._exit(9)
         )
     work(run.directory, submission)

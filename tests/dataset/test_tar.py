@@ -46,7 +46,7 @@ def test_json_fields_have_one_type_in_all_samples(finished: Finished) -> None:
     for path in sorted(run.glob("data/*.tar")):
         with tarfile.open(path) as tar:
             for name in [name for name in tar.getnames() if name.endswith(".json")]:
-                about = json.loads(tar.extractfile(name).read())  # type: ignore[union-attr]
+                about = json.loads(tar.extractfile(name).read())
                 types.add(tuple((field, type(value).__name__) for field, value in about.items()))
     assert len(types) == 1, types
 

@@ -75,7 +75,7 @@ def test_a_job_that_insists_on_a_gpu_is_refused_where_there_is_none() -> None:
         job = parse_job({"engine": {"device": "cuda"}}, "")
 
     with pytest.raises(JobError, match=r'engine\.device = "cuda": this machine has no GPU'):
-        launch(Wanted(), [])  # type: ignore[arg-type]
+        launch(Wanted(), [])
 
 
 @pytest.mark.parametrize(

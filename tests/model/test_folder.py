@@ -137,7 +137,7 @@ def test_a_file_that_may_not_be_read_is_named(
     def refuse(path: Path, *words: object, **more: object) -> object:
         if path.name == "model.safetensors":
             raise PermissionError(13, "Permission denied")
-        return opened(path, *words, **more)  # type: ignore[call-overload]
+        return opened(path, *words, **more)
 
     monkeypatch.setattr(Path, "open", refuse)
     assert "model.safetensors: cannot be read: Permission denied" in refusal(model_folder)

@@ -36,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 
 
 @pytest.fixture
-def plan(models: dict[str, Checkpoint], tmp_path: Path):  # type: ignore[no-untyped-def]
+def plan(models: dict[str, Checkpoint], tmp_path: Path):
     def run(model: str, *settings: str, **columns: list[object]) -> Plan:
         rows = len(next(iter(columns.values()), [0]))
         file = write_prompts(tmp_path / "prompts.parquet", ["a cat"] * rows, **columns)
@@ -72,7 +72,7 @@ NEGATIVE, TRUE_CFG = "sampling.negative_prompt=grey", "sampling.true_cfg=4"
         ("sd3", ["sampling.true_cfg=0.5"], {}, "guidance is the only scale of this model"),
     ],
 )
-def test_a_setting_that_changes_no_picture_is_refused(plan, model, settings, columns, told):  # type: ignore[no-untyped-def]
+def test_a_setting_that_changes_no_picture_is_refused(plan, model, settings, columns, told):
     with pytest.raises(JobError, match=told):
         plan(model, *settings, **columns)
 
@@ -91,11 +91,11 @@ def test_a_setting_that_changes_no_picture_is_refused(plan, model, settings, col
         ("sd3", ["sampling.guidance=0", "sampling.true_cfg=1"], {}),
     ],
 )
-def test_what_acts_in_some_row_or_asks_for_nothing_passes(plan, model, settings, columns):  # type: ignore[no-untyped-def]
+def test_what_acts_in_some_row_or_asks_for_nothing_passes(plan, model, settings, columns):
     assert not plan(model, *settings, **columns).notes
 
 
-def test_values_of_rows_that_change_nothing_are_told_with_their_number_and_why(plan):  # type: ignore[no-untyped-def]
+def test_values_of_rows_that_change_nothing_are_told_with_their_number_and_why(plan):
     acts = "it acts over 1, and where there is a negative prompt"
     columns = {
         "guidance": [3.5, None, 2.0],
@@ -109,7 +109,7 @@ def test_values_of_rows_that_change_nothing_are_told_with_their_number_and_why(p
     )
 
 
-def test_a_setting_that_no_row_takes_is_told(plan):  # type: ignore[no-untyped-def]
+def test_a_setting_that_no_row_takes_is_told(plan):
     own = {"width": [128, 64], "seed": [1, 2]}
     told = "sampling.{0} of the job is not used: every row has a {0} of its own"
     settings = ["sampling.width=64", "sampling.height=64", "sampling.seed=1"]

@@ -60,7 +60,7 @@ def needed(
 def parts(weight: Tensor) -> Iterator[Tensor]:
     """The tensors that a weight is made of: two if it is quantized."""
     if hasattr(weight, "__tensor_flatten__"):
-        names, _ = weight.__tensor_flatten__()  # type: ignore[no-untyped-call]
+        names, _ = weight.__tensor_flatten__()
         yield from (getattr(weight, name) for name in names)
     else:
         yield weight

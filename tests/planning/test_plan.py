@@ -82,7 +82,7 @@ def test_a_row_of_many_pictures_costs_no_more_than_a_row() -> None:
     rows = 1 << 13
     constant = [np.broadcast_to(np.int64(value), rows) for value in (64, 64, 4, 0, 8000)]
     tracemalloc.start()
-    shards, count = cut_shards([ShapeColumns(*constant)], 10_000, 8)  # type: ignore[arg-type]
+    shards, count = cut_shards([ShapeColumns(*constant)], 10_000, 8)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (len(shards), count) == (-(-rows * 8000 // 10_000), rows * 1000)
@@ -153,7 +153,7 @@ def settings() -> list[tuple[str, str, Any]]:
     return [
         (section, key, another(section, key, field))
         for section, fields in Job.model_fields.items()
-        for key, field in fields.annotation.model_fields.items()  # type: ignore[union-attr]
+        for key, field in fields.annotation.model_fields.items()
         if (section, key) not in PLACES
     ]
 

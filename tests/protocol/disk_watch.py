@@ -69,9 +69,9 @@ class Watch:
         self._link, self._replace, self._unlink = os.link, os.replace, os.unlink
 
     def install(self) -> None:
-        builtins.open = io.open = self.open  # type: ignore[assignment]
+        builtins.open = io.open = self.open
         os.fsync, os.link, os.replace, os.unlink = self.fsync, self.link, self.replace, self.unlink
-        os.rename = _never  # type: ignore[assignment]
+        os.rename = _never
 
     def note(self, **event: Any) -> None:
         """One line in the log, which all processes of a test share."""

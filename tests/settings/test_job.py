@@ -247,7 +247,7 @@ def test_an_unreadable_job_file_is_named(content: bytes, told: str, tmp_path: Pa
 
 def test_a_job_never_changes() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        load_job(None).sampling.steps = 4  # type: ignore[misc]
+        load_job(None).sampling.steps = 4
 
 
 def test_equal_jobs_are_one_key() -> None:

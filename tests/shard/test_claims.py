@@ -256,7 +256,7 @@ class Looks:
         patch.setattr(durable, "sync", lambda _file: None)
         patch.setattr(durable, "sync_folder", lambda _folder: None)
 
-    def _counted(self, name, function):  # type: ignore[no-untyped-def]
+    def _counted(self, name, function):
         def count(*arguments: object) -> object:
             self.count[name] += 1
             return function(*arguments)

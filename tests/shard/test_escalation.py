@@ -14,11 +14,11 @@ Death = list[tuple[int, int]]
 def ladder(
     *deaths: Death,
     position: int = 0,
-    groups: list[list[object]] = GROUPS,  # type: ignore[assignment]
+    groups: list[list[object]] = GROUPS,
     verdicts: tuple[Entry, ...] = (),
 ) -> list[Task]:
     flights = [[Entry("begin", at, count) for at, count in death] for death in deaths]
-    return list(plan_tasks(groups, position, flights, verdicts))  # type: ignore[arg-type]
+    return list(plan_tasks(groups, position, flights, verdicts))
 
 
 def raised(at: int, count: int) -> Entry:

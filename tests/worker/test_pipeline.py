@@ -77,11 +77,11 @@ def test_while_a_group_is_denoised_the_one_before_is_written_and_no_other(
     in_flight: list[int] = []
     denoise, decode = engine.denoise, engine.decode
 
-    def counted(group):  # type: ignore[no-untyped-def]
+    def counted(group):
         in_flight.append(group[0].key + 2 - partial.position)
         return denoise(group)
 
-    def slow(denoised):  # type: ignore[no-untyped-def]
+    def slow(denoised):
         time.sleep(0.02)
         return decode(denoised)
 
@@ -122,7 +122,7 @@ def test_what_was_denoised_is_written_when_the_consumer_stops_early(
 ) -> None:
     run = pipeline.run(partial, tasks_of(5), always)
     next(run)
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     assert engine.denoised == [[0, 1], [2, 3]]
     assert partial.position == 4
 
@@ -132,7 +132,7 @@ def test_a_signal_while_denoising_lets_the_group_before_be_written(
 ) -> None:
     denoise = engine.denoise
 
-    def interrupted(group):  # type: ignore[no-untyped-def]
+    def interrupted(group):
         if group[0].key == 2:
             raise SystemExit(0)
         return denoise(group)
@@ -151,7 +151,7 @@ def test_after_a_write_error_the_following_group_is_not_written(
     """It would stand where the lost one belongs."""
     grow, calls = PartialShard.end, []
 
-    def full(self, samples, records):  # type: ignore[no-untyped-def]
+    def full(self, samples, records):
         calls.append(records[0].key)
         if records[0].key == 2 * group:
             raise OSError(28, "No space left on device")
@@ -266,5 +266,5 @@ def test_what_the_model_did_not_read_is_recorded_as_none(
     assert [tuple(getattr(one, name) for name in names) for one in recorded] == expected
     whole = io.BytesIO(partial.path("tar").read_bytes() + bytes(1024))
     with tarfile.open(fileobj=whole) as tar:
-        samples = [json.load(tar.extractfile(f"{key:09d}.json")) for key in range(3)]  # type: ignore[arg-type]
+        samples = [json.load(tar.extractfile(f"{key:09d}.json")) for key in range(3)]
     assert [tuple(sample[name] for name in names) for sample in samples] == expected

@@ -93,7 +93,7 @@ def test_a_passing_fault_costs_one_retry_and_no_picture(fault: str) -> None:
     made = make(StubEngine(), group_with("", f"{fault} once", ""))
     assert [one.cause for one in made] == ["", "", ""]
     assert made[1].path == "retry"
-    assert np.array_equal(made[1].pixels, pixels(1))  # type: ignore[arg-type]
+    assert np.array_equal(made[1].pixels, pixels(1))
 
 
 @pytest.mark.parametrize("fault", ["RAISE", "RAISE DECODING", "NAN", "FLAT"])

@@ -29,7 +29,7 @@ def archive(*samples: bytes) -> tarfile.TarFile:
 
 def about(**given: Any) -> dict[str, Any]:
     tar = archive(sample(picture(7, **given), b"image", PNG))
-    text = tar.extractfile("000000007.json").read()  # type: ignore[union-attr]
+    text = tar.extractfile("000000007.json").read()
     return dict(json.loads(text))
 
 

@@ -108,6 +108,6 @@ def denoise_share(
     """
     if disturbed:
         measured, factors = ranks.sum, torch.tensor([[1.0 + ranks.rank], [1.0]])
-        ranks.sum = lambda sums: measured(sums) * factors  # type: ignore[method-assign]
+        ranks.sum = lambda sums: measured(sums) * factors
     latents, traces = BlockStack().denoise(policy_of(**cache), [1, 2, 3], ranks=ranks, share=ranks)
     return ranks.gather(latents, IMAGE), traces

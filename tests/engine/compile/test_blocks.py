@@ -67,7 +67,7 @@ class Last(Toy):
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor
-    ) -> tuple[None, Tensor]:  # type: ignore[override]
+    ) -> tuple[None, Tensor]:
         return None, super().forward(hidden_states, encoder_hidden_states, temb)[1]
 
 

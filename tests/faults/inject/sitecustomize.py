@@ -168,8 +168,8 @@ class Injector:
                 execute(module)
                 change(module)
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            spec.loader.exec_module = exec_module
         return spec
 
 
-sys.meta_path.insert(0, Injector())  # type: ignore[arg-type]
+sys.meta_path.insert(0, Injector())
