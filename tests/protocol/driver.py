@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import json
 import os
 import random
@@ -38,7 +39,7 @@ class Spec:
     torn: bool = False
     signal: int = 9
     mutant: str = ""
-    # How often the worker takes a living owner for dead.
+    # How often the worker takes a living owner for dead; the first that it meets it always does.
     misjudge: float = 0.0
     chance_seed: int = 0
 
@@ -86,13 +87,15 @@ def _patch(spec: Spec, watch: Watch) -> None:
 
     begin, life, denoise = PartialShard.begin, Owner.life, PatternEngine.denoise
     chance = random.Random(spec.chance_seed)
+    # The first answer is wrong for certain, so that each run shows a stolen shard.
+    wrong_answers = itertools.chain([True], iter(lambda: chance.random() < spec.misjudge, None))
 
     def watched_begin(self, at, count):
         watch.note(op="begin", shard=self.shard, attempt=self.attempt, at=at, count=count)
         begin(self, at, count)
 
     def misjudging_life(self, queue=None):
-        wrong = self.pid != os.getpid() and chance.random() < spec.misjudge
+        wrong = spec.misjudge > 0 and self.pid != os.getpid() and next(wrong_answers)
         return "dead" if wrong else life(self, queue)
 
     def picky_denoise(self, group):
