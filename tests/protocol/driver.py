@@ -129,13 +129,14 @@ def fork_worker(spec: Spec) -> int:
 
 
 def import_what_workers_need() -> None:
-    """Import once what each worker would import after its fork."""
+    """Import and read once what each worker would need after its fork."""
     importlib.import_module("batchgen.worker.main")
     with contextlib.suppress(ImportError):  # pyarrow imports it where it is installed
         importlib.import_module("pandas")
     if "torch" in sys.argv:
         importlib.import_module("batchgen.engine.replica.replica")
         importlib.import_module("batchgen.engine.families.flux")
+    mutants.read_names()
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -23,23 +24,35 @@ def replace(owner: Any, name: str, new: Callable[..., Any]) -> None:
     :raises AssertionError: there is no such function, or nothing calls it by this name.
     """
     old = vars(owner)[name]
-    modules = [module for key, module in sys.modules.items() if key.split(".")[0] == "batchgen"]
+    modules = _modules()
     holders = [one for one in modules if vars(one).get(name) is old] or [owner]
-    assert any(name in _names(module) for module in modules), f"nothing calls {name}"
+    called = (name in _names(str(module.__file__)) for module in modules)
+    assert any(called), f"nothing calls {name}"
     for holder in holders:
         setattr(holder, name, new)
     assert vars(owner)[name] is new
 
 
-def _names(module: ModuleType) -> Iterator[str]:
+def read_names() -> None:
+    """Read once what `replace` looks up in the sources: a forked worker need not read it again."""
+    for module in _modules():
+        _names(str(module.__file__))
+
+
+def _modules() -> list[ModuleType]:
+    return [module for key, module in sys.modules.items() if key.split(".")[0] == "batchgen"]
+
+
+@cache
+def _names(file: str) -> frozenset[str]:
     """Every name that a module's code looks up, in itself or in another object."""
-    source = Path(str(module.__file__)).read_text()
-    codes = [compile(source, str(module.__file__), "exec")]
+    codes, names = [compile(Path(file).read_text(), file, "exec")], set[str]()
     while codes:
         code = codes.pop()
         codes += [const for const in code.co_consts if isinstance(const, CodeType)]
         if code.co_name != "<module>":
-            yield from code.co_names
+            names.update(code.co_names)
+    return frozenset(names)
 
 
 def no_fsync() -> None:
