@@ -1,11 +1,14 @@
 """Fixtures for all tests. Nothing here asks the network."""
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import typer.main
+import typer.testing
 from xdist.scheduler import LoadFileScheduling
 
 from tests.support.fake_squeue import FakeSqueue
@@ -13,6 +16,9 @@ from tests.support.nvidia_driver import Driver, write_driver
 from tests.support.rehearsal import Answer, ask, faulty, settings, write_prompts
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of datasets or huggingface_hub
+
+# Tests ask hundreds of commands; what they are built from never changes.
+typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)
 
 _CLUSTER = "tests/cluster/"
 

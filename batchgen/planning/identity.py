@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from batchgen.errors import PlanChanged
@@ -102,5 +103,9 @@ def _short(value: Any) -> str:
 
 def software() -> dict[str, str]:
     """Versions of everything that can change a byte of the output."""
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    return {"python": platform.python_version()} | versions
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+@cache
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)  # reads a file of some thousand lines

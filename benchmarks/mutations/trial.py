@@ -10,8 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+
+import typer
 
 from batchgen.cli import main
+
+# A process asks hundreds of commands; what they are built from never changes.
+typer.main.get_command = cache(typer.main.get_command)
 
 # A longer message is no clear one.
 LONGEST_MESSAGE = 10_000

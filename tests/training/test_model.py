@@ -17,7 +17,7 @@ from training.scenes import FIRST_TRAINING_SEED, SHAPES, SIZES, Scene, Thing, dr
 from training.sheet import generate
 from training.vocabulary import words
 
-PROMPTS = 200
+PROMPTS = 100
 BARS = {
     "background": 0.95,
     "colour": 0.95,
