@@ -145,7 +145,7 @@ def print_of(content: tuple[str, ...] = ("m",), weights: str = "w", **sections: 
 
 
 PLACES = {("model", "path"), ("model", "revision"), ("model", "lora"), ("cache", "trace")}
-OPERATIONS = ("run", "pattern")
+OPERATIONS = ("run", "audit", "pattern")
 
 
 def settings() -> list[tuple[str, str, Any]]:
