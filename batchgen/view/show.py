@@ -146,11 +146,11 @@ def _status_lines(status: Status) -> Iterator[str]:
 def _loss_lines(loss: Loss) -> Iterator[str]:
     """What audits measured; nothing without an audit."""
     if loss.measured:
-        below = f"{loss.below:,} ({loss.below / loss.measured:.0%}) below audit.min_psnr"
+        below = f"; {loss.below:,} ({loss.below / loss.measured:.0%}) below audit.min_psnr"
         yield (
             f"{counted(loss.measured, 'picture')} also made without the cache: PSNR "
             f"{loss.psnr_mean:.1f} dB on average, {loss.psnr_worst:.1f} at worst; SSIM "
-            f"{loss.ssim_mean:.4f}, {loss.ssim_worst:.4f}; {below}"
+            f"{loss.ssim_mean:.4f}, {loss.ssim_worst:.4f}{below if loss.below else ''}"
         )
     if loss.unmeasured:
         count = counted(loss.unmeasured, "picture was", "pictures were")

@@ -255,7 +255,8 @@ def _remedy(cause: str, root: Path) -> str:
         anyway = f"{resume} --set run.failure_budget=SHARE"
         return f"see {logs}; to go on all the same: {anyway}"
     if cause == "audit":
-        return f"to go on all the same: {resume} --set audit.action=warn"
+        anyway = f"{resume} --set audit.action=warn"
+        return f"start another run with a stricter [cache]; to go on all the same: {anyway}"
     return resume
 
 

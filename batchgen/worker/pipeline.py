@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from batchgen.engine.rules import as_read
+from batchgen.errors import DeviceFault
 from batchgen.model import Guidance
 from batchgen.settings import Output
 from batchgen.shard import PartialShard, Record, Task, identity_of
-from batchgen.worker.audit import FAILED, INTERRUPTED, Auditor, Uncached
+from batchgen.worker.audit import FAILED, INTERRUPTED, Auditor, Reference, Uncached
 from batchgen.worker.in_flight import InFlight
 from batchgen.worker.renderer import Made, Part, Renderer
 from batchgen.worker.samples import encode_image, sample
@@ -135,7 +136,8 @@ class Pipeline:
         made = [one for part in parts for one in self.renderer.decode(part)]
         encoded = list(self._encoders.map(self._encode, made))
         total_s = time.perf_counter() - begun
-        made = self._compared(made, uncached.result())
+        references, fault = self._references(made, uncached.result())
+        made = list(self._encoders.map(lambda one: self._compared(one, references), made))
         samples, records = [], []
         for one, (image, image_encode_s) in zip(made, encoded, strict=True):
             read = replace(one, picture=as_read(one.picture, self.guidance))
@@ -143,20 +145,30 @@ class Pipeline:
             records.append(self._record(read, partial, len(image), times))
             samples.append(b"" if one.cause else sample(read.picture, image, self.output))
         partial.end(b"".join(samples), records)
+        if fault:
+            raise fault
         return made
 
-    def _compared(self, made: Sequence[Made], uncached: Sequence[Uncached]) -> list[Made]:
-        """The pictures of a group, with what the audit found about them."""
-        auditor = self.auditor
-        references = {one.key: INTERRUPTED for one in auditor.chosen([one.picture for one in made])}
-        for some in uncached:
-            references |= auditor.decode(some, self.renderer.engine.decode)
+    def _references(
+        self, made: Sequence[Made], uncached: Sequence[Uncached]
+    ) -> tuple[dict[int, Reference], DeviceFault | None]:
+        """What audited pictures are compared with, by key.
 
-        def audited(one: Made) -> Made:
-            reference = references.get(one.picture.key)
-            return replace(one, audited=auditor.judge(one.pixels, reference))
+        If the device fails over it, the fault too: it is raised when the pictures are written.
+        """
+        chosen = self.auditor.chosen([one.picture for one in made])
+        references = {picture.key: INTERRUPTED for picture in chosen}
+        try:
+            for some in uncached:
+                references |= self.auditor.decode(some, self.renderer.engine.decode)
+        except DeviceFault as fault:
+            return references, fault
+        return references, None
 
-        return list(self._encoders.map(audited, made))
+    def _compared(self, one: Made, references: Mapping[int, Reference]) -> Made:
+        """A picture, with what the audit found about it."""
+        reference = references.get(one.picture.key)
+        return replace(one, audited=self.auditor.judge(one.pixels, reference))
 
     def _encode(self, made: Made) -> tuple[bytes, float]:
         if made.pixels is None:

@@ -28,6 +28,7 @@ from tests.support.specimens import done, opens, planned, published, record, wri
 ME = Owner.me()
 GONE = replace(ME, started=1.0)
 ELSEWHERE = Owner("elsewhere", 1, 1.0)
+STRICTER, WARN = "start another run with a stricter [cache]", "audit.action=warn"
 SEE = "see batchgen logs {0} --failed; to go on all the same"
 
 
@@ -125,7 +126,7 @@ def test_a_stalled_run_tells_why_its_last_workers_left(run: Run) -> None:
         ("quota used up", 3, "remove something of yours, then: batchgen resume {}"),
         ("file size limit", 3, "raise the limit, then: batchgen resume {}"),
         ("failure budget", 4, f"{SEE}: batchgen resume {{0}} --set run.failure_budget=SHARE"),
-        ("audit", 3, "to go on all the same: batchgen resume {} --set audit.action=warn"),
+        ("audit", 3, f"{STRICTER}; to go on all the same: batchgen resume {{0}} --set {WARN}"),
         ("time limit", 3, "batchgen resume {}"),
         ("restarts", 3, "batchgen resume {}"),
     ],

@@ -66,8 +66,11 @@ class Lossy(StubEngine):
         if not isinstance(denoised.latents, dict):
             return super().decode(denoised)
         group = denoised.latents["uncached"]
-        if any(one.prompt == "RAISE DECODING UNCACHED" for one in group):
+        prompts = {one.prompt for one in group}
+        if "RAISE DECODING UNCACHED" in prompts:
             raise ValueError("not even now")
+        if "FAULT DECODING UNCACHED" in prompts:
+            raise DeviceFault("an illegal memory access")
         off = [one.prompt != "SAME" for one in group]
         return np.stack([pixels(one.key) + at for one, at in zip(group, off, strict=True)]), 0.25
 
@@ -226,27 +229,34 @@ def test_the_seconds_of_an_audit_are_no_part_of_a_pictures_times(
     assert (found.text_s, found.denoise_s, found.decode_s) == (1.0, 2.0, 3.0)
 
 
-@pytest.mark.parametrize("error", [SystemExit(0), DeviceFault("gone")])
+LEFT = ("not measured", "the worker had to leave at once", None)
+
+
+@pytest.mark.parametrize("fault", ["FAULT UNCACHED", "FAULT DECODING UNCACHED"])
+def test_a_device_that_fails_in_an_audit_ends_the_process_when_the_group_is_written(
+    fault: str, pipeline: Pipeline, partial: PartialShard
+) -> None:
+    first, second = [picture(0), picture(1, prompt=fault)], pictures(4)[2:]
+    with pytest.raises(DeviceFault):
+        run(pipeline, partial, Task(0, first), Task(2, second, careful=True))
+    assert told(partial.records()) == [LEFT] * 2
+    assert [one.outcome for one in partial.records()] == ["ok"] * 2
+
+
 def test_a_process_that_must_end_during_an_audit_writes_the_group_first(
-    error: BaseException,
-    pipeline: Pipeline,
-    engine: Lossy,
-    partial: PartialShard,
-    monkeypatch: pytest.MonkeyPatch,
+    pipeline: Pipeline, engine: Lossy, partial: PartialShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denoise = engine.denoise
 
-    def ending(group: Sequence[Picture], *, cached: bool = True) -> Denoised:
+    def terminated(group: Sequence[Picture], *, cached: bool = True) -> Denoised:
         if not cached:
-            raise error
+            raise SystemExit(0)
         return denoise(group)
 
-    monkeypatch.setattr(engine, "denoise", ending)
-    with pytest.raises(type(error)):
+    monkeypatch.setattr(engine, "denoise", terminated)
+    with pytest.raises(SystemExit):
         run(pipeline, partial, Task(0, pictures(2)), Task(2, pictures(4)[2:]))
-    found = partial.records()
-    assert told(found) == [("not measured", "the worker had to leave at once", None)] * 2
-    assert [one.outcome for one in found] == ["ok"] * 2
+    assert told(partial.records()) == [LEFT] * 2
 
 
 def test_a_group_is_decoded_while_it_is_audited(
