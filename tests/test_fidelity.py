@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from batchgen import fidelity
 from batchgen.fidelity import EQUAL_DB, Pixels, psnr, ssim
 
 RANDOM = np.random.default_rng(0)
@@ -53,6 +54,19 @@ def test_ssim_is_the_definition_window_by_window() -> None:
             top_line = (2 * mean_x * mean_y + C1) * (2 * both + C2)
             values.append(top_line / ((mean_x**2 + mean_y**2 + C1) * (var_x + var_y + C2)))
     assert ssim(one, other) == pytest.approx(np.mean(values), abs=1e-9)
+
+
+@pytest.mark.parametrize("height", [11, 128, 137, 138, 139, 300])
+def test_large_pictures_are_compared_strip_by_strip_as_at_once(
+    height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = RANDOM.integers(0, 256, (height, 13, 3), np.uint8)
+    pair = one, noisy(one, 9)
+    strips = psnr(*pair), ssim(*pair)
+    monkeypatch.setattr(fidelity, "_STRIP_PX", 10_000)
+    assert strips == pytest.approx((psnr(*pair), ssim(*pair)), rel=1e-12)
+    mean = np.mean((pair[0].astype(float) - pair[1]) ** 2)
+    assert strips[0] == pytest.approx(10 * np.log10(255**2 / mean))
 
 
 def test_ssim_falls_with_noise_and_is_negative_for_a_negative() -> None:
