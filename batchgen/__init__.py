@@ -21,6 +21,7 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
     model/         a model folder, known without torch
     slurm/         what SLURM says
     settings/      what people write: job files and site profiles
+    fidelity.py    how far one picture is from another: PSNR, SSIM
     shortage.py    what has run out when nothing more can be written
     durable.py     the few file operations that correctness rests on
     checked_json.py   JSON that is believed only if its types and its checksum hold

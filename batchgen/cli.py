@@ -160,7 +160,7 @@ def resume(
     run: RunFolder,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar=SET, help="Change a key of [run] or [pattern]."),
+        typer.Option("--set", metavar=SET, help="Change a key of [run], [audit] or [pattern]."),
     ] = None,
     site: SiteFile = None,
     local: Annotated[

@@ -29,6 +29,7 @@ from batchgen.engine.cache.policy import SKIPPED
 from batchgen.engine.device import Device
 from batchgen.engine.families import load_family
 from batchgen.engine.interface import Workload
+from batchgen.fidelity import Pixels
 from batchgen.manifest import Picture
 from batchgen.model.checkpoint import Checkpoint
 from batchgen.run.directory import RunDirectory
@@ -38,7 +39,6 @@ from batchgen.shard.partial_shard import PartialShard
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.renderer import Made, Renderer
 from batchgen.worker.samples import encode_image, sample
-from benchmarks.fidelity import Pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,11 @@ from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
 from batchgen.engine.cache.policy import SKIPPED
 from batchgen.engine.torch_engine import TorchEngine
+from batchgen.fidelity import Pixels, psnr, ssim
 from batchgen.manifest import Picture
 from batchgen.model.checkpoint import resolve
 from batchgen.planning.plan import groups
 from batchgen.settings.job import Cache, load_job
-from benchmarks.fidelity import Pixels, psnr, ssim
 from benchmarks.held_out import TEXT_TOKENS, held_out
 from tests.support.scene_judge import judge, shares
 from training.scenes import Scene

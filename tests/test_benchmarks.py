@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,7 +15,6 @@ from batchgen.engine.device import Device
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
-from benchmarks.fidelity import psnr, ssim  # noqa: E402
 from benchmarks.gpu_sessions import SMALL, halved  # noqa: E402
 from benchmarks.peers import Row, Skip, Way, at_equal_quality, interpolate  # noqa: E402
 from benchmarks.random_flux import (  # noqa: E402
@@ -27,7 +25,6 @@ from benchmarks.random_flux import (  # noqa: E402
     write_configurations,
 )
 
-RANDOM = np.random.default_rng(0)
 PARAMETERS = {
     "transformer": 11_901_408_320,
     "vae": 83_819_683,
@@ -45,34 +42,6 @@ def run(script: str, *words: str) -> str:
 
 def lines(printed: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-
-
-def grey(value: int) -> Any:
-    return np.full((32, 32, 3), value, np.uint8)
-
-
-def test_psnr_is_what_its_formula_says() -> None:
-    assert psnr(grey(100), grey(110)) == pytest.approx(20 * np.log10(255 / 10))
-    assert psnr(grey(100), grey(100)) == 99
-
-
-def test_ssim_of_flat_pictures_compares_their_means_and_of_equal_ones_is_1() -> None:
-    c1 = (0.01 * 255) ** 2
-    assert ssim(grey(100), grey(200)) == pytest.approx(
-        (2 * 100 * 200 + c1) / (100**2 + 200**2 + c1)
-    )
-    noise = RANDOM.integers(0, 256, (32, 40, 3), np.uint8)
-    assert ssim(noise, noise) == pytest.approx(1)
-
-
-def test_ssim_falls_with_noise_and_is_negative_for_a_negative() -> None:
-    picture = RANDOM.integers(64, 192, (48, 48, 3), np.uint8)
-    noisy = [
-        np.clip(picture + RANDOM.normal(0, sigma, picture.shape), 0, 255).astype(np.uint8)
-        for sigma in (2, 8, 32)
-    ]
-    assert 1 > ssim(picture, noisy[0]) > ssim(picture, noisy[1]) > ssim(picture, noisy[2])
-    assert ssim(picture, 255 - picture) < -0.5
 
 
 def test_speed_at_equal_quality_lies_on_the_line_along_the_best_settings() -> None:

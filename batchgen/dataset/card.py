@@ -10,6 +10,7 @@ from batchgen.dataset.statistics import Statistics
 from batchgen.errors import counted
 from batchgen.planning import Plan
 from batchgen.run import Run
+from batchgen.shard import Loss
 
 _CATEGORIES = [
     (10**3, "n<1K"),
@@ -75,7 +76,7 @@ Seconds of the group a picture was in:
 | stage | mean | median | 95% |
 |---|---|---|---|
 {_times(statistics)}
-
+{_audit(run, statistics.loss)}
 | | |
 |---|---|
 | plan fingerprint | `{plan.fingerprint}` |
@@ -128,3 +129,32 @@ def _times(statistics: Statistics) -> str:
         numbers = [f"{seconds[name]:.3f}" for name in ("mean", "p50", "p95")]
         rows.append(f"| {' | '.join([stage.removesuffix('_s').replace('_', ' '), *numbers])} |")
     return "\n".join(rows)
+
+
+def _audit(run: Run, loss: Loss) -> str:
+    """What the audit measured; nothing without an audit."""
+    if not loss.pictures:
+        return ""
+    asked = run.job.audit
+    unmeasured = counted(loss.unmeasured, "of them was not", "of them were not")
+    told = f" {unmeasured} measured: `audit_error` says why." if loss.unmeasured else ""
+    return f"""
+## What the step cache costs
+
+{counted(loss.pictures, "picture")}, chosen by a hash of their keys, were also made without the
+step cache, at the same precision, and compared pixel by pixel before they were encoded.{told}
+`metadata/*.parquet` has their PSNR and SSIM.
+{_measured(loss, asked.min_psnr)}"""
+
+
+def _measured(loss: Loss, floor: float | None) -> str:
+    if not loss.measured:
+        return ""
+    below = f"{loss.below / loss.measured:.1%}" if floor is not None else ""
+    at = f" below {floor:g} dB |" if floor is not None else ""
+    return f"""
+| | mean | worst |{at}
+|---|---|---|{"---|" if at else ""}
+| PSNR, dB | {loss.psnr_mean:.1f} | {loss.psnr_worst:.1f} |{f" {below} |" if at else ""}
+| SSIM | {loss.ssim_mean:.4f} | {loss.ssim_worst:.4f} |{" |" if at else ""}
+"""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, read_metadata
+from batchgen.shard import Done, Loss, read_metadata
 
 STAGES = ("text_s", "denoise_s", "decode_s", "image_encode_s", "total_s")
 EXACT_PICTURES = 100_000
@@ -45,6 +45,8 @@ class Statistics:
     device_s: float
     # Mean, p50 and p95 of each stage: the seconds that a picture's group took.
     seconds: dict[str, dict[str, float]]
+    # What audits measured.
+    loss: Loss = field(default_factory=Loss)
 
 
 def gather(directory: RunDirectory, done: Iterable[Done]) -> Statistics:
@@ -57,8 +59,9 @@ def gather(directory: RunDirectory, done: Iterable[Done]) -> Statistics:
     failures: Counter[str] = Counter()
     times = {stage: Times() for stage in STAGES}
     ok = failed = tar_bytes = 0
-    device_s = 0.0
+    device_s, loss = 0.0, Loss()
     for one in done:
+        loss = loss.plus(one.loss)
         ok, failed = ok + one.ok, failed + one.failed
         tar_bytes, device_s = tar_bytes + one.tar_bytes, device_s + one.group_s
         columns = ["outcome", "cause", "path", "width", "height", *STAGES]
@@ -80,6 +83,7 @@ def gather(directory: RunDirectory, done: Iterable[Done]) -> Statistics:
         tar_bytes=tar_bytes,
         device_s=device_s,
         seconds={stage: one.summary() for stage, one in times.items()},
+        loss=loss,
     )
 
 

@@ -122,11 +122,13 @@ class Engine(Protocol):
     def compilation(self) -> Compilation:
         """Counts of the engine's compiler so far."""
 
-    def denoise(self, group: Sequence[Picture]) -> Denoised:
+    def denoise(self, group: Sequence[Picture], *, cached: bool = True) -> Denoised:
         """Encode a group's prompts and denoise its latents.
 
         :param group: pictures that share width, height and steps, and whether they have a negative
             prompt.
+        :param cached: whether steps may be skipped, as the job asks. An audit asks for what they
+            would be without; if that fails in a replica, no picture is blamed.
         :raises OutOfMemory: a smaller group may fit.
         :raises DeviceFault: nothing more may be computed in this process.
         """

@@ -39,8 +39,8 @@ class PatternEngine:
         """:param delay_s: seconds that denoising a group takes."""
         self._delay_s = delay_s
 
-    def denoise(self, group: Sequence[Picture]) -> Denoised:
-        """Wait. The pictures themselves stand for their latents."""
+    def denoise(self, group: Sequence[Picture], *, cached: bool = True) -> Denoised:  # noqa: ARG002
+        """Wait. The pictures themselves stand for their latents; no cache changes a card."""
         begin = time.perf_counter()
         time.sleep(self._delay_s)
         return Denoised(

@@ -60,11 +60,11 @@ class TorchEngine:
         """See `Engine.compilation`."""
         return self.compiler.compilation if self.compiler else Compilation()
 
-    def denoise(self, group: Sequence[Picture]) -> Denoised:
+    def denoise(self, group: Sequence[Picture], *, cached: bool = True) -> Denoised:
         """See `Engine.denoise`."""
         shapes = {(picture.width, picture.height, picture.steps) for picture in group}
         assert len(shapes) == 1, "a group shares size and steps"
-        return self.device.attempt(lambda: self._denoise(group))
+        return self.device.attempt(lambda: self._denoise(group, cached=cached))
 
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
         """See `Engine.decode`."""
@@ -89,7 +89,7 @@ class TorchEngine:
         self._forward(conditions, latents, size, None).velocity(latents, 0)
 
     @torch.inference_mode()
-    def _denoise(self, group: Sequence[Picture]) -> Denoised:
+    def _denoise(self, group: Sequence[Picture], *, cached: bool) -> Denoised:
         clock = self.device.clock()
         with self.residence.encoding():
             rows = self._rows(group)
@@ -99,9 +99,9 @@ class TorchEngine:
         guidance = self._tensor([picture.guidance for picture in group])[rows.owner]
         noise = draw_noise(self.family, group, self.device)
         conditions = self.family.conditions(rows.text, schedule.timesteps, guidance, size)
-        cache = self._cache(group, rows, schedule)
+        cache = self._cache(group, rows, schedule) if cached else None
         forward = self._forward(conditions, noise, size, cache)
-        velocities = self._velocities(noise, schedule)
+        velocities = self._velocities(noise, schedule) if cached else None
         latents = denoise(forward, noise, rows, schedule, velocities)
         finite = latents.isfinite().flatten(1).all(dim=1)
         clock.mark()

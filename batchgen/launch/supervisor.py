@@ -193,7 +193,8 @@ class Supervisor:
     def _written(self) -> int:
         """Pictures on the disk, published or not."""
         counts = count_pictures(self.directory)
-        return counts.ok + counts.failed + sum(unpublished_counts(self.directory, counts.shards))
+        unpublished = unpublished_counts(self.directory, counts.shards)
+        return counts.ok + counts.failed + unpublished.pictures
 
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
         self.stopping = True

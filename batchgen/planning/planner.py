@@ -120,7 +120,8 @@ def make_plan(
         unused_keys=tuple(unused_keys(job, valid.effects)),
         groups=groups,
         shards=shards,
-        seconds=cost.seconds * valid.pictures,
+        # Audited pictures are made twice. The shards are cut as if there were no audit.
+        seconds=cost.seconds * valid.pictures * (1 + job.audited_share),
         bytes=round(cost.bytes * valid.pictures),
         speed=cost.speed,
         software=software(),

@@ -7,6 +7,7 @@ there the engine refuses when it is built.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -25,10 +26,13 @@ from batchgen.model import Checkpoint
 from batchgen.planning.hardware import UNKNOWN, Hardware, check_enough
 from batchgen.planning.memory_fit import shortage
 from batchgen.planning.plan import Plan
-from batchgen.settings import Job, Section
+from batchgen.settings import Job, Section, place
 
 # Stands for a CUDA card of unknown capability: it is taken to compute everything.
 _ANY_CARD = (99, 0)
+# An audit that is expected to choose so many pictures chooses at least one, but for one run in
+# 10^21; and so many keys are looked at in less than a second.
+_SURELY, _FEW = 50, 200_000
 
 
 def refuse_impossible(
@@ -88,6 +92,7 @@ def _checks(job: Job, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[Ca
 
 def _misfits(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -> Iterator[str]:
     yield from _idle_cache(job, max(shape.steps for shape in plan.shapes))
+    yield from _idle_audit(job, plan.pictures)
     smallest = min(plan.shapes, key=lambda shape: shape.width * shape.height)
     linear, ranks, cuda = job.precision.linear, job.parallel.degree, bool(hardware.cuda)
     tokens = checkpoint.tokens(smallest.width, smallest.height, job.model.max_sequence_length)
@@ -116,6 +121,18 @@ def _idle_cache(job: Job, most: int) -> Iterator[str]:
             f'cache.policy = "{cache.policy}": {planned}, and {which} always computed, so none '
             "would be skipped. --set cache.policy=none"
         )
+
+
+def _idle_audit(job: Job, pictures: int) -> Iterator[str]:
+    """A message if the audit would choose no picture of a small run."""
+    share = job.audited_share
+    if not 0 < share * pictures < _SURELY or pictures > _FEW:
+        return
+    least = min(place(key, job.sampling.seed) for key in range(pictures))
+    if share <= least:
+        none = f"audit.fraction = {share:g}: it chooses none of {counted(pictures, 'picture')}"
+        enough = (math.floor(least * 1000) + 1) / 1000
+        yield f"{none}. --set audit.fraction={enough:g} chooses one; or leave [audit] out"
 
 
 def _is_written(section: Section, key: str) -> bool:

@@ -13,7 +13,7 @@ from batchgen.run.directory import RunDirectory
 from batchgen.run.state_file import read_state
 from batchgen.shortage import ShortageCause, name_shortage
 
-StopCause = Literal["user", "failure budget", "time limit", "restarts", ShortageCause]
+StopCause = Literal["user", "failure budget", "audit", "time limit", "restarts", ShortageCause]
 _RESERVE_BYTES = 65536
 
 

@@ -2,6 +2,7 @@
 
     site.py      site profile → Site: how work is asked for on a SLURM cluster
     job.py       job file → Job: how pictures are made
+    audit.py     [audit]: pictures that are also made without the cache
     engine.py    the sections about how pictures are computed
     written.py   keys that were written; those that nothing reads are refused
     section.py   strict TOML tables; errors list what is accepted
@@ -9,6 +10,7 @@
 A room imports only rooms below it.
 """
 
+from batchgen.settings.audit import Audit, place
 from batchgen.settings.engine import Cache, EngineSettings
 from batchgen.settings.job import (
     MAX_SEED,
@@ -28,6 +30,7 @@ from batchgen.settings.written import unread
 __all__ = [
     "MAX_SEED",
     "MAX_SIDE_PX",
+    "Audit",
     "Cache",
     "EngineSettings",
     "Job",
@@ -39,6 +42,7 @@ __all__ = [
     "Site",
     "load_job",
     "load_site",
+    "place",
     "seconds",
     "to_toml",
     "unread",

@@ -2,7 +2,8 @@
 
 A job says how pictures are made, the manifest says which pictures. `jobs/*.toml` are examples to
 copy. Keys that decide what a picture looks like belong to the run's fingerprint and are frozen with
-the plan. `[run]` and `[pattern]` are operations: they may change from one `resume` to the next.
+the plan. `[run]`, `[audit]` and `[pattern]` are operations, on which no picture depends: they may
+change from one `resume` to the next.
 
 A key that was written and that nothing reads is refused (`written.py`). A rehearsal
 (`engine.kind = "pattern"`) stands in for the real run: what only a model reads may be written.
@@ -19,6 +20,7 @@ import tomli_w
 from pydantic import Field
 
 from batchgen.errors import JobError, shell_command
+from batchgen.settings.audit import Audit
 from batchgen.settings.engine import QUANTIZED, Cache, Compile, EngineSettings, Parallel, Precision
 from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
 from batchgen.settings.written import mark_written, refuse_unread
@@ -158,14 +160,24 @@ class Job(Section):
     manifest: ManifestSettings = ManifestSettings()
     shards: Shards = Shards()
     run: RunSettings = RunSettings()
+    audit: Audit = Audit()
     pattern: PatternSettings = PatternSettings()
+
+    @property
+    def audited_share(self) -> float:
+        """The share of the pictures that are audited: about it, for a hash chooses them."""
+        return 0.0 if self.cache.policy == "none" else self.audit.fraction
+
+    def audits(self, key: int) -> bool:
+        """Whether the picture of this key is audited."""
+        return self.audited_share > 0 and self.audit.chooses(key, self.sampling.seed)
 
     def identity(self) -> dict[str, Any]:
         """What decides pictures, tar files and their names, and so belongs to the fingerprint.
 
         Of `[manifest]` only a part decides them (`planning.identify_run`).
         """
-        return self.model_dump(mode="json", exclude={"run", "pattern", "manifest"})
+        return self.model_dump(mode="json", exclude={"run", "audit", "pattern", "manifest"})
 
 
 def load_job(
@@ -207,7 +219,7 @@ def parse_job(content: dict[str, Any], where: str) -> Job:
 def to_toml(job: Job) -> str:
     """The whole job with every default, as TOML that `load_job` reads back to an equal Job."""
     heading = (
-        f"{_RECORDED}with every default. [run] and [pattern] may change at a resume;\n"
+        f"{_RECORDED}with every default. [run], [audit] and [pattern] may change at a resume;\n"
         "# the rest is frozen with the plan.\n\n"
     )
     return heading + tomli_w.dumps(job.model_dump(exclude_none=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -28,8 +29,21 @@ class Section(BaseModel):
 
 Table = TypeVar("Table", bound=Section)
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Above0:
+    """Every number above zero, as values of another key with which a key is read."""
+
+    # One of them, for messages.
+    example: str
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and value > 0
+
+
 # The values of another key with which a key is read.
-ReadWith = Sequence[str | bool]
+ReadWith = Sequence[str | bool] | Above0
 
 
 def setting(

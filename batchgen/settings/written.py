@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from batchgen.errors import InputError, shell_command
-from batchgen.settings.section import ReadWith, Section, read_with
+from batchgen.settings.section import Above0, ReadWith, Section, read_with
 
 File = TypeVar("File", bound=Section)
 
@@ -76,13 +76,20 @@ def refuse_unread(
 
 
 def _explain(one: Unread) -> str:
-    *most, last = (json.dumps(value) for value in one.accepted)
-    values = f"{', '.join(most)} or {last}" if most else last
-    remedy = shell_command("--set", f"{one.other}={one.accepted[0]}")
+    here = "absent" if one.value is None else json.dumps(one.value)
+    values, example = _accepted(one.accepted)
     return (
         f"{one.key} would have no effect: it is read where {one.other} is {values}, and here it is "
-        f"{json.dumps(one.value)}. {remedy}, or leave {one.key} out"
+        f"{here}. {shell_command('--set', f'{one.other}={example}')}, or leave {one.key} out"
     )
+
+
+def _accepted(accepted: ReadWith) -> tuple[str, str | bool]:
+    """Values of a key in words, and one of them."""
+    if isinstance(accepted, Above0):
+        return "above 0", accepted.example
+    *most, last = (json.dumps(value) for value in accepted)
+    return f"{', '.join(most)} or {last}" if most else last, accepted[0]
 
 
 def _value(file: Section, dotted: str) -> Any:

@@ -9,6 +9,7 @@
     partial_shard.py   the files that one attempt writes
     commit.py          the commit is one link; anyone completes it
     journal.py         what an attempt has begun and ended, in lines with checksums
+    loss.py            what audits have measured
     records.py         the record of one picture
     pictures.py        a shard's pictures, read from the manifest
 
@@ -27,11 +28,17 @@ from batchgen.shard.commit import (
     visible_shards,
 )
 from batchgen.shard.escalation import KILLED, Task, plan_tasks, too_large
-from batchgen.shard.in_progress import unpublished_counts, unpublished_records, unpublished_verdicts
+from batchgen.shard.in_progress import (
+    Unpublished,
+    unpublished_counts,
+    unpublished_records,
+    unpublished_verdicts,
+)
+from batchgen.shard.loss import Loss
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.pictures import read_shard
 from batchgen.shard.publish import publish_shard
-from batchgen.shard.records import Record, Route, identity_of, read_metadata
+from batchgen.shard.records import AuditOutcome, Record, Route, identity_of, read_metadata
 from batchgen.shard.tally import Tally, count_pictures
 from batchgen.shard.visible_files import (
     lost_shards,
@@ -42,14 +49,17 @@ from batchgen.shard.visible_files import (
 
 __all__ = [
     "KILLED",
+    "AuditOutcome",
     "Claim",
     "Claims",
     "Done",
+    "Loss",
     "PartialShard",
     "Record",
     "Route",
     "Tally",
     "Task",
+    "Unpublished",
     "committed_shards",
     "count_pictures",
     "identity_of",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import filecmp
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from batchgen import durable
@@ -22,6 +22,7 @@ from batchgen.checked_json import parse, seal, unseal
 from batchgen.errors import DamagedRun, shell_command
 from batchgen.regular_file import open_regular, read_regular
 from batchgen.run import RunDirectory
+from batchgen.shard.loss import Loss
 
 _SHARD_FILE = re.compile(r"^(\d{6,})\.(tar|parquet|json)$")
 
@@ -48,6 +49,8 @@ class Done:
     group_s: float
     # Seconds since the epoch.
     finished_at: float
+    # What audits of its pictures measured.
+    loss: Loss = field(default_factory=Loss)
 
     def encode(self) -> bytes:
         """The JSON text of `done/N.json`."""

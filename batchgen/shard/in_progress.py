@@ -6,11 +6,14 @@ A shard may have several attempts. The one that has safely written most pictures
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
+from typing import NamedTuple
 
 from batchgen.regular_file import read_regular
 from batchgen.run import RunDirectory
 from batchgen.shard.commit import committed_shards
 from batchgen.shard.journal import Entry, ends_that_count, read_journal
+from batchgen.shard.loss import Loss
 from batchgen.shard.records import Record, parse
 
 
@@ -42,8 +45,23 @@ def unpublished_records(directory: RunDirectory) -> Iterator[Record]:
         yield from parse(lines, str(path))
 
 
-def unpublished_counts(directory: RunDirectory, committed: set[int]) -> tuple[int, int]:
-    """How many pictures are written and not published: (ok, failed)."""
+class Unpublished(NamedTuple):
+    """Pictures that are written and not published: how many are good, how many failed."""
+
+    ok: int = 0
+    failed: int = 0
+    # What audits measured of them.
+    loss: Loss = Loss()
+
+    @property
+    def pictures(self) -> int:
+        """All of them."""
+        return self.ok + self.failed
+
+
+def unpublished_counts(directory: RunDirectory, committed: set[int]) -> Unpublished:
+    """Count the pictures that are written and not published."""
     ends = [end for _, end in furthest(directory, committed).values()]
     failed = sum(end.failed for end in ends)
-    return sum(end.at for end in ends) - failed, failed
+    loss = reduce(Loss.plus, (Loss(*end.loss) for end in ends), Loss())
+    return Unpublished(sum(end.at for end in ends) - failed, failed, loss)

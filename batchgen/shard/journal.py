@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from batchgen.regular_file import read_regular
 
@@ -39,6 +39,8 @@ class Entry:
     failed: int = 0
     # end: checksum of what both files grew by since the last end.
     digest: str = ""
+    # end: what audits have measured so far, the fields of a `Loss`; empty without an audit.
+    loss: Sequence[Any] = ()
     # verdict: the pictures' size in px, "out of memory" or "exception", and the message.
     width: int = 0
     height: int = 0
@@ -47,7 +49,7 @@ class Entry:
 
     def line(self) -> bytes:
         """The entry and its checksum as one line."""
-        fields = {name: value for name, value in asdict(self).items() if value != ""}
+        fields = {name: value for name, value in asdict(self).items() if value not in ("", ())}
         text = json.dumps(fields).encode()
         return b"%s %08x\n" % (text, zlib.crc32(text))
 

@@ -14,13 +14,15 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from batchgen import durable
 from batchgen.regular_file import open_regular, read_regular
 from batchgen.run import RunDirectory
 from batchgen.shard.journal import Entry, ends_that_count, read_journal
+from batchgen.shard.loss import Loss
 from batchgen.shard.records import Record, parse
 
 
@@ -77,6 +79,7 @@ class PartialShard:
             records=self._end.records + len(lines),
             failed=self._end.failed + sum(record.outcome == "failed" for record in records),
             digest=_digest(samples, lines),
+            loss=_grown(self._end.loss, records),
         )
         self._end_with([end])
 
@@ -125,6 +128,12 @@ class PartialShard:
         with self._journal_lock:
             durable.append(self._journal, b"".join(entry.line() for entry in entries))
             durable.sync(self._journal)
+
+
+def _grown(loss: Sequence[Any], records: Sequence[Record]) -> Sequence[Any]:
+    """The fields of a `Loss`, of these records too; empty while nothing was audited."""
+    more = Loss.of(records)
+    return astuple(Loss(*loss).plus(more)) if loss or more != Loss() else ()
 
 
 def _digest(samples: bytes, lines: bytes) -> str:

@@ -18,6 +18,7 @@ from batchgen import durable
 from batchgen.planning import Shard
 from batchgen.run import RunDirectory
 from batchgen.shard.commit import Done, commit_shard
+from batchgen.shard.loss import Loss
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.records import Record, to_table
 
@@ -52,6 +53,7 @@ def publish_shard(
         metadata_sha256=hashlib.sha256(metadata).hexdigest(),
         group_s=_device_seconds(records),
         finished_at=time.time(),
+        loss=Loss.of(records),
     )
     durable.write(partial.path("json"), done.encode())
     durable.sync_folder(partial.path("json").parent)

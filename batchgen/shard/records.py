@@ -24,6 +24,9 @@ Outcome = Literal["ok", "failed"]
 # "normal": together with its group. "retry": alone, after its group failed. "oom_split": in a
 # part of its group, which did not fit the device. "solo": alone, after two deaths.
 Route = Literal["normal", "retry", "oom_split", "solo"]
+# "": not audited. "measured": compared with what it is without the cache. "below": likewise, and
+# below the `audit.min_psnr` that held then. "not measured": it was to be compared, and could not.
+AuditOutcome = Literal["", "measured", "below", "not measured"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,17 @@ class Record:
     finished_at: float
     # The engine's device and numerics.
     identity: str
+    # Records of batchgen 0.2 and older have none of the following.
+    audit: AuditOutcome = ""
+    # Why it could not be measured; empty otherwise.
+    audit_error: str = ""
+    # Of the pixels before they were encoded, against the same picture without the cache: dB, 99 for
+    # equal pictures; and the structural similarity, 1 for equal ones. Null if not measured.
+    psnr: float | None = None
+    ssim: float | None = None
+    # The picture's share of the seconds that the device worked on its group's audit: they belong to
+    # no other time of this record.
+    audit_s: float = 0.0
 
     @property
     def group_s(self) -> float:
@@ -110,10 +124,15 @@ _ARROW = {
     "float": pa.float64(),
     "Outcome": pa.string(),
     "Route": pa.string(),
+    "AuditOutcome": pa.string(),
+    "float | None": pa.float64(),
     "list[float | None]": pa.list_(pa.float64()),
 }
 _FIELDS = dataclasses.fields(Record)
-SCHEMA = pa.schema([pa.field(one.name, _ARROW[str(one.type)], nullable=False) for one in _FIELDS])
+SCHEMA = pa.schema(
+    pa.field(one.name, _ARROW[str(one.type)], nullable=str(one.type).endswith("None"))
+    for one in _FIELDS
+)
 
 
 def parse(lines: bytes, where: str) -> list[Record]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from batchgen import durable
 from batchgen.checked_json import seal, unseal
 from batchgen.regular_file import read_regular
 from batchgen.run import RunDirectory
 from batchgen.shard.commit import Done, committed_shards, read_done
+from batchgen.shard.loss import Loss
 
 # So many newly opened commits make a new summary worth writing.
 SAVE_AFTER = 100
@@ -33,6 +34,7 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
     device_s: float = 0.0
+    loss: Loss = field(default_factory=Loss)
 
     @classmethod
     def load(cls, directory: RunDirectory) -> Tally:
@@ -40,8 +42,8 @@ class Tally:
         try:
             raw = unseal(read_regular(directory.summary))
             shards, tarless = _members(raw.pop("shards")), _members(raw.pop("tarless"))
-            failures = Counter(raw.pop("failures"))
-            return cls(shards=shards, tarless=tarless, failures=failures, **raw)
+            failures, loss = Counter(raw.pop("failures")), Loss(**raw.pop("loss", {}))
+            return cls(shards=shards, tarless=tarless, failures=failures, loss=loss, **raw)
         except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
@@ -59,9 +61,10 @@ class Tally:
         self.failures.update(done.failures)
         self.bytes += done.tar_bytes
         self.device_s += done.group_s
+        self.loss = self.loss.plus(done.loss)
 
     def without(self, lost: Sequence[Done]) -> Tally:
-        """The counts without these commits, whose files are gone."""
+        """The counts without these commits, whose files are gone; what they lost was measured."""
         away = Tally()
         for done in lost:
             away._count(done)
@@ -73,6 +76,7 @@ class Tally:
             self.failures - away.failures,
             self.bytes - away.bytes,
             self.device_s - away.device_s,
+            self.loss,
         )
 
     def save(self, directory: RunDirectory) -> None:
@@ -85,6 +89,7 @@ class Tally:
             "failures": dict(self.failures),
             "bytes": self.bytes,
             "device_s": self.device_s,
+            "loss": asdict(self.loss),
         }
         durable.replace(directory.summary, seal(raw))
 

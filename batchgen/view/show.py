@@ -19,7 +19,7 @@ from batchgen.planning import Plan, software
 from batchgen.regular_file import read_regular
 from batchgen.run import Run, RunDirectory, load_plan, own_lines, refuse_letters
 from batchgen.settings import Job, Site
-from batchgen.shard import published_shards, read_metadata, unpublished_records
+from batchgen.shard import Loss, published_shards, read_metadata, unpublished_records
 from batchgen.slurm import Queue, test_only
 from batchgen.view.last_words import last_words
 from batchgen.view.roster import take_roll
@@ -73,6 +73,9 @@ def _plan_lines(plan: Plan, job: Job, memory: str) -> Iterator[str]:
     yield f"size       {data_size(plan.bytes)} of {job.output.format}, roughly"
     if memory:
         yield f"memory     {memory}"
+    if share := job.audited_share:
+        again = f"{share:.2%} of the pictures, about {share * plan.pictures:,.0f}"
+        yield f"audit      {again}, are made once more without the cache, and compared"
     if plan.over_long:
         prompts = counted(plan.over_long, "prompt is", "prompts are")
         tokens = job.model.max_sequence_length
@@ -121,8 +124,10 @@ def _status_lines(status: Status) -> Iterator[str]:
         yield f"{status.pictures_per_device_hour:,.0f} pictures per device-hour{left}"
     if status.used_s:
         wasted = f"{duration(status.wasted_s)} of it not on published pictures"
+        audits = f", {duration(status.audit_s)} on audits" if status.audit_s else ""
         left = f", about {duration(status.to_go_s)} to go" if status.to_go_s else ""
-        yield f"{duration(status.used_s)} of devices used, {wasted}{left}"
+        yield f"{duration(status.used_s)} of devices used, {wasted}{audits}{left}"
+    yield from _loss_lines(status.loss)
     if status.dead and not status.finished and status.state != "queued":
         logs = shell_command("batchgen", "logs", status.run)
         dead = counted(status.dead, "worker died and was", "workers died and were")
@@ -136,6 +141,20 @@ def _status_lines(status: Status) -> Iterator[str]:
         yield f"dataset card   {status.run}/README.md"
     else:
         yield f"next: {status.next}"
+
+
+def _loss_lines(loss: Loss) -> Iterator[str]:
+    """What audits measured; nothing without an audit."""
+    if loss.measured:
+        below = f"; {loss.below:,} ({loss.below / loss.measured:.0%}) below audit.min_psnr"
+        yield (
+            f"{counted(loss.measured, 'picture')} also made without the cache: PSNR "
+            f"{loss.psnr_mean:.1f} dB on average, {loss.psnr_worst:.1f} at worst; SSIM "
+            f"{loss.ssim_mean:.4f}, {loss.ssim_worst:.4f}{below if loss.below else ''}"
+        )
+    if loss.unmeasured:
+        count = counted(loss.unmeasured, "picture was", "pictures were")
+        yield f"{count} to be compared and could not be: audit_error in the records says why"
 
 
 def show_software(console: Console, plan: Plan) -> None:

@@ -21,7 +21,9 @@ from batchgen.planning import Plan
 from batchgen.run import RunDirectory, load_plan, read_stop
 from batchgen.shard import (
     Done,
+    Loss,
     Tally,
+    Unpublished,
     count_pictures,
     lost_shards,
     missing_names,
@@ -78,18 +80,22 @@ class Status:
     # By cause.
     failures: dict[str, int]
     tar_bytes: int
-    # Device-seconds that made published pictures.
+    # Device-seconds that made published pictures, and those of their audits.
     device_s: float
+    audit_s: float
     # All device-seconds so far.
     used_s: float
-    # The difference: starts, waits, and work that is lost or not published yet.
+    # What is left of them: starts, waits, and work that is lost or not published yet.
     wasted_s: float
-    # Device-seconds that the rest will take.
+    # Device-seconds that the rest will take, audits included.
     to_go_s: float | None
+    # Without what audits take.
     pictures_per_device_hour: float | None
     # At the present number of workers.
     pictures_per_second: float | None
     left_s: float | None
+    # What audits measured of the pictures that are written, published or not.
+    loss: Loss
     # Seconds since the epoch.
     at: float
 
@@ -140,10 +146,12 @@ def read_status(
     if lost:
         state, cause, following = _damaged(directory, lost, state, cause, following)
     pending = plan.pictures - counts.ok - counts.failed
-    in_progress = sum(unpublished_counts(directory, counts.shards)) if pending else 0
+    unpublished = unpublished_counts(directory, counts.shards) if pending else Unpublished()
+    in_progress = unpublished.pictures
     # Rank 0 of a worker counts its seconds; all ranks work as long.
-    device_s, used_s = counts.device_s * roster.ranks, roster.worker_s * roster.ranks
-    pace = counts.ok / device_s if device_s else None
+    device_s, audit_s = counts.device_s * roster.ranks, counts.loss.device_s * roster.ranks
+    used_s = roster.worker_s * roster.ranks
+    pace = counts.ok / (device_s + audit_s) if device_s else None
     rate = pace * len(roster.alive) * roster.ranks if pace and roster.alive else None
     return Status(
         run=str(directory.root),
@@ -165,12 +173,14 @@ def read_status(
         failures=dict(counts.failures),
         tar_bytes=counts.bytes,
         device_s=device_s,
+        audit_s=audit_s,
         used_s=used_s,
-        wasted_s=max(used_s - device_s, 0.0),
+        wasted_s=max(used_s - device_s - audit_s, 0.0),
         to_go_s=pending / pace if pace else None,
-        pictures_per_device_hour=pace * 3600 if pace else None,
+        pictures_per_device_hour=counts.ok / device_s * 3600 if device_s else None,
         pictures_per_second=rate,
         left_s=(pending - in_progress) / rate if rate else None,
+        loss=counts.loss.plus(unpublished.loss),
         at=time.time(),
     )
 
@@ -244,6 +254,9 @@ def _remedy(cause: str, root: Path) -> str:
         logs = shell_command("batchgen", "logs", root, "--failed")
         anyway = f"{resume} --set run.failure_budget=SHARE"
         return f"see {logs}; to go on all the same: {anyway}"
+    if cause == "audit":
+        anyway = f"{resume} --set audit.action=warn"
+        return f"start another run with a stricter [cache]; to go on all the same: {anyway}"
     return resume
 
 

@@ -75,14 +75,16 @@ class Limits:
         )
 
     def learn(self, made: Sequence[Made]) -> None:
-        """Remember how long a group took: all its parts, each once."""
+        """Remember how long a group took: all its parts, each once, and its audit."""
         kind = _kind(made[0].picture)
         group_s = sum({one.text_s + one.denoise_s + one.decode_s for one in made})
+        group_s += sum(one.audited.device_s for one in made)
         self._slowest_s[kind] = max(self._slowest_s.get(kind, 0.0), group_s)
 
     def longest_s(self, records: Iterable[Record]) -> float:
         """Seconds that a group may take, by this worker's pace and records; 0 if unknown."""
-        known = [*self._slowest_s.values(), *(record.group_s for record in records)]
+        recorded = (one.group_s + one.audit_s * one.group_size for one in records)
+        known = [*self._slowest_s.values(), *recorded]
         return SAFETY * max(known, default=0.0)
 
     def over_budget(self) -> str:
@@ -90,7 +92,7 @@ class Limits:
         planned = self.run.plan.pictures
         budget = max(LEAST_BUDGET, math.ceil(self.run.job.run.failure_budget * planned))
         counts = count_pictures(self.run.directory)
-        failed = counts.failed + unpublished_counts(self.run.directory, counts.shards)[1]
+        failed = counts.failed + unpublished_counts(self.run.directory, counts.shards).failed
         over = f"{failed:,} of {counted(planned, 'picture')} failed; the budget is {budget:,}"
         return over if failed > budget else ""
 

@@ -29,6 +29,7 @@ from batchgen.run import (
     submissions,
 )
 from batchgen.shard import Claims
+from batchgen.worker.audit import Auditor
 from batchgen.worker.in_flight import InFlight
 from batchgen.worker.lasting_errors import lasting_errors
 from batchgen.worker.limits import Limits
@@ -144,7 +145,8 @@ def work(
     pin_identity(directory, engine.identity)
     origin = Origin(slurm.node(), placement.index, run.plan.generation)
     guidance = run.checkpoint.guidance if run.checkpoint else None
-    pipeline = Pipeline(Renderer(engine), run.job.output, origin, in_flight, guidance)
+    renderer, auditor = Renderer(engine), Auditor(run.job)
+    pipeline = Pipeline(renderer, run.job.output, origin, in_flight, guidance, auditor)
     try:
         return Worker(run, pipeline, claims, signals, limits, device, member).work()
     finally:

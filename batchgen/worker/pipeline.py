@@ -2,20 +2,24 @@
 
 main thread       denoise group k+1  ─────────────────┐
 writing thread    decode group k, encode it, write it ┘  then both go on to the next
+
+Between two groups, the main thread makes what an audit compares the first of them with (audit.py).
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from batchgen.engine.rules import as_read
+from batchgen.errors import DeviceFault
 from batchgen.model import Guidance
 from batchgen.settings import Output
 from batchgen.shard import PartialShard, Record, Task, identity_of
+from batchgen.worker.audit import FAILED, INTERRUPTED, Auditor, Reference, Uncached
 from batchgen.worker.in_flight import InFlight
 from batchgen.worker.renderer import Made, Part, Renderer
 from batchgen.worker.samples import encode_image, sample
@@ -42,19 +46,27 @@ class Pipeline:
     in_flight: InFlight = field(default_factory=InFlight)
     # How the model is guided: what it does not read is not recorded. None: every value acts.
     guidance: Guidance | None = None
+    auditor: Auditor = field(default_factory=Auditor)
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "write"))
     _encoders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(ENCODERS, "encode")
     )
 
     def run(
-        self, partial: PartialShard, tasks: Iterable[Task], may_begin: Callable[[Task], bool]
+        self,
+        partial: PartialShard,
+        tasks: Iterable[Task],
+        may_begin: Callable[[Task], bool],
+        before_audit: Callable[[], None] = lambda: None,
     ) -> Iterator[list[Made]]:
         """Make the tasks in order until one may not begin; yield each group once it is written.
 
         However the call ends, also by an exception, what was denoised is written before it returns.
+
+        :param before_audit: called when a group is denoised and its audit begins.
         """
         pending: Future[list[Made]] | None = None
+        uncached: Future[list[Uncached]] = Future()
         try:
             for task in tasks:
                 if pending and task.careful:
@@ -65,16 +77,19 @@ class Pipeline:
                 begun = time.perf_counter()
                 self.in_flight.begin(partial, task)
                 parts, denoised = self._denoise(task), time.perf_counter()
-                before = pending
+                before, uncached = pending, Future()
                 pending = self._writer.submit(
-                    self._finish, partial, parts, begun=begun, denoised=denoised, before=before
+                    self._finish, partial, parts, uncached, begun, denoised, before
                 )
+                uncached.set_result(self._audit(parts, before_audit))
                 if before:
                     yield before.result()
             if pending:
                 last, pending = pending, None
                 yield last.result()
         finally:
+            if not uncached.done():  # the writing thread waits for it
+                uncached.set_result([])
             if pending:
                 wait([pending])
 
@@ -88,17 +103,30 @@ class Pipeline:
             return [Part(task.pictures, None, task.path, task.cause, task.error)]
         return self.renderer.denoise(task.pictures, task.path)
 
+    def _audit(self, parts: Sequence[Part], before_audit: Callable[[], None]) -> list[Uncached]:
+        """The group's audited pictures without the cache."""
+        chosen = [(part, some) for part in parts if (some := self.auditor.chosen(part.pictures))]
+        if chosen:
+            before_audit()
+        return [
+            self.auditor.denoise(pictures, part.path, self.renderer.denoise_uncached)
+            if part.denoised
+            else Uncached(pictures, error=FAILED)
+            for part, pictures in chosen
+        ]
+
     def _finish(
         self,
         partial: PartialShard,
         parts: Sequence[Part],
-        *,
+        uncached: Future[list[Uncached]],
         begun: float,
         denoised: float,
         before: Future[list[Made]] | None,
     ) -> list[Made]:
         """Decode, encode and write a group.
 
+        :param uncached: what its audited pictures are without the cache.
         :param begun: when its denoising began, on the performance counter.
         :param denoised: when its denoising ended, likewise.
         """
@@ -108,6 +136,8 @@ class Pipeline:
         made = [one for part in parts for one in self.renderer.decode(part)]
         encoded = list(self._encoders.map(self._encode, made))
         total_s = time.perf_counter() - begun
+        references, fault = self._references(made, uncached.result())
+        made = list(self._encoders.map(lambda one: self._compared(one, references), made))
         samples, records = [], []
         for one, (image, image_encode_s) in zip(made, encoded, strict=True):
             read = replace(one, picture=as_read(one.picture, self.guidance))
@@ -115,7 +145,30 @@ class Pipeline:
             records.append(self._record(read, partial, len(image), times))
             samples.append(b"" if one.cause else sample(read.picture, image, self.output))
         partial.end(b"".join(samples), records)
+        if fault:
+            raise fault
         return made
+
+    def _references(
+        self, made: Sequence[Made], uncached: Sequence[Uncached]
+    ) -> tuple[dict[int, Reference], DeviceFault | None]:
+        """What audited pictures are compared with, by key.
+
+        If the device fails over it, the fault too: it is raised when the pictures are written.
+        """
+        chosen = self.auditor.chosen([one.picture for one in made])
+        references = {picture.key: INTERRUPTED for picture in chosen}
+        try:
+            for some in uncached:
+                references |= self.auditor.decode(some, self.renderer.engine.decode)
+        except DeviceFault as fault:
+            return references, fault
+        return references, None
+
+    def _compared(self, one: Made, references: Mapping[int, Reference]) -> Made:
+        """A picture, with what the audit found about it."""
+        reference = references.get(one.picture.key)
+        return replace(one, audited=self.auditor.judge(one.pixels, reference))
 
     def _encode(self, made: Made) -> tuple[bytes, float]:
         if made.pixels is None:
@@ -155,4 +208,9 @@ class Pipeline:
             attempt=partial.attempt,
             finished_at=time.time(),
             identity=self.renderer.engine.identity,
+            audit=made.audited.outcome,
+            audit_error=made.audited.error,
+            psnr=made.audited.psnr,
+            ssim=made.audited.ssim,
+            audit_s=made.audited.device_s,
         )

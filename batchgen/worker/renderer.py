@@ -25,6 +25,7 @@ from batchgen.engine import Denoised, Engine, Trace
 from batchgen.errors import DeviceFault, OutOfMemory
 from batchgen.manifest import Picture
 from batchgen.shard import Route
+from batchgen.worker.audit import NOT_AUDITED, Audited
 
 Size = tuple[int, int]  # width and height in px
 
@@ -63,6 +64,7 @@ class Made:
     decode_s: float = 0.0
     peak_bytes: int = 0
     trace: Trace | None = None
+    audited: Audited = NOT_AUDITED
 
 
 @dataclass
@@ -103,6 +105,11 @@ class Renderer:
             if path == "retry":
                 return [Part(pictures, None, path, "exception", _message(error))]
         return [part for picture in pictures for part in self.denoise([picture], "retry")]
+
+    def denoise_uncached(self, pictures: Sequence[Picture]) -> Denoised:
+        """Denoise pictures of a group without the cache. It raises what the engine raises."""
+        with self._denoising:
+            return self.engine.denoise(pictures, cached=False)
 
     def learn(self, too_many: Iterable[tuple[Size, int]]) -> None:
         """Make at most half as many pictures of these sizes together from now on."""

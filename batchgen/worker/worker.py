@@ -115,7 +115,7 @@ class Worker:
         try:
             tasks = self._tasks(claim, order, partial)
             for made in self.pipeline.run(
-                partial, tasks, lambda task: self._may_begin(claim, task)
+                partial, tasks, lambda task: self._may_begin(claim, task), self._watch
             ):
                 self._learn(partial, made)
             if partial.position == shard.pictures:
@@ -161,14 +161,19 @@ class Worker:
         if not self.limits.in_time(task.pictures):
             self.signals.leave = Departure(LeaveCause.DEADLINE)
             return False
-        self.limits.watch(self.pipeline.in_flight.describe)
+        self._watch()
         return True
+
+    def _watch(self) -> None:
+        """Start the time of a group, or of its audit."""
+        self.limits.watch(self.pipeline.in_flight.describe)
 
     def _learn(self, partial: PartialShard, made: Sequence[Made]) -> None:
         """Learn from a written group: its pace, its failures, whether the device is sick."""
         if self.member:
             self.member.with_suffix(".made").touch()
         self.limits.learn(made)
+        self._compare(made)
         good = [one.picture for one in made if not one.cause]
         if good:
             self.good, self.failed_groups = good[0], 0
@@ -179,6 +184,18 @@ class Worker:
                 self._test_device(partial)
             if over:
                 ask_to_stop(self.run.directory, "failure budget", over)
+
+    def _compare(self, made: Sequence[Made]) -> None:
+        """Tell of audited pictures below the floor, and stop the run if the job says so."""
+        asked, below = self.run.job.audit, [one for one in made if one.audited.outcome == "below"]
+        for one in below:
+            text = (
+                f"picture {one.picture.key:09d} is {one.audited.psnr:.1f} dB from what it is "
+                f"without the cache; audit.min_psnr = {asked.min_psnr:g}"
+            )
+            log.warning("%s", text)
+            if asked.action == "stop":
+                ask_to_stop(self.run.directory, "audit", text)
 
     def _test_device(self, partial: PartialShard) -> None:
         """Repeat a picture that was made well before, if there is one.

@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCard
 from batchgen.dataset.card import dataset_card
 from batchgen.dataset.statistics import Statistics
 from batchgen.run import RunDirectory
+from batchgen.shard import Loss
 from tests.support.rehearsal import Answer, records
 from tests.support.specimens import planned
 
@@ -98,3 +99,22 @@ def test_its_front_matter_survives_any_licence_and_name(text: str, tmp_path: Pat
     assert (matter.license, matter.pretty_name) == (text, text)
     assert matter.configs[0]["data_files"] == [{"split": "train", "path": "data/*.tar"}]
     assert f"load_dataset({json.dumps(text, ensure_ascii=False)}, split" in card
+
+
+def test_it_tells_what_the_step_cache_costs_and_nothing_without_an_audit(tmp_path: Path) -> None:
+    cached = ["cache.policy=multistep", "audit.fraction=0.5"]
+    for name in ("any", "floor"):
+        (tmp_path / name).mkdir()
+    run = planned(tmp_path / "any", ["a cat"], *cached)
+    assert "step cache" not in dataset_card(run, NOTHING)
+    some = dataclasses.replace(NOTHING, loss=Loss(8, 2, 1, 45.06, 30.0, 0.99, 0.9, 3.0))
+    text = " ".join(dataset_card(run, some).split())
+    assert "10 pictures, chosen by a hash of their keys, were also made without" in text
+    assert "2 of them were not measured: `audit_error` says why." in text
+    assert "| | mean | worst | |---|---|---| | PSNR, dB | 45.1 | 30.0 | | SSIM |" in text
+    floor = planned(tmp_path / "floor", ["a cat"], *cached, "audit.min_psnr=40")
+    text = " ".join(dataset_card(floor, some).split())
+    assert "| | mean | worst | below 40 dB | |---|---|---|---| | PSNR, dB | 45.1 |" in text
+    assert "| 30.0 | 12.5% | | SSIM | 0.9900 | 0.9000 | | |" in text
+    none = dataclasses.replace(NOTHING, loss=Loss(unmeasured=1))
+    assert "1 of them was not measured" in dataset_card(run, none)

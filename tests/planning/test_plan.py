@@ -16,8 +16,10 @@ from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.estimate import Estimate, estimate_cost
 from batchgen.planning.identity import difference, fingerprint, identify_run, refuse_change
 from batchgen.planning.plan import Plan, Shape, Shard, groups, plan_order
-from batchgen.settings.job import Job, parse_job
+from batchgen.planning.planner import dry_run
+from batchgen.settings.job import Job, load_job, parse_job
 from batchgen.settings.section import Section
+from tests.support.rehearsal import write_prompts
 from tests.support.specimens import picture, planned
 
 Row = tuple[int, int, int, bool, int]  # width, height, steps, negative, images
@@ -145,7 +147,7 @@ def print_of(content: tuple[str, ...] = ("m",), weights: str = "w", **sections: 
 
 
 PLACES = {("model", "path"), ("model", "revision"), ("model", "lora"), ("cache", "trace")}
-OPERATIONS = ("run", "pattern")
+OPERATIONS = ("run", "audit", "pattern")
 
 
 def settings() -> list[tuple[str, str, Any]]:
@@ -179,6 +181,19 @@ def accepts(section: str, key: str, value: Any) -> bool:
 @pytest.mark.parametrize(("section", "key", "value"), settings(), ids=str)
 def test_every_setting_is_fingerprinted_but_operations(section: str, key: str, value: Any) -> None:
     assert (print_of(**{section: {key: value}}) == print_of()) == (section in OPERATIONS)
+
+
+def test_an_audit_takes_time_and_changes_nothing_else_of_a_plan(tmp_path: Path) -> None:
+    file = write_prompts(tmp_path / "prompts.parquet", ["a cat"] * 50)
+    cached = ["engine.kind=pattern", "cache.policy=multistep", "pattern.delay_s=3000"]
+    plain, audited = (
+        dry_run([file], load_job(None, [*cached, *audit]), None)
+        for audit in ([], ["audit.fraction=0.5", "audit.min_psnr=40"])
+    )
+    assert audited.seconds == pytest.approx(1.5 * plain.seconds)
+    own = {"run": "", "created": "", "seconds": 0.0}
+    assert audited.model_copy(update=own) == plain.model_copy(update=own)
+    assert len(plain.shards) > 1
 
 
 def test_the_fingerprint_covers_which_columns_are_read_and_no_more() -> None:

@@ -214,6 +214,17 @@ def test_a_cache_that_could_not_skip_anything_is_refused(plan, cache, told):
     refuse_unfit(*plan("sampling.steps=29", *cache), UNKNOWN)
 
 
+def test_an_audit_that_chooses_none_of_a_small_run_is_refused_with_a_fraction_that_does(plan):
+    cached = "cache.policy=multistep"
+    none = r"audit\.fraction = 0\.001: it chooses none of 64 pictures\. --set audit\.fraction="
+    with pytest.raises(JobError, match=none) as refusal:
+        refuse_unfit(*plan(cached, "audit.fraction=0.001"), UNKNOWN)
+    enough = re.search(r"--set (audit\.fraction=[\d.]+) chooses one", str(refusal.value))[1]
+    job, checkpoint, planned = plan(cached, enough)
+    refuse_unfit(job, checkpoint, planned, UNKNOWN)
+    assert sum(job.audits(key) for key in range(64)) == 1
+
+
 @pytest.mark.parametrize("policy", ["first_block", "teacache", "adacache", "replay", "multistep"])
 def test_a_cache_has_nothing_to_skip_in_steps_that_are_always_computed(plan, policy):
     always = 2 if policy == "multistep" else 1

@@ -14,6 +14,8 @@ from tests.protocol.driver import UNPAINTABLE
 from tests.protocol.planned_run import BATCH_SIZE, SHARD, PlannedRun
 from tests.protocol.run_copy import Drivers, RunCopy, plan, shape
 
+AUDITED = ["cache.policy=multistep", "audit.fraction=0.6"]
+
 
 @pytest.fixture(scope="session")
 def drivers() -> Iterator[Drivers]:
@@ -26,14 +28,14 @@ def drivers() -> Iterator[Drivers]:
 def planned_run(tmp_path_factory: pytest.TempPathFactory, drivers: Drivers) -> Iterator[PlannedRun]:
     """Three shards: one of three groups, one with a picture that fails, and one without a tar.
 
-    The last one is short and has no good picture.
+    The last one is short and has no good picture. Pictures of most groups are audited.
     """
     failures = frozenset({8, 12, 13})
     prompts = [
         UNPAINTABLE if key in failures else f"a circle of {key} colours" for key in range(14)
     ]
     folder = tmp_path_factory.mktemp("protocol")
-    template = plan(folder / "planned", prompts, shape(BATCH_SIZE, SHARD))
+    template = plan(folder / "planned", prompts, [*shape(BATCH_SIZE, SHARD), *AUDITED])
     numbers = count()
 
     def copy() -> RunCopy:
@@ -42,6 +44,7 @@ def planned_run(tmp_path_factory: pytest.TempPathFactory, drivers: Drivers) -> I
     undisturbed = copy()
     assert undisturbed.work() == 0, undisturbed.output()
     assert recount.wrong_at_end(undisturbed.root, prompts, failures) == []
-    reference = recount.tar_hashes(undisturbed.root)
+    reference, audits = recount.tar_hashes(undisturbed.root), recount.audits(undisturbed.root)
+    assert (len(audits), len(recount.measured(audits))) == (7, 6), "one is made alone"
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        yield PlannedRun(template, prompts, failures, reference, copy, threads)
+        yield PlannedRun(template, prompts, failures, reference, audits, copy, threads)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.protocol import recount
 from tests.protocol.run_copy import RunCopy
 
 BATCH_SIZE, SHARD = 2, 6
@@ -23,6 +24,8 @@ class PlannedRun:
     failures: frozenset[int]
     # Tar hashes of an undisturbed run.
     reference: dict[str, str]
+    # What its audit says of each audited picture, by key (`recount.audits`).
+    audits: dict[int, recount.Audit]
     # Makes a fresh copy.
     copy: Callable[[], RunCopy]
     threads: ThreadPoolExecutor

@@ -141,6 +141,38 @@ def records(root: Path) -> list[dict[str, Any]]:
     ]
 
 
+# Of an audited picture: how it was made, whether it was measured, PSNR and SSIM.
+Audit = tuple[str, str, float | None, float | None]
+
+
+def audits(root: Path) -> dict[int, Audit]:
+    """What the published records say of audited pictures, by key."""
+    return {
+        row["key"]: (row["path"], row["audit"], row["psnr"], row["ssim"])
+        for row in records(root)
+        if row["audit"]
+    }
+
+
+def measured(found: Mapping[int, Audit]) -> list[int]:
+    """Keys of the pictures that were measured."""
+    return [key for key, (_, audit, _, _) in found.items() if audit == "measured"]
+
+
+def wrong_audits(root: Path, reference: Mapping[int, Audit]) -> list[str]:
+    """Audited pictures of a finished run that differ from those of an undisturbed one.
+
+    A group that two workers died of is made picture by picture, without an audit.
+    """
+    found = audits(root)
+    wrong = [f"{sorted(found)} were audited"] if found.keys() != reference.keys() else []
+    for key, audit in found.items():
+        careful = audit[:2] == ("solo", "not measured")
+        if not careful and audit != reference.get(key):
+            wrong.append(f"the audit says {audit} of picture {key}, not {reference.get(key)}")
+    return wrong
+
+
 def redone_groups(begins: Sequence[Mapping[str, int]], batch_size: int) -> int:
     """How many groups were begun again, counted from the begins of all attempts.
 

@@ -123,5 +123,6 @@ def wrong_when_finished(planned_run: PlannedRun, copy: RunCopy, *, swept: bool =
     reference = planned_run.reference
     wrong = recount.wrong_in_view(copy.root, reference)
     wrong += recount.wrong_at_end(copy.root, planned_run.prompts, planned_run.failures, swept=swept)
+    wrong += recount.wrong_audits(copy.root, planned_run.audits)
     missing = reference.keys() - recount.tar_hashes(copy.root).keys()
     return wrong + [f"{name} is missing" for name in sorted(missing)]

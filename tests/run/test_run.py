@@ -15,6 +15,7 @@ from batchgen.planning.identity import fingerprint
 from batchgen.planning.planner import dry_run, locate_model
 from batchgen.run import run as run_module
 from batchgen.run.run import Run, create, load_plan, open_run, pin_identity
+from batchgen.settings.audit import Audit
 from batchgen.settings.job import load_job
 from batchgen.shard import read_shard
 from tests.support.rehearsal import write_prompts
@@ -67,6 +68,20 @@ def test_operations_may_change_at_every_resume_and_stay_changed(run: Run) -> Non
     changed = open_run(run.directory.root, ["run.workers=3", "pattern.delay_s=0.5"])
     for opened in (changed, open_run(run.directory.root)):
         assert (opened.job.run.workers, opened.job.pattern.delay_s) == (3, 0.5)
+
+
+def test_an_audit_may_change_at_every_resume_and_stays_changed(tmp_path: Path) -> None:
+    root = planned(tmp_path, ["a cat"], "cache.policy=multistep").directory.root
+    changed = open_run(root, ["audit.fraction=0.5", "audit.min_psnr=40", "audit.action=stop"])
+    assert changed.job.audit == Audit(fraction=0.5, min_psnr=40.0, action="stop")
+    assert open_run(root, ["audit.action=warn"]).job.audit == open_run(root).job.audit
+    assert open_run(root).job.audit == Audit(fraction=0.5, min_psnr=40.0)
+
+
+def test_an_audit_of_a_run_without_a_cache_is_refused_at_a_resume(run: Run) -> None:
+    with pytest.raises(JobError, match=r"audit\.fraction would have no effect"):
+        open_run(run.directory.root, ["audit.fraction=0.5"])
+    assert open_run(run.directory.root).job.audit == Audit()
 
 
 def test_a_refused_override_leaves_the_job_as_it_was(run: Run) -> None:

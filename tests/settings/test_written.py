@@ -30,6 +30,17 @@ READ: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "output.quality": ("95", ["output.format=webp"], ["output.format=png"]),
     "output.lossless": ("true", ["output.format=webp"], ["output.format=jpg"]),
     "run.quantized_weights": ("q", ["precision.linear=fp8"], ["precision.text=fp8"]),
+    "audit.fraction": ("0.1", ["cache.policy=multistep"], ["cache.policy=none"]),
+    "audit.min_psnr": (
+        "40",
+        ["cache.policy=multistep", "audit.fraction=0.1"],
+        ["cache.policy=multistep", "audit.fraction=0.0"],
+    ),
+    "audit.action": (
+        "warn",
+        ["cache.policy=multistep", "audit.fraction=0.1", "audit.min_psnr=40"],
+        ["cache.policy=multistep", "audit.fraction=0.1"],
+    ),
     "pattern.delay_s": ("0.5", ["engine.kind=pattern"], ["engine.kind=torch"]),
 }
 

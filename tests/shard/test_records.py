@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,14 +45,21 @@ def test_a_line_that_is_no_record_is_told_with_its_file(damage: bytes) -> None:
         parse(record().line() + damage, "000003.0001.records")
 
 
+def test_a_record_from_before_there_were_audits_is_read() -> None:
+    fields = json.loads(record().line())
+    later = ("audit", "audit_error", "psnr", "ssim", "audit_s")
+    old = json.dumps({name: value for name, value in fields.items() if name not in later})
+    assert parse(old.encode(), "") == [record()]
+
+
 def test_a_time_that_is_no_number_is_never_written() -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         record(total_s=float("nan")).line()
 
 
-def test_the_schema_has_every_field_once_typed_and_never_null() -> None:
+def test_the_schema_has_every_field_once_typed_and_null_only_for_what_was_not_measured() -> None:
     assert SCHEMA.names == [field.name for field in dataclasses.fields(Record)]
-    assert {field.nullable for field in SCHEMA} == {False}
+    assert [field.name for field in SCHEMA if field.nullable] == ["psnr", "ssim"]
     types = {name: str(SCHEMA.field(name).type) for name in ("key", "guidance", "outcome", "path")}
     assert types == {"key": "int64", "guidance": "double", "outcome": "string", "path": "string"}
     assert SCHEMA.field("finished_at").type == pa.float64()

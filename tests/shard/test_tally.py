@@ -8,6 +8,7 @@ import pytest
 
 from batchgen.run.directory import RunDirectory
 from batchgen.shard.in_progress import unpublished_counts
+from batchgen.shard.loss import Loss
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.tally import SAVE_AFTER, Tally, count_pictures
 from tests.support.specimens import done, new_directory, opens, write_group
@@ -112,4 +113,4 @@ def test_pictures_written_and_not_published_are_counted_by_the_furthest_attempt(
             write_group(partial, 2, failed=1)
         partial.begin(partial.position, 2)
         partial.close()
-    assert unpublished_counts(directory, {2}) == (4, 4)
+    assert unpublished_counts(directory, {2}) == (4, 4, Loss())

@@ -20,6 +20,7 @@ from batchgen.shard.claims import Claims
 from batchgen.shard.commit import Done
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.records import Record, identity_of
+from batchgen.worker.audit import Auditor
 from batchgen.worker.limits import Limits
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.renderer import Renderer
@@ -165,7 +166,10 @@ def planned(
 def worked(run: Run, engine: Engine | None = None) -> Run:
     """A run on which one worker, in this process, has worked until nothing was free."""
     pipeline = Pipeline(
-        Renderer(engine or StubEngine()), run.job.output, Origin("here", 0, run.plan.generation)
+        Renderer(engine or StubEngine()),
+        run.job.output,
+        Origin("here", 0, run.plan.generation),
+        auditor=Auditor(run.job),
     )
     claims = Claims(run.directory, len(run.plan.shards), 0)
     Worker(run, pipeline, claims, Signals(), Limits(run), "here.slot0").work()

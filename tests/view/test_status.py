@@ -17,15 +17,18 @@ from batchgen.run.run import Run
 from batchgen.run.stages import enter_stage
 from batchgen.run.stop import StopCause, ask_to_stop
 from batchgen.run.submissions import Role
+from batchgen.shard.loss import Loss
 from batchgen.shard.partial_shard import PartialShard
+from batchgen.view.show import _status_lines
 from batchgen.view.status import START_S, Status, read_status
 from batchgen.view.watch import _progress
 from tests.support.rehearsal import ask
-from tests.support.specimens import done, opens, planned, published, write_group
+from tests.support.specimens import done, opens, planned, published, record, write_group
 
 ME = Owner.me()
 GONE = replace(ME, started=1.0)
 ELSEWHERE = Owner("elsewhere", 1, 1.0)
+STRICTER, WARN = "start another run with a stricter [cache]", "audit.action=warn"
 SEE = "see batchgen logs {0} --failed; to go on all the same"
 
 
@@ -123,6 +126,7 @@ def test_a_stalled_run_tells_why_its_last_workers_left(run: Run) -> None:
         ("quota used up", 3, "remove something of yours, then: batchgen resume {}"),
         ("file size limit", 3, "raise the limit, then: batchgen resume {}"),
         ("failure budget", 4, f"{SEE}: batchgen resume {{0}} --set run.failure_budget=SHARE"),
+        ("audit", 3, f"{STRICTER}; to go on all the same: batchgen resume {{0}} --set {WARN}"),
         ("time limit", 3, "batchgen resume {}"),
         ("restarts", 3, "batchgen resume {}"),
     ],
@@ -262,3 +266,34 @@ def test_a_supervisor_that_could_not_start_is_told_with_its_last_words(run: Run)
     status = read_status(run.directory)
     told = "the supervisor ended: ImportError: no submitit here"
     assert (status.state, told in status.cause) == ("stalled", True)
+
+
+def test_what_audits_measured_is_told_with_the_time_they_took(run: Run) -> None:
+    """Audits are no part of the pace of pictures, and of the time that is left they are."""
+    submitted(run.directory)
+    joined(run.directory, GONE)
+    loss = Loss(3, 1, 1, 45.0, 30.0, 0.99, 0.9, device_s=2.0)
+    published(run.directory, done(0, loss=loss))
+    partial = PartialShard(run.directory, 1, 1, [])
+    partial.end(b"", [record(4, audit="measured", psnr=65.0, ssim=0.99, audit_s=1.0), record(5)])
+    status = replace(read_status(run.directory), used_s=9.0, wasted_s=5.0)
+    assert status.loss == Loss(4, 1, 1, 50.0, 30.0, pytest.approx(0.99), 0.9, 3.0)
+    assert (status.device_s, status.audit_s) == (2.0, 2.0)
+    assert status.pictures_per_device_hour == 4 / 2.0 * 3600
+    assert status.to_go_s == 6 * (2.0 + 2.0) / 4
+    assert json.loads(status.to_json())["loss"]["psnr_worst"] == 30.0
+    told = "\n".join(_status_lines(status))
+    assert "9 s of devices used, 5 s of it not on published pictures, 2 s on audits" in told
+    assert (
+        "\n4 pictures also made without the cache: PSNR 50.0 dB on average, 30.0 at worst; "
+        "SSIM 0.9900, 0.9000; 1 (25%) below audit.min_psnr\n"
+        "1 picture was to be compared and could not be: audit_error in the records says why\n"
+    ) in told
+
+
+def test_a_run_without_an_audit_says_nothing_of_one(run: Run) -> None:
+    submitted(run.directory)
+    published(run.directory, done(0))
+    told = ask("status", run.directory.root).out
+    assert "on audits" not in told
+    assert "without the cache" not in told

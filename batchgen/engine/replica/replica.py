@@ -74,19 +74,19 @@ class Leader:
     def __init__(self, engine: Engine, channel: ControlChannel) -> None:
         self.identity = engine.identity
         self._engine, self._channel = engine, channel
-        # Keys of the pictures that are denoised and not yet decoded, by number of the group.
+        # By number of the group: denoised and not yet decoded, the keys of whom to blame.
         self._pictures: dict[int, list[int]] = {}
         self._numbers = itertools.count()
         # Two threads call, one to denoise and one to decode. Their exchanges must not mix.
         self._turn = threading.Lock()
 
-    def denoise(self, group: Sequence[Picture]) -> Denoised:
+    def denoise(self, group: Sequence[Picture], *, cached: bool = True) -> Denoised:
         """See `Engine.denoise`. The latents are numbered, so that a follower finds its own."""
         with self._turn, self._channel.together():
-            number, keys = next(self._numbers), [picture.key for picture in group]
+            number, keys = next(self._numbers), _to_blame(group, cached=cached)
             rows = [dataclasses.asdict(picture) for picture in group]
-            self._channel.send("denoise", number, rows, pictures=keys)
-            denoised = self._engine.denoise(group)
+            self._channel.send("denoise", number, rows, cached, pictures=keys)
+            denoised = self._engine.denoise(group, cached=cached)
             self._pictures[number] = keys
         return dataclasses.replace(denoised, latents=(number, denoised.latents))
 
@@ -110,16 +110,21 @@ class Leader:
             self._engine.close()
 
 
+def _to_blame(group: Sequence[Picture], *, cached: bool) -> list[int]:
+    """Keys of the pictures that a failure is about. An audit's says nothing about its pictures."""
+    return [picture.key for picture in group] if cached else []
+
+
 def _follow_calls(engine: Engine, channel: ControlChannel) -> None:
     """Do what the leader does until it leaves."""
-    # By number of the group: denoised and not yet decoded, and the keys of its pictures.
+    # By number of the group: denoised and not yet decoded, and the keys of whom to blame.
     waiting: dict[int, tuple[Denoised, list[int]]] = {}
     while True:
         match channel.receive():
-            case ["denoise", number, rows]:
+            case ["denoise", number, rows, cached]:
                 group = [Picture(**row) for row in rows]
-                channel.pictures = keys = [picture.key for picture in group]
-                waiting[number] = engine.denoise(group), keys
+                channel.pictures = keys = _to_blame(group, cached=cached)
+                waiting[number] = engine.denoise(group, cached=cached), keys
             case ["decode", number]:
                 denoised, channel.pictures = waiting.pop(number)
                 engine.decode(denoised)

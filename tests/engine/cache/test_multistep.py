@@ -12,9 +12,9 @@ from batchgen.engine.cache import make_policy
 from batchgen.engine.cache.multistep import FIRST_STEPS, Multistep, Steps
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.errors import JobError
+from batchgen.fidelity import psnr as decibels
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import Cache, load_job, parse_job
-from benchmarks.fidelity import psnr as decibels
 from benchmarks.held_out import held_out
 from tests.support.stock import make_job, psnr
 

@@ -246,12 +246,12 @@ class Made(NamedTuple):
     skipped: list[str]
 
 
-def make(engine: Engine, groups: Sequence[Sequence[Picture]]) -> list[Made]:
+def make(engine: Engine, groups: Sequence[Sequence[Picture]], *, cached: bool = True) -> list[Made]:
     """Make groups as the pipeline does: each is decoded in a thread while the next is denoised."""
     with ThreadPoolExecutor(1) as pool:
         denoised, decoding = [], []
         for group in groups:
-            denoised.append(engine.denoise(group))
+            denoised.append(engine.denoise(group, cached=cached))
             decoding.append(pool.submit(engine.decode, denoised[-1]))
     made = []
     for group, future in zip(denoised, decoding, strict=True):

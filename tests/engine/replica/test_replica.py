@@ -127,6 +127,28 @@ def test_a_rank_that_fails_takes_its_replica_along_and_no_other(
     assert statuses[1 - rank] == control.LOST
 
 
+def test_an_audits_group_is_made_by_all_ranks_without_the_cache(steady: ReplicaProcesses) -> None:
+    uncached = functools.partial(tasks.make, cached=False)
+    steady.ask(uncached, groups(0, 6, 1))
+    made = steady.answer()
+    assert_equal(made, uncached(tasks.engine_of(Ranks(), job()), groups(0, 6, 1)))
+    assert made[0].skipped == []
+    assert not torch.equal(made[0].latents, alone(0, 6, 4)[0].latents), "the cache does skip"
+
+
+@pytest.mark.parametrize("deed", ["raise", "fill"])
+def test_a_replica_that_fails_in_an_audit_blames_no_picture(tmp_path: Path, deed: str) -> None:
+    """There is no verdict: after two deaths the group is made without an audit."""
+    with ReplicaProcesses(tmp_path / "replica", job(), {1: spoil(deed, tmp_path)}) as replica:
+        replica.ask(tasks.make, groups(10, 9, 1))
+        replica.answer()
+        replica.ask(functools.partial(tasks.make, cached=False), groups(12, 9, 1))
+        with pytest.raises(DeviceFault, match=r"rank 1 of 2 on .*spoilt"):
+            replica.answer()
+        assert replica.ends() == [control.LOST] * 2
+        assert replica.verdicts() == []
+
+
 def test_strangers_at_the_ports_place_no_failure_and_stop_nothing(tmp_path: Path) -> None:
     """Every port of a replica on one machine is out of reach of other machines."""
     forged = json.dumps(["exception", [10, 11], "a stranger's words"])
