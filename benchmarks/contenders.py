@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from diffusers import FirstBlockCacheConfig
 
+from batchgen.calibration.fidelity import Pixels
 from batchgen.engine.build import LoadFamily, build_engine
 from batchgen.engine.cache import make_policy
 from batchgen.engine.cache.policy import SKIPPED
@@ -38,7 +39,6 @@ from batchgen.shard.partial_shard import PartialShard
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.renderer import Made, Renderer
 from batchgen.worker.samples import encode_image, sample
-from benchmarks.fidelity import Pixels
 
 
 @dataclass(frozen=True, slots=True)

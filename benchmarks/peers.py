@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from batchgen.calibration.fidelity import psnr
 from batchgen.engine.device import choose_device
 from batchgen.manifest import Picture
 from batchgen.model import TINY
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import parse_job
 from benchmarks.contenders import Batchgen, CacheDit, Contender, Diffusers, Result, Skip
-from benchmarks.fidelity import psnr
 from benchmarks.held_out import TEXT_TOKENS, held_out
 
 SIZE = (128, 128)  # px

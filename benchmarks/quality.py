@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from batchgen.calibration.fidelity import Pixels, psnr, ssim
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
 from batchgen.engine.cache.policy import SKIPPED
@@ -33,7 +34,6 @@ from batchgen.manifest import Picture
 from batchgen.model.checkpoint import resolve
 from batchgen.planning.plan import groups
 from batchgen.settings.job import Cache, load_job
-from benchmarks.fidelity import Pixels, psnr, ssim
 from benchmarks.held_out import TEXT_TOKENS, held_out
 from tests.support.scene_judge import judge, shares
 from training.scenes import Scene

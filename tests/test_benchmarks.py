@@ -16,7 +16,7 @@ from batchgen.engine.device import Device
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
-from benchmarks.fidelity import psnr, ssim  # noqa: E402
+from batchgen.calibration.fidelity import psnr, ssim  # noqa: E402
 from benchmarks.gpu_sessions import SMALL, halved  # noqa: E402
 from benchmarks.peers import Row, Skip, Way, at_equal_quality, interpolate  # noqa: E402
 from benchmarks.random_flux import (  # noqa: E402

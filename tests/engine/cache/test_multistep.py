@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from batchgen.calibration.fidelity import psnr as decibels
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
 from batchgen.engine.cache.multistep import FIRST_STEPS, Multistep, Steps
@@ -14,7 +15,6 @@ from batchgen.engine.cache.velocities import Velocities
 from batchgen.errors import JobError
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import Cache, load_job, parse_job
-from benchmarks.fidelity import psnr as decibels
 from benchmarks.held_out import held_out
 from tests.support.stock import make_job, psnr
 
