@@ -86,6 +86,12 @@ def test_a_killed_calibration_continues_and_tells_what_the_pictures_say(tmp_path
     kept, again = (root / "job.toml").read_bytes(), ask(*words)  # nothing is left to be made
     assert again.out in answer.out
     assert (root / "job.toml").read_bytes() == kept
+    # What was compared is compared again if it cannot be read, and then the devices count.
+    (root / "multistep-0.01.json").write_text("{")
+    (first / ".batchgen" / "identity.json").write_text("another GPU")
+    refused = ask(*words)
+    assert refused.code == 2
+    assert f"{first} was made on 'another GPU'" in refused.err
 
 
 def measured(name: str, psnr_db: float) -> Measured:
