@@ -29,6 +29,8 @@ from batchgen.shard import published_shards, read_metadata, remake
 
 _RECORD = ("key", "outcome", "steps", "skipped", "group_size", "text_s", "denoise_s", "decode_s")
 _SHAPE = ("width", "height", "steps", "negative_prompt")
+# Pictures that are compared at a time: each takes about 360 MB at 2048×2048.
+THREADS = 8
 COMPUTED = "0"  # in a record's `skipped`
 
 
@@ -167,7 +169,7 @@ def _noise(records: list[dict[str, Any]]) -> float:
 def _likenesses(run: RunDirectory, against: RunDirectory) -> Iterator[Likeness]:
     made, plain = dict(_image_files(run)), dict(_image_files(against))
     keys = sorted(plain)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
         yield from pool.map(lambda key: _likeness(key, made.get(key), plain[key]), keys)
 
 

@@ -24,6 +24,12 @@ def ssim(one: Pixels, other: Pixels) -> float:
     Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, with its constants (0.01·255)² and
     (0.03·255)²; windows that leave the picture are left out.
     """
+    channels = range(one.shape[2])  # one after another: of a large picture, all take gigabytes
+    return float(np.mean([_ssim_of(one[..., c], other[..., c]) for c in channels]))
+
+
+def _ssim_of(one: Pixels, other: Pixels) -> float:
+    """The similarity of one channel, [H, W]."""
     x, y = one.astype(np.float64), other.astype(np.float64)
     mean_x, mean_y = _blur(x), _blur(y)
     variance_x, variance_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
@@ -36,8 +42,11 @@ def ssim(one: Pixels, other: Pixels) -> float:
 
 
 def _blur(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """[H, W, 3] → [H - 10, W - 10, 3]."""
-    for axis in (0, 1):
-        size = x.shape[axis] - len(_WINDOW) + 1
-        x = sum(weight * x.take(range(at, at + size), axis) for at, weight in enumerate(_WINDOW))
+    """[H, W] → [H - 10, W - 10]."""
+    for _ in range(2):  # along the rows, then along what the columns have become
+        size = len(x) - len(_WINDOW) + 1
+        blurred = np.zeros((size, x.shape[1]))
+        for at, weight in enumerate(_WINDOW):
+            blurred += weight * x[at : at + size]
+        x = blurred.T
     return x

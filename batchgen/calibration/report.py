@@ -175,6 +175,15 @@ def _classes(sample: pa.Table, pictures: Sequence[Likeness]) -> dict[str, dict[s
     }
 
 
+def hardest_class(report: Report) -> str:
+    """In which class the chosen setting has its worst picture; "" without a cache."""
+    if report.choice.chosen is report.plain:
+        return ""
+    classes = _classes(report.sample, report.choice.chosen.pictures)
+    name, worst = min(classes.items(), key=lambda one: one[1]["worst_psnr_db"])
+    return f"its worst picture, {worst['worst_psnr_db']:.1f} dB, is one of {name}"
+
+
 def _job_file(report: Report) -> str:
     """The keys that the job has of its own, with the chosen cache, under a comment."""
     sections = {
@@ -205,7 +214,7 @@ def _told(report: Report) -> Iterator[str]:
     )
     yield f"Chosen: {chosen.name}, {report.choice.reason}."
     if chosen is not plain:
-        yield f"It kept: {report.rule}."
+        yield f"It kept: {report.rule}; {hardest_class(report)}."
     if report.job.engine.kind == "pattern":
         yield REHEARSED
     yield "This holds for this model and job, and for pictures like those of that manifest."

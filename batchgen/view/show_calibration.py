@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from batchgen.calibration.report import LEGEND, REHEARSED, Report, table_lines
+from batchgen.calibration.report import LEGEND, REHEARSED, Report, hardest_class, table_lines
 from batchgen.errors import shell_command
 
 
@@ -19,7 +19,7 @@ def show_calibration(console: Console, report: Report, job: Path) -> None:
     lines = [*table_lines(report), LEGEND, ""]
     lines += [f"recommended  {chosen.name}: {report.choice.reason}"]
     if chosen is not plain:
-        lines.append(f"it kept      {report.rule}")
+        lines.append(f"it kept      {report.rule}; {hardest_class(report)}")
         lines.append("Different models, jobs and manifests need a calibration of their own.")
     if report.job.engine.kind == "pattern":
         lines.append(REHEARSED)

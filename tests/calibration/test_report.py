@@ -67,6 +67,7 @@ def test_the_job_file_is_the_job_with_the_choice_and_the_evidence(
     text = path.read_text()
     assert "# Chosen: multistep-0.01, the fewest device-seconds" in text
     assert "2 pictures of a.csv (seed 3)" in text
+    assert "45.0 dB, is one of 128×128, 28 steps." in text
     assert max(map(len, text.splitlines())) <= 100
 
 
