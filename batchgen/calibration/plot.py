@@ -165,7 +165,7 @@ def _family(
         yield Circle(mean, 4, colour, filled=False)
         if one is chosen:
             yield Circle(disc, 9, INK, filled=False)
-        _, _, setting = one.name.rpartition("-")
+        _, _, setting = one.name.partition("-")
         beside = (at, mean[1] - 14) if above else (at, disc[1] + 16)
         yield Text(beside, setting, colour, "middle")
 

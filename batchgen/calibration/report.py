@@ -118,11 +118,10 @@ def write_report(root: Path, report: Report) -> Path:
 
 def _title(report: Report) -> str:
     """The plot's first line."""
-    name = brief(one_line(Path(report.manifest[0]).name), 40)
-    return (
-        f"{report.sample.num_rows} pictures of {name}, model {brief(report.job.model.path, 40)}; "
-        f"chosen: {report.choice.chosen.name}"
-    )
+    names = Path(report.manifest[0]).name, report.job.model.path
+    manifest, model = (brief(one_line(name), 40) for name in names)
+    pictures = f"{report.sample.num_rows} pictures of {manifest}, model {model}"
+    return f"{pictures}; chosen: {report.choice.chosen.name}"
 
 
 def _evidence(report: Report) -> dict[str, Any]:
@@ -191,9 +190,13 @@ def _job_file(report: Report) -> str:
         for name, section in report.job.model_copy(update={"cache": report.cache})
     }
     text = tomli_w.dumps({name: keys for name, keys in sections.items() if keys})
-    lines = [line for told in _told(report) for line in textwrap.wrap(told, 98)]
-    comment = [*lines, "", *table_lines(report), *textwrap.wrap(LEGEND, 98)]
+    lines = [line for told in _told(report) for line in _wrapped(told)]
+    comment = [*lines, "", *table_lines(report), *_wrapped(LEGEND)]
     return "".join(f"# {line}".rstrip() + "\n" for line in comment) + "\n" + text
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 98, break_on_hyphens=False)
 
 
 def _plain(section: Any) -> dict[str, Any]:
@@ -210,7 +213,7 @@ def _told(report: Report) -> Iterator[str]:
     chosen, plain = report.choice.chosen, report.plain
     yield (
         f"[cache] was chosen by `batchgen calibrate` {__version__} on {report.sample.num_rows} "
-        f"pictures of {', '.join(report.manifest)} (seed {report.seed})."
+        f"pictures of {', '.join(map(one_line, report.manifest))} (seed {report.seed})."
     )
     yield f"Chosen: {chosen.name}, {report.choice.reason}."
     if chosen is not plain:

@@ -135,7 +135,7 @@ def _boldness(cache: Cache) -> float:
 def _name(cache: Cache) -> str:
     if cache.policy not in _BOLDNESS:
         return UNCACHED if cache.policy == "none" else cache.policy
-    return f"{cache.policy}-{_boldness(cache):g}"
+    return f"{cache.policy}-{_boldness(cache)!r}"
 
 
 def _job(job: Job, cache: Cache) -> Job:

@@ -37,7 +37,7 @@ def report() -> Report:
         {"width": [128, 192], "height": [128] * 2, "steps": [28] * 2, "negative_prompt": ["", "x"]}
     )
     grid = grid_of(Path("c"), job, [0.01, 0.02], [])
-    return Report(job, ("a.csv",), sample, 3, Floor(40, 0.9, 0.95), tried, grid)
+    return Report(job, ("a.csv", "a\x1b\nb.csv"), sample, 3, Floor(40, 0.9, 0.95), tried, grid)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_job_file_is_the_job_with_the_choice_and_the_evidence(
     assert load_job(path) == chosen
     text = path.read_text()
     assert "# Chosen: multistep-0.01, the fewest device-seconds" in text
-    assert "2 pictures of a.csv (seed 3)" in text
+    assert "2 pictures of a.csv, a\\x1b\\nb.csv (seed 3)" in text
     assert "45.0 dB, is one of 128×128, 28 steps." in text
     assert max(map(len, text.splitlines())) <= 100
 

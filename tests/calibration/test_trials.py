@@ -33,6 +33,9 @@ def test_what_is_asked_for_takes_the_place_of_the_grid() -> None:
         ["uncached"],
         ["multistep-0.01", "multistep-0.02"],
     ]
+    assert names(Path("c"), tolerances=[0.01000000001, 0.01])[1] == [
+        *("multistep-0.01", "multistep-0.01000000001")
+    ]
 
 
 def test_the_own_setting_of_the_job_is_tried_too() -> None:
