@@ -60,6 +60,11 @@ class Floor:
         )
         return 1 - math.fsum(chances)
 
+    @property
+    def least_sample(self) -> int:
+        """The smallest sample that gives the confidence, if none of its pictures lies below."""
+        return math.ceil(math.log(1 - CONFIDENCE) / math.log(self.share))
+
     def passes(self, measured: Measured) -> bool:
         """Whether the sample says that the setting keeps the floor."""
         return self.misses(measured) <= self.allowed(len(measured.pictures))
@@ -68,10 +73,11 @@ class Floor:
         """The rule for a sample, in a sentence."""
         allowed = self.allowed(pictures)
         rule = "the worst" if not allowed else f"all but {allowed}"
-        sure = self.confidence(pictures, allowed)
+        sure, needed = self.confidence(pictures, allowed), self.least_sample
+        few = f" ({needed} pictures give {CONFIDENCE:.0%})" if pictures < needed else ""
         return (
             f"{rule} of {pictures} sampled pictures at {self.psnr_db:g} dB and SSIM {self.ssim:g} "
-            f"or more, so with {min(sure, 0.999):.1%} confidence at least {self.share:.0%} of "
+            f"or more, so with {min(sure, 0.999):.1%} confidence{few} at least {self.share:.0%} of "
             "unseen ones"
         )
 
