@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from batchgen.calibration.compare import Likeness, Measured
 
@@ -94,28 +95,26 @@ class Choice:
 def choose(plain: Measured, families: Sequence[Sequence[Measured]], floor: Floor) -> Choice:
     """The quickest setting that keeps the floor; without a cache, if no setting is quicker.
 
-    Settings whose times cannot be told apart from the quickest one's are compared by the steps that
-    they compute.
+    Of each policy that is the one with the fewest computed steps. Its time would say the same, but
+    other work on the machine comes and goes from one run to the next. Policies are compared by
+    their times, and those that cannot be told apart from the quickest by their computed steps.
 
     :param families: what was measured, a list a policy, from careful to bold.
     """
-    passing = [plain]
-    for family in families:
-        for measured in family:
-            if not floor.passes(measured):
-                break
-            passing.append(measured)
-    quickest = min(passing, key=lambda one: one.device_s)
-    equal = [one for one in passing if _alike(one, quickest)]
+    passing = [list(takewhile(floor.passes, family)) for family in families]
+    best = [plain, *(min(family, key=lambda one: one.computed) for family in passing if family)]
+    quickest = min(best, key=lambda one: one.device_s)
+    equal = [one for one in best if _alike(one, quickest)]
     chosen = min(equal, key=lambda one: (one.computed, one.device_s))
-    if len(passing) == 1:
+    if len(best) == 1:
         return Choice(plain, "no setting that was tried keeps the floor")
+    names = ", ".join(one.name for one in best)
     if len(equal) == 1:
-        return Choice(chosen, "the fewest device-seconds of those that keep the floor")
+        return Choice(chosen, f"the fewest device-seconds of what keeps the floor ({names})")
     names = ", ".join(one.name for one in equal)
     return Choice(
         chosen,
-        f"the fewest computed steps of those that keep the floor and take equally long ({names})",
+        f"the fewest computed steps of what keeps the floor and takes equally long ({names})",
     )
 
 

@@ -46,9 +46,16 @@ def test_58_pictures_are_too_few_for_95_percent_and_the_sentence_says_how_sure_i
 
 
 def test_the_quickest_that_keeps_the_floor_is_chosen() -> None:
-    careful, bold = measured("a-1", 0.5), measured("a-2", 0.3, 41.0)
-    other, broken = measured("b-1", 0.4), measured("b-2", 0.1, 39.0)
-    assert choose(PLAIN, [[careful, bold], [other, broken]], FLOOR).chosen is bold
+    careful, bold = measured("a-1", 0.5), measured("a-2", 0.3, 41.0, computed=8.0)
+    other, broken = measured("b-1", 0.4, computed=7.0), measured("b-2", 0.1, 39.0, computed=2.0)
+    choice = choose(PLAIN, [[careful, bold], [other, broken]], FLOOR)
+    assert choice.chosen is bold
+    assert choice.reason.startswith("the fewest device-seconds")
+
+
+def test_within_a_policy_fewer_steps_count_and_not_what_else_the_machine_did() -> None:
+    careful, bold = measured("a-1", 0.3), measured("a-2", 0.5, computed=8.0)
+    assert choose(PLAIN, [[careful, bold]], FLOOR).chosen is bold
 
 
 def test_what_comes_after_a_failure_is_not_chosen_however_well_it_did() -> None:
