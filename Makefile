@@ -50,6 +50,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.claims_scale
 	$(BIN)/python -m benchmarks.status_scale
 	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.floors
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.peers
 

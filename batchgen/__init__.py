@@ -11,6 +11,7 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
     supervisor.py  launch/supervisor.py, likewise
     submit.py      names in pickles of 0.1, likewise
     launch/        starting, restarting and stopping workers, here and in SLURM
+    calibration/   a cache setting for a manifest, tried on a sample of it
     worker/        one process: claims shards, renders groups, writes samples
     dataset/       what readers get: card, index, statistics; verification
     shard/         the life of a shard: claim, journal, commit, publish

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,11 +33,15 @@ from batchgen.errors import (
 from batchgen.shortage import name_shortage
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from rich.console import Console
 
+    from batchgen.calibration import Floor, Grid, Measured, Trial
+    from batchgen.model import Checkpoint
     from batchgen.planning import Hardware
     from batchgen.run import Run
     from batchgen.settings import Job, Site
+    from batchgen.view.status import Status
 
 app = typer.Typer(
     help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: "
@@ -124,23 +130,15 @@ def submit(
     The same command again continues where it stopped.
     """
     with _errors():
-        from batchgen.launch.elements import refuse_misfit
-        from batchgen.planning import locate_model, refuse_impossible, visible_devices
         from batchgen.run import create, missing_folders, refuse_place, unless_started
         from batchgen.settings import load_site
 
         root = (out or _root(manifest, rehearse=rehearse)).expanduser()
         profile = load_site(site) if site else None
         asked = _job(job, settings, columns, rehearse=rehearse)
-        # Locating the model reads from every weight file: what costs less to tell is told before.
-        if profile:
-            refuse_misfit(profile, asked)
-        else:
-            visible_devices(asked)
+        _refuse_devices(profile, asked)
         refuse_place(root)
-        hardware = _hardware(profile, asked)
-        located, checkpoint = locate_model(asked)
-        refuse_impossible(located, checkpoint, hardware)
+        located, checkpoint, hardware = _located(profile, asked)
         made = missing_folders(root)
         run, new = create(root, manifest, located, checkpoint, hardware=hardware)
         if not new:
@@ -153,6 +151,62 @@ def submit(
             _say(f"note: {note}")
         with unless_started(run.directory, made if new else None):
             _go(run, profile, detach=detach)
+
+
+@app.command()
+def calibrate(
+    manifest: Manifest,
+    job: JobFile = None,
+    site: SiteFile = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Its folder; default runs/calibrate-NAME of the manifest.")
+    ] = None,
+    settings: Settings = None,
+    columns: Columns = None,
+    pictures: Annotated[int, typer.Option(min=2, help="Pictures of the sample.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Another one draws another sample.")] = 0,
+    min_psnr: Annotated[
+        float, typer.Option(min=0, max=98, help="dB against the picture made without a cache.")
+    ] = 40.0,
+    min_ssim: Annotated[float, typer.Option(min=0, max=1, help="Likewise.")] = 0.98,
+    share: Annotated[
+        float,
+        typer.Option(min=0.01, max=0.999, help="Share of unseen pictures that must keep both."),
+    ] = 0.95,
+    tolerances: Annotated[
+        list[float] | None,
+        typer.Option("--tolerance", help="Try multistep with it, in place of the usual grid."),
+    ] = None,
+    thresholds: Annotated[
+        list[float] | None, typer.Option("--threshold", help="Try first_block with it, likewise.")
+    ] = None,
+    rehearse: Rehearse = False,
+) -> None:
+    """Find the quickest cache setting that keeps a floor, on a sample of the manifest.
+
+    Every setting makes the sample in a run, from careful to bold, until one falls below the floor;
+    with --site all are submitted at once. The same command again continues. Writes a table, a plot
+    and a job file with the choice.
+    """
+    with _errors():
+        from batchgen.calibration import Floor, Report, begin, grid_of, write_report
+        from batchgen.settings import load_site
+        from batchgen.view.show_calibration import show_calibration
+
+        run = _root(manifest, rehearse=rehearse)
+        root = (out or run.with_name(f"calibrate-{run.name}")).expanduser()
+        profile = load_site(site) if site else None
+        asked = _job(job, settings, columns, rehearse=rehearse)
+        _refuse_devices(profile, asked)
+        located, checkpoint, hardware = _located(profile, asked)
+        floor = Floor(min_psnr, min_ssim, share)
+        grid = grid_of(root, located, tolerances, thresholds)
+        sample = _sample(manifest, located, checkpoint, pictures, seed)
+        begin(root, sample)
+        make = partial(_try, site=profile, checkpoint=checkpoint, hardware=hardware)
+        tried = _tried(grid, floor, make, wait=profile is None)
+        report = Report(asked, tuple(manifest), sample, seed, floor, tried, grid)
+        show_calibration(_console(), report, write_report(root, report))
 
 
 @app.command()
@@ -318,11 +372,9 @@ def _go(
 ) -> None:
     """Launch workers for what is missing; on this machine, watch them and exit as `status` does."""
     from batchgen.dataset import finalize_run
-    from batchgen.run import clear_stop
-    from batchgen.view.show import show_software, show_status
+    from batchgen.view.show import show_status
     from batchgen.view.status import read_status
     from batchgen.view.watch import watch
-    from batchgen.worker.sick_devices import forgive
 
     root, console = run.directory.root, _console()
     finalize_run(run)
@@ -335,10 +387,7 @@ def _go(
                 f"{root} is {seen.state} ({seen.cause}). Watch it with: {look}; bring more workers "
                 f"with: {more}"
             )
-        show_software(console, run.plan)
-        clear_stop(run.directory)
-        forgive(run.directory)
-        _launch(run, site, add, steal=steal)
+        _start(run, site, add, steal=steal)
         if detach or site:
             _say(look)
             return
@@ -347,11 +396,91 @@ def _go(
     raise typer.Exit(seen.exit_code)
 
 
-def _launch(run: Run, site: Site | None, add: int | None, *, steal: bool) -> None:
+def _sample(
+    manifest: list[str], job: Job, checkpoint: Checkpoint | None, pictures: int, seed: int
+) -> pa.Table:
+    """Pictures of a manifest, all of whose rows are checked."""
+    from batchgen.calibration import draw_sample
+    from batchgen.planning import make_plan
+
+    with TemporaryDirectory(prefix="batchgen-") as folder:  # a CSV file is converted to Parquet
+        planned = make_plan(manifest, job, checkpoint, Path(folder) / "manifest.parquet")
+        return draw_sample(planned, job, pictures, seed)
+
+
+def _tried(
+    grid: Grid, floor: Floor, make: Callable[[Trial], Status], *, wait: bool
+) -> list[list[Measured]]:
+    """Make the sample with the settings of a grid, and compare.
+
+    :param wait: whether `make` returns when the sample is made. Then a family ends at the first
+        setting that falls below the floor: bolder ones could not be chosen.
+    """
+    from batchgen.calibration import measure
+    from batchgen.view.status import EXIT_INCOMPLETE
+
+    if not wait:
+        every = [trial for family in grid for trial in family]
+        if waiting := [trial.root for trial in every if not make(trial).finished]:
+            _say(f"{counted(len(waiting), 'run')} to wait for. When they are complete, the same")
+            _say("command again compares them. The first:")
+            _say(shell_command("batchgen", "status", waiting[0], "--watch"))
+            raise typer.Exit(EXIT_INCOMPLETE)
+    tried: list[list[Measured]] = []
+    for family in grid:
+        tried.append([])
+        for trial in family:
+            make(trial)
+            tried[-1].append(measure(trial, grid[0][0]))
+            if wait and not floor.passes(tried[-1][-1]):
+                break
+    return tried
+
+
+def _try(
+    trial: Trial, site: Site | None, checkpoint: Checkpoint | None, hardware: Hardware
+) -> Status:
+    """Make the sample with one setting, or continue; on this machine until it is made.
+
+    :raises typer.Exit: it was stopped, as `status` says, or not one picture could be made.
+    """
+    from batchgen.dataset import finalize_run
+    from batchgen.planning import refuse_impossible
+    from batchgen.run import create, missing_folders, unless_started
+    from batchgen.view.show import show_status
+    from batchgen.view.status import read_status
+    from batchgen.view.watch import watch
+
+    refuse_impossible(trial.job, checkpoint, hardware)
+    made = missing_folders(trial.root)
+    run, new = create(trial.root, [trial.sample], trial.job, checkpoint, hardware=hardware)
+    with unless_started(run.directory, made if new else None):
+        finalize_run(run)
+        seen = read_status(run.directory, run.plan)
+        if seen.state not in ("complete", "failed", "running", "queued"):
+            _say(f"{trial.name}: {counted(run.plan.pictures, 'picture')} → {trial.root}")
+            _start(run, site, None, steal=False)
+            seen = read_status(run.directory, run.plan)
+    if not (site or seen.finished):
+        seen = watch(run, _console())
+    if seen.state == "failed" or not (site or seen.finished):
+        show_status(_console(), seen)
+        _say("The same command again continues the calibration.")
+        raise typer.Exit(seen.exit_code)
+    return seen
+
+
+def _start(run: Run, site: Site | None, add: int | None, *, steal: bool) -> None:
+    """Launch workers, and say how many."""
     from batchgen.launch.slurm_array import launch_on
     from batchgen.launch.supervisor import launch
-    from batchgen.run import arrays_of
+    from batchgen.run import arrays_of, clear_stop
+    from batchgen.view.show import show_software
+    from batchgen.worker.sick_devices import forgive
 
+    show_software(_console(), run.plan)
+    clear_stop(run.directory)
+    forgive(run.directory)
     if site is None:
         submission = launch(run, sys.argv, workers=add, steal=steal)
         _say(f"{counted(submission.workers, 'worker')} started.")
@@ -370,6 +499,30 @@ def _job(
 
     overrides = [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])]
     return load_job(path, overrides, columns or ())
+
+
+def _refuse_devices(site: Site | None, job: Job) -> None:
+    """Refuse what this machine or the site cannot be asked for, before the model is located.
+
+    Locating the model reads from every weight file: what costs less to tell is told before.
+    """
+    from batchgen.launch.elements import refuse_misfit
+    from batchgen.planning import visible_devices
+
+    if site:
+        refuse_misfit(site, job)
+    else:
+        visible_devices(job)
+
+
+def _located(site: Site | None, job: Job) -> tuple[Job, Checkpoint | None, Hardware]:
+    """The job with its files found, its model, and the devices, which can do what it asks."""
+    from batchgen.planning import locate_model, refuse_impossible
+
+    hardware = _hardware(site, job)
+    located, checkpoint = locate_model(job)
+    refuse_impossible(located, checkpoint, hardware)
+    return located, checkpoint, hardware
 
 
 def _hardware(site: Site | None, job: Job) -> Hardware:

@@ -64,6 +64,26 @@ def test_eight_workers_on_four_nodes_make_240_pictures(
     assert status(one.root)["state"] == "complete"
 
 
+def test_calibrate_submits_every_setting_at_once_and_compares_them_afterwards(
+    new_run: NewRun, tmp_path: Path
+) -> None:
+    profile, root = new_run().profile, tmp_path / "c"
+    file = write_prompts(tmp_path / "p.parquet", PROMPTS)
+    words = ["calibrate", file, "--rehearse", "--site", profile, "--out", root]
+    words += ["--pictures", 8, "--tolerance", 0.01, "--tolerance", 0.02]
+    words += settings(sampling__width=16, sampling__height=16, engine__batch_size=4)
+    first = ask(*words)
+    assert (first.code, first.err) == (3, "")
+    assert len(re.findall(r"submitted to SLURM as \d+", first.out)) == 3
+    runs = [root / name for name in ("uncached", "multistep-0.01", "multistep-0.02")]
+    until(lambda: all((run / "index.json").exists() for run in runs), "all are complete")
+    second = ask(*words)
+    assert (second.code, second.err) == (0, "")
+    assert "submitted" not in second.out
+    assert all(run.name in second.out for run in runs)
+    assert (root / "job.toml").exists()
+
+
 def test_a_time_limit_reached_several_times_over_only_costs_time_whatever_the_clocks_say(
     new_run: NewRun, reference: dict[str, str], tell_recovery: Callable[..., None], tmp_path: Path
 ) -> None:

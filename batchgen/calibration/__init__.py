@@ -1,0 +1,36 @@
+"""Which cache setting this model, job and manifest can take: tried on a sample, before the run.
+
+    report.py     the table, calibration.json, and the job file with the choice
+    plot.py       fidelity against speed, as SVG and PNG
+    choice.py     the quickest setting that keeps the floor
+    compare.py    what one setting did to the sample: fidelity, steps, seconds
+    trials.py     the calibration's folder; the settings that are tried, as jobs
+    sample.py     a seeded, stratified sample of the manifest
+
+A room imports only rooms below it.
+
+Every setting is tried by an ordinary run of the sample: it is submitted, killed and continued like
+any other, here or on a cluster. What is found holds for pictures like those of the manifest, with
+this model and job; it says nothing about others.
+"""
+
+from batchgen.calibration.choice import Choice, Floor, choose
+from batchgen.calibration.compare import Measured, measure
+from batchgen.calibration.report import Report, write_report
+from batchgen.calibration.sample import draw_sample
+from batchgen.calibration.trials import Grid, Trial, begin, grid_of
+
+__all__ = [
+    "Choice",
+    "Floor",
+    "Grid",
+    "Measured",
+    "Report",
+    "Trial",
+    "begin",
+    "choose",
+    "draw_sample",
+    "grid_of",
+    "measure",
+    "write_report",
+]

@@ -1,0 +1,145 @@
+"""`batchgen calibrate`, as a person types it."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import typer
+from PIL import Image
+
+from batchgen import cli
+from batchgen.calibration import Floor, grid_of
+from batchgen.calibration.compare import Measured
+from batchgen.checked_json import unseal
+from batchgen.settings.job import load_job
+from tests.support.rehearsal import alive, ask, owners, records, status, wait_until, write_prompts
+
+PROMPTS = Path(__file__).parents[2] / "manifests" / "prompts.parquet"
+
+
+def pixels(run: Path) -> dict[str, Any]:
+    """The pictures of a run by the name of their file."""
+    found = {}
+    for path in run.glob("data/*.tar"):
+        with tarfile.open(path) as tar:
+            for name in (one for one in tar.getnames() if one.endswith(".png")):
+                stream = tar.extractfile(name)
+                assert stream
+                found[name] = np.asarray(Image.open(io.BytesIO(stream.read())), float)
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_calibration_continues_and_tells_what_the_pictures_say(tmp_path: Path) -> None:
+    """It is killed with all its processes while the first setting's workers work."""
+    prompts = pq.read_table(PROMPTS)
+    keep = ["prompt", "negative_prompt", "true_cfg", "width", "height"]
+    pq.write_table(prompts.select(keep).slice(0, 40), tmp_path / "p.parquet")
+    root = tmp_path / "c"
+    words = ["calibrate", tmp_path / "p.parquet", "--out", root, "--pictures", 6, "--min-ssim", 0]
+    words += ["--tolerance", 0.01, "--tolerance", 0.4, "--min-psnr", 30, "--share", 0.5]
+    words += [
+        "--set",
+        "sampling.steps=10",
+        "--set",
+        "run.workers=1",
+        "--set",
+        "engine.batch_size=3",
+    ]
+    command = [sys.executable, "-m", "batchgen.cli", *map(str, words)]
+    first = root / "multistep-0.01"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as calibrate:
+        wait_until(lambda: bool(owners(first, "worker")))
+        calibrate.kill()
+    for process in owners(first, "supervisor") + owners(first, "worker"):
+        if alive(process):
+            os.kill(process, signal.SIGKILL)
+    before = owners(root / "uncached", "worker")
+
+    answer = ask(*words)
+    assert (answer.code, answer.err) == (0, "")
+    assert owners(root / "uncached", "worker") == before
+    assert "→ multistep-" in answer.out
+    plain = pixels(root / "uncached")
+    assert len(plain) == 6
+    assert all(record["skipped"] == "" for record in records(root / "uncached"))
+    found = unseal((root / "calibration.json").read_bytes())
+    for tried in found["tried"]:
+        run = root / tried["name"]
+        assert (status(run)["state"], status(run)["ok"]) == ("complete", 6)
+        errors = [np.mean((image - plain[name]) ** 2) for name, image in pixels(run).items()]
+        assert tried["psnr_db"][1] == pytest.approx(10 * np.log10(255**2 / max(errors)))
+        computed = [record["skipped"].count("0") for record in records(run)]
+        assert tried["computed"] == pytest.approx(np.mean(computed))
+        assert 0 < tried["computed"] < tried["steps"] == 10
+    chosen = load_job(root / "job.toml").cache
+    assert f"→ multistep-{chosen.tolerance:g}" in answer.out
+    kept, again = (root / "job.toml").read_bytes(), ask(*words)  # nothing is left to be made
+    assert again.out in answer.out
+    assert (root / "job.toml").read_bytes() == kept
+    # What was compared is compared again if it cannot be read, and then the devices count.
+    (root / "multistep-0.01.json").write_text("{")
+    (first / ".batchgen" / "identity.json").write_text("another GPU")
+    refused = ask(*words)
+    assert refused.code == 2
+    assert f"{first} was made on 'another GPU'" in refused.err
+
+
+def measured(name: str, psnr_db: float) -> Measured:
+    picture = SimpleNamespace(psnr_db=psnr_db, ssim=1.0)
+    return SimpleNamespace(name=name, pictures=(picture,))  # type: ignore[return-value]
+
+
+def test_on_this_machine_a_policy_ends_at_its_first_setting_below_the_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decibels = {"multistep-0.02": 30.0}
+    monkeypatch.setattr(
+        "batchgen.calibration.measure",
+        lambda trial, _: measured(trial.name, decibels.get(trial.name, 50.0)),
+    )
+    grid, made = grid_of(tmp_path, load_job(None), [0.01, 0.02, 0.03], [0.1]), []
+    tried = cli._tried(grid, Floor(40, 0.9, 0.5), lambda one: made.append(one.name), wait=True)
+    assert made == ["uncached", "multistep-0.01", "multistep-0.02", "first_block-0.1"]
+    assert [[one.name for one in family] for family in tried] == [made[:1], made[1:3], made[3:]]
+
+
+def test_on_a_cluster_everything_is_submitted_and_the_same_command_compares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+
+    def submit(trial: Any) -> Any:
+        made.append(trial.name)
+        return SimpleNamespace(finished=trial.name == "uncached")
+
+    grid = grid_of(tmp_path, load_job(None), [0.01, 0.02], [])
+    with pytest.raises(typer.Exit) as ended:
+        cli._tried(grid, Floor(40, 0.9, 0.5), submit, wait=False)
+    assert ended.value.exit_code == 3
+    assert made == ["uncached", "multistep-0.01", "multistep-0.02"]
+    told = capsys.readouterr().out
+    assert "2 runs to wait for" in told
+    assert f"batchgen status {tmp_path}/multistep-0.01 --watch" in told.replace("\n", "")
+
+
+def test_bad_input_leaves_nothing(tmp_path: Path) -> None:
+    file, root = write_prompts(tmp_path / "p.parquet", ["a cat", ""]), tmp_path / "c"
+    for words, told in (
+        (["--tolerance", 0], "greater than 0"),
+        (["--set", "cache.polcy=none"], "unknown key"),
+        ([], "prompt"),
+    ):
+        answer = ask("calibrate", file, "--out", root, "--rehearse", *words)
+        assert answer.code == 2
+        assert told in answer.err
+        assert not root.exists()
