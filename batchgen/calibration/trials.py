@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from batchgen import durable
 from batchgen.errors import JobError, OutputError
 from batchgen.run import RunDirectory, refuse_place
-from batchgen.settings import Cache, Job, ManifestSettings, Output, Shards
+from batchgen.settings import Audit, Cache, Job, ManifestSettings, Output, Shards
 from batchgen.settings.section import parse
 
 SAMPLE, UNCACHED = "sample.parquet", "uncached"
@@ -141,7 +141,8 @@ def _name(cache: Cache) -> str:
 def _job(job: Job, cache: Cache) -> Job:
     """The job that makes the sample with a cache: without loss, and read as the sample's columns.
 
-    Everything else that decides pixels stays.
+    Everything else that decides pixels stays. Nothing is audited: that would measure the same.
     """
     sections = {"cache": cache, "output": Output(format="png", license=job.output.license)}
-    return job.model_copy(update={**sections, "manifest": ManifestSettings(), "shards": Shards()})
+    usual = {"manifest": ManifestSettings(), "shards": Shards(), "audit": Audit()}
+    return job.model_copy(update={**sections, **usual})

@@ -7,7 +7,7 @@ import pytest
 
 from batchgen.calibration.trials import begin, grid_of
 from batchgen.errors import JobError, OutputError
-from batchgen.settings.job import Cache, ManifestSettings, Output, Shards, load_job
+from batchgen.settings.job import Audit, Cache, ManifestSettings, Output, Shards, load_job
 
 SAMPLE = pa.table({"prompt": ["a cat"], "seed": [1]})
 
@@ -50,14 +50,19 @@ def test_the_own_setting_of_the_job_is_tried_too() -> None:
 
 
 def test_only_what_a_comparison_needs_differs_from_the_job() -> None:
-    job = load_job(
-        None, ["output.quality=80", "shards.pictures=3", "engine.batch_size=2"], ["prompt=p"]
-    )
+    settings = ["output.quality=80", "shards.pictures=3", "engine.batch_size=2"]
+    audit = ["cache.policy=multistep", "audit.fraction=0.5"]
+    job = load_job(None, [*settings, *audit], ["prompt=p"])
     replaced = {"output": Output(format="png", license=job.output.license), "shards": Shards()}
     for family in grid_of(Path("c"), job, [0.01], None):
         for trial in family:
             expected = job.model_copy(
-                update={**replaced, "manifest": ManifestSettings(), "cache": trial.job.cache}
+                update={
+                    **replaced,
+                    "manifest": ManifestSettings(),
+                    "cache": trial.job.cache,
+                    "audit": Audit(),
+                }
             )
             assert trial.job == expected
     assert grid_of(Path("c"), job, [0.01], None)[0][0].job.cache == Cache()
