@@ -1,11 +1,12 @@
 """A device has a name that tells its rounding, and its errors become the engine's."""
 
+import contextlib
 import re
 
 import pytest
 import torch
 
-from batchgen.engine.device import choose_device
+from batchgen.engine.device import Device, choose_device
 from batchgen.errors import DeviceFault, JobError, OutOfMemory
 from batchgen.settings.job import EngineSettings
 from tests.support.stock import make_picture
@@ -46,22 +47,87 @@ def test_a_full_host_is_out_of_memory_and_keeps_nothing_alive(cpu):
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize(
-    ("error", "becomes"),
-    [
-        (torch.AcceleratorError("CUDA error: an illegal memory access"), DeviceFault),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `x`"), DeviceFault),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceFault),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), OutOfMemory),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
-    ],
-)
-def test_device_errors_are_told_apart(cpu, error, becomes):
-    def fail():
-        raise error
+# As PyTorch, the driver and Triton word them; on a card none of them was provoked.
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total …"),
+    torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("NCCL error: unhandled cuda error\nCuda failure 2 'out of memory'"),
+    RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":995'),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …"),
+]
+FAULTS = [
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"),
+    RuntimeError("CUDA driver error: an illegal memory access was encountered"),
+    RuntimeError("Triton Error [CUDA]: device-side assert triggered"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(…)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+]
+NEITHER = [
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
+    RuntimeError("Expected all tensors to be on the same device, but found cuda:0 and cpu!"),
+]
 
-    with pytest.raises(becomes, match=re.escape(str(error))):
-        cpu.attempt(fail)
+
+class Card:
+    """A CUDA card as far as an error needs one: it is asked whether it still answers."""
+
+    def __init__(self, monkeypatch):
+        self.sick, self.freed = False, 0
+        monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "synchronize", self.answer)
+        monkeypatch.setattr(torch.cuda, "empty_cache", self.free)
+        self.device = Device(torch.device("cuda", 0), torch.bfloat16, "cuda of a test")
+
+    def answer(self, _):
+        if self.sick:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def free(self):
+        self.freed += 1
+
+    def attempt(self, error):
+        def fail():
+            raise error
+
+        self.device.attempt(fail)
+
+
+@pytest.fixture
+def card(monkeypatch):
+    return Card(monkeypatch)
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_full_memory_is_told_from_a_fault_and_memory_is_freed(card, error):
+    with pytest.raises(OutOfMemory, match=re.escape(str(error))) as caught:
+        card.attempt(error)
+    assert card.freed == 1
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=str)
+def test_a_fault_of_the_device_ends_the_process(card, error):
+    with pytest.raises(DeviceFault, match=re.escape(str(error))):
+        card.attempt(error)
+
+
+@pytest.mark.parametrize("error", NEITHER, ids=str)
+def test_an_error_of_the_program_passes_as_it_is(card, error):
+    with pytest.raises(RuntimeError, match=re.escape(str(error))) as caught:
+        card.attempt(error)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("error", [FULL[0], NEITHER[0]], ids=str)
+def test_any_error_of_a_device_that_answers_no_more_is_a_fault(card, error):
+    card.sick = True
+    with pytest.raises(DeviceFault, match=re.escape(str(error))):
+        card.attempt(error)
 
 
 def test_other_errors_pass_as_they_are(cpu):
