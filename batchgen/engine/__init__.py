@@ -11,7 +11,7 @@ ranks. Rooms stand in the order of their imports: each imports only rooms below 
     vae/                latents → pixels
     precision/          [precision]: 8-bit linears
     cache/              [cache]: steps skipped, decided for each picture
-    offload.py          engine.offload: models that leave the device while they are not needed
+    offload/            engine.offload: models that leave the device while they are not needed
     compile/            [compile]: compiled blocks, and the folder that keeps them
     parallel/           [parallel]: context parallelism
     pattern.py          engine.kind = "pattern": test cards without a model

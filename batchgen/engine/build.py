@@ -23,7 +23,7 @@ from batchgen.engine.families.family import Family
 from batchgen.engine.families.lora import fuse_lora
 from batchgen.engine.interface import Workload
 from batchgen.engine.modulation import Modulator, hoist_modulations
-from batchgen.engine.offload import Residence
+from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
 from batchgen.engine.parallel.ulysses_ring import RanksAttention

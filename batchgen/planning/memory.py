@@ -37,6 +37,7 @@ too, because workers may share them, mapped from their files.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -106,11 +107,15 @@ def estimate_memory(
     :param cuda: on a CUDA card, where "auto" means bf16; else on a CPU.
     """
     size = _number_bytes(job, cuda=cuda)
-    in_blocks = list(_block_matrices(checkpoint))
-    modulators = [shape for shape, modulates in in_blocks if modulates]
-    numbers = sum(prod(shape) for shape, modulates in in_blocks if not modulates)
-    linears = numbers * (1 if job.precision.linear in QUANTIZED else size)
-    transformer = linears + (checkpoint.parameters("transformer") - numbers) * size
+    modulators: list[tuple[int, ...]] = []
+    blocks: Counter[str] = Counter()
+    for block, shape, modulates in _block_matrices(checkpoint):
+        if modulates:
+            modulators.append(shape)
+        else:
+            blocks[block] += prod(shape)
+    numbers, linear_size = blocks.total(), 1 if job.precision.linear in QUANTIZED else size
+    transformer = numbers * linear_size + (checkpoint.parameters("transformer") - numbers) * size
     encoders = _encoders(job, checkpoint, size)
     vae = checkpoint.parameters("vae") * size
     modulations = sum(shape[0] for shape in modulators)
@@ -119,10 +124,12 @@ def estimate_memory(
     encoding = max(_encoding(job, checkpoint, shape) for shape in shapes) * size
 
     offload = job.engine.offload
+    # Blocks come in turn into two places, each large enough for any of them.
+    moving = max(0, numbers - 2 * max(blocks.values(), default=0)) * linear_size
     # Modulators have left the transformer by then, and stay on the device.
-    movable = {"model": transformer - sum(map(prod, modulators)) * size, "layers": linears}
+    movable = {"model": transformer - sum(map(prod, modulators)) * size, "layers": moving}
     while_encoding = transformer - movable.get(offload, 0) + encoders + vae
-    resident = transformer - (linears if offload == "layers" else 0) + vae
+    resident = transformer - (moving if offload == "layers" else 0) + vae
     resident += encoders if offload == "none" else 0
     workspace = WORKSPACE["cuda" if cuda else "cpu"]
     # One rank decodes the group before meanwhile. Several ranks do one thing after the other.
@@ -153,15 +160,16 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
     return linears * (1 if job.precision.text != "none" else size) + other * size
 
 
-def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, ...], bool]]:
-    """Shape of every matrix in the transformer's blocks, and whether it computes modulations.
+def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
-    The matrices in a block's norms do.
+    The matrices in a block's norms compute modulations.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
         if len(shape) == 2 and stack.endswith("transformer_blocks"):
-            yield shape, any(part.startswith("norm") for part in path)
+            modulates = any(part.startswith("norm") for part in path)
+            yield f"{stack}.{path[0]}", shape, modulates
 
 
 def _rows(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
