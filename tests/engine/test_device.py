@@ -1,14 +1,18 @@
 """A device has a name that tells its rounding, and its errors become the engine's."""
 
 import contextlib
+import os
 import re
+from functools import partial
 
 import pytest
 import torch
 
+from batchgen import engine
+from batchgen.engine import follow_engine, open_engine
 from batchgen.engine.device import Device, choose_device
 from batchgen.errors import DeviceFault, JobError, OutOfMemory
-from batchgen.settings.job import EngineSettings
+from batchgen.settings.job import EngineSettings, parse_job
 from tests.support.stock import make_picture
 
 
@@ -39,6 +43,45 @@ def test_a_device_that_is_not_there_is_refused_never_replaced(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(JobError, match=r"sees no CUDA device.*engine\.device=cpu"):
         choose_device(EngineSettings(device="cuda"))
+
+
+def test_fp32_on_cuda_has_all_its_bits(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card of a test")
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True  # PyTorch's default
+    try:
+        device = choose_device(EngineSettings(device="cuda"), "fp32")
+        assert device.identity == f"cuda a card of a test fp32 torch={torch.__version__}"
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize(
+    ("given", "then"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, "backend:native"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, None),
+    ],
+)
+def test_cuda_memory_grows_in_place_unless_the_user_set_up_the_allocator(monkeypatch, given, then):
+    class Importing(Exception):
+        """PyTorch would be imported now."""
+
+    def stop():
+        raise Importing
+
+    monkeypatch.setattr(engine, "quiet_imports", stop)
+    job = parse_job({}, "a test")
+    for opened in (open_engine, partial(follow_engine, work=None, rendezvous=None)):
+        monkeypatch.setattr(os, "environ", dict(given))
+        with pytest.raises(Importing):
+            opened(job, None)
+        assert os.environ.get("PYTORCH_ALLOC_CONF") == then
 
 
 def test_a_full_host_is_out_of_memory_and_keeps_nothing_alive(cpu):
