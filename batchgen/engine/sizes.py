@@ -6,13 +6,13 @@ Small pictures are decoded together, large ones in bands (`vae/`).
 from __future__ import annotations
 
 # Pixels that are decoded together: one picture of 1024×1024, or sixteen of 256×256. The VAE's
-# activations take some 4 kB a pixel in bf16, and once a picture fills the device, more pictures
+# activations take some 2 kB a pixel in bf16, and once a picture fills the device, more pictures
 # at once are no faster.
 PIXELS_AT_ONCE = 1024 * 1024
 # From this size on several ranks decode one picture together, a band each. A smaller picture takes
 # one rank less time than the exchanges would.
 LARGE = 2048 * 2048
-# From this size on a rank takes several bands, layer by layer: two thirds of the memory, and no
+# From this size on a rank takes several bands, layer by layer: 0.6 of the memory, and no
 # tensor of 2^31 elements or more, which kernels index with 32 bits. A VAE of these families holds
 # 256 channels at full size, so a picture decoded whole reaches that at 2^23 px, 2896×2896.
 HUGE, BANDS = 2**23, 8

@@ -23,6 +23,12 @@ class Report:
     def __init__(self) -> None:
         self.faults: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        # Of the device's memory.
+        self.bytes = self.most_bytes = 0
+
+    def take(self, size: int) -> None:
+        self.bytes += size
+        self.most_bytes = max(self.most_bytes, self.bytes)
 
     def fault(self, what: str, where: str = "") -> None:
         self.faults[f"{what} at {where or program_line()}"] += 1
@@ -133,9 +139,11 @@ class Memory:
         self._wrote = (self._home.number, self._home.queued)
         self._used: Clock = Counter()
         self._kept: set[int] = set()
+        report.take(storage.nbytes())
 
     def __del__(self) -> None:
         """The allocator may hand it to whatever its stream queues next."""
+        report.take(-self.storage.nbytes())
         used = (use for use in self._used.items() if use[0] not in self._kept)
         if not all(self._home.knows(*use) for use in used):
             report.fault("memory is given back while another stream may use it", self._where)

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from tests.cuda.card import build_guard
+from tests.support import ROOT
+from tests.support.full_size import write_full_size
 
 pytestmark = pytest.mark.slow
 
@@ -41,21 +43,37 @@ LOANS = {
 }
 
 
+# At the true size of FLUX.1-dev.
+WEIGHED: list[dict[str, Any]] = [
+    {"side": 1024, "batch": 4, "cache": {"policy": "first_block", "threshold": 0.1}},
+    {"side": 2944, "batch": 1, "precision": {"linear": "fp8"}},  # decoded in bands
+]
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each run did, in one process: PyTorch believes in the card until its end."""
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What lets a CPU build index the card's tensors."""
     try:
-        guard = build_guard(tmp_path_factory.mktemp("cuda"))
+        return build_guard(tmp_path_factory.mktemp("cuda"))
     except OSError as error:
         if "CI" in os.environ:
             raise
         pytest.skip(f"a device guard must be compiled: {error}; apt-get install g++")
-    mutants = {name: {"mutant": name, "steps": 2} | rest for name, rest in MUTANTS.items()}
-    command = [sys.executable, "-m", "tests.cuda.drive", guard, json.dumps(RUNS | mutants | LOANS)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def run(program: str, *words: object) -> Any:
+    """What a program says. It has a process of its own, which believes in the card to its end."""
+    command = [sys.executable, "-m", f"tests.cuda.{program}", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def results(guard: Path) -> dict[str, Any]:
+    """What each run did."""
+    mutants = {name: {"mutant": name, "steps": 2} | rest for name, rest in MUTANTS.items()}
+    told: dict[str, Any] = run("drive", guard, json.dumps(RUNS | mutants | LOANS))
     return told
 
 
@@ -129,3 +147,19 @@ def test_a_tensor_of_another_stream_is_waited_for_and_kept(results: dict[str, An
     for name, words in (("early", "may not have written yet"), ("freed", "is given back")):
         (fault,) = results[name]["faults"]
         assert words in fault
+
+
+def test_a_model_of_true_size_takes_about_the_memory_that_planning_estimates(
+    guard: Path, tmp_path: Path
+) -> None:
+    """An estimate may be a quarter too large, and a tenth too small."""
+    model = write_full_size(tmp_path / "flux-dev")
+    for asked, weighed in zip(
+        WEIGHED, run("weigh", guard, model, json.dumps(WEIGHED)), strict=True
+    ):
+        assert weighed["faults"] == {}, asked
+        taken, estimated = weighed["weights"]
+        assert estimated == pytest.approx(taken, rel=0.001), asked
+        for phase in ("denoising", "decoding"):
+            taken, estimated = weighed[phase]
+            assert 0.9 <= estimated / taken <= 1.25, (asked, phase)
