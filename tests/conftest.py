@@ -74,8 +74,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
 
 @pytest.fixture
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine has no nvidia-smi."""
+    """This machine has no nvidia-smi, and shows no card."""
     monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("batchgen.planning.hardware._DEVICE_FILES", Path("/nowhere"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 

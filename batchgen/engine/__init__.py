@@ -11,7 +11,7 @@ ranks. Rooms stand in the order of their imports: each imports only rooms below 
     vae/                latents → pixels
     precision/          [precision]: 8-bit linears
     cache/              [cache]: steps skipped, decided for each picture
-    offload.py          engine.offload: models that leave the device while they are not needed
+    offload/            engine.offload: models that leave the device while they are not needed
     compile/            [compile]: compiled blocks, and the folder that keeps them
     parallel/           [parallel]: context parallelism
     pattern.py          engine.kind = "pattern": test cards without a model
@@ -27,6 +27,8 @@ ranks. Rooms stand in the order of their imports: each imports only rooms below 
 """
 
 from __future__ import annotations
+
+import os
 
 from batchgen.engine.interface import Denoised, Engine, Rendezvous, Trace, Verdict, Workload
 from batchgen.engine.pattern import PatternEngine
@@ -65,6 +67,7 @@ def open_engine(
         return PatternEngine(job.pattern.delay_s)
     if work:
         work.tell("importing PyTorch")
+    _let_segments_grow()
     # Imported here, because torch takes seconds and gigabytes of address space.
     with quiet_imports():
         from batchgen.engine.replica.replica import lead
@@ -82,8 +85,20 @@ def follow_engine(
     """
     if job.engine.kind == "pattern":
         return  # one process draws test cards
+    _let_segments_grow()
     with quiet_imports():
         from batchgen.engine.replica.replica import follow
 
     assert checkpoint is not None, "a torch engine needs a resolved checkpoint"
     follow(job, checkpoint, work, rendezvous)
+
+
+def _let_segments_grow() -> None:
+    """Let PyTorch's CUDA memory grow in place, unless the user has set up its allocator.
+
+    Groups of many sizes would leave holes between segments of fixed sizes. PyTorch reads the
+    variable once, when it starts CUDA.
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#optimizing-memory-usage-with-pytorch-alloc-conf
+    """
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +16,7 @@ from batchgen.engine.attention.kernels import choose_attention
 from batchgen.engine.attention.log_sum_exp import choose_attend_part
 from batchgen.engine.cache import make_policy
 from batchgen.engine.compile.blocks import CompiledBlocks
-from batchgen.engine.compile.compile_cache import FOLDER, WAIT_S, CompileCache
+from batchgen.engine.compile.compile_cache import FOLDER, CompileCache
 from batchgen.engine.compile.compiler import Compiler, Mode
 from batchgen.engine.device import Device, choose_device
 from batchgen.engine.families import load_family
@@ -23,7 +24,7 @@ from batchgen.engine.families.family import Family
 from batchgen.engine.families.lora import fuse_lora
 from batchgen.engine.interface import Workload
 from batchgen.engine.modulation import Modulator, hoist_modulations
-from batchgen.engine.offload import Residence
+from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
 from batchgen.engine.parallel.ulysses_ring import RanksAttention
@@ -215,10 +216,10 @@ def _compile_cache(
         return bool(ranks.agree(torch.tensor([int(found)], device=device)))
 
     # The other ranks wait in an exchange, which ends after `group_timeout_s`.
-    wait_s = WAIT_S if ranks.degree == 1 else min(WAIT_S, job.run.group_timeout_s / 2)
+    limit_s = math.inf if ranks.degree == 1 else job.run.group_timeout_s / 2
     folder = Path(job.run.compile_cache or FOLDER)
     return CompileCache(
-        folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree, wait_s=wait_s
+        folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree, limit_s=limit_s
     )
 
 

@@ -16,8 +16,13 @@ from batchgen.settings import EngineSettings
 
 Result = TypeVar("Result")
 
-# How errors of cuBLAS and cuDNN begin when PyTorch reports them.
-_LIBRARY_ERRORS = ("CUDA error", "cuDNN error")
+# What full memory is called by PyTorch's allocators, the CUDA runtime, the driver, Triton and NCCL;
+# by cuBLAS and cuDNN; on the host; and where PyTorch, about to say that the device is full, cannot
+# ask NVML for the numbers (https://github.com/pytorch/pytorch/issues/112377).
+_FULL = ("out of memory", "_ALLOC_FAILED", "DefaultCPUAllocator", "NVML_SUCCESS == ")
+# How errors of the device begin: of the runtime, cuBLAS and PyTorch's kernels; of cuDNN; of the
+# driver, from compiled code; and of Triton's kernels.
+_FAULTS = ("CUDA error", "cuDNN error", "CUDA driver error", "Triton Error [CUDA]")
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -44,20 +49,30 @@ class Device:
             # A new thread's current device is the first one, whatever the process chose.
             with torch.cuda.device(self.kind) if cuda else contextlib.nullcontext():
                 return work()
-        except torch.OutOfMemoryError as error:
-            message = str(error)
-        except torch.AcceleratorError as error:
-            raise DeviceFault(f"{self.identity}: {error}") from None
+        # `torch.OutOfMemoryError` and `torch.AcceleratorError` are among them. The same fault comes
+        # as either, or as neither, depending on who met it first: words tell more than types.
         except RuntimeError as error:
-            # PyTorch has no type for a full host, and none for the errors of its libraries.
-            message = str(error)
-            if "DefaultCPUAllocator" not in message and "ALLOC_FAILED" not in message:
-                if message.startswith(_LIBRARY_ERRORS):
-                    raise DeviceFault(f"{self.identity}: {message}") from None
+            message, meaning = str(error), _meaning(error)
+            if meaning is None and self._answers():
                 raise
-        if cuda:
+        if meaning is OutOfMemory and self._answers():
+            raise OutOfMemory(f"{self.identity}: {message}")
+        raise DeviceFault(f"{self.identity}: {message}")
+
+    def _answers(self) -> bool:
+        """Whether the device still works, after an error. Waits for it, and frees unused memory.
+
+        After an illegal access every later call fails too, and the first error may have been only
+        an echo of it, under any name. A CPU has no such state.
+        """
+        if self.kind.type != "cuda":
+            return True
+        try:
+            torch.cuda.synchronize(self.kind)
             torch.cuda.empty_cache()
-        raise OutOfMemory(f"{self.identity}: {message}")
+        except RuntimeError:
+            return False
+        return True
 
     def stream(self) -> Any:
         """A CUDA stream that goes before the other threads' work; None on a CPU, which has none."""
@@ -72,6 +87,17 @@ class Device:
     def peak_bytes(self) -> int:
         """The most memory that tensors took so far; 0 on a CPU, which does not say."""
         return torch.cuda.max_memory_allocated(self.kind) if self.kind.type == "cuda" else 0
+
+
+def _meaning(error: RuntimeError) -> type[OutOfMemory | DeviceFault] | None:
+    """What an error says of the device; None: nothing."""
+    message = str(error)
+    # First, because full memory too may begin as a fault does: `CUDA error: out of memory`.
+    if any(words in message for words in _FULL):
+        return OutOfMemory
+    if isinstance(error, torch.AcceleratorError) or message.startswith(_FAULTS):
+        return DeviceFault
+    return None
 
 
 class Clock:
@@ -105,7 +131,8 @@ class Clock:
 
 
 def choose_device(settings: EngineSettings, linear: str = "auto") -> Device:
-    """The device that a job asks for. Also sets the process's CPU threads, which change rounding.
+    """The device that a job asks for. Also sets what changes rounding: the process's CPU threads,
+    and that fp32 on CUDA has all its bits. PyTorch would let convolutions drop 13 (TF32).
 
     :param linear: `precision.linear`. Where it is neither `bf16` nor `fp32`, the model is bf16 on
         CUDA and fp32 on a CPU.
@@ -121,6 +148,7 @@ def choose_device(settings: EngineSettings, linear: str = "auto") -> Device:
         )
     if cuda and settings.device != "cpu":
         kind, default = torch.device("cuda", torch.cuda.current_device()), "bf16"
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         hardware, threads = f"cuda {torch.cuda.get_device_name(kind)}", ""
     else:
         kind, default = torch.device("cpu"), "fp32"

@@ -24,7 +24,7 @@ from batchgen.engine.families.family import Conditions, Family, Schedule, Text
 from batchgen.engine.forward_pass import Forward
 from batchgen.engine.interface import Compilation, Denoised
 from batchgen.engine.modulation import Modulator
-from batchgen.engine.offload import Residence
+from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.ulysses_ring import RanksAttention
 from batchgen.engine.vae.decode import Decode, decode_latents

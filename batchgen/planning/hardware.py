@@ -20,6 +20,8 @@ from batchgen.errors import JobError, counted
 from batchgen.settings import Job, Site
 
 MIB, GIB = 2**20, 2**30
+# Where the kernel shows devices.
+_DEVICE_FILES = Path("/dev")
 # Where a container finds the memory it is limited to: cgroup v2, then v1.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -109,7 +111,11 @@ def _wanted_devices(job: Job) -> tuple[str, ...]:
 def _check_cuda(devices: tuple[str, ...]) -> None:
     asked, given = 'engine.device = "cuda"', os.environ.get("CUDA_VISIBLE_DEVICES")
     if not devices:
-        why = "nvidia-smi -L lists none" if given is None else f'CUDA_VISIBLE_DEVICES is "{given}"'
+        why = (
+            "nvidia-smi -L lists none, and there is no /dev/nvidia0"
+            if given is None
+            else f'CUDA_VISIBLE_DEVICES is "{given}"'
+        )
         raise JobError(
             f"{asked}: this machine has no GPU ({why}). For the GPUs of a cluster name its profile "
             "with --site; --set engine.device=auto takes a GPU where there is one, and "
@@ -135,14 +141,42 @@ def check_enough(job: Job, devices: tuple[str, ...]) -> None:
 
 
 def given_devices() -> tuple[str, ...]:
-    """The GPUs of this process, whether or not a job wants them."""
+    """The GPUs of this process, whether or not a job wants them, as CUDA_VISIBLE_DEVICES has them.
+
+    Those of a machine are numbers; but slices of cards (MIG) have only names, and where there are
+    some, whole cards beside them are named too.
+    """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
-        listing = _ask_driver("-L").splitlines()
-        return tuple(map(str, range(sum(line.startswith("GPU ") for line in listing))))
+        found = _listed(_ask_driver("-L"))
+        sliced = any(device.startswith("MIG") for device in found)
+        return found if sliced else tuple(map(str, range(len(found) or _device_files())))
     named = (device.strip() for device in given.split(","))
     # CUDA ignores an invalid entry and all entries behind it.
     return tuple(takewhile(lambda device: device not in ("", "-1"), named))
+
+
+def _listed(listing: str) -> tuple[str, ...]:
+    """Names of what `nvidia-smi -L` lists: cards, but of a card that is sliced its slices.
+
+    Slices stand indented below their card (https://docs.nvidia.com/datacenter/tesla/mig-user-guide).
+    """
+    cards: list[list[str]] = []
+    for line in listing.splitlines():
+        name = line.partition("(UUID: ")[2].rstrip(") ")
+        if line.startswith("GPU "):
+            cards.append([name])
+        elif line.lstrip().startswith("MIG ") and cards:
+            cards[-1].append(name)
+    return tuple(name for card in cards for name in card[1:] or card)
+
+
+def _device_files() -> int:
+    """How many cards the kernel shows this process, as /dev/nvidia0 and so on.
+
+    Containers may have the driver without nvidia-smi, and these files for their own cards alone.
+    """
+    return sum(path.name[6:].isdigit() for path in _DEVICE_FILES.glob("nvidia*"))
 
 
 def worker_count(job: Job, devices: tuple[str, ...], shards: int) -> int:

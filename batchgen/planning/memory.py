@@ -14,8 +14,10 @@ them. The rest follows from R rows (the pictures of a group, twice with classifi
 S text and T image tokens of a rank, the transformer's width D and its H heads, all in numbers:
 
     blocks          20·R·(S+T)·D; 16 in models without single blocks. The peak over all tensors of
-                    a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable Diffusion 3.5);
-                    torch.compile needs less
+                    a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable Diffusion 3.5), of
+                    FLUX.1-dev on an emulated card 21 (bf16); torch.compile needs less. 26 more in
+                    FP8 and 13 in int8 on CUDA where blocks are not compiled: there torchao writes
+                    inputs out in fp32. On the emulated card these were 27 and 13
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      (4 + taylor_order)·R·T·D: reference, residual and its differences, embedded and
                     probed tokens. Measured: 4.2 and 5.2. "multistep" keeps only latents
@@ -23,11 +25,14 @@ S text and T image tokens of a rank, the transformer's width D and its H heads, 
     text encoding   R·S·(2·heads·S + 4·d_ff) of T5. Measured: 1.4 times the scores in long texts,
                     5 times the hidden values in short ones
 
-Decoding takes max(16·c₁, 20·c₀) bytes for each px that is decoded at once, where c₀ and c₁ are the
-channels of the VAE's last two blocks. That is 4.1 kB for FLUX.1: a CPU took 3.9 in fp32 and 2.4 in
-bf16, and CUDA in bf16 takes some 4 with what its convolutions want (engine/vae/). The workspace is
-1 GB on CUDA (context and libraries, an assumption) and 0.5 on a CPU (Python with torch: 0.33
-measured).
+Decoding takes max(4·c₁, 5·c₀) numbers for each px that is decoded at once, where c₀ and c₁ are the
+channels of the VAE's last two blocks; on CUDA 3.5·c₁. For FLUX.1 these are 4.1 kB on a CPU (3.9
+measured in fp32; half of it in bf16, where 2.4 were measured) and 1.8 on CUDA in bf16: tensors take
+1.5 there, on the emulated card, and the rest is for what convolutions want, which is not known.
+Bands take 0.6 of it (0.61 there). The workspace is 1 GB on CUDA (context and libraries, an
+assumption) and 0.5 on a CPU (Python with torch: 0.33 measured).
+
+The emulated card (tests/cuda/) sums the bytes of tensors. Nothing was measured on a real one.
 
 Not counted: fragmentation, compiling, what ranks exchange, and on a CPU trained weights before they
 are quantized. The total may therefore be off by a quarter, and **a job is refused only where it
@@ -37,6 +42,7 @@ too, because workers may share them, mapped from their files.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -51,7 +57,11 @@ from batchgen.settings import Job
 WINDOW = 32
 WORKSPACE = {"cuda": 10**9, "cpu": 5 * 10**8}
 # What decoding in bands takes, of what decoding the picture whole takes: engine/sizes.py.
-BANDED = 2 / 3
+BANDED = 0.6
+# Numbers that blocks in 8 bits take more if they are not compiled, for each token and the width.
+_EAGER_8_BIT = {"fp8": 26, "int8": 13}
+# Numbers of decoding for each px and each channel of the VAE's last block but one.
+_DECODING = {"cuda": 3.5, "cpu": 4.0}
 # Weights of T5 that are never quantized.
 _EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
 
@@ -106,25 +116,34 @@ def estimate_memory(
     :param cuda: on a CUDA card, where "auto" means bf16; else on a CPU.
     """
     size = _number_bytes(job, cuda=cuda)
-    in_blocks = list(_block_matrices(checkpoint))
-    modulators = [shape for shape, modulates in in_blocks if modulates]
-    numbers = sum(prod(shape) for shape, modulates in in_blocks if not modulates)
-    linears = numbers * (1 if job.precision.linear in QUANTIZED else size)
-    transformer = linears + (checkpoint.parameters("transformer") - numbers) * size
+    modulators: list[tuple[int, ...]] = []
+    blocks: Counter[str] = Counter()
+    for block, shape, modulates in _block_matrices(checkpoint):
+        if modulates:
+            modulators.append(shape)
+        else:
+            blocks[block] += prod(shape)
+    numbers, linear_size = blocks.total(), 1 if job.precision.linear in QUANTIZED else size
+    transformer = numbers * linear_size + (checkpoint.parameters("transformer") - numbers) * size
     encoders = _encoders(job, checkpoint, size)
     vae = checkpoint.parameters("vae") * size
     modulations = sum(shape[0] for shape in modulators)
-    denoising = max(_denoising(job, checkpoint, shape, modulations) for shape in shapes) * size
-    decoding = max(_decoding(job, checkpoint, shape) for shape in shapes)
+    kind, offload = "cuda" if cuda else "cpu", job.engine.offload
+    eager = cuda and (offload == "layers" or job.compile.mode == "none")
+    more = _EAGER_8_BIT.get(job.precision.linear, 0) if eager else 0
+    denoising = max(_denoising(job, checkpoint, shape, modulations, more) for shape in shapes)
+    denoising *= size
+    decoding = max(_decoding(job, checkpoint, shape, _DECODING[kind]) for shape in shapes) * size
     encoding = max(_encoding(job, checkpoint, shape) for shape in shapes) * size
 
-    offload = job.engine.offload
+    # Blocks come in turn into two places, each large enough for any of them.
+    moving = max(0, numbers - 2 * max(blocks.values(), default=0)) * linear_size
     # Modulators have left the transformer by then, and stay on the device.
-    movable = {"model": transformer - sum(map(prod, modulators)) * size, "layers": linears}
+    movable = {"model": transformer - sum(map(prod, modulators)) * size, "layers": moving}
     while_encoding = transformer - movable.get(offload, 0) + encoders + vae
-    resident = transformer - (linears if offload == "layers" else 0) + vae
+    resident = transformer - (moving if offload == "layers" else 0) + vae
     resident += encoders if offload == "none" else 0
-    workspace = WORKSPACE["cuda" if cuda else "cpu"]
+    workspace = WORKSPACE[kind]
     # One rank decodes the group before meanwhile. Several ranks do one thing after the other.
     beside = workspace + (decoding if job.parallel.degree == 1 else 0)
     phases = (
@@ -153,15 +172,16 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
     return linears * (1 if job.precision.text != "none" else size) + other * size
 
 
-def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, ...], bool]]:
-    """Shape of every matrix in the transformer's blocks, and whether it computes modulations.
+def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
-    The matrices in a block's norms do.
+    The matrices in a block's norms compute modulations.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
         if len(shape) == 2 and stack.endswith("transformer_blocks"):
-            yield shape, any(part.startswith("norm") for part in path)
+            modulates = any(part.startswith("norm") for part in path)
+            yield f"{stack}.{path[0]}", shape, modulates
 
 
 def _rows(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
@@ -170,13 +190,17 @@ def _rows(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     return pictures * (2 if shape.negative or checkpoint.contrasts else 1)
 
 
-def _denoising(job: Job, checkpoint: Checkpoint, shape: Shape, modulations: int) -> int:
-    """Numbers that a group's denoising takes beside the weights."""
+def _denoising(job: Job, checkpoint: Checkpoint, shape: Shape, modulations: int, more: int) -> int:
+    """Numbers that a group's denoising takes beside the weights.
+
+    :param more: what blocks take more than usual, for each token and the transformer's width.
+    """
     config, cp = checkpoint.config("transformer"), job.parallel.degree
     heads = config["num_attention_heads"]
     width = heads * config["attention_head_dim"]
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
-    numbers = (20 if config.get("num_single_layers") else 16) * -(-(image + text) // cp) * width
+    usual = 20 if config.get("num_single_layers") else 16
+    numbers = (usual + more) * -(-(image + text) // cp) * width
     numbers += min(shape.steps, WINDOW) * modulations
     if job.cache.policy not in ("none", "multistep"):
         numbers += (4 + job.cache.taylor_order) * -(-image // cp) * width
@@ -192,11 +216,11 @@ def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     return int(_rows(job, checkpoint, shape) * numbers)
 
 
-def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
-    """Bytes that decoding a group takes beside the weights."""
+def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> int:
+    """Numbers that decoding a group takes beside the weights; `share` of `_DECODING`."""
     narrow, wide = checkpoint.config("vae")["block_out_channels"][:2]
     pictures, cp = min(job.engine.batch_size, shape.pictures), job.parallel.degree
-    return int(_pixels_at_once(shape, pictures, cp) * max(16 * wide, 20 * narrow))
+    return int(_pixels_at_once(shape, pictures, cp) * max(share * wide, 5 * narrow))
 
 
 def _pixels_at_once(shape: Shape, pictures: int, cp: int) -> float:

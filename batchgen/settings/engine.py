@@ -36,7 +36,7 @@ class EngineSettings(Section):
     offload: Literal["none", "text", "model", "layers"] = setting(
         "none",
         "what leaves the device while it is not needed: text encoders, every model, or single "
-        "layers",
+        "blocks",
     )
     threads: int = setting(
         1, "CPU threads of a worker; they change rounding, so they are frozen", ge=1, le=1024

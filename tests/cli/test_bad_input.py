@@ -432,14 +432,14 @@ def test_memory_that_will_not_suffice_is_told_by_plan_and_submit_before_anything
     for verb in (["plan"], ["submit", "--out", tmp_path / "run"]):
         answer = ask(*verb, file, *size)
         assert answer.code == 2
-        assert "batchgen: memory: about 43." in answer.err
+        assert "batchgen: memory: about 41." in answer.err
         assert "NVIDIA GeForce RTX 4090 has 25.8 GB" in answer.err
         assert "--set precision.linear=fp8 saves" in answer.err
     assert not (tmp_path / "run").exists()
     driver("GPU-aa, 81559, 9.0, NVIDIA H100 80GB HBM3")
     answer = ask("plan", file, *size)
     assert (answer.code, answer.err) == (0, "")
-    assert "memory     about 43." in answer.out
+    assert "memory     about 41." in answer.out
     assert "NVIDIA H100 80GB HBM3 has 85.5 GB" in answer.out
 
 

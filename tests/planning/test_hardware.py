@@ -76,6 +76,37 @@ def test_a_slice_of_a_card_has_memory_that_nobody_tells(
 
 
 @pytest.mark.usefixtures("no_driver")
+def test_cards_of_a_container_without_nvidia_smi_are_counted_by_their_device_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No card: the driver's own files, and capabilities of slices.
+    for name in ("nvidia3", "nvidia10", "nvidiactl", "nvidia-uvm", "nvidia-caps", "null"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(hardware, "_DEVICE_FILES", tmp_path)
+    found = this_machine(job())
+    assert (found.cuda, found.memory, found.devices) == (True, None, ("0", "1"))
+
+
+SLICED = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aa)
+  MIG 3g.20gb     Device  0: (UUID: MIG-11)
+  MIG 1g.5gb      Device  1: (UUID: MIG-22)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bb)
+"""
+
+
+def test_the_slices_of_a_card_are_devices_and_the_card_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{SLICED}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = this_machine(job())
+    assert (found.devices, found.memory) == (("MIG-11", "MIG-22", "GPU-bb"), None)
+
+
+@pytest.mark.usefixtures("no_driver")
 def test_without_a_gpu_it_is_the_cpu_unless_a_plan_may_be_for_another_machine() -> None:
     cpu = this_machine(job())
     assert (cpu.cuda, cpu.devices) == (False, ())
@@ -87,7 +118,7 @@ def test_without_a_gpu_it_is_the_cpu_unless_a_plan_may_be_for_another_machine() 
 
 
 @pytest.mark.parametrize(
-    ("given", "why"), [(None, "nvidia-smi -L lists none"), ("", 'CUDA_VISIBLE_DEVICES is ""')]
+    ("given", "why"), [(None, "nvidia-smi -L lists none.*"), ("", 'CUDA_VISIBLE_DEVICES is ""')]
 )
 @pytest.mark.usefixtures("no_driver")
 def test_a_job_that_insists_on_a_gpu_is_refused_where_there_is_none(

@@ -12,9 +12,10 @@ Each process unpacks the archive to a private folder on the node's own disk. Pro
 never share a folder that is being written, and code that one of them compiles beyond its archive
 does not reach the others.
 
-A claim file decides who compiles. It only saves time: a process that has waited for `wait_s`, or
-finds the owner of the claim dead, compiles as well. Archives appear by one link, so two publishers
-do no harm: the first one's archive counts.
+A claim file decides who compiles. It only saves time: a process that finds the owner of the claim
+dead, or without a sign of life for `wait_s`, compiles as well. The owner gives signs by touching
+its claim, which is seen from other machines too. Archives appear by one link, so two publishers do
+no harm: the first one's archive counts.
 
 Not promised: two processes that compile at the same time may hold different code if kernels are
 tuned by measuring. Old archives are not removed; the folder may be deleted between runs.
@@ -28,10 +29,12 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -44,11 +47,12 @@ from batchgen.errors import JobError
 from batchgen.process import Process
 
 FOLDER = Path("~/.cache/batchgen/compile")
-# Tuning the kernels of a large model takes minutes.
+# So long is a silent owner waited for. Much longer than file systems take to show its signs.
 WAIT_S = 900.0
 
 _ENGINE = Path(__file__).parents[1]
 _POLL_S = 1.0
+_SIGN_S = 30.0
 _PRIVATE = "batchgen-compile-"
 # Environment variable → folder in the archive.
 _CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
@@ -73,6 +77,7 @@ class CompileCache:
         ranks: int = 1,
         agree: Callable[[bool], bool] = lambda found: found,
         wait_s: float = WAIT_S,
+        limit_s: float = math.inf,
     ) -> None:
         """Compute the key. Nothing else happens before the `with` block.
 
@@ -81,8 +86,9 @@ class CompileCache:
             all ranks.
         :param rank: of this process in its replica. Each rank has an archive of its own. A replica
             loads all of them or makes all of them.
-        :param agree: gives rank 0's decision to all ranks. The others may wait in it for `wait_s`.
-        :param wait_s: the longest wait for another process that compiles.
+        :param agree: gives rank 0's decision to all ranks. The others may wait in it for `limit_s`.
+        :param wait_s: the longest wait without a sign of life of another process that compiles.
+        :param limit_s: the longest wait for it in any case.
         """
         self.facts = {**facts, "ranks": ranks, "software": compiler_software()}
         self.key = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:32]
@@ -90,8 +96,9 @@ class CompileCache:
         # Of the archive, once there is one. Records name the code that made a picture by it.
         self.sha256 = ""
         self._folder, self._rank, self._ranks = folder.expanduser(), rank, ranks
-        self._agree, self._wait_s = agree, wait_s
+        self._agree, self._wait_s, self._limit_s = agree, wait_s, limit_s
         self._claim: Path | None = None
+        self._finished = threading.Event()
 
     def __enter__(self) -> CompileCache:
         """Give Inductor and Triton private folders, filled from the archive if there is one.
@@ -105,6 +112,8 @@ class CompileCache:
             (self._code / name).mkdir(parents=True)
         if self.loaded:
             self.sha256 = unpack_archive(self._archive(self._rank), self.key, self._code)
+        elif self._claim is not None:
+            threading.Thread(target=self._give_signs, args=[self._claim], daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -112,6 +121,7 @@ class CompileCache:
 
         :raises JobError: there is no space for the archive, or no right to write it.
         """
+        self._finished.set()
         try:
             if kind is None and not self.loaded:
                 facts = json.dumps(self.facts, indent=1, sort_keys=True)
@@ -132,16 +142,20 @@ class CompileCache:
 
     def _find(self) -> bool:
         """Whether all archives are there, after waiting for them if need be. If not: compile."""
-        end = time.monotonic() + self._wait_s
+        begin = silent_since = time.monotonic()
         with self._named_in_errors():
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            signs = self._signs()
             while not self._is_complete():
                 if self._claim_compilation():
                     # The previous owner may have published after the look in the line above.
                     return self._is_complete()
-                if time.monotonic() > end:
+                now, before = time.monotonic(), signs
+                if (signs := self._signs()) != before:
+                    silent_since = now
+                if now > min(silent_since + self._wait_s, begin + self._limit_s):
                     told = "waited %.0f s for code that another process compiles; compiling it too"
-                    _log.warning(told, self._wait_s)
+                    _log.warning(told, now - begin)
                     return False
                 time.sleep(_POLL_S)
         return True
@@ -157,6 +171,17 @@ class CompileCache:
             return False
         self._claim = claim
         return True
+
+    def _give_signs(self, claim: Path) -> None:
+        """Tell waiting processes that this one is still compiling."""
+        while not self._finished.wait(_SIGN_S):
+            with contextlib.suppress(OSError):
+                os.utime(claim)
+
+    def _signs(self) -> list[tuple[Path, int]]:
+        """What changes as long as a process compiles. No clock is compared with another's."""
+        claims = sorted(self._folder.glob(f"{self.key}.claim.*"))
+        return [(claim, claim.stat().st_mtime_ns) for claim in claims]
 
     @contextlib.contextmanager
     def _named_in_errors(self) -> Iterator[None]:

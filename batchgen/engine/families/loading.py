@@ -24,7 +24,7 @@ LoadModule = Callable[[Path, str, Any, Device], Any]
 def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:
     """A component in evaluation mode, in the device's type, on the host.
 
-    It goes to the device later (`offload.py`), when nothing about it will change any more.
+    It goes to the device later (`offload/`), when nothing about it will change any more.
 
     :param kind: its class in diffusers or transformers.
     :raises ModelError: it does not load as that kind, or weights are missing, which the library

@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -294,6 +295,39 @@ def test_a_waiter_loads_what_another_process_publishes(tmp_path: Path) -> None:
         assert not found
     thread.join(60)
     assert found == [True]
+
+
+@pytest.mark.parametrize(("signs", "waited_s"), [(True, 10_000), (False, 900)])
+def test_a_compiler_is_waited_for_while_it_gives_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signs: bool, waited_s: float
+) -> None:
+    now = 0.0
+
+    def sleep(_: float) -> None:
+        nonlocal now
+        now += 100
+        if signs:
+            os.utime(tmp_path / f"{waiter.key}.claim.0001", (now, now))
+
+    waiter = CompileCache(tmp_path, FACTS, limit_s=10_000)
+    with CompileCache(tmp_path, FACTS):
+        compile_something("made")
+        clock = types.SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+        with monkeypatch.context() as patched:
+            patched.setattr(compile_cache, "time", clock)
+            assert not waiter._find()
+    assert now == waited_s + 100
+
+
+def test_a_compiler_gives_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_cache, "_SIGN_S", 0.01)
+    with CompileCache(tmp_path, FACTS) as code:
+        compile_something("made")
+        claim, end = tmp_path / f"{code.key}.claim.0001", time.monotonic() + 30
+        before = claim.stat().st_mtime_ns
+        while claim.stat().st_mtime_ns == before:
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 def test_a_compiler_that_fails_lets_the_next_one_try(tmp_path: Path) -> None:

@@ -1,0 +1,189 @@
+"""A tensor on cuda:0, whose numbers are a CPU tensor."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from tests.cuda.streams import Memory, current, host, report
+
+CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
+# Where the numbers are: CPU, or "meta" for a card that computes shapes and memory alone.
+place = CPU
+# Operations whose result the host reads.
+_ANSWERS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"}
+_memories: weakref.WeakValueDictionary[int, Memory] = weakref.WeakValueDictionary()
+# Pinned storages, which live as long as the process.
+_pinned: dict[int, Any] = {}
+
+
+class CudaTensor(Tensor):
+    """`numbers`, on cuda:0."""
+
+    numbers: Tensor
+    memory: Memory
+
+    @staticmethod
+    def __new__(cls, numbers: Tensor) -> CudaTensor:
+        made: CudaTensor = Tensor._make_wrapper_subclass(
+            cls,
+            numbers.shape,
+            strides=numbers.stride(),
+            storage_offset=numbers.storage_offset(),
+            dtype=numbers.dtype,
+            device=CUDA,
+        )
+        made.numbers, made.memory = numbers, _memory(numbers)
+        return made
+
+    def __init__(self, numbers: Tensor) -> None:
+        """As `__new__`."""
+
+    def __repr__(self, **_: Any) -> str:
+        return f"CudaTensor({self.numbers})"
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+class Emulation(TorchDispatchMode):
+    """Within it, tensors made on cuda:0 are `CudaTensor`s, and pinned memory is known."""
+
+    def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+def compute(func: Any, args: Any, kwargs: Any) -> Any:
+    """One operation of PyTorch, by the rules of a card if one takes part."""
+    name = func._schema.name.removeprefix("aten::")
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    there = [isinstance(tensor, CudaTensor) for tensor in tensors]
+    target = kwargs.get("device")
+    to_card = any(there) if target is None else torch.device(target).type == "cuda"
+    if (
+        name in ("_to_copy", "copy_")
+        and len({to_card if name[0] == "_" else there[0], there[-1]}) > 1
+    ):
+        return _copy(func, args, kwargs, name)
+    if not any(there) and not to_card:
+        return _on_host(func, args, kwargs, name)
+    if any(there):
+        _check_devices(name, tensors)
+    current().queue()
+    _touch(func, name, args, kwargs)
+    if name in _ANSWERS or (name.startswith("index") and _by_mask(args)):
+        wait_for_device(f"the answer of {name}")
+    return _run(func, args, kwargs)
+
+
+def _run(func: Any, args: Any, kwargs: Any) -> Any:
+    """Compute with the numbers. What is new is on the card, what was changed stays itself."""
+    wrapped: dict[int, CudaTensor] = {}
+
+    def unwrap(tensor: CudaTensor) -> Tensor:
+        wrapped[id(tensor.numbers)] = tensor
+        return tensor.numbers
+
+    if kwargs.get("device") is not None:
+        kwargs = kwargs | {"device": place}
+    plain_args, plain = tree_map_only(CudaTensor, unwrap, (args, kwargs))
+
+    def wrap(numbers: Tensor) -> CudaTensor:
+        known = wrapped.get(id(numbers))
+        return CudaTensor(numbers) if known is None else known
+
+    return tree_map_only(Tensor, wrap, func(*plain_args, **plain))
+
+
+def _on_host(func: Any, args: Any, kwargs: Any, name: str) -> Any:
+    """No card takes part; but the host's memory may be pinned for one."""
+    if name != "_pin_memory" and not kwargs.get("pin_memory"):
+        return func(*args, **kwargs)
+    out = (
+        args[0].clone() if name == "_pin_memory" else func(*args, **kwargs | {"pin_memory": False})
+    )
+    storage = out.untyped_storage()
+    _pinned[storage._cdata] = storage
+    return out
+
+
+def _copy(func: Any, args: Any, kwargs: Any, name: str) -> Any:
+    """Between host and card. Only a copy from pinned memory does not keep the host waiting."""
+    source = args[0] if name == "_to_copy" else args[1]
+    blocking = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:3] == (True,)))
+    current().queue()
+    if isinstance(source, CudaTensor):
+        source.memory.read(name)
+        if not blocking:
+            report.fault("a copy to the host that does not wait, which is not emulated,")
+        wait_for_device("a copy to the host")
+        if source.numbers.is_meta:
+            return _made_up(source)
+        plain = tree_map_only(CudaTensor, lambda tensor: tensor.numbers, args)
+        return func(*plain, **kwargs)
+    if blocking or source.untyped_storage()._cdata not in _pinned:
+        wait_for_device("a copy from the host")
+    if name == "copy_":
+        args[0].memory.write(name)
+        args[0].numbers.copy_(source)
+        return args[0]
+    return CudaTensor(func(*args, **kwargs | {"device": place}))
+
+
+def _made_up(source: Tensor) -> Tensor:
+    """What a card without numbers answers: yes; noise levels, which fall."""
+    if source.dtype == torch.float32 and source.dim() == 1:
+        return torch.linspace(1, 0, len(source))
+    return torch.ones(source.shape, dtype=source.dtype)
+
+
+def _check_devices(name: str, tensors: list[Tensor]) -> None:
+    """Numbers of the host may be scalars, or an index, which is copied."""
+    for tensor in tensors:
+        if isinstance(tensor, CudaTensor) or not tensor.dim():
+            continue
+        if not name.startswith("index") or tensor.dtype.is_floating_point:
+            report.fault(f"{name} of tensors on cuda:0 and on the CPU")
+            raise RuntimeError(f"{name}: expected all tensors to be on the same device")
+        wait_for_device("an index from the host")
+
+
+def _touch(func: Any, name: str, args: Any, kwargs: Any) -> None:
+    """Tell each tensor's memory that it is read or written; a view does neither."""
+    schema = func._schema
+    if any(made.alias_info and not made.alias_info.is_write for made in schema.returns):
+        return
+    named = [*zip(schema.arguments, args, strict=False)]
+    named += [(known, kwargs[known.name]) for known in schema.arguments if known.name in kwargs]
+    for known, value in named:
+        written = known.alias_info is not None and known.alias_info.is_write
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, CudaTensor):
+                (leaf.memory.write if written else leaf.memory.read)(name)
+
+
+def _by_mask(args: Any) -> bool:
+    masks = (torch.bool, torch.uint8)
+    return any(isinstance(x, Tensor) and x.dtype in masks for x in tree_leaves(args[1:2]))
+
+
+def wait_for_device(what: str) -> None:
+    report.wait(what)
+    host.update(current().clock() - host)
+
+
+def _memory(numbers: Tensor) -> Memory:
+    """The memory of a storage, which lives as long as a tensor that uses it."""
+    storage = numbers.untyped_storage()
+    found = _memories.get(storage._cdata)
+    if found is None:
+        found = _memories[storage._cdata] = Memory(storage)
+    return found
