@@ -99,7 +99,7 @@ class TorchEngine:
         noise = draw_noise(self.family, group, self.device)
         conditions = self.family.conditions(rows.text, schedule.timesteps, guidance, size)
         forward = self._forward(conditions, noise, size, self._probe(rows))
-        velocities = self._velocities(group, rows, noise, schedule)
+        velocities = self._velocities(group, noise, schedule)
         latents = denoise(forward, noise, rows, schedule, velocities)
         finite = latents.isfinite().flatten(1).all(dim=1)
         clock.mark()
@@ -147,13 +147,12 @@ class TorchEngine:
         return Probe(self.policy.signal, rows.owner, self.ranks)
 
     def _velocities(
-        self, group: Sequence[Picture], rows: Rows, noise: Tensor, schedule: Schedule
+        self, group: Sequence[Picture], noise: Tensor, schedule: Schedule
     ) -> Velocities | None:
         if self.policy is None:
             return None
-        keys, twice = [picture.key for picture in group], set(rows.owner[len(group) :])
-        contrasted = [place in twice for place in range(len(group))]
-        return Velocities(self.policy, keys, contrasted, noise, schedule.sigmas.tolist())
+        keys = [picture.key for picture in group]
+        return Velocities(self.policy, keys, noise, schedule.sigmas.tolist())
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self.device.kind)

@@ -2,7 +2,7 @@
 
 `make_policy` turns the job's `[cache]` into a `Policy`, which decides for each picture by itself.
 What a skipped step goes along is the same for all policies: the velocity that the picture's last
-computed steps predict, which most are corrected by at the next. Policies import no torch, so that
+computed steps predict; the next computed step corrects it. Policies import no torch, so that
 planning can check them; only `velocities.py`, `selection.py` and `probe.py` handle tensors.
 
     velocities.py    measure, decide, compute, correct, predict: above the forward pass
@@ -58,11 +58,7 @@ def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
     match settings.policy:
         case "multistep":
             tolerance = settings.tolerance
-            return Policy(
-                lambda _, sigmas: Multistep(tolerance, sigmas),
-                learns="error",
-                corrects_contrasted=True,
-            )
+            return Policy(lambda _, sigmas: Multistep(tolerance, sigmas), learns="error")
         case "first_block":
             return policy(bounded(lambda _: FirstBlock(threshold)), after_blocks)
         case "teacache":

@@ -59,8 +59,6 @@ class Policy:
     learns: Literal["error", "change"] | None = None
     # The order in which velocities are extrapolated; 0 repeats the last one.
     taylor_order: int = 1
-    # Whether skipped steps are corrected under classifier-free guidance too; else they always are.
-    corrects_contrasted: bool = False
 
 
 class Bounded(Decider):

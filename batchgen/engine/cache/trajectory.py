@@ -29,24 +29,22 @@ CORRECTED_WITH = 2
 class Trajectory:
     """The computed and skipped steps of one picture, in order."""
 
-    def __init__(self, order: int, sigmas: Sequence[float], *, corrects: bool = True) -> None:
+    def __init__(self, order: int, sigmas: Sequence[float]) -> None:
         """:param order: of the prediction; 0 repeats the last computed velocity.
         :param sigmas: [N + 1], falling.
-        :param corrects: whether skipped steps are corrected; else nothing is ever lacking.
         """
-        self._order, self._sigmas, self._corrects = order, sigmas, corrects
+        self._order, self._sigmas = order, sigmas
         # K, how many computed velocities are to be kept.
         self.kept = max(order + 1, CORRECTED_WITH)
         # The sigmas of the last K computed steps, latest first.
         self._known: list[float] = []
-        # Steps to correct: those skipped since the last computed one.
+        # Steps skipped since the last computed one.
         self._skipped: list[int] = []
 
     def skip(self, step: int) -> None:
         """This step is skipped."""
         assert self._known, "the first step has nothing to go on from"
-        if self._corrects:
-            self._skipped.append(step)
+        self._skipped.append(step)
 
     def compute(self, step: int) -> None:
         """This step's velocity is known now, and what was skipped before is done with."""

@@ -28,10 +28,10 @@ What is guaranteed:
   measures nothing takes one upload of weights and a few sums.
 - A group that fails leaves nothing behind: `Velocities` belong to one group.
 
-**Correction under classifier-free guidance.** The contrast turns quickly between steps, and the
-parabola through three of them may miss by more than the prediction did. Where a picture's steps
-follow its own error ("multistep"), correction is safe; elsewhere a contrasted picture is left as it
-was predicted. The choice is the picture's own and does not depend on its group.
+Not guaranteed: that a correction brings every picture nearer. Under classifier-free guidance with
+few computed steps the parabola may miss by more than the prediction did, where the contrast turns
+quickly; over 96 guided pictures of the embedded model it gained more than it lost, in the mean and
+for the worst, from 4.4 computed steps of 28 on.
 
 Legend: B pictures, n of them computed, T image tokens of C channels, N steps, K computed velocities
 that are kept.
@@ -60,25 +60,16 @@ class Velocities:
     """The step cache of one group."""
 
     def __init__(
-        self,
-        policy: Policy,
-        keys: Sequence[int],
-        contrasted: Sequence[bool],
-        noise: Tensor,
-        sigmas: Sequence[float],
+        self, policy: Policy, keys: Sequence[int], noise: Tensor, sigmas: Sequence[float]
     ) -> None:
         """:param keys: [B], the pictures' keys.
-        :param contrasted: [B], which have classifier-free guidance.
         :param noise: the latents before the first step, [B, T, C].
         :param sigmas: [N + 1], the noise levels, falling.
         :raises JobError: a replayed trace does not fit its picture.
         """
         self._policy = policy
         self._deciders = [policy.decider(key, sigmas) for key in keys]
-        self._trajectories = [
-            Trajectory(policy.taylor_order, sigmas, corrects=policy.corrects_contrasted or not has)
-            for has in contrasted
-        ]
+        self._trajectories = [Trajectory(policy.taylor_order, sigmas) for _ in keys]
         # Each picture's last K computed velocities, latest first, fp32 [B, T, C].
         kept = self._trajectories[0].kept
         self._known = [torch.zeros_like(noise, dtype=torch.float32) for _ in range(kept)]

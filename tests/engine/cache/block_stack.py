@@ -98,8 +98,7 @@ class BlockStack:
         family: Any = self
         every_block: Any = lambda temb: [temb] * BLOCKS  # noqa: E731
         forward = Forward(family, every_block, Conditions(text, temb, None), (0, 0), ranks, probe)
-        flags = [place in contrasted for place in range(len(keys))]
-        velocities = Velocities(policy, keys, flags, noise, SIGMAS) if policy else None
+        velocities = Velocities(policy, keys, noise, SIGMAS) if policy else None
         schedule = Schedule(torch.tensor(SIGMAS), torch.tensor(SIGMAS[:-1]))
         latents = denoise(forward, noise, rows, schedule, velocities)
         return latents, velocities.traces() if velocities else []

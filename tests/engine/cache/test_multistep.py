@@ -1,5 +1,4 @@
-"""Steps by each picture's own error: sums against closed forms, also under classifier-free
-guidance, and the embedded model."""
+"""Steps by each picture's own error: sums against closed forms, and the embedded model."""
 
 import math
 from dataclasses import replace
@@ -30,7 +29,7 @@ def multistep(tolerance):
 def integrate(velocity, tolerance, sigmas=SIGMAS):
     """The latents after all steps of a known velocity (sigma → number), and the traces."""
     latents = torch.zeros(1, 2, 3)
-    its = Velocities(multistep(tolerance), [0], [True], latents, sigmas)
+    its = Velocities(multistep(tolerance), [0], latents, sigmas)
     for step, sigma in enumerate(sigmas[:-1]):
 
         def compute(chosen, sigma=sigma):

@@ -90,12 +90,8 @@ def test_the_first_stretch_is_corrected_by_the_line():
     assert its.correct(4) == pytest.approx([share, -share, 0])
 
 
-def test_where_nothing_is_corrected_or_skipped_nothing_is_lacking():
+def test_where_nothing_is_skipped_nothing_is_lacking():
     assert not any(follow(1, [0, 1, 2]).correct(3))
-    its = Trajectory(1, SIGMAS, corrects=False)
-    its.compute(0)
-    its.skip(1)
-    assert its.correct(2) == [0, 0, 0]
 
 
 def test_the_first_step_cannot_be_skipped():

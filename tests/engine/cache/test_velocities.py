@@ -3,7 +3,8 @@
 import json
 import math
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,9 +69,8 @@ def follow(velocity, trace, **policy):
     :param trace: a letter a step, 1 for a skipped one.
     """
     decider = Scripted([letter == "1" for letter in trace])
-    contrasted = policy.pop("contrasted", False)
     latents, sigmas = torch.zeros(1, 2, 3), SIGMAS[-len(trace) - 1 :]
-    its = Velocities(Policy(lambda *_: decider, **policy), [0], [contrasted], latents, sigmas)
+    its = Velocities(Policy(lambda *_: decider, **policy), [0], latents, sigmas)
     for step, sigma in enumerate(sigmas[:-1]):
 
         def compute(_, sigma=sigma):
@@ -83,7 +83,7 @@ def follow(velocity, trace, **policy):
 
 def euler(velocity, first):
     sigmas = SIGMAS[first:]
-    return sum((b - a) * velocity(a) for a, b in zip(sigmas, sigmas[1:], strict=False))
+    return sum((b - a) * velocity(a) for a, b in pairwise(sigmas))
 
 
 @pytest.mark.parametrize("settings", POLICIES, ids=str)
@@ -128,7 +128,7 @@ def test_in_bf16_a_picture_that_computes_all_has_the_same_bits_beside_one_that_s
     velocities = torch.randn(STEPS, 2, 3, 4).bfloat16()
     deciders = [Scripted([False] * STEPS), Scripted([False, *[True, False] * STEPS])]
     policy = Policy(lambda key, _: deciders[key])
-    its = Velocities(policy, [0, 1], [False, False], start, SIGMAS)
+    its = Velocities(policy, [0, 1], start, SIGMAS)
     sigmas, plain, latents = torch.tensor(SIGMAS), start, start
     for step in range(STEPS):
         change = sigmas[step + 1] - sigmas[step]
@@ -178,32 +178,30 @@ def test_a_step_that_all_skip_computes_nothing_where_nothing_is_probed(settings)
     assert stack.calls == [("embed", 1), *((n, 1) for n in range(BLOCKS)), ("head", 1)] * computed
 
 
-@pytest.mark.parametrize("corrects", [False, True])
-@pytest.mark.parametrize("contrasted", [False, True])
-def test_skipped_steps_are_corrected_but_under_guidance_only_where_the_policy_says_so(
-    corrects, contrasted
-):
-    """A parabola is what the correction restores, and the line of the prediction misses it."""
-    trace, first = "00011111110", STEPS - 11
+@pytest.mark.parametrize("order", [0, 1])
+def test_skipped_steps_are_corrected_at_the_next_computed_one_and_not_before(order):
+    """A parabola is what the correction restores, and the prediction misses it."""
 
     def velocity(sigma):
         return 1 - 2 * sigma + 4 * sigma * sigma
 
-    latents, _, _ = follow(velocity, trace, contrasted=contrasted, corrects_contrasted=corrects)
-    off = abs(latents - euler(velocity, first))
-    assert off < 1e-6 if corrects or not contrasted else off > 1e-2
+    def off(trace):
+        latents, _, _ = follow(velocity, trace, taylor_order=order)
+        return abs(latents - euler(velocity, STEPS - len(trace)))
+
+    assert off("00011111110") < 1e-6
+    assert off("00011111111") > 1e-2
 
 
-def test_a_picture_is_corrected_alike_beside_one_that_is_not():
-    policy, stack = policy_of(policy="schedule", skip=[2, 3, 11, 12, 13]), BlockStack()
-    alone, _ = stack.denoise(policy, [3])
-    beside, _ = stack.denoise(policy, [3, 14], contrasted=[1])
-    assert psnr(alone[0], beside[0]) >= 90
-    uncorrected, _ = stack.denoise(policy, [14], contrasted=[0])
-    assert psnr(uncorrected[0], beside[1]) >= 90
-    everywhere = replace(policy, corrects_contrasted=True)
-    corrected, _ = stack.denoise(everywhere, [14], contrasted=[0])
-    assert psnr(corrected[0], beside[1]) < 90
+def test_only_the_picture_that_skipped_is_corrected():
+    latents, velocity = torch.zeros(2, 1, 1), torch.tensor([1.0, 5.0]).view(2, 1, 1)
+    deciders = [Scripted([False, True, False]), Scripted([False, False, False])]
+    its = Velocities(Policy(lambda key, _: deciders[key]), [0, 1], latents, SIGMAS)
+    for step, values in enumerate((velocity, velocity, 2 * velocity)):
+        corrected, _ = its.step(step, latents, list, lambda some, values=values: some.of(values))
+    share = (SIGMAS[1] - SIGMAS[0]) / (SIGMAS[2] - SIGMAS[0])  # of the way from 1 to 2
+    expected = (SIGMAS[2] - SIGMAS[1]) * share
+    assert corrected.flatten().tolist() == pytest.approx([expected, 0.0], abs=1e-7)
 
 
 def test_errors_are_recorded_by_hand():
@@ -309,7 +307,7 @@ def test_bf16_stays_bf16(taylor_order):
 
 def test_a_step_cannot_be_taken_twice_or_left_out():
     latents = torch.zeros(1, 1, 1)
-    its = Velocities(policy_of(**SCHEDULE), [0], [False], latents, SIGMAS)
+    its = Velocities(policy_of(**SCHEDULE), [0], latents, SIGMAS)
 
     def take(step):
         its.step(step, latents, lambda: [math.nan], lambda _: latents)
@@ -327,7 +325,7 @@ def test_what_is_measured_comes_before_the_decision_and_only_where_there_is_a_si
     latents = torch.zeros(1, 1, 1)
     for signal in (None, Signal("modulated")):
         policy = Policy(lambda *_: Scripted([False]), signal)
-        its = Velocities(policy, [0], [False], latents, SIGMAS)
+        its = Velocities(policy, [0], latents, SIGMAS)
         if signal:
             with pytest.raises(AssertionError, match="measured"):
                 its.step(0, latents, fail, lambda _: latents)
