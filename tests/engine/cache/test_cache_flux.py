@@ -7,12 +7,14 @@ is the PSNR of decoded pictures against those of the same model without a cache.
 import random
 import time
 from dataclasses import replace
+from statistics import median
 
 import pytest
 import torch
 
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
+from batchgen.engine.cache.velocities import Velocities
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import parse_job
 from benchmarks.fidelity import psnr as decibels
@@ -119,7 +121,7 @@ def test_prediction_skips_four_steps_of_five_at_50_decibels(flux, plain):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("computed", "mean", "worst"),
-    [((0, 16, 22, 25), 48, 40), ((0, 11, 19, 23, 26), 54, 45), ((0, 9, 16, 21, 24, 26), 56, 48)],
+    [((0, 16, 22, 26), 48, 41), ((0, 11, 19, 23, 26), 54, 45), ((0, 9, 16, 21, 24, 26), 56, 48)],
 )
 def test_a_schedule_of_few_steps_keeps_its_quality(flux, plain, computed, mean, worst):
     """Measured on 40 pictures: see benchmarks/log.md. Eight vary by a decibel or two."""
@@ -137,27 +139,16 @@ def test_two_computed_steps_close_together_do_no_harm(flux, plain):
 
 
 @pytest.mark.slow
-def test_a_skipped_step_costs_less_than_a_fiftieth_of_a_computed_one(flux):
-    """Nothing is probed. Denoising 8 pictures with one computed step, against two more."""
+def test_a_skipped_step_costs_less_than_a_fiftieth_of_a_computed_one(flux, monkeypatch):
+    """Nothing is probed. Measured: a thousandth. CPU time, which other work disturbs little."""
+    seconds, take = {"1": [], "0": []}, Velocities.step
 
-    def seconds(cache):
-        least = float("inf")
-        for _ in range(5):
-            begin = time.process_time()
-            flux.paint(cache, flux.group)
-            least = min(least, time.process_time() - begin)
-        return least
+    def timed(velocities, step, *given):
+        begin = time.process_time()
+        went_on = take(velocities, step, *given)
+        seconds[velocities.traces()[0].skipped[-1]].append(time.process_time() - begin)
+        return went_on
 
-    one, all_steps = seconds(skip_all_but(0)), seconds({})
-    computed = (all_steps - one) / (STEPS - 1)
-    none_skipped = seconds(skip_all_but(*range(2)))
-    assert none_skipped > one
-    short = [replace(picture, steps=1) for picture in flux.group]
-    begin = min(_cpu(flux, short) for _ in range(5))
-    assert (one - begin) / (STEPS - 1) < 0.02 * computed
-
-
-def _cpu(flux, pictures):
-    begin = time.process_time()
-    flux.paint({}, pictures)
-    return time.process_time() - begin
+    monkeypatch.setattr(Velocities, "step", timed)
+    flux.paint(skip_all_but(0, 9, 16, 21, 24, 26), flux.group)
+    assert median(seconds["1"]) < 0.02 * median(seconds["0"])
