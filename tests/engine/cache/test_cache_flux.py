@@ -14,6 +14,7 @@ import torch
 
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
+from batchgen.engine.cache.trajectory import Trajectory
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import parse_job
@@ -108,14 +109,17 @@ def test_a_group_of_eight_equals_its_pictures_alone_in_every_order(flux, setting
 
 
 @pytest.mark.slow
-def test_prediction_skips_four_steps_of_five_at_50_decibels(flux, plain):
-    """A polynomial of order 1 against the last velocity repeated, both corrected."""
+def test_corrected_predictions_skip_four_steps_of_five_at_52_decibels(flux, plain, monkeypatch):
+    """Measured: 54 dB mean and 48 worst. Corrected, the order of the prediction hardly matters."""
     policy = {"policy": "first_block", "threshold": 0.35}
     mean, worst = flux.quality(policy, flux.group, plain)
     assert share(flux.denoised.traces) >= 0.78
-    assert mean >= 50
-    assert worst >= 43
-    assert mean >= flux.quality({**policy, "taylor_order": 0}, flux.group, plain)[0] + 1
+    assert mean >= 52
+    assert worst >= 45
+    monkeypatch.setattr(Trajectory, "correct", lambda its, _: [0.0] * (1 + its.kept))
+    uncorrected = flux.quality(policy, flux.group, plain)
+    assert mean >= uncorrected[0] + 1
+    assert worst >= uncorrected[1]
 
 
 @pytest.mark.slow
