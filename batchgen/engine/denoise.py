@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from batchgen.engine.cache.selection import Selection
+from batchgen.engine.cache.selection import Selection, upload
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Family, Schedule, Text
@@ -31,8 +31,10 @@ class Rows:
     Contrasted pictures are those with classifier-free guidance.
     """
 
-    # [R] int64: the picture that a row belongs to: 0, 1, … B-1, then the contrasted ones.
-    owner: Tensor
+    # [R]: the picture that a row belongs to: 0, 1, … B-1, then the contrasted ones.
+    owner: Sequence[int]
+    # The same as a tensor, int64.
+    index: Tensor
     # [R - B] fp32: the guidance scale of each contrasted picture.
     scales: Tensor
     # R rows: prompts, then negative prompts.
@@ -41,14 +43,12 @@ class Rows:
     def of(self, pictures: Selection) -> tuple[Rows, Tensor]:
         """The rows of n pictures, and their numbers [r] among all rows."""
         place = {picture: at for at, picture in enumerate(pictures.numbers)}
-        owner = self.owner.tolist()
-        rows = [row for row, picture in enumerate(owner) if picture in place]
-        seconds = [row - len(owner) for row in rows if row >= len(owner) - len(self.scales)]
-        numbers, owners = (
-            torch.tensor(values, device=self.owner.device)
-            for values in (rows, [place[owner[row]] for row in rows])
-        )
-        return Rows(owners, self.scales[seconds], self.text), numbers
+        chosen = [row for row, picture in enumerate(self.owner) if picture in place]
+        owner = [place[self.owner[row]] for row in chosen]
+        numbers, index = upload([chosen, owner], torch.int64, self.index.device)
+        first = len(self.owner) - len(self.scales)  # B
+        scales = self.scales.index_select(0, numbers[len(pictures.numbers) :] - first)
+        return Rows(owner, index, scales, self.text), numbers
 
 
 def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tensor:
@@ -84,7 +84,8 @@ def denoise(
         if velocities is None:
             velocity = compute(None)
         else:
-            latents, velocity = velocities.step(step, latents, compute)
+            measure = partial(forward.measure, _every(latents, rows), step)
+            latents, velocity = velocities.step(step, latents, measure, compute)
         change = schedule.sigmas[step + 1] - schedule.sigmas[step]
         latents = (latents.float() + change * velocity).to(noise.dtype)
     return latents
@@ -95,10 +96,15 @@ def _compute(
 ) -> Tensor:
     """The velocity of n pictures, [n, T, C]; None stands for all."""
     if pictures is None or pictures.index is None:
-        every = latents[rows.owner] if len(rows.scales) else latents
-        return contrast(forward.velocity(every, step), rows)
+        return contrast(forward.velocity(_every(latents, rows), step), rows)
     some, numbers = rows.of(pictures)
-    return contrast(forward.velocity(latents[rows.owner[numbers]], step, numbers), some)
+    every = _every(pictures.of(latents), some)
+    return contrast(forward.velocity(every, step, numbers), some)
+
+
+def _every(latents: Tensor, rows: Rows) -> Tensor:
+    """Latents of pictures [B, T, C] → of their rows [R, T, C]."""
+    return latents.index_select(0, rows.index) if len(rows.scales) else latents
 
 
 def contrast(velocity: Tensor, rows: Rows) -> Tensor:
@@ -110,6 +116,6 @@ def contrast(velocity: Tensor, rows: Rows) -> Tensor:
     pictures = len(velocity) - len(rows.scales)
     if pictures == len(velocity):
         return velocity
-    which, negative = rows.owner[pictures:], velocity[pictures:]
+    which, negative = rows.index[pictures:], velocity[pictures:]
     difference = rows.scales.view(-1, *[1] * (negative.ndim - 1)) * (velocity[which] - negative)
     return velocity[:pictures].index_copy(0, which, negative + difference.to(velocity.dtype))

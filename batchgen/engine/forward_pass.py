@@ -1,6 +1,9 @@
 """One group's way through the transformer, in stages, so that a technique fits between two of them.
 
-    embed → split over the ranks → blocks, or what the cache takes for them → head → gather
+    embed → split over the ranks → probe blocks → measure → the other blocks → head → gather
+
+Where a cache decides what to compute, it comes in twice: `measure` goes as far as the probe blocks,
+if there are any, and `velocity` goes on from there with the rows that are to be computed.
 
 Latents stay whole on every rank, and only the wide tokens are split. A rank embeds all tokens and
 keeps its share, which costs less than keeping latents apart; and latents that turn out bad look the
@@ -12,10 +15,12 @@ T image tokens, C latent channels of a token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from batchgen.engine.cache.step_cache import StepCache
+from batchgen.engine.cache.probe import Probe
 from batchgen.engine.families.family import Conditions, Family, Tokens
 from batchgen.engine.modulation import Modulations, Modulator
 from batchgen.engine.parallel.collectives import Ranks
@@ -31,14 +36,31 @@ class Forward:
         conditions: Conditions,
         size: tuple[int, int],
         ranks: Ranks,
-        cache: StepCache | None,
+        probe: Probe | None,
     ) -> None:
         """:param size: (width, height) of the group's pictures, in pixels.
-        :param cache: None: every block is computed at every step.
+        :param probe: what `measure` measures; None: nothing.
         """
-        self._family, self._size, self._ranks, self._cache = family, size, ranks, cache
+        self._family, self._size, self._ranks, self._probe = family, size, ranks, probe
         self._temb, self._modulations = conditions.temb, Modulations(modulator, conditions.temb)
         self._text, self._rotary = ranks.split(conditions.text), _split_rotary(conditions, ranks)
+        # All rows after the probe blocks, between `measure` and `velocity`.
+        self._probed: Tokens | None = None
+
+    def measure(self, latents: Tensor, step: int) -> list[float]:
+        """How far the signal of each of the B pictures has moved, the same on every rank.
+
+        Steps come in order, each once, and before the step's `velocity`.
+
+        :param latents: of all rows, [R, T, C].
+        """
+        assert self._probe is not None, "the policy measures nothing"
+        embedded, modulations = self._embed(latents, None), self._modulations.at(step)
+        signal = self._probe.signal
+        self._probed = self._run(0, signal.blocks, embedded, modulations)
+        if signal.kind == "residual":
+            return self._probe.measure(self._probed.image - embedded.image)
+        return self._probe.measure(self._family.modulated(embedded.image, modulations[0]))
 
     def velocity(self, latents: Tensor, step: int, rows: Tensor | None = None) -> Tensor:
         """The velocity of latents, both [R, T, C]; the same bits on every rank.
@@ -47,30 +69,30 @@ class Forward:
 
         :param rows: the numbers of the group's rows that the latents are; None: all.
         """
-        modulations, temb, text = self._modulations.at(step), self._temb[step], self._text
+        modulations, temb, first = self._modulations.at(step), self._temb[step], 0
         if rows is not None:
-            assert self._cache is None, "a step cache keeps all rows"
             modulations = [block.index_select(0, rows) for block in modulations]
-            temb, text = temb.index_select(0, rows), text.index_select(0, rows)
-        tokens = Tokens(self._ranks.split(self._family.embed(latents, self._size)), text)
-
-        def run(first: int, last: int, tokens: Tokens, rows: Tensor | None) -> Tokens:
-            image, text = tokens.image, tokens.text
-            for index in range(first, last):
-                modulation = modulations[index]
-                if rows is not None:
-                    modulation = modulation.index_select(0, rows)
-                image, text = self._family.block(index, image, text, modulation, self._rotary)
-            return Tokens(image, text)
-
-        def modulated(image: Tensor) -> Tensor:
-            return self._family.modulated(image, modulations[0])
-
-        if self._cache is None:
-            image = run(0, len(self._family.blocks), tokens, None).image
+            temb = temb.index_select(0, rows)
+        if self._probe is None:
+            tokens = self._embed(latents, rows)
         else:
-            image = self._cache.step(step, tokens, run, modulated)
+            assert self._probed is not None, "measure comes first"
+            tokens = self._probed if rows is None else self._probed.rows(rows)
+            first, self._probed = self._probe.signal.blocks, None
+            self._probe.computed(rows)
+        image = self._run(first, len(self._family.blocks), tokens, modulations).image
         return self._ranks.gather(self._family.head(image, temb), latents.shape[1])
+
+    def _embed(self, latents: Tensor, rows: Tensor | None) -> Tokens:
+        text = self._text if rows is None else self._text.index_select(0, rows)
+        return Tokens(self._ranks.split(self._family.embed(latents, self._size)), text)
+
+    def _run(self, first: int, last: int, tokens: Tokens, modulations: Sequence[Tensor]) -> Tokens:
+        """The tokens after blocks first … last - 1."""
+        image, text = tokens.image, tokens.text
+        for index in range(first, last):
+            image, text = self._family.block(index, image, text, modulations[index], self._rotary)
+        return Tokens(image, text)
 
 
 def _split_rotary(conditions: Conditions, ranks: Ranks) -> tuple[Tensor, Tensor] | None:

@@ -23,7 +23,8 @@ class Trace:
 
     # One letter a step: 1 skipped, 0 computed.
     skipped: str
-    # [N]. None where nothing was measured, or the distance was not finite.
+    # [N]: what the policy's signal has moved by, or else a computed step's error or change, as
+    # `cache/velocities.py` has them. None where nothing was measured, or it was not finite.
     distances: tuple[float | None, ...]
 
 

@@ -13,9 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from batchgen.engine.cache.multistep import Multistep
 from batchgen.engine.cache.policy import Policy
-from batchgen.engine.cache.step_cache import StepCache
+from batchgen.engine.cache.probe import Probe
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.compile.compiler import Compiler
 from batchgen.engine.denoise import Rows, denoise, draw_noise
@@ -41,7 +40,7 @@ class TorchEngine:
     identity: str
     family: Family
     modulator: Modulator
-    policy: Policy | Multistep | None
+    policy: Policy | None
     device: Device
     ranks: Ranks
     # Attention of text and image tokens, and of image tokens alone. None on a single rank.
@@ -96,12 +95,12 @@ class TorchEngine:
         clock.mark()
         size = group[0].width, group[0].height
         schedule = self.family.schedule(group[0].steps, *size)
-        guidance = self._tensor([picture.guidance for picture in group])[rows.owner]
+        guidance = self._tensor([picture.guidance for picture in group])[rows.index]
         noise = draw_noise(self.family, group, self.device)
         conditions = self.family.conditions(rows.text, schedule.timesteps, guidance, size)
-        cache = self._cache(group, rows, schedule) if cached else None
-        forward = self._forward(conditions, noise, size, cache)
-        velocities = self._velocities(noise, schedule) if cached else None
+        probe = self._probe(rows) if cached else None
+        forward = self._forward(conditions, noise, size, probe)
+        velocities = self._velocities(group, noise, schedule) if cached else None
         latents = denoise(forward, noise, rows, schedule, velocities)
         finite = latents.isfinite().flatten(1).all(dim=1)
         clock.mark()
@@ -113,7 +112,7 @@ class TorchEngine:
             text_s,
             denoise_s,
             self.device.peak_bytes(),
-            tuple(skipping.traces()) if (skipping := cache or velocities) else (),
+            tuple(velocities.traces()) if velocities else (),
         )
 
     def _rows(self, group: Sequence[Picture]) -> Rows:
@@ -122,8 +121,8 @@ class TorchEngine:
         scales = {row: scale for row, scale in enumerate(all_scales) if scale > 1}
         prompts = [picture.prompt for picture in group]
         text = self._encode([*prompts, *(group[row].negative_prompt for row in scales)])
-        owner = self._tensor([*range(len(group)), *scales])
-        return Rows(owner, self._tensor(list(scales.values())), text)
+        owner = [*range(len(group)), *scales]
+        return Rows(owner, self._tensor(owner), self._tensor(list(scales.values())), text)
 
     def _encode(self, prompts: Sequence[str]) -> Text:
         """Text of the prompts, one row each, in their order.
@@ -135,29 +134,26 @@ class TorchEngine:
         return self.family.encode(list(distinct)).rows([distinct[prompt] for prompt in prompts])
 
     def _forward(
-        self,
-        conditions: Conditions,
-        latents: Tensor,
-        size: tuple[int, int],
-        cache: StepCache | None,
+        self, conditions: Conditions, latents: Tensor, size: tuple[int, int], probe: Probe | None
     ) -> Forward:
         if self.attentions:
             joint, image = self.attentions
             joint.set_lengths(conditions.text.shape[1], latents.shape[1])
             image.set_lengths(0, latents.shape[1])
-        return Forward(self.family, self.modulator, conditions, size, self.ranks, cache)
+        return Forward(self.family, self.modulator, conditions, size, self.ranks, probe)
 
-    def _cache(self, group: Sequence[Picture], rows: Rows, schedule: Schedule) -> StepCache | None:
-        if not isinstance(self.policy, Policy):
+    def _probe(self, rows: Rows) -> Probe | None:
+        if self.policy is None or self.policy.signal is None:
             return None
-        blocks, keys = len(self.family.blocks), [picture.key for picture in group]
-        owner, sigmas = rows.owner.tolist(), schedule.sigmas.tolist()
-        return StepCache(self.policy, blocks, keys, owner, sigmas, self.ranks)
+        return Probe(self.policy.signal, rows.owner, self.ranks)
 
-    def _velocities(self, noise: Tensor, schedule: Schedule) -> Velocities | None:
-        if not isinstance(self.policy, Multistep):
+    def _velocities(
+        self, group: Sequence[Picture], noise: Tensor, schedule: Schedule
+    ) -> Velocities | None:
+        if self.policy is None:
             return None
-        return Velocities(self.policy, noise, schedule.sigmas.tolist())
+        keys = [picture.key for picture in group]
+        return Velocities(self.policy, keys, noise, schedule.sigmas.tolist())
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self.device.kind)

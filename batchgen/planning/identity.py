@@ -22,6 +22,9 @@ from batchgen.settings import Job
 # The packages that can change a byte of the output.
 PACKAGES = ("batchgen", "torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 
+# Policies that extrapolated what the skipped blocks would have added, before 0.2.0. What they
+# extrapolate now is part of a run's identity, so that no old run goes on with other pictures.
+_ONCE_RESIDUAL = ("first_block", "teacache", "adacache", "schedule", "replay")
 
 # Said where a rehearsal meets a real run, or (True) the other way round.
 _REHEARSALS = {
@@ -43,6 +46,8 @@ def identify_run(job: Job, manifest: Sequence[str], model: Mapping[str, str]) ->
     del settings["model"]["path"], settings["model"]["revision"], settings["cache"]["trace"]
     if columns := deciding(job.manifest.columns):
         settings["columns"] = columns
+    if job.cache.policy in _ONCE_RESIDUAL:
+        settings["cache"]["extrapolates"] = "velocity"
     settings["model"]["lora"] = [lora["scale"] for lora in settings["model"]["lora"]]
     return {**settings, "weights": dict(model), "manifest": list(manifest)}
 
@@ -52,22 +57,46 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def refuse_change(plan: Plan, identity: Mapping[str, Any], where: str) -> None:
+def refuse_change(
+    plan: Plan, identity: Mapping[str, Any], where: str, *, finished: bool = False
+) -> None:
     """Check that a run is still what it was planned to be.
 
     :param where: the run, for the message.
+    :param finished: all its pictures are made, so how they were made may have changed since.
     :raises PlanChanged: it is not; the message lists every difference.
     """
     given = json.loads(json.dumps(identity))
     kinds = plan.identity["engine"]["kind"], given["engine"]["kind"]
     if kinds[0] != kinds[1]:
         raise PlanChanged(f"{where} {_REHEARSALS[kinds[0] == 'pattern']}")
-    if lines := difference(_with_later_keys(plan.identity, given), given):
+    planned = _with_later_keys(plan.identity, given)
+    if _is_residual(planned["cache"]):
+        if not finished:
+            raise PlanChanged(_other_pictures(plan, where))
+        planned["cache"] = {**planned["cache"], "extrapolates": "velocity"}
+    if lines := difference(planned, given):
         listed = "\n  ".join(lines)
         raise PlanChanged(
             f"{where} was planned from other inputs, and a run never changes:\n  {listed}\n"
             "Put the inputs back and resume, or start another run with --out ANOTHER_FOLDER."
         )
+
+
+def _is_residual(cache: Mapping[str, Any]) -> bool:
+    """Whether an older version planned these settings, which means other pictures by them."""
+    return cache.get("policy") in _ONCE_RESIDUAL and "extrapolates" not in cache
+
+
+def _other_pictures(plan: Plan, where: str) -> str:
+    policy, version = plan.identity["cache"]["policy"], plan.software.get("batchgen", "0.1.0")
+    return (
+        f'{where} was begun by batchgen {version}, whose cache.policy = "{policy}" made skipped '
+        "steps from what their blocks would have added. This version makes them from the "
+        "velocities of computed steps, so the pictures to come would be others than those that "
+        f"are there. Finish it with batchgen {version}, or start another run with "
+        "--out ANOTHER_FOLDER."
+    )
 
 
 def _with_later_keys(planned: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

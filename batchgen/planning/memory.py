@@ -19,8 +19,10 @@ S text and T image tokens of a rank, the transformer's width D and its H heads, 
                     FP8 and 13 in int8 on CUDA where blocks are not compiled: there torchao writes
                     inputs out in fp32. On the emulated card these were 27 and 13
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
-    step cache      (4 + taylor_order)·R·T·D: reference, residual and its differences, embedded and
-                    probed tokens. Measured: 4.2 and 5.2. "multistep" keeps only latents
+    step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
+                    goes while all pictures compute, when the blocks take most. And
+                    (taylor_order + 2)·4 bytes for each number of the pictures' latents, all
+                    tokens: velocities. Measured together: 0.96 and 0.98 of it
     attention       only "math" writes out scores and their softmax: 2·R·H·(S+T)² of all tokens / cp
     text encoding   R·S·(2·heads·S + 4·d_ff) of T5. Measured: 1.4 times the scores in long texts,
                     5 times the hidden values in short ones
@@ -202,11 +204,26 @@ def _denoising(job: Job, checkpoint: Checkpoint, shape: Shape, modulations: int,
     usual = 20 if config.get("num_single_layers") else 16
     numbers = (usual + more) * -(-(image + text) // cp) * width
     numbers += min(shape.steps, WINDOW) * modulations
-    if job.cache.policy not in ("none", "multistep"):
-        numbers += (4 + job.cache.taylor_order) * -(-image // cp) * width
+    cache = job.cache
+    if cache.policy in ("first_block", "teacache") or (cache.policy == "replay" and cache.blocks):
+        numbers += 2 * -(-image // cp) * width
     if job.engine.attention == "math":
         numbers += 2 * heads * (image + text) ** 2 // cp
-    return int(_rows(job, checkpoint, shape) * numbers)
+    rows = _rows(job, checkpoint, shape)
+    return int(rows * numbers) + _velocities(job, checkpoint, shape, image)
+
+
+def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> int:
+    """fp32 numbers of the velocities that a cache keeps; a picture's, whatever its rows.
+
+    :param image: tokens of a picture.
+    """
+    if job.cache.policy == "none":
+        return 0
+    pictures = min(job.engine.batch_size, shape.pictures)
+    # A token holds 2 × 2 latent pixels.
+    channels = 4 * checkpoint.config("vae")["latent_channels"]
+    return pictures * (job.cache.taylor_order + 2) * image * int(channels)
 
 
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:

@@ -71,7 +71,7 @@ def create(
         refuse_others(directory)
         wanted = dry_run(manifest, job, checkpoint)
         plan = load_plan(directory)
-        refuse_change(plan, wanted.identity, str(root))
+        refuse_change(plan, wanted.identity, str(root), finished=directory.complete())
         if not all(Path(source.path).exists() for source in plan.sources):
             note_moved(directory, plan, manifest)
         run = _open(root, load_job(directory.job), known=(job, checkpoint))
@@ -138,7 +138,8 @@ def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = No
     else:
         job, checkpoint = locate_model(job)
     weights = checkpoint.identity if checkpoint else {}
-    refuse_change(plan, identify_run(job, plan.identity["manifest"], weights), str(root))
+    identity = identify_run(job, plan.identity["manifest"], weights)
+    refuse_change(plan, identity, str(root), finished=directory.complete())
     directory.make_folders(len(plan.shards))  # one that was lost would be missed by every worker
     refuse_missing(directory, plan)
     check_unchanged(plan.sources)

@@ -82,7 +82,12 @@ class Cache(Section):
         gt=0,
         read_with={"cache.policy": ("multistep",)},
     )
-    blocks: int = setting(1, "blocks computed before the decision", ge=1, read_with=_PROBING)
+    blocks: int = setting(
+        1,
+        "blocks computed before the decision; 0, for replay only: a skipped step computes nothing",
+        ge=0,
+        read_with=_PROBING,
+    )
     warmup: int = setting(
         0, "steps at the start that are always computed", ge=0, read_with=_MEASURING
     )
@@ -91,7 +96,7 @@ class Cache(Section):
     )
     taylor_order: int = setting(
         1,
-        "order in sigma of the extrapolation of what is reused; 0: none",
+        "order in sigma of the polynomial that predicts a skipped step; 0: repeat the last one",
         ge=0,
         le=2,
         read_with=_CACHING,

@@ -79,7 +79,10 @@ class Record:
     code: str
     # A letter a step: 1 for skipped by the cache, 0 for computed. Empty without a cache.
     skipped: str
-    # What the cache measured at each step; null where it did not measure.
+    # What the cache measured at each step; null where it did not measure. first_block, teacache and
+    # a replay with blocks: how far their signal had moved, at every step. Else at computed steps
+    # after the first: the relative error of the velocity that was predicted for it, or, with
+    # adacache, the velocity's relative change since the last computed step.
     distances: list[float | None]
     host: str
     worker: int

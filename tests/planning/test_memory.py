@@ -118,9 +118,10 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({}, "blue"),
         ({"cache": {"policy": "first_block", "threshold": 0.0, "taylor_order": 0}}, ""),
         ({"cache": {"policy": "first_block", "threshold": 0.0, "taylor_order": 2}}, ""),
+        ({"cache": {"policy": "multistep"}}, ""),
         ({"engine": {"device": "cpu", "batch_size": GROUP, "attention": "math"}}, ""),
     ],
-    ids=["fp32", "bf16", "contrasted", "cache", "extrapolated", "math"],
+    ids=["fp32", "bf16", "contrasted", "cache", "order 2", "multistep", "math"],
 )
 def test_denoising_takes_about_what_was_estimated(sections: dict[str, Any], negative: str) -> None:
     job = new_job(**sections)
@@ -167,6 +168,24 @@ print((peak() - before) * 1024)
     need = needed(new_job())
     # The group is decoded after it is denoised. What a process grows by varies: 0.96 to 1.19 seen.
     assert 0.5 <= int(answer.stdout.split()[-1]) / max(need.denoising, need.decoding) <= 1.5
+
+
+def test_a_cache_that_measures_nothing_keeps_velocities_and_no_wide_tokens() -> None:
+    """A token of latents has 64 numbers, in fp32; "multistep" keeps two velocities and makes one.
+
+    They are whole on every rank.
+    """
+    none, probing, multistep = (
+        needed(new_job(cache={"policy": policy})).denoising
+        for policy in ("none", "first_block", "multistep")
+    )
+    assert multistep - none == 3 * GROUP * 32 * 32 * 64 * 4
+    assert probing > multistep
+    over_ranks = [
+        needed(new_job(cache={"policy": policy}, parallel={"cp": 2})).denoising
+        for policy in ("none", "multistep")
+    ]
+    assert over_ranks[1] - over_ranks[0] == multistep - none
 
 
 def test_numbers_of_the_engine_are_the_estimates() -> None:

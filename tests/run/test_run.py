@@ -11,7 +11,7 @@ from batchgen import durable
 from batchgen.checked_json import seal, unseal
 from batchgen.errors import DamagedRun, JobError, OutputError, PlanChanged
 from batchgen.planning.hardware import Hardware
-from batchgen.planning.identity import fingerprint
+from batchgen.planning.identity import fingerprint, identify_run
 from batchgen.planning.planner import dry_run, locate_model
 from batchgen.run import run as run_module
 from batchgen.run.run import Run, create, load_plan, open_run, pin_identity
@@ -231,6 +231,45 @@ def test_a_plan_of_another_version_is_refused(run: Run) -> None:
     run.directory.plan.write_bytes(seal(plan | {"version": 0}))
     with pytest.raises(DamagedRun, match="another version of batchgen"):
         load_plan(run.directory)
+
+
+@pytest.mark.parametrize("policy", ["first_block", "teacache", "adacache", "schedule"])
+def test_a_cached_run_of_an_older_version_is_not_resumed_with_other_pictures(
+    tmp_path: Path, policy: str
+) -> None:
+    """It extrapolated residuals. Its own version may finish it; when finished, it can be opened."""
+    skip = ["cache.skip=[3]"] if policy == "schedule" else []
+    job, checkpoint = locate_model(load_job(None, [f"cache.policy={policy}", *skip]))
+    run, _ = create(
+        tmp_path / "run", [write_prompts(tmp_path / "m.parquet", ["a cat"])], job, checkpoint
+    )
+    directory = run.directory
+    assert open_run(directory.root).plan == run.plan
+    plan = unseal(directory.plan.read_bytes())
+    assert plan["identity"]["cache"].pop("extrapolates") == "velocity"
+    plan["fingerprint"] = fingerprint(plan["identity"])
+    plan["software"]["batchgen"] = "0.1.0"
+    directory.plan.write_bytes(seal(plan))
+    for open_again in (
+        lambda: open_run(directory.root),
+        lambda: create(directory.root, run.plan.manifest, job, checkpoint),
+    ):
+        with pytest.raises(PlanChanged, match=rf"begun by batchgen 0\.1\.0, .*{policy}.*Finish it"):
+            open_again()
+    directory.index.parent.mkdir(parents=True, exist_ok=True)
+    directory.index.write_text("{}")
+    assert open_run(directory.root).plan.software["batchgen"] == "0.1.0"
+    other = load_job(None, [f"cache.policy={policy}", *skip, "sampling.steps=9"])
+    with pytest.raises(PlanChanged, match=r"sampling\.steps"):
+        create(directory.root, run.plan.manifest, *locate_model(other))
+
+
+@pytest.mark.parametrize("policy", ["none", "multistep"])
+def test_runs_that_older_versions_made_as_this_one_does_have_the_identity_they_had(
+    policy: str,
+) -> None:
+    job = load_job(None, [f"cache.policy={policy}"])
+    assert "extrapolates" not in identify_run(job, [], {})["cache"]
 
 
 def test_of_two_submits_at_once_one_makes_the_run(

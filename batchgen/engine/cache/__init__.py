@@ -1,17 +1,17 @@
-"""Step caching: skip most blocks of a denoising step where they would repeat an earlier step.
+"""Step caching: skip the denoising steps whose velocity can be told from those before.
 
 `make_policy` turns the job's `[cache]` into a `Policy`, which decides for each picture by itself.
-Policies import no torch, so that planning can check them; only `step_cache.py`, `residual.py`,
-`velocities.py` and `selection.py` handle tensors. "multistep" stands above the forward pass, in
-`denoise.py`; all other policies stand in it, between blocks.
+What a skipped step goes along is the same for all policies: the velocity that the picture's last
+computed steps predict; the next computed step corrects it. Policies import no torch, so that
+planning can check them; only `velocities.py`, `selection.py` and `probe.py` handle tensors.
 
-    step_cache.py    measures, asks the policy, computes or reuses
-    residual.py      what the skipped blocks would have added
-    velocities.py    what the whole transformer predicts, extrapolated and corrected
+    velocities.py    measure, decide, compute, correct, predict: above the forward pass
+    trajectory.py    the weights of predictions and corrections
     selection.py     some rows of a batch
+    probe.py         in the forward pass: how far a picture's signal has moved
     first_block.py   policy = "first_block": skip while the first blocks repeat themselves
     teacache.py      policy = "teacache": skip until the input has moved far enough
-    adacache.py      policy = "adacache": a computed step decides how many steps reuse it
+    adacache.py      policy = "adacache": a computed step decides how many steps are skipped
     replay.py        policy = "replay": skip what another run skipped
     schedule.py      policy = "schedule": skip the steps that the job lists
     multistep.py     policy = "multistep": compute the steps that a picture's own error asks for
@@ -20,14 +20,14 @@ Policies import no torch, so that planning can check them; only `step_cache.py`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from batchgen.engine.cache.adacache import AdaCache
 from batchgen.engine.cache.first_block import FirstBlock
 from batchgen.engine.cache.multistep import Multistep
-from batchgen.engine.cache.policy import Bounded, Decider, Policy
+from batchgen.engine.cache.policy import Bounded, Decider, Policy, Signal
 from batchgen.engine.cache.replay import read_traces
 from batchgen.engine.cache.schedule import FixedSchedule
 from batchgen.engine.cache.teacache import COEFFICIENTS, TeaCache
@@ -37,7 +37,7 @@ from batchgen.settings import Cache
 __all__ = ["make_policy"]
 
 
-def make_policy(settings: Cache, family: str, blocks: int) -> Policy | Multistep | None:
+def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
     """The policy that the job's `[cache]` asks for, or None for `policy = "none"`.
 
     :param family: the model's family.
@@ -48,27 +48,29 @@ def make_policy(settings: Cache, family: str, blocks: int) -> Policy | Multistep
     if problems := [*_contradictions(settings), *_lacks(settings, family, blocks)]:
         raise JobError("[cache]:\n  " + "\n  ".join(problems))
 
-    def bounded(make: Callable[[int], Decider]) -> Callable[[int, int], Decider]:
+    def bounded(make: Callable[[int], Decider]) -> Callable[[int, Sequence[float]], Decider]:
         warmup, most = settings.warmup, settings.max_consecutive
-        return lambda _, steps: Bounded(make(steps), warmup, most)
+        return lambda _, sigmas: Bounded(make(len(sigmas) - 1), warmup, most)
 
     threshold = settings.threshold
     policy = partial(Policy, taylor_order=settings.taylor_order)
-    after_blocks = partial(policy, probe_blocks=settings.blocks, signal="residual")
+    after_blocks = Signal("residual", settings.blocks) if settings.blocks else None
     match settings.policy:
         case "multistep":
-            return Multistep(settings.tolerance)
+            tolerance = settings.tolerance
+            return Policy(lambda _, sigmas: Multistep(tolerance, sigmas), learns="error")
         case "first_block":
-            return after_blocks(bounded(lambda _: FirstBlock(threshold)))
+            return policy(bounded(lambda _: FirstBlock(threshold)), after_blocks)
         case "teacache":
             decider = bounded(lambda steps: TeaCache(threshold, COEFFICIENTS[family], steps))
-            return policy(decider, signal="modulated", reference="previous")
+            return policy(decider, Signal("modulated", reference="previous"))
         case "adacache":
-            return policy(bounded(lambda _: AdaCache(threshold)), judges=True)
+            return policy(bounded(lambda _: AdaCache(threshold)), learns="change")
         case "schedule":
             return policy(lambda *_: FixedSchedule(settings.skip))
         case "replay":
-            return after_blocks(read_traces(Path(settings.trace).expanduser()).decider)
+            recorded = read_traces(Path(settings.trace).expanduser())
+            return policy(lambda key, sigmas: recorded.decider(key, len(sigmas) - 1), after_blocks)
         case "none":
             return None
 
@@ -90,6 +92,8 @@ def _contradictions(settings: Cache) -> Iterator[str]:
 
 def _lacks(settings: Cache, family: str, blocks: int) -> Iterator[str]:
     """What the policy needs and the model does not have."""
+    if settings.policy == "first_block" and not settings.blocks:
+        yield 'cache.blocks = 0: policy = "first_block" measures blocks; expected 1 or more'
     if settings.policy in ("first_block", "replay") and settings.blocks >= blocks:
         yield (
             f"blocks = {settings.blocks}: the model has {blocks} blocks, and some must be left to "

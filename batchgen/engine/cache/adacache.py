@@ -1,10 +1,13 @@
-"""AdaCache, adapted: the slower the residual changes from step to step, the more steps skip.
+"""AdaCache, adapted: the slower the velocity changes from step to step, the more steps skip.
 
-The paper is about video models and measures the attention residual of one block. Here the residual
-of all blocks together is measured. No codebook for FLUX is published, so the paper's codebook
-("fast", 30 steps, Open-Sora) is scaled: its highest limit that allows a reuse, 0.40, becomes the
-threshold. `threshold = 0.40` gives the paper's numbers; only a calibration can tell what suits a
-model. Motion regularization is left out: still pictures have no motion.
+The paper is about video models and measures the attention residual of one block. Here the velocity
+is measured, what all blocks together make of the picture: |v - v_k| / |v| between computed steps,
+per step. No codebook for FLUX is published, so the paper's codebook ("fast", 30 steps, Open-Sora)
+is scaled: its highest limit that allows a reuse, 0.40, becomes the threshold. `threshold = 0.40`
+gives the paper's numbers; only a calibration can tell what suits a model. Velocities change less
+than residuals do: on the embedded model 0.02 computes 11 of 28 steps, 0.04 computes 7, and from
+0.06 on all grants are the largest. Motion regularization is left out: still pictures have no
+motion.
 
 Kahatapitiya et al., Adaptive Caching for Faster Video Generation, https://arxiv.org/abs/2411.02397.
 """
@@ -13,13 +16,13 @@ from __future__ import annotations
 
 from batchgen.engine.cache.policy import Decider
 
-# Pairs of a limit and a number of steps: below this share of the threshold, so many steps reuse the
-# residual. The paper counts the computed step as well: 6, 5, … 2.
+# Pairs of a limit and a number of steps: below this share of the threshold, so many steps are
+# skipped. The paper counts the computed step as well: 6, 5, … 2.
 CODEBOOK = ((0.2, 5), (0.4, 4), (0.6, 3), (0.8, 2), (1.0, 1))
 
 
 class AdaCache(Decider):
-    """Grants reuses after each computed step, by how fast the residual has changed per step."""
+    """Grants skips after each computed step, by how fast the velocity has changed per step."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,35 +21,44 @@ class Decider(ABC):
 
     @abstractmethod
     def before(self, step: int, distance: float) -> bool:
-        """Whether the picture skips the remaining blocks of this step. Asked once a step, in order.
+        """Whether the picture skips this step. Asked once a step, in order.
 
-        :param distance: d_b of `step_cache.py`, how far the signal has moved. It is NaN where
-            nothing was measured or the step must be computed. NaN is never a reason to skip.
+        :param distance: d_b of `probe.py`, how far the signal has moved. It is NaN where nothing
+            was measured or the step must be computed. NaN is never a reason to skip.
         """
 
     def after(self, step: int, distance: float) -> None:  # noqa: B027
-        """Learn from a computed step. Called only where the policy `judges`.
+        """Learn from a computed step. Called only where the policy `learns`.
 
-        :param distance: how far the residual has moved since the last computed step; NaN at first.
+        :param distance: what the policy learns of `velocities.py`; NaN at the first step.
         """
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """What to measure, where, and against what. A policy holds no state."""
+class Signal:
+    """What is measured in the forward pass, at every step and before the decision."""
 
-    # Makes a picture's decider from the picture's key and its number of steps.
-    decider: Callable[[int, int], Decider]
+    # What the probe blocks added, or the first block's modulated input.
+    kind: Literal["residual", "modulated"]
     # Every step computes this many blocks; the signal is measured after them.
-    probe_blocks: int = 0
-    # What is measured: what the probe blocks added, the first block's modulated input, or nothing.
-    signal: Literal["residual", "modulated"] | None = None
+    blocks: int = 0
     # The signal is compared with that of the last computed step, or of the step before.
     reference: Literal["computed", "previous"] = "computed"
-    # Whether to measure, after a computed step, how far the remaining blocks' residual has moved.
-    judges: bool = False
-    # The order in which a reused residual is extrapolated; 0 reuses it as it is.
-    taylor_order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How the steps to skip are chosen. A policy holds no state."""
+
+    # Makes a picture's decider from the picture's key and its sigmas, [N + 1], falling.
+    decider: Callable[[int, Sequence[float]], Decider]
+    # None: a decision needs nothing of its step, and a skipped step computes nothing.
+    signal: Signal | None = None
+    # What deciders are told of a computed step: the error of its prediction, or the velocity's
+    # change since the last computed step.
+    learns: Literal["error", "change"] | None = None
+    # The order in which velocities are extrapolated; 0 repeats the last one.
+    taylor_order: int = 1
 
 
 class Bounded(Decider):

@@ -1,7 +1,8 @@
 """Skip what another run skipped, picture by picture.
 
-`replay` measures and synchronises as the first-block cache does, and then obeys the other run's
-traces. So the costs of caching can be measured with random weights, whose distances mean nothing.
+With `blocks` of 1 or more, `replay` measures and synchronises as the first-block cache does, and
+then obeys the other run's traces. So the costs of caching can be measured with random weights,
+whose distances mean nothing. With `blocks = 0` a skipped step computes nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small stack of nonlinear blocks, and a denoising loop around it.
+"""A small stack of nonlinear blocks, and the engine's own denoising loop around it.
 
 Legend: B pictures, R rows, T image tokens, S text tokens, D width.
 """
@@ -11,13 +11,16 @@ from torch import Tensor
 
 from batchgen.engine.cache import make_policy
 from batchgen.engine.cache.policy import Policy
-from batchgen.engine.cache.step_cache import RunBlocks, StepCache
-from batchgen.engine.families.family import Tokens
+from batchgen.engine.cache.probe import Probe
+from batchgen.engine.cache.velocities import Velocities
+from batchgen.engine.denoise import Rows, denoise
+from batchgen.engine.families.family import Conditions, Schedule, Text
+from batchgen.engine.forward_pass import Forward
 from batchgen.engine.interface import Trace
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.settings.job import parse_job
 
-BLOCKS, STEPS, TEXT, WIDTH = 5, 24, 3, 16
+BLOCKS, STEPS, TEXT, WIDTH = 5, 24, 4, 16
 IMAGE = 10  # tokens
 ALONE = Ranks()
 SIGMAS = [(1 - step / STEPS) ** 0.7 for step in range(STEPS + 1)]
@@ -31,32 +34,37 @@ def policy_of(**cache: object) -> Policy:
 
 
 class BlockStack:
-    """Blocks that mix tokens with their row's text, and never one row with another.
+    """A family whose blocks mix tokens with their row's text, and never one row with another.
 
-    `calls` lists the blocks and rows that were computed: first, last, rows.
+    `calls` lists what was computed: the block's number, or "embed" or "head", and how many rows.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         torch.manual_seed(0)
-        self.weights = torch.randn(BLOCKS, WIDTH, WIDTH, dtype=dtype) * 0.35
-        self.calls: list[tuple[int, int, list[int] | None]] = []
+        self.blocks = torch.randn(BLOCKS, WIDTH, WIDTH, dtype=dtype) * 0.35
+        self.calls: list[tuple[int | str, int]] = []
+        # Changes the latents of a step, [R, T, D].
+        self.poison: Callable[[int, Tensor], Tensor] = lambda _, latents: latents
 
-    def runner(self, modulation: Tensor) -> RunBlocks:
-        """What computes blocks of this stack.
+    def embed(self, latents: Tensor, _: tuple[int, int]) -> Tensor:
+        step = sum(call == "embed" for call, _ in self.calls)
+        self.calls.append(("embed", len(latents)))
+        return self.poison(step, latents) * 0.5
 
-        :param modulation: [R, D], of this step.
-        """
+    def block(
+        self, index: int, image: Tensor, text: Tensor, modulation: Tensor, _: None
+    ) -> tuple[Tensor, Tensor]:
+        self.calls.append((index, len(image)))
+        weight, context = self.blocks[index], text[:, :1]
+        image = image + torch.tanh((image + context) @ weight + modulation[:, None])
+        return image, text + 0.1 * torch.tanh(text @ weight)
 
-        def run(first: int, last: int, tokens: Tokens, rows: Tensor | None) -> Tokens:
-            self.calls.append((first, last, None if rows is None else rows.tolist()))
-            mine = (modulation if rows is None else modulation[rows])[:, None]
-            for weight in self.weights[first:last]:
-                context = tokens.text.mean(1, keepdim=True)
-                image = tokens.image + torch.tanh((tokens.image + context) @ weight + mine)
-                tokens = Tokens(image, tokens.text + 0.1 * torch.tanh(tokens.text @ weight))
-            return tokens
+    def modulated(self, image: Tensor, _: Tensor) -> Tensor:
+        return image * 2
 
-        return run
+    def head(self, image: Tensor, _: Tensor) -> Tensor:
+        self.calls.append(("head", len(image)))
+        return image
 
     def denoise(
         self,
@@ -65,34 +73,35 @@ class BlockStack:
         contrasted: Sequence[int] = (),
         ranks: Ranks = ALONE,
         share: Ranks = ALONE,
-        poison: Callable[[int, Tensor], Tensor] = lambda _, latents: latents,
     ) -> tuple[Tensor, list[Trace]]:
-        """Latents [B, T, D] of this rank's tokens, and traces. A picture follows from its key.
+        """Latents [B, T, D] and traces. A picture follows from its key.
 
         :param contrasted: places of pictures that have a second row, with another text.
-        :param share: this rank's share of the image tokens is denoised.
-        :param poison: changes the latents before each step.
+        :param ranks: what shares the tokens.
+        :param share: only this rank's share of the image tokens is denoised.
         """
+        self.calls.clear()
         owner = [*range(len(keys)), *contrasted]
-        cache = policy and StepCache(policy, BLOCKS, keys, owner, SIGMAS, ranks)
-        latents = share.split(torch.stack([_noise(key, IMAGE) for key in keys]))
-        latents = latents.to(self.weights.dtype)
+        noise = share.split(torch.stack([_noise(key, IMAGE) for key in keys]))
+        noise = noise.to(self.blocks.dtype)
         signs = [1.0] * len(keys) + [-1.0] * len(contrasted)
-        texts = [s * _noise(100 + keys[own], TEXT) for own, s in zip(owner, signs, strict=True)]
-        text = torch.stack(texts).to(latents.dtype)
+        # The tokens of a text are equal, so that every rank's share has them all.
+        texts = [s * _noise(100 + keys[own], 1) for own, s in zip(owner, signs, strict=True)]
+        text = torch.stack(texts).expand(-1, TEXT, -1).to(noise.dtype)
         own_factor = torch.tensor([keys[picture] for picture in owner]).sin() + 2
-        for step in range(STEPS):
-            latents = poison(step, latents)
-            step_factor = torch.full((WIDTH,), SIGMAS[step] * 2).sin()
-            run = self.runner(torch.outer(own_factor, step_factor).to(latents.dtype))
-            tokens = Tokens(latents[owner] * 0.5, text)
-            if cache:
-                image = cache.step(step, tokens, run, lambda image: image * 2)
-            else:
-                image = run(0, BLOCKS, tokens, None).image
-            velocity = torch.zeros_like(latents).index_add(0, torch.tensor(owner), image)
-            latents = latents + (SIGMAS[step + 1] - SIGMAS[step]) * velocity
-        return latents, cache.traces() if cache else []
+        step_factors = torch.tensor([[level * 2] * WIDTH for level in SIGMAS[:-1]]).sin()
+        temb = (own_factor[None, :, None] * step_factors[:, None]).to(noise.dtype)
+        scales = torch.full((len(contrasted),), 1.5)
+        rows = Rows(owner, torch.tensor(owner), scales, Text(text, text))
+        signal = policy.signal if policy else None
+        probe = Probe(signal, owner, ranks) if signal else None
+        family: Any = self
+        every_block: Any = lambda temb: [temb] * BLOCKS  # noqa: E731
+        forward = Forward(family, every_block, Conditions(text, temb, None), (0, 0), ranks, probe)
+        velocities = Velocities(policy, keys, noise, SIGMAS) if policy else None
+        schedule = Schedule(torch.tensor(SIGMAS), torch.tensor(SIGMAS[:-1]))
+        latents = denoise(forward, noise, rows, schedule, velocities)
+        return latents, velocities.traces() if velocities else []
 
 
 def _noise(key: int, tokens: int) -> Tensor:
@@ -102,12 +111,11 @@ def _noise(key: int, tokens: int) -> Tensor:
 def denoise_share(
     ranks: Ranks, disturbed: bool, cache: dict[str, Any]
 ) -> tuple[Tensor, list[Trace]]:
-    """Denoise this rank's tokens, and gather the latents.
+    """Denoise over the ranks.
 
     :param disturbed: let every rank measure other sums, as rounding does, only more so.
     """
     if disturbed:
         measured, factors = ranks.sum, torch.tensor([[1.0 + ranks.rank], [1.0]])
         ranks.sum = lambda sums: measured(sums) * factors
-    latents, traces = BlockStack().denoise(policy_of(**cache), [1, 2, 3], ranks=ranks, share=ranks)
-    return ranks.gather(latents, IMAGE), traces
+    return BlockStack().denoise(policy_of(**cache), [1, 2, 3], ranks=ranks)

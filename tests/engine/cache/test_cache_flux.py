@@ -1,114 +1,158 @@
 """Step caching in the embedded model, a trained FLUX: 128 px, 28 steps, fp32.
 
-Its distances and residuals behave like a large model's, as those of random weights do not. Quality
+Its distances and velocities behave like a large model's, as those of random weights do not. Quality
 is the PSNR of decoded pictures against those of the same model without a cache.
 """
 
 import random
+import time
+from dataclasses import replace
+from statistics import median
 
 import pytest
 import torch
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
+from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
+from batchgen.engine.cache.trajectory import Trajectory
+from batchgen.engine.cache.velocities import Velocities
+from batchgen.fidelity import psnr as decibels
+from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import parse_job
-from tests.engine.families.flux_by_hand import FluxByHand, Painted
-from tests.support.stock import psnr
+from benchmarks.held_out import held_out
+from tests.support.stock import make_job, psnr
 
-GROUP = range(8)
+STEPS = 28
+CONTRAST = {"negative_prompt": "three green stars on a white background", "true_cfg": 2.5}
 
 
-def policy_of(**cache):
-    return make_policy(parse_job({"cache": cache}, "a test").cache, "flux", 6)
+def skip_all_but(*computed):
+    return {"policy": "schedule", "skip": [step for step in range(STEPS) if step not in computed]}
+
+
+class Painter:
+    """The engine, and groups of held-out pictures."""
+
+    def __init__(self):
+        torch.set_num_threads(1)
+        job = make_job("tiny")
+        self.engine = build_engine(job, resolve(job.model))
+        self.group = [picture for picture, _ in held_out(8, ((128, 128),))]
+
+    def paint(self, cache, pictures):
+        """Latents [B, T, C] and traces."""
+        settings = parse_job({"cache": cache}, "a test").cache
+        self.engine.policy = make_policy(settings, "flux", len(self.engine.family.blocks))
+        self.denoised = self.engine.denoise(pictures)
+        return self.denoised.latents, self.denoised.traces
+
+    def pixels(self, cache, pictures):
+        self.paint(cache, pictures)
+        return self.engine.decode(self.denoised)[0]
+
+    def quality(self, cache, pictures, plain):
+        """PSNR of the pictures in dB: the mean and the worst."""
+        painted = self.pixels(cache, pictures)
+        db = [decibels(one, other) for one, other in zip(plain, painted, strict=True)]
+        return sum(db) / len(db), min(db)
 
 
 @pytest.fixture(scope="module")
 def flux():
-    torch.set_num_threads(1)
-    return FluxByHand()
+    return Painter()
 
 
 @pytest.fixture(scope="module")
-def plain(flux) -> Painted:
-    return flux.paint(None, GROUP)
+def plain(flux):
+    return flux.pixels({}, flux.group)
 
 
-def quality(flux, painted, reference):
-    """PSNR of the pictures in dB: the mean and the worst."""
-    difference = flux.pixels(painted.latents) - flux.pixels(reference.latents)
-    decibels = -10 * difference.square().flatten(1).mean(1).clamp_min(1e-12).log10()
-    return decibels.mean().item(), decibels.min().item()
+def guided(pictures, *places):
+    return [replace(p, **CONTRAST) if n in places else p for n, p in enumerate(pictures)]
+
+
+def share(traces):
+    """The share of steps that were skipped."""
+    letters = "".join(trace.skipped for trace in traces)
+    return letters.count("1") / len(letters)
 
 
 def test_a_threshold_of_zero_is_no_cache_bit_for_bit(flux):
-    expected = flux.paint(None, [0, 1], contrasted=[1]).latents
-    for policy in ("first_block", "teacache"):
-        zero = policy_of(policy=policy, threshold=0.0, taylor_order=1)
-        assert torch.equal(flux.paint(zero, [0, 1], contrasted=[1]).latents, expected)
+    group = [replace(picture, steps=4) for picture in guided(flux.group[:2], 1)]
+    expected, _ = flux.paint({}, group)
+    for policy in ("first_block", "teacache", "adacache"):
+        assert torch.equal(flux.paint({"policy": policy, "threshold": 0.0}, group)[0], expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
-        {"policy": "first_block", "threshold": 0.12},
-        {"policy": "first_block", "threshold": 0.3, "taylor_order": 1},
+        {"policy": "first_block", "threshold": 0.12, "taylor_order": 0},
+        {"policy": "first_block", "threshold": 0.3},
         {"policy": "teacache", "threshold": 0.6},
-        {"policy": "adacache", "threshold": 0.1},
+        {"policy": "adacache", "threshold": 0.3},
+        skip_all_but(0, 9, 16, 21, 24, 26),
     ],
     ids=str,
 )
 def test_a_group_of_eight_equals_its_pictures_alone_in_every_order(flux, settings):
-    policy = policy_of(**settings)
-    alone = [flux.paint(policy, [key]) for key in GROUP]
-    for order in (list(GROUP), random.Random(1).sample(GROUP, 8)):
-        together = flux.paint(policy, order)
-        assert 0.2 < together.share < 0.9
-        assert together.skipped == [alone[key].skipped[0] for key in order]
-        for key, latents in zip(order, together.latents, strict=True):
-            assert psnr(alone[key].latents[0], latents) >= 90
+    group = guided(flux.group, 2, 5)
+    alone = {picture.key: flux.paint(settings, [picture]) for picture in group}
+    for order in (group, random.Random(1).sample(group, 8)):
+        together, traces = flux.paint(settings, order)
+        assert 0.2 < share(traces) < 0.9
+        for picture, latents, trace in zip(order, together, traces, strict=True):
+            (expected,), (expected_trace,) = alone[picture.key]
+            assert trace.skipped == expected_trace.skipped
+            assert psnr(expected, latents) >= 90
 
 
 @pytest.mark.slow
-def test_a_contrasted_picture_is_the_same_alone_and_in_a_group(flux):
-    policy = policy_of(policy="first_block", threshold=0.2, taylor_order=1)
-    together = flux.paint(policy, [3, 4, 5], contrasted=[2, 0])
-    for place, key in ((0, 3), (2, 5)):
-        alone = flux.paint(policy, [key], contrasted=[0])
-        assert alone.skipped == [together.skipped[place]]
-        assert psnr(alone.latents[0], together.latents[place]) >= 90
+def test_corrected_predictions_skip_four_steps_of_five_at_52_decibels(flux, plain, monkeypatch):
+    """Measured: 54 dB mean and 48 worst. Corrected, the order of the prediction hardly matters."""
+    policy = {"policy": "first_block", "threshold": 0.35}
+    mean, worst = flux.quality(policy, flux.group, plain)
+    assert share(flux.denoised.traces) >= 0.78
+    assert mean >= 52
+    assert worst >= 45
+    monkeypatch.setattr(Trajectory, "correct", lambda its, _: [0.0] * (1 + its.kept))
+    uncorrected = flux.quality(policy, flux.group, plain)
+    assert mean >= uncorrected[0] + 1
+    assert worst >= uncorrected[1]
 
 
 @pytest.mark.slow
-def test_extrapolation_skips_four_steps_of_five_at_47_decibels(flux, plain):
-    """Measured: 82% of steps at 49 dB mean and 43 worst; without extrapolation 41 and 36."""
-    policies = [
-        policy_of(policy="first_block", threshold=0.4, taylor_order=order) for order in (0, 1)
-    ]
-    held, extrapolated = (flux.paint(policy, GROUP) for policy in policies)
-    assert min(held.share, extrapolated.share) >= 0.78
-    mean, worst = quality(flux, extrapolated, plain)
-    assert mean >= 47
-    assert worst >= 40
-    assert mean >= quality(flux, held, plain)[0] + 6
-
-
-@pytest.mark.slow
-def test_extrapolation_over_sigma_beats_extrapolation_over_steps():
-    """The schedule of a 1024 px picture spaces steps unevenly. Measured: 2 dB."""
-    flux = FluxByHand(shift=calculate_shift(4096))
-    reference = flux.paint(None, GROUP)
-    policy = policy_of(policy="first_block", threshold=0.3, taylor_order=1)
-    over_sigma = flux.paint(policy, GROUP)
-    over_steps = flux.paint(policy, GROUP, gaps=range(flux.steps, -1, -1))
-    assert over_sigma.skipped == over_steps.skipped
-    assert quality(flux, over_sigma, reference)[0] >= quality(flux, over_steps, reference)[0] + 1
+@pytest.mark.parametrize(
+    ("computed", "mean", "worst"),
+    [((0, 16, 22, 26), 48, 41), ((0, 11, 19, 23, 26), 54, 45), ((0, 9, 16, 21, 24, 26), 56, 48)],
+)
+def test_a_schedule_of_few_steps_keeps_its_quality(flux, plain, computed, mean, worst):
+    """Measured on 40 pictures: see benchmarks/log.md. Eight vary by a decibel or two."""
+    seen = flux.quality(skip_all_but(*computed), flux.group, plain)
+    assert seen[0] >= mean
+    assert seen[1] >= worst
 
 
 @pytest.mark.slow
 def test_two_computed_steps_close_together_do_no_harm(flux, plain):
     """A warm-up shows a trend over one short step, and many skipped steps follow."""
     policy = {"policy": "first_block", "threshold": 0.4, "warmup": 2}
-    held = quality(flux, flux.paint(policy_of(**policy, taylor_order=0), GROUP), plain)
-    extrapolated = quality(flux, flux.paint(policy_of(**policy, taylor_order=1), GROUP), plain)
-    assert extrapolated[1] >= held[1]
+    held = flux.quality({**policy, "taylor_order": 0}, flux.group, plain)
+    assert flux.quality(policy, flux.group, plain)[1] >= held[1]
+
+
+@pytest.mark.slow
+def test_a_skipped_step_costs_less_than_a_fiftieth_of_a_computed_one(flux, monkeypatch):
+    """Nothing is probed. Measured: a thousandth. CPU time, which other work disturbs little."""
+    seconds, take = {"1": [], "0": []}, Velocities.step
+
+    def timed(velocities, step, *given):
+        begin = time.process_time()
+        went_on = take(velocities, step, *given)
+        seconds[velocities.traces()[0].skipped[-1]].append(time.process_time() - begin)
+        return went_on
+
+    monkeypatch.setattr(Velocities, "step", timed)
+    flux.paint(skip_all_but(0, 9, 16, 21, 24, 26), flux.group)
+    assert median(seconds["1"]) < 0.02 * median(seconds["0"])

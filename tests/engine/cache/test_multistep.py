@@ -1,4 +1,4 @@
-"""Steps by each picture's own error: the sums against closed forms, and the embedded model."""
+"""Steps by each picture's own error: sums against closed forms, and the embedded model."""
 
 import math
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
-from batchgen.engine.cache.multistep import FIRST_STEPS, Multistep, Steps
+from batchgen.engine.cache.multistep import FIRST_STEPS
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.errors import JobError
 from batchgen.fidelity import psnr as decibels
@@ -22,16 +22,20 @@ SIGMAS = torch.linspace(1, 0, 29).square().tolist()  # 28 steps, unevenly spaced
 SQUARE = ((128, 128),)
 
 
-def integrate(velocity, policy, pictures=1, sigmas=SIGMAS):
+def multistep(tolerance):
+    return make_policy(Cache(policy="multistep", tolerance=tolerance), "flux", 6)
+
+
+def integrate(velocity, tolerance, sigmas=SIGMAS):
     """The latents after all steps of a known velocity (sigma → number), and the traces."""
-    latents = torch.zeros(pictures, 2, 3)
-    its = Velocities(policy, latents, sigmas)
+    latents = torch.zeros(1, 2, 3)
+    its = Velocities(multistep(tolerance), [0], latents, sigmas)
     for step, sigma in enumerate(sigmas[:-1]):
 
         def compute(chosen, sigma=sigma):
             return torch.full((len(chosen.numbers), 2, 3), velocity(sigma))
 
-        latents, along = its.step(step, latents, compute)
+        latents, along = its.step(step, latents, list, compute)
         latents = latents + (sigmas[step + 1] - sigma) * along
     return latents, its.traces()
 
@@ -47,7 +51,7 @@ def euler(velocity, sigmas=SIGMAS):
 )
 def test_what_a_parabola_describes_is_integrated_exactly_however_few_steps_are_computed(velocity):
     """Only the stretch after the first step, where two points are known, knows no parabola."""
-    latents, (trace,) = integrate(velocity, Multistep(tolerance=1.0))
+    latents, (trace,) = integrate(velocity, 1.0)
     assert trace.skipped.count("0") < 10
     first = SIGMAS[: FIRST_STEPS + 1]
 
@@ -59,35 +63,11 @@ def test_what_a_parabola_describes_is_integrated_exactly_however_few_steps_are_c
     assert latents.flatten().tolist() == pytest.approx([euler(velocity) + lacking] * 6, abs=1e-5)
 
 
-def test_prediction_and_correction_of_the_first_stretch_by_hand():
-    its = Steps(Multistep(1.0), [1.0, 0.9, 0.8, 0.7, 0.4, 0.3, 0.2, 0.1, 0.0])
-    its.computes(0)
-    its.learn(0, math.nan)
-    for step in range(1, FIRST_STEPS):
-        assert not its.computes(step)
-    assert its.predict(1) == (1.0, 0.0), "one velocity is known"
-    assert its.computes(5)
-    skipped = [0.9, 0.8, 0.7, 0.4]  # their prediction was the first velocity
-    line = [(1.0 - sigma) / (1.0 - 0.3) for sigma in skipped]  # of the way to the new one
-    change = [-0.1, -0.1, -0.3, -0.1]
-    lacking = sum(d * share for d, share in zip(change, line, strict=True))
-    assert its.correct(5) == pytest.approx((lacking, -lacking, 0))
-    its.learn(5, 0.1)
-    assert its.predict(6) == pytest.approx((1 + 1 / 7, -1 / 7)), "0.1 beyond 0.3, of 0.7"
-
-
-def test_a_line_is_followed_no_further_than_it_was_watched():
-    its = Steps(Multistep(1.0), [1.0, 0.99, 0.98, 0.97, 0.96, 0.95, 0.5, 0.2, 0.1, 0.0])
-    for step in (0, 5):
-        its.learn(step, 0.1)
-    assert its.predict(7) == pytest.approx((2.0, -1.0)), "0.05 beyond 0.95, and no further"
-
-
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 6, 28])
 @pytest.mark.parametrize("tolerance", [1e-9, 0.01, 1e9])
 def test_first_and_last_step_are_computed_whatever_the_tolerance(steps, tolerance):
     sigmas = torch.linspace(1, 0, steps + 1).tolist()
-    _, (trace,) = integrate(lambda s: math.sin(9 * s) + 2, Multistep(tolerance), sigmas=sigmas)
+    _, (trace,) = integrate(lambda s: math.sin(9 * s) + 2, tolerance, sigmas=sigmas)
     assert len(trace.skipped) == len(trace.distances) == steps
     assert trace.skipped[0] == trace.skipped[-1] == "0"
     known = [error is not None for error in trace.distances]
@@ -98,7 +78,7 @@ def test_a_smaller_tolerance_computes_more_and_is_nearer():
     def velocity(sigma):  # a line as long as two points are known
         return 2 - sigma + 50 * max(0.65 - sigma, 0) ** 3
 
-    results = [integrate(velocity, Multistep(tolerance)) for tolerance in (1e-2, 1e-3, 1e-4, 1e-7)]
+    results = [integrate(velocity, tolerance) for tolerance in (1e-2, 1e-3, 1e-4, 1e-7)]
     computed = [trace.skipped.count("0") for _, (trace,) in results]
     off = [abs(latents[0, 0, 0].item() - euler(velocity)) for latents, _ in results]
     assert computed == sorted(set(computed))
@@ -106,7 +86,7 @@ def test_a_smaller_tolerance_computes_more_and_is_nearer():
 
 
 def test_a_velocity_that_is_no_number_is_computed_again_soon_and_ends():
-    _, (trace,) = integrate(lambda s: math.nan if s < 0.5 else 1.0, Multistep(0.01))
+    _, (trace,) = integrate(lambda s: math.nan if s < 0.5 else 1.0, 0.01)
     assert trace.skipped[-1] == "0"
     assert all(error is None or math.isfinite(error) for error in trace.distances)
 

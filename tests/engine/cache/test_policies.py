@@ -128,7 +128,7 @@ def test_adacache_is_bounded_by_warmup_and_max_consecutive():
 
 def test_a_schedule_skips_its_steps_of_every_picture():
     policy = make_policy(settings(policy="schedule", skip=[1, 3, 99]), "flux", 6)
-    assert decide(policy.decider(7, 5), [NAN] * 5) == "01010"
+    assert decide(policy.decider(7, [0.0] * 6), [NAN] * 5) == "01010"
     assert policy.signal is None
 
 
@@ -150,7 +150,10 @@ def test_a_folder_of_records_is_read_whole(tmp_path):
         records = pa.table({"key": [shard], "skipped": ["01"]})
         pq.write_table(records, tmp_path / f"00000{shard}.parquet")
     policy = make_policy(settings(policy="replay", trace=str(tmp_path)), "flux", 6)
-    assert [decide(policy.decider(key, 2), [NAN, NAN]) for key in (0, 1)] == ["01", "01"]
+    assert [decide(policy.decider(key, [1.0, 0.5, 0.0]), [NAN, NAN]) for key in (0, 1)] == [
+        "01",
+        "01",
+    ]
 
 
 @pytest.mark.parametrize("trace", ["001", "00111", "0x11", "1011", "0 11"])
@@ -185,7 +188,8 @@ def test_records_without_traces_are_refused(tmp_path):
     [
         ({"policy": "first_block", "threshold": -0.1}, "cache.threshold = -0.1"),
         ({"policy": "first_block", "threshold": NAN}, "cache.threshold"),
-        ({"policy": "first_block", "blocks": 0}, "cache.blocks = 0"),
+        ({"policy": "first_block", "blocks": 0}, "cache.blocks = 0.*expected 1 or more"),
+        ({"policy": "replay", "blocks": -1, "trace": "x"}, "cache.blocks = -1"),
         (
             {"policy": "first_block", "blocks": 6},
             "blocks = 6: the model has 6 blocks.*expected 1 to 5",
@@ -226,9 +230,20 @@ def test_no_policy_is_none_even_for_a_model_of_one_block():
 def test_every_picture_has_a_decider_of_its_own():
     bounded = settings(policy="first_block", max_consecutive=1, threshold=1.0)
     policy = make_policy(bounded, "flux", 6)
-    one, other = policy.decider(1, 4), policy.decider(2, 4)
+    one, other = (policy.decider(key, [0.0] * 5) for key in (1, 2))
     assert one.before(0, 0.0)
     assert other.before(0, 0.0)
+
+
+def test_who_decides_before_its_step_is_measured_asks_for_no_signal(tmp_path):
+    (tmp_path / "trace.json").write_text("{}")
+    replay = {"policy": "replay", "trace": str(tmp_path / "trace.json")}
+    schedule = {"policy": "schedule", "skip": [1]}
+    free = [{"policy": "multistep"}, {"policy": "adacache"}, schedule, {**replay, "blocks": 0}]
+    for given in free:
+        assert make_policy(settings(**given), "flux", 6).signal is None
+    for given in ({"policy": "first_block"}, {"policy": "teacache"}, replay):
+        assert make_policy(settings(**given), "flux", 6).signal is not None
 
 
 def test_policies_import_no_torch():

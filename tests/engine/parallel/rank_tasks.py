@@ -26,7 +26,7 @@ from batchgen.engine import torch_engine
 from batchgen.engine.attention.log_sum_exp import choose_attend_part
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
-from batchgen.engine.cache.step_cache import StepCache
+from batchgen.engine.cache.probe import Probe
 from batchgen.engine.families.flux import Flux
 from batchgen.engine.interface import Compilation, Engine, Workload
 from batchgen.engine.parallel.collectives import Ranks
@@ -219,15 +219,16 @@ def paint_apart(
     """
     steps, own = itertools.count(), []
 
-    def signal(cache: StepCache, embedded: Tensor, *_: Any) -> Tensor:
-        return torch.full_like(embedded, 1 + next(steps) * (rate if ranks.rank else rate / 100))
+    def measured(probe: Probe, values: Tensor) -> list[float]:
+        own_rate = rate if ranks.rank else rate / 100
+        return measure(probe, torch.full_like(values, 1 + next(steps) * own_rate))
 
     def total(ranks: Ranks, sums: Tensor) -> Tensor:
         own.append((sums[0] / sums[1])[0].item())
         return add(ranks, sums)
 
-    add = Ranks.sum
-    with mock.patch.object(StepCache, "_signal", signal), mock.patch.object(Ranks, "sum", total):
+    add, measure = Ranks.sum, Probe.measure
+    with mock.patch.object(Probe, "measure", measured), mock.patch.object(Ranks, "sum", total):
         return paint(ranks, job, group), own
 
 
