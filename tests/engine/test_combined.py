@@ -7,6 +7,7 @@ acted is shown by what was called, or by the distance from fp32.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
@@ -37,7 +38,8 @@ LAYOUTS = {"ulysses": Mesh(2, 1), "ring": Mesh(1, 2)}
 # In six steps and fp32 no distance is near the threshold.
 CACHE = {"policy": "first_block", "threshold": 0.267, "taylor_order": 1}
 CACHES = pytest.mark.parametrize("cache", [{}, CACHE], ids=["plain", "cached"])
-# Mean over the pictures of a whole run. Seen: 53 to 57, and 67 to 77, or equal bits.
+# Mean over the pictures of a whole run without a cache. Seen: 53 to 57, and 67 to 77, or equal
+# bits; 48.6 with a cache that computes a third of the steps in FP8.
 LEAST_DB = {"fp8": 50.0, "bf16": 60.0}
 # The nearest that pictures in few bits come to fp32. bf16 has 8 significant bits, FP8 has 4. To
 # round a number to 8 bits costs 2^-9 / √3 of it, rms. Latents range over some 8 standard
@@ -139,12 +141,22 @@ def decibels(one: Painted, other: Painted) -> list[float]:
     return [min(psnr(ours, theirs), 100.0) for ours, theirs in pairs]
 
 
+def steps_a_velocity(painted: Painted) -> float:
+    """How many steps go along one computed velocity, on average.
+
+    Roundings of computed velocities are independent. If each counts for k steps, a picture has k
+    times fewer of them with k times the weight: the sum of their squares is k times as large.
+    """
+    letters = "".join(painted.skipped)
+    return len(letters) / letters.count("0") if letters else 1.0
+
+
 def assert_alike(linear: str, ours: Painted, theirs: Painted) -> None:
     """The pictures are near each other on average, and few of them have another trace."""
     of_each = decibels(theirs, ours)
     others = sum(one != other for one, other in zip(ours.skipped, theirs.skipped, strict=True))
     print(f"mean {mean(of_each):.1f} dB, worst {min(of_each):.1f} dB; other traces: {others}")
-    assert mean(of_each) >= LEAST_DB[linear]
+    assert mean(of_each) >= LEAST_DB[linear] - 10 * math.log10(steps_a_velocity(theirs))
     assert others <= MOST_OTHER_TRACES
 
 

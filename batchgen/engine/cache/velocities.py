@@ -30,8 +30,8 @@ What is guaranteed:
 
 Not guaranteed: that a correction brings every picture nearer. Under classifier-free guidance with
 few computed steps the parabola may miss by more than the prediction did, where the contrast turns
-quickly; over 96 guided pictures of the embedded model it gained more than it lost, in the mean and
-for the worst, from 4.4 computed steps of 28 on.
+quickly. Over 96 guided pictures of the embedded model with 6 to 10 computed steps of 28 it gained 1
+to 5 dB in the mean, and the worst picture between -6 and +13 dB; with 4 it lost 2 dB in the mean.
 
 Legend: B pictures, n of them computed, T image tokens of C channels, N steps, K computed velocities
 that are kept.
