@@ -5,13 +5,13 @@ under it (tests/test_layers.py). A section of the job file names its wing or roo
 engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
 
     cli.py         the verbs: parse, call, print
+    calibration/   a cache setting for a manifest, tried on a sample of it
     view/          what people look at: status, progress, logs
     arrive.py      launch/node_check.py by its old name, until 0.3
     requeue.py     launch/requeue.py, likewise
     supervisor.py  launch/supervisor.py, likewise
     submit.py      names in pickles of 0.1, likewise
     launch/        starting, restarting and stopping workers, here and in SLURM
-    calibration/   a cache setting for a manifest, tried on a sample of it
     worker/        one process: claims shards, renders groups, writes samples
     dataset/       what readers get: card, index, statistics; verification
     shard/         the life of a shard: claim, journal, commit, publish

@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,15 +31,12 @@ from batchgen.errors import (
 from batchgen.shortage import name_shortage
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from rich.console import Console
 
-    from batchgen.calibration import Floor, Grid, Measured, Trial
     from batchgen.model import Checkpoint
     from batchgen.planning import Hardware
     from batchgen.run import Run
     from batchgen.settings import Job, Site
-    from batchgen.view.status import Status
 
 app = typer.Typer(
     help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: "
@@ -189,9 +184,19 @@ def calibrate(
     and a job file with the choice.
     """
     with _errors():
-        from batchgen.calibration import Floor, Report, begin, grid_of, write_report
+        from batchgen.calibration import (
+            Floor,
+            Maker,
+            Report,
+            Unmade,
+            begin,
+            grid_of,
+            sample_manifest,
+            show_calibration,
+            try_settings,
+            write_report,
+        )
         from batchgen.settings import load_site
-        from batchgen.view.show_calibration import show_calibration
 
         run = _root(manifest, rehearse=rehearse)
         root = (out or run.with_name(f"calibrate-{run.name}")).expanduser()
@@ -201,10 +206,13 @@ def calibrate(
         located, checkpoint, hardware = _located(profile, asked)
         floor = Floor(min_psnr, min_ssim, share)
         grid = grid_of(root, located, tolerances, thresholds)
-        sample = _sample(manifest, located, checkpoint, pictures, seed)
+        sample = sample_manifest(manifest, located, checkpoint, pictures, seed)
         begin(root, sample)
-        make = partial(_try, site=profile, checkpoint=checkpoint, hardware=hardware)
-        tried = _tried(grid, floor, make, wait=profile is None)
+        maker = Maker(profile, checkpoint, hardware, _console(), sys.argv)
+        try:
+            tried = try_settings(grid, floor, maker.make, _console(), wait=profile is None)
+        except Unmade as unmade:
+            raise typer.Exit(unmade.exit_code) from None
         report = Report(asked, tuple(manifest), sample, seed, floor, tried, grid)
         show_calibration(_console(), report, write_report(root, report))
 
@@ -372,7 +380,8 @@ def _go(
 ) -> None:
     """Launch workers for what is missing; on this machine, watch them and exit as `status` does."""
     from batchgen.dataset import finalize_run
-    from batchgen.view.show import show_status
+    from batchgen.launch.start import start
+    from batchgen.view.show import show_software, show_status
     from batchgen.view.status import read_status
     from batchgen.view.watch import watch
 
@@ -387,109 +396,14 @@ def _go(
                 f"{root} is {seen.state} ({seen.cause}). Watch it with: {look}; bring more workers "
                 f"with: {more}"
             )
-        _start(run, site, add, steal=steal)
+        show_software(console, run.plan)
+        _say(start(run, site, sys.argv, add=add, steal=steal))
         if detach or site:
             _say(look)
             return
         seen = watch(run, console)
     show_status(console, seen)
     raise typer.Exit(seen.exit_code)
-
-
-def _sample(
-    manifest: list[str], job: Job, checkpoint: Checkpoint | None, pictures: int, seed: int
-) -> pa.Table:
-    """Pictures of a manifest, all of whose rows are checked."""
-    from batchgen.calibration import draw_sample
-    from batchgen.planning import make_plan
-
-    with TemporaryDirectory(prefix="batchgen-") as folder:  # a CSV file is converted to Parquet
-        planned = make_plan(manifest, job, checkpoint, Path(folder) / "manifest.parquet")
-        return draw_sample(planned, job, pictures, seed)
-
-
-def _tried(
-    grid: Grid, floor: Floor, make: Callable[[Trial], Status], *, wait: bool
-) -> list[list[Measured]]:
-    """Make the sample with the settings of a grid, and compare.
-
-    :param wait: whether `make` returns when the sample is made. Then a family ends at the first
-        setting that falls below the floor: bolder ones could not be chosen.
-    """
-    from batchgen.calibration import measure
-    from batchgen.view.status import EXIT_INCOMPLETE
-
-    if not wait:
-        every = [trial for family in grid for trial in family]
-        if waiting := [trial.root for trial in every if not make(trial).finished]:
-            _say(f"{counted(len(waiting), 'run')} to wait for. When they are complete, the same")
-            _say("command again compares them. The first:")
-            _say(shell_command("batchgen", "status", waiting[0], "--watch"))
-            raise typer.Exit(EXIT_INCOMPLETE)
-    tried: list[list[Measured]] = []
-    for family in grid:
-        tried.append([])
-        for trial in family:
-            make(trial)
-            tried[-1].append(measure(trial, grid[0][0]))
-            if wait and not floor.passes(tried[-1][-1]):
-                break
-    return tried
-
-
-def _try(
-    trial: Trial, site: Site | None, checkpoint: Checkpoint | None, hardware: Hardware
-) -> Status:
-    """Make the sample with one setting, or continue; on this machine until it is made.
-
-    :raises typer.Exit: it was stopped, as `status` says, or not one picture could be made.
-    """
-    from batchgen.dataset import finalize_run
-    from batchgen.planning import refuse_impossible
-    from batchgen.run import create, missing_folders, unless_started
-    from batchgen.view.show import show_status
-    from batchgen.view.status import read_status
-    from batchgen.view.watch import watch
-
-    refuse_impossible(trial.job, checkpoint, hardware)
-    made = missing_folders(trial.root)
-    run, new = create(trial.root, [trial.sample], trial.job, checkpoint, hardware=hardware)
-    with unless_started(run.directory, made if new else None):
-        finalize_run(run)
-        seen = read_status(run.directory, run.plan)
-        if seen.state not in ("complete", "failed", "running", "queued"):
-            _say(f"{trial.name}: {counted(run.plan.pictures, 'picture')} → {trial.root}")
-            _start(run, site, None, steal=False)
-            seen = read_status(run.directory, run.plan)
-    if not (site or seen.finished):
-        seen = watch(run, _console())
-    if seen.state == "failed" or not (site or seen.finished):
-        show_status(_console(), seen)
-        _say("The same command again continues the calibration.")
-        raise typer.Exit(seen.exit_code)
-    return seen
-
-
-def _start(run: Run, site: Site | None, add: int | None, *, steal: bool) -> None:
-    """Launch workers, and say how many."""
-    from batchgen.launch.slurm_array import launch_on
-    from batchgen.launch.supervisor import launch
-    from batchgen.run import arrays_of, clear_stop
-    from batchgen.view.show import show_software
-    from batchgen.worker.sick_devices import forgive
-
-    show_software(_console(), run.plan)
-    clear_stop(run.directory)
-    forgive(run.directory)
-    if site is None:
-        submission = launch(run, sys.argv, workers=add, steal=steal)
-        _say(f"{counted(submission.workers, 'worker')} started.")
-    else:
-        submission = launch_on(site, run, sys.argv, nodes=add, steal=steal)
-        nodes = counted(submission.workers * submission.ranks // site.tasks, "node")
-        arrays = ", ".join(arrays_of(run.directory, submission.number))
-        workers = counted(submission.workers, "worker")
-        _say(f"{workers} on {nodes} submitted to SLURM as {arrays}.")
 
 
 def _job(

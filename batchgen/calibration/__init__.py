@@ -1,7 +1,9 @@
 """Which cache setting this model, job and manifest can take: tried on a sample, before the run.
 
+    show.py       what `calibrate` prints at its end
     report.py     the table, calibration.json, and the job file with the choice
     plot.py       fidelity against speed, as SVG and PNG
+    making.py     the runs of the sample are made, here or on a cluster
     choice.py     the quickest setting that keeps the floor
     compare.py    what one setting did to the sample: fidelity, steps, seconds
     trials.py     the calibration's folder; the settings that are tried, as jobs
@@ -16,21 +18,28 @@ this model and job; it says nothing about others.
 
 from batchgen.calibration.choice import Choice, Floor, choose
 from batchgen.calibration.compare import Measured, measure
+from batchgen.calibration.making import Maker, Unmade, try_settings
 from batchgen.calibration.report import Report, write_report
-from batchgen.calibration.sample import draw_sample
+from batchgen.calibration.sample import draw_sample, sample_manifest
+from batchgen.calibration.show import show_calibration
 from batchgen.calibration.trials import Grid, Trial, begin, grid_of
 
 __all__ = [
     "Choice",
     "Floor",
     "Grid",
+    "Maker",
     "Measured",
     "Report",
     "Trial",
+    "Unmade",
     "begin",
     "choose",
     "draw_sample",
     "grid_of",
     "measure",
+    "sample_manifest",
+    "show_calibration",
+    "try_settings",
     "write_report",
 ]

@@ -11,6 +11,8 @@ row, its seed too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,8 @@ import pyarrow as pa
 
 from batchgen import manifest
 from batchgen.manifest import Picture, ShapeColumns
-from batchgen.planning import Plan
+from batchgen.model import Checkpoint
+from batchgen.planning import Plan, make_plan
 from batchgen.settings import Job
 
 Ints = npt.NDArray[np.int64]
@@ -28,6 +31,15 @@ _COLUMNS = (
     *("width", "height", "steps", "guidance", "true_cfg"),
 )
 _ORIGIN = {"row": "of_row", "image": "of_image"}
+
+
+def sample_manifest(
+    files: list[str], job: Job, checkpoint: Checkpoint | None, pictures: int, seed: int
+) -> pa.Table:
+    """Draw a sample of a manifest, all of whose rows are checked: see `draw_sample`."""
+    with TemporaryDirectory(prefix="batchgen-") as folder:  # a CSV file is converted to Parquet
+        plan = make_plan(files, job, checkpoint, Path(folder) / "manifest.parquet")
+        return draw_sample(plan, job, pictures, seed)
 
 
 def draw_sample(plan: Plan, job: Job, pictures: int, seed: int) -> pa.Table:

@@ -1,5 +1,6 @@
 """Starting, restarting and stopping workers. Launchers and workers share only files of the run.
 
+    start.py          brings workers to a run, here or in SLURM
     supervisor.py     starts the workers of this machine, and a new one for one that dies
     slurm_array.py    workers as SLURM job arrays
     batch_script.py   the batch script of a job array

@@ -1,6 +1,5 @@
 """What people look at: the state of a run, live progress, logs.
 
-    show_calibration.py   what `calibrate` prints
     show.py         what the verbs print
     watch.py        live progress
     status.py       what is done, who lives, what to type next

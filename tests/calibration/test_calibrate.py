@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import typer
 from PIL import Image
+from rich.console import Console
 
-from batchgen import cli
-from batchgen.calibration import Floor, grid_of
+from batchgen.calibration import Floor, Unmade, grid_of, try_settings
 from batchgen.calibration.compare import Measured
 from batchgen.checked_json import unseal
 from batchgen.settings.job import load_job
@@ -104,11 +103,13 @@ def test_on_this_machine_a_policy_ends_at_its_first_setting_below_the_floor(
 ) -> None:
     decibels = {"multistep-0.02": 30.0}
     monkeypatch.setattr(
-        "batchgen.calibration.measure",
+        "batchgen.calibration.making.measure",
         lambda trial, _: measured(trial.name, decibels.get(trial.name, 50.0)),
     )
     grid, made = grid_of(tmp_path, load_job(None), [0.01, 0.02, 0.03], [0.1]), []
-    tried = cli._tried(grid, Floor(40, 0.9, 0.5), lambda one: made.append(one.name), wait=True)
+    tried = try_settings(
+        grid, Floor(40, 0.9, 0.5), lambda one: made.append(one.name), Console(), wait=True
+    )
     assert made == ["uncached", "multistep-0.01", "multistep-0.02", "first_block-0.1"]
     assert [[one.name for one in family] for family in tried] == [made[:1], made[1:3], made[3:]]
 
@@ -123,8 +124,8 @@ def test_on_a_cluster_everything_is_submitted_and_the_same_command_compares(
         return SimpleNamespace(finished=trial.name == "uncached")
 
     grid = grid_of(tmp_path, load_job(None), [0.01, 0.02], [])
-    with pytest.raises(typer.Exit) as ended:
-        cli._tried(grid, Floor(40, 0.9, 0.5), submit, wait=False)
+    with pytest.raises(Unmade) as ended:
+        try_settings(grid, Floor(40, 0.9, 0.5), submit, Console(), wait=False)
     assert ended.value.exit_code == 3
     assert made == ["uncached", "multistep-0.01", "multistep-0.02"]
     told = capsys.readouterr().out
