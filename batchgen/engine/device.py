@@ -93,7 +93,7 @@ def _meaning(error: RuntimeError) -> type[OutOfMemory | DeviceFault] | None:
     """What an error says of the device; None: nothing."""
     message = str(error)
     # First, because full memory too may begin as a fault does: `CUDA error: out of memory`.
-    if any(words in message for words in _FULL):
+    if isinstance(error, torch.OutOfMemoryError) or any(words in message for words in _FULL):
         return OutOfMemory
     if isinstance(error, torch.AcceleratorError) or message.startswith(_FAULTS):
         return DeviceFault

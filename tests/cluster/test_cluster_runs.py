@@ -106,7 +106,8 @@ def test_a_time_limit_reached_several_times_over_only_costs_time_whatever_the_cl
         until(one.done, f"with {name}, the run is complete", 400)
         assert one.wrong(reference) == []
         allocations = [len(one.members(worker)) for worker in range(4)]
-        assert min(allocations) >= 3
+        assert min(allocations) >= 2
+        assert max(allocations) >= 3
         first = one.root / ".batchgen/logs/0001-worker-001.log"
         assert first.read_text().count("INFO shard ") >= 3, "a new allocation overwrote the log"
         ends = "".join(path.read_text() for path in one.root.glob(".batchgen/jobs/0001/*.end"))

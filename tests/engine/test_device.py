@@ -92,6 +92,7 @@ def test_a_full_host_is_out_of_memory_and_keeps_nothing_alive(cpu):
 
 # As PyTorch, the driver and Triton word them; on a card none of them was provoked.
 FULL = [
+    torch.OutOfMemoryError("in other words"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total …"),
     torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …"),
     RuntimeError("CUDA driver error: out of memory"),

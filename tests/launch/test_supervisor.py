@@ -66,7 +66,7 @@ def test_where_nothing_was_given_the_driver_is_asked(monkeypatch: pytest.MonkeyP
     answer = subprocess.CompletedProcess([], 0, f"{first}GPU 1: NVIDIA H200 (UUID: GPU-2)\n")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
-    assert visible_devices(job()) == ("0", "1")
+    assert visible_devices(job()) == ("MIG-1", "GPU-2"), "of a divided card, its slices"
 
 
 @pytest.mark.usefixtures("no_driver")

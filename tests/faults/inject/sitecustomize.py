@@ -69,7 +69,7 @@ def break_engine(module: ModuleType) -> None:
     engine = module.PatternEngine
     denoise, decode = engine.denoise, engine.decode
 
-    def faulty_denoise(self: Any, group: Any) -> Any:
+    def faulty_denoise(self: Any, group: Any, **how: Any) -> Any:
         from batchgen.errors import OutOfMemory
 
         if notes := os.environ.get("NOTE_GROUPS"):
@@ -82,7 +82,7 @@ def break_engine(module: ModuleType) -> None:
         if os.environ.get("SLOW_WORKER") == WORKER["index"] and len(group) > 1:
             time.sleep(0.7)
         finite = tuple("NAN" not in _words([picture]) for picture in group)
-        return replace(denoise(self, group), finite=finite)
+        return replace(denoise(self, group, **how), finite=finite)
 
     def faulty_decode(self: Any, denoised: Any) -> Any:
         if "KILLDECODE" in _words(denoised.latents):
@@ -102,20 +102,20 @@ def break_second_rank(module: ModuleType) -> None:
     denoise, forward = engine._denoise, engine._forward
     at_hand: list[Any] = []
 
-    def noted_denoise(self: Any, group: Any) -> Any:
+    def noted_denoise(self: Any, group: Any, **how: Any) -> Any:
         at_hand[:] = group
-        return denoise(self, group)
+        return denoise(self, group, **how)
 
     def faulty_forward(self: Any, *words: Any) -> Any:
         made = forward(self, *words)
         velocity = made.velocity
 
-        def faulty_velocity(latents: Any, step: int) -> Any:
+        def faulty_velocity(latents: Any, step: int, *words: Any) -> Any:
             if self.ranks.rank == 1 and step == 2:
-                words = _words(at_hand)
-                heavy = "HEAVY" in words and len(at_hand) > 2
-                strike(set(WHILE_DENOISING) & words, heavy=heavy)
-            return velocity(latents, step)
+                faults = _words(at_hand)
+                heavy = "HEAVY" in faults and len(at_hand) > 2
+                strike(set(WHILE_DENOISING) & faults, heavy=heavy)
+            return velocity(latents, step, *words)
 
         made.velocity = faulty_velocity
         return made
