@@ -73,7 +73,7 @@ def line(
     likeness = [ssim(plain.pixels[key], painted.pixels[key]) for key in keys]
     right = shares(judge(painted.pixels[key], scenes[key]) for key in keys)["wholly"]
     skipped, rate = float(np.mean(painted.skipped or 0.0)), len(keys) / painted.cpu_s
-    setting, quality = "none | ", " | | "
+    setting, quality = "none | ", " | "
     if cache.policy != "none":
         first = f"`first_block` {cache.threshold:g} | {cache.taylor_order}"
         setting = f"`multistep` {cache.tolerance:g} | " if cache.policy == "multistep" else first

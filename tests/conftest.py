@@ -41,7 +41,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduler:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(_CLUSTER))
+    """The cluster's files first, then those with slow tests: quick ones fill what is left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.nodeid.startswith(_CLUSTER), item.path not in slow))
 
 
 @pytest.fixture(scope="session")

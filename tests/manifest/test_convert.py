@@ -239,6 +239,7 @@ def test_conversion_is_deterministic(convert: Convert) -> None:
     assert convert(a_jsonl=text).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_conversion_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 MB of CSV never take more than some 30 blocks in memory: pyarrow reads ahead."""
     monkeypatch.setattr("batchgen.manifest.csv_rows._BATCH_CHARACTERS", 1 << 20)

@@ -138,6 +138,7 @@ def million(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_million_rows_are_checked_in_bounded_memory(million: Path) -> None:
     """Arrow and Python allocate far less than the file: 8 bytes an id is all that grows."""
     before = pa.default_memory_pool()

@@ -215,6 +215,7 @@ def test_status_is_one_json_object_of_one_line(run: Run) -> None:
     assert set(json.loads(told)) == set(Status.__dataclass_fields__) - {"pictures"} | {"rows"}
 
 
+@pytest.mark.slow
 def test_status_of_a_run_with_many_finished_shards_opens_only_what_is_new(tmp_path: Path) -> None:
     """3,000 commits: the second look opens a handful of files."""
     run, shards = planned(tmp_path), 3000
