@@ -106,7 +106,7 @@ def test_a_time_limit_reached_several_times_over_only_costs_time_whatever_the_cl
         until(one.done, f"with {name}, the run is complete", 400)
         assert one.wrong(reference) == []
         allocations = [len(one.members(worker)) for worker in range(4)]
-        # Of two nodes, one may come to the last shards late and be spared its third allocation.
+        # On a busy machine one of the two nodes was once done with the run after its second.
         assert min(allocations) >= 2
         assert max(allocations) >= 3
         first = one.root / ".batchgen/logs/0001-worker-001.log"
