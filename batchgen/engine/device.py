@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,6 +131,12 @@ class Clock:
         return [begin.elapsed_time(end) / 1000 for begin, end in laps]
 
 
+def _given_a_card() -> bool:
+    """Whether this process was placed on a card, and PyTorch is built to use it."""
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    return torch.version.cuda is not None and cards not in ("", "-1")
+
+
 def choose_device(settings: EngineSettings, linear: str = "auto") -> Device:
     """The device that a job asks for. Also sets what changes rounding: the process's CPU threads,
     and that fp32 on CUDA has all its bits. PyTorch would let convolutions drop 13 (TF32).
@@ -140,9 +147,11 @@ def choose_device(settings: EngineSettings, linear: str = "auto") -> Device:
     """
     torch.set_num_threads(settings.threads)
     cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not cuda:
+    # "auto" on a machine whose card cannot be used would be a hundred times slower, in silence.
+    wanted = settings.device == "cuda" or (settings.device == "auto" and _given_a_card())
+    if wanted and not cuda:
         raise JobError(
-            f'engine.device = "cuda": PyTorch {torch.__version__} '
+            f'engine.device = "{settings.device}": PyTorch {torch.__version__} '
             f"(built for CUDA: {torch.version.cuda}) sees no CUDA device. "
             "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or --set engine.device=cpu"
         )

@@ -104,11 +104,14 @@ def _wanted_devices(job: Job) -> tuple[str, ...]:
         return ()
     devices = given_devices()
     if job.engine.device == "cuda":
-        _check_cuda(devices)
+        _check_given(devices)
+    # The embedded model is quick enough on a CPU; any other is meant for the cards that are there.
+    if job.engine.device == "cuda" or (devices and job.model.path != "tiny"):
+        _check_build(job.engine.device, devices)
     return devices
 
 
-def _check_cuda(devices: tuple[str, ...]) -> None:
+def _check_given(devices: tuple[str, ...]) -> None:
     asked, given = 'engine.device = "cuda"', os.environ.get("CUDA_VISIBLE_DEVICES")
     if not devices:
         why = (
@@ -121,10 +124,14 @@ def _check_cuda(devices: tuple[str, ...]) -> None:
             "with --site; --set engine.device=auto takes a GPU where there is one, and "
             "engine.device=cpu none"
         )
+
+
+def _check_build(asked: str, devices: tuple[str, ...]) -> None:
     if (version := importlib.metadata.version("torch")).endswith("+cpu"):
         raise JobError(
-            f"{asked}: PyTorch {version} is built without CUDA. Install a build with CUDA "
-            "(https://pytorch.org/get-started/locally), or --set engine.device=cpu"
+            f'engine.device = "{asked}": this machine has {counted(len(devices), "GPU")}, but '
+            f"PyTorch {version} is built without CUDA and would leave them idle. Install a build "
+            "with CUDA (https://pytorch.org/get-started/locally), or --set engine.device=cpu"
         )
 
 

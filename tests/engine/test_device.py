@@ -45,6 +45,16 @@ def test_a_device_that_is_not_there_is_refused_never_replaced(monkeypatch):
         choose_device(EngineSettings(device="cuda"))
 
 
+def test_a_worker_that_was_given_a_card_never_computes_beside_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(JobError, match=r'"auto": PyTorch .* sees no CUDA device'):
+        choose_device(EngineSettings())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose_device(EngineSettings()).kind.type == "cpu"
+
+
 def test_fp32_on_cuda_has_all_its_bits(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)

@@ -138,12 +138,15 @@ def test_a_gpu_that_this_pytorch_cannot_use_is_told_before_anything_starts(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver(H100)
-    wanted = job(engine={"device": "cuda"})
+    asked = [job(engine={"device": "cuda"}), job(model={"path": "org/large"})]
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0+cpu")
-    with pytest.raises(JobError, match=r"PyTorch 2\.13\.0\+cpu is built without CUDA"):
-        this_machine(wanted)
+    for wanted in asked:
+        device = wanted.engine.device
+        with pytest.raises(JobError, match=rf'"{device}": .* 1 GPU, but PyTorch \S+ is built with'):
+            this_machine(wanted)
+    assert this_machine(job()).cuda is True, "the embedded model is made on any machine"
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0+cu130")
-    assert this_machine(wanted).cuda is True
+    assert [this_machine(wanted).cuda for wanted in asked] == [True, True]
 
 
 @pytest.mark.usefixtures("no_driver")
