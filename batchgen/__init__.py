@@ -5,6 +5,8 @@ under it (tests/test_layers.py). A section of the job file names its wing or roo
 engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
 
     cli.py         the verbs: parse, call, print
+    api.py         the same from Python: `batchgen.submit(...)`
+    operations.py  what both do
     calibration/   a cache setting for a manifest, tried on a sample of it
     view/          what people look at: status, progress, logs
     arrive.py      launch/node_check.py by its old name, until 0.3
@@ -33,4 +35,19 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from batchgen.api import RunHandle, attach, resume, submit
+
+__all__ = ["RunHandle", "__version__", "attach", "resume", "submit"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public functions are imported when they are used: `import batchgen` takes no time."""
+    if name in __all__:
+        return getattr(import_module("batchgen.api"), name)
+    raise AttributeError(f"module 'batchgen' has no attribute {name!r}")

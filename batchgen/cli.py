@@ -5,8 +5,6 @@ Each verb imports what it needs when it is called, so that `batchgen --help` ans
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from batchgen import operations
 from batchgen.durable import is_full
 from batchgen.errors import (
     BatchgenError,
     InputError,
     RunStopped,
-    StillRunning,
     brief,
     counted,
     one_line,
@@ -33,8 +31,6 @@ from batchgen.shortage import name_shortage
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from batchgen.model import Checkpoint
-    from batchgen.planning import Hardware
     from batchgen.run import Run
     from batchgen.settings import Job, Site
 
@@ -104,7 +100,8 @@ def plan(
         memory = planning.describe_memory(located, checkpoint, planned, hardware)
         show_plan(_console(), planned, asked, memory)
         if profile:
-            show_script(_console(), planned, asked, profile, _root(manifest, rehearse=rehearse))
+            root = operations.default_root(manifest[0], rehearse=rehearse)
+            show_script(_console(), planned, asked, profile, root)
 
 
 @app.command()
@@ -125,18 +122,14 @@ def submit(
     The same command again continues where it stopped.
     """
     with _errors():
-        from batchgen.run import create, missing_folders, refuse_place, unless_started
         from batchgen.settings import load_site
 
-        root = (out or _root(manifest, rehearse=rehearse)).expanduser()
+        root = (out or operations.default_root(manifest[0], rehearse=rehearse)).expanduser()
         profile = load_site(site) if site else None
         asked = _job(job, settings, columns, rehearse=rehearse)
-        _refuse_devices(profile, asked)
-        refuse_place(root)
-        located, checkpoint, hardware = _located(profile, asked)
-        made = missing_folders(root)
-        run, new = create(root, manifest, located, checkpoint, hardware=hardware)
-        if not new:
+        planned = operations.plan_run(manifest, profile, asked, root)
+        run = planned.run
+        if not planned.new:
             _say(f"{root} was planned before from the same inputs: continuing it.")
         shards = counted(len(run.plan.shards), "shard")
         _say(f"{counted(run.plan.pictures, 'picture')} in {shards} → {root}")
@@ -144,7 +137,7 @@ def submit(
             _say(f"The manifest was read as {run.plan.read_as}.")
         for note in run.plan.notes:
             _say(f"note: {note}")
-        with unless_started(run.directory, made if new else None):
+        with planned.unless_started():
             _go(run, profile, detach=detach)
 
 
@@ -198,12 +191,12 @@ def calibrate(
         )
         from batchgen.settings import load_site
 
-        run = _root(manifest, rehearse=rehearse)
+        run = operations.default_root(manifest[0], rehearse=rehearse)
         root = (out or run.with_name(f"calibrate-{run.name}")).expanduser()
         profile = load_site(site) if site else None
         asked = _job(job, settings, columns, rehearse=rehearse)
-        _refuse_devices(profile, asked)
-        located, checkpoint, hardware = _located(profile, asked)
+        operations.refuse_devices(profile, asked)
+        located, checkpoint, hardware = operations.locate(profile, asked)
         floor = Floor(min_psnr, min_ssim, share)
         grid = grid_of(root, located, tolerances, thresholds)
         sample = sample_manifest(manifest, located, checkpoint, pictures, seed)
@@ -246,25 +239,12 @@ def resume(
     The run goes on where it was last, or where --site or --local say.
     """
     with _errors():
-        from batchgen.planning import refuse_impossible, refuse_unfit
-        from batchgen.run import open_run, read_submissions
         from batchgen.settings import load_site
 
-        if local and site:
-            raise InputError("--local goes on here, and --site on a cluster: name one of them")
-        if add and any(word.partition("=")[0].strip() == "run.workers" for word in settings or []):
-            raise InputError(
-                "--add and run.workers both say how many workers start: give one of them"
-            )
-        profile = load_site(site) if site else None
-        opened = open_run(run, settings or [], manifest or [])
-        last = read_submissions(opened.directory)[-1:]
-        if last and not local:
-            profile = profile or last[0].site
-        if not opened.directory.complete():
-            hardware = _hardware(profile, opened.job)
-            refuse_impossible(opened.job, opened.checkpoint, hardware)
-            refuse_unfit(opened.job, opened.checkpoint, opened.plan, hardware)
+        named = load_site(site) if site else None
+        opened, profile = operations.reopen(
+            run, settings or [], manifest or [], named, local=local, add=add
+        )
         _go(opened, profile, detach=detach, add=add, steal=steal)
 
 
@@ -363,43 +343,26 @@ def cancel(
 ) -> None:
     """Ask a run to stop after the groups in flight. `resume` continues it."""
     with _errors():
-        from batchgen.launch.cancel import cancel_jobs, stop
+        from batchgen.launch.cancel import cancel as cancel_run
         from batchgen.run import RunDirectory
 
-        directory = RunDirectory.open(run)
-        if directory.complete():
-            cancel_jobs(directory, at_once=now)  # nodes that still wait in SLURM
-            _say("The run is complete: there is nothing to cancel.")
-        else:
-            again = shell_command("batchgen", "cancel", run, "--now")
-            _say(stop(directory, at_once=now, again=again))
+        _say(cancel_run(RunDirectory.open(run), at_once=now))
 
 
 def _go(
     run: Run, site: Site | None, *, detach: bool, add: int | None = None, steal: bool = False
 ) -> None:
     """Launch workers for what is missing; on this machine, watch them and exit as `status` does."""
-    from batchgen.dataset import finalize_run
     from batchgen.launch.start import start
     from batchgen.view.show import show_software, show_status
-    from batchgen.view.status import read_status
     from batchgen.view.watch import watch
 
-    root, console = run.directory.root, _console()
-    finalize_run(run)
-    seen = read_status(run.directory, run.plan)
+    console, seen = _console(), operations.what_is_left(run, add)
     if not seen.finished:
-        look = shell_command("batchgen", "status", root, "--watch")
-        if seen.state in ("running", "queued") and not add:
-            more = shell_command("batchgen", "resume", root, "--add", 1)
-            raise StillRunning(
-                f"{root} is {seen.state} ({seen.cause}). Watch it with: {look}; bring more workers "
-                f"with: {more}"
-            )
         show_software(console, run.plan)
         _say(start(run, site, sys.argv, add=add, steal=steal))
         if detach or site:
-            _say(look)
+            _say(shell_command("batchgen", "status", run.directory.root, "--watch"))
             return
         seen = watch(run, console)
     show_status(console, seen)
@@ -409,55 +372,7 @@ def _go(
 def _job(
     path: Path | None, settings: list[str] | None, columns: list[str] | None, *, rehearse: bool
 ) -> Job:
-    from batchgen.settings import load_job
-
-    overrides = [*(settings or []), *(["engine.kind=pattern"] if rehearse else [])]
-    return load_job(path, overrides, columns or ())
-
-
-def _refuse_devices(site: Site | None, job: Job) -> None:
-    """Refuse what this machine or the site cannot be asked for, before the model is located.
-
-    Locating the model reads from every weight file: what costs less to tell is told before.
-    """
-    from batchgen.launch.elements import refuse_misfit
-    from batchgen.planning import visible_devices
-
-    if site:
-        refuse_misfit(site, job)
-    else:
-        visible_devices(job)
-
-
-def _located(site: Site | None, job: Job) -> tuple[Job, Checkpoint | None, Hardware]:
-    """The job with its files found, its model, and the devices, which can do what it asks."""
-    from batchgen.planning import locate_model, refuse_impossible
-
-    hardware = _hardware(site, job)
-    located, checkpoint = locate_model(job)
-    refuse_impossible(located, checkpoint, hardware)
-    return located, checkpoint, hardware
-
-
-def _hardware(site: Site | None, job: Job) -> Hardware:
-    """The devices that will work: of the site's nodes, or of this machine."""
-    from batchgen.planning import of_site, this_machine
-
-    return of_site(site, job) if site else this_machine(job)
-
-
-def _root(manifest: list[str], *, rehearse: bool) -> Path:
-    return Path("runs") / (_stem(manifest[0]) + ("-rehearsal" if rehearse else ""))
-
-
-def _stem(manifest: str) -> str:
-    """A run's name: its manifest's without extension and wildcards, or else its folder's."""
-    # `..` is resolved, and a symlink keeps its name.
-    path = Path(os.path.abspath(manifest))  # noqa: PTH100
-    if path.is_dir():
-        return path.name or "run"
-    stem = Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
-    return re.sub(r"[*?\[\]]", "", stem).strip("-_.") or path.parent.name or "run"
+    return operations.read_job(path, settings or [], columns or [], rehearse=rehearse)
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -84,11 +84,12 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
-    """Gives this machine an NVIDIA driver, and cards."""
+    """Gives this machine an NVIDIA driver, cards, and a PyTorch that can use them."""
     folder = tmp_path / "driver"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("batchgen.planning.hardware._pytorch", lambda: "2.13.0+cu130")
     return lambda *cards: write_driver(folder, cards)
 
 

@@ -20,6 +20,20 @@ from batchgen.run import (
 from batchgen.slurm import Queue, jobs_of
 
 
+def cancel(directory: RunDirectory, *, at_once: bool) -> str:
+    """Cancel a run, as `batchgen cancel` does.
+
+    :return: a sentence that says what happens now.
+    :raises SchedulerSilent: the run's jobs could not be cancelled; the stop flag is set.
+    :raises OutputError: the run is somebody else's.
+    """
+    if directory.complete():
+        cancel_jobs(directory, at_once=at_once)  # nodes that still wait in SLURM
+        return "The run is complete: there is nothing to cancel."
+    again = shell_command("batchgen", "cancel", directory.root, "--now")
+    return stop(directory, at_once=at_once, again=again)
+
+
 def stop(directory: RunDirectory, *, at_once: bool, again: str) -> str:
     """Ask a run to stop after the groups in flight, or end its workers at once.
 

@@ -127,12 +127,17 @@ def _check_given(devices: tuple[str, ...]) -> None:
 
 
 def _check_build(asked: str, devices: tuple[str, ...]) -> None:
-    if (version := importlib.metadata.version("torch")).endswith("+cpu"):
+    if (version := _pytorch()).endswith("+cpu"):
         raise JobError(
             f'engine.device = "{asked}": this machine has {counted(len(devices), "GPU")}, but '
             f"PyTorch {version} is built without CUDA and would leave them idle. Install a build "
             "with CUDA (https://pytorch.org/get-started/locally), or --set engine.device=cpu"
         )
+
+
+def _pytorch() -> str:
+    """Its version; how it was built stands behind a plus sign."""
+    return importlib.metadata.version("torch")
 
 
 def check_enough(job: Job, devices: tuple[str, ...]) -> None:

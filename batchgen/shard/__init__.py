@@ -38,7 +38,7 @@ from batchgen.shard.loss import Loss
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.pictures import read_shard
 from batchgen.shard.publish import publish_shard
-from batchgen.shard.records import AuditOutcome, Record, Route, identity_of, read_metadata
+from batchgen.shard.records import SCHEMA, AuditOutcome, Record, Route, identity_of, read_metadata
 from batchgen.shard.tally import Tally, count_pictures
 from batchgen.shard.visible_files import (
     lost_shards,
@@ -49,6 +49,7 @@ from batchgen.shard.visible_files import (
 
 __all__ = [
     "KILLED",
+    "SCHEMA",
     "AuditOutcome",
     "Claim",
     "Claims",

@@ -151,15 +151,18 @@ def parse(lines: bytes, where: str) -> list[Record]:
 
 
 def read_metadata(
-    path: Path, columns: Sequence[str], filters: Sequence[tuple[str, str, str]] | None = None
+    path: Path, columns: Sequence[str] | None, filters: Sequence[tuple[str, str, str]] | None = None
 ) -> pa.Table:
-    """Columns of published records.
+    """Published records of a shard.
 
+    :param columns: only these; None for all that its version wrote.
     :param filters: as `pyarrow.parquet.read_table` takes them.
     :raises DamagedRun: the file is gone or damaged; with the remedy.
     """
     try:
-        return pq.read_table(path, columns=list(columns), filters=filters)
+        return pq.read_table(
+            path, columns=None if columns is None else list(columns), filters=filters
+        )
     except (pa.ArrowException, OSError) as error:
         repair = shell_command("batchgen", "verify", path.parent.parent, "--repair")
         raise DamagedRun(

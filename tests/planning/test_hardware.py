@@ -1,6 +1,5 @@
 """What the driver (here a script), the operating system and site profiles tell of the devices."""
 
-import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any
@@ -139,13 +138,13 @@ def test_a_gpu_that_this_pytorch_cannot_use_is_told_before_anything_starts(
 ) -> None:
     driver(H100)
     asked = [job(engine={"device": "cuda"}), job(model={"path": "org/large"})]
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0+cpu")
+    monkeypatch.setattr(hardware, "_pytorch", lambda: "2.13.0+cpu")
     for wanted in asked:
         device = wanted.engine.device
         with pytest.raises(JobError, match=rf'"{device}": .* 1 GPU, but PyTorch \S+ is built with'):
             this_machine(wanted)
     assert this_machine(job()).cuda is True, "the embedded model is made on any machine"
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0+cu130")
+    monkeypatch.setattr(hardware, "_pytorch", lambda: "2.13.0+cu130")
     assert [this_machine(wanted).cuda for wanted in asked] == [True, True]
 
 

@@ -1,0 +1,194 @@
+"""Runs from Python, by the command line's own path.
+
+    import batchgen
+
+    run = batchgen.submit("prompts.parquet", "jobs/flux-dev.toml")
+    run.wait()
+    run.status().ok
+    run.records(["key", "prompt", "denoise_s"]).to_pandas()
+
+`submit` and `resume` return when workers are started. These go on when Python ends. What the
+command line refuses raises a `BatchgenError` with the same message.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tomli_w
+
+from batchgen.errors import InputError
+from batchgen.launch.start import start
+from batchgen.operations import default_root, plan_run, read_job, reopen, what_is_left
+from batchgen.run import Run, RunDirectory
+from batchgen.settings import Site, load_site
+from batchgen.shard import SCHEMA, published_shards, read_metadata
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from batchgen.view.status import Status
+
+# Seconds between two looks while `wait` waits.
+POLL_S = 1.0
+
+AnyPath = str | PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunHandle:
+    """A run on the disk. Every call reads it anew, so that a handle never goes stale."""
+
+    root: Path
+
+    def status(self) -> Status:
+        """What is done, who works, what to type next; as `batchgen status`."""
+        from batchgen.view.status import read_status
+
+        return read_status(RunDirectory.open(self.root))
+
+    def wait(self, timeout_s: float | None = None) -> Status:
+        """Wait until nobody works on the run any more: it is complete, stopped or stalled.
+
+        :param timeout_s: seconds after which the last status is returned all the same; None waits
+            for as long as it takes.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while (status := self.status()).state in ("running", "queued"):
+            left_s = POLL_S if until is None else until - time.monotonic()
+            if left_s <= 0:
+                break
+            time.sleep(min(POLL_S, left_s))
+        return status
+
+    def tars(self) -> list[Path]:
+        """The published tars, in order. While the run goes on, more appear."""
+        return sorted(RunDirectory.open(self.root).data(0).parent.glob("*.tar"))
+
+    def records(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The published records, a row for every picture, failed ones too, in the order of keys.
+
+        Columns that an older version did not write are null.
+
+        :param columns: only these; None for all.
+        :raises InputError: no record has such a column.
+        :raises DamagedRun: a file is damaged; the message says how to mend it.
+        """
+        import pyarrow as pa
+
+        known = [*SCHEMA.names, "extra"]
+        if strange := sorted(set(columns or []) - set(known)):
+            there = ", ".join(known)
+            raise InputError(f"records have no column {', '.join(strange)}; they have {there}")
+        directory = RunDirectory.open(self.root)
+        tables = [SCHEMA.empty_table()]
+        for shard in sorted(published_shards(directory)):
+            written = read_metadata(directory.metadata(shard), None)
+            wanted = columns or written.column_names
+            tables.append(written.select([name for name in wanted if name in written.column_names]))
+        table = pa.concat_tables(tables, promote_options="default")
+        return table.select([name for name in columns or known if name in table.column_names])
+
+    def cancel(self, *, now: bool = False) -> None:
+        """Ask the run to stop after the groups in flight, or at once. `resume` continues it."""
+        from batchgen.launch.cancel import cancel
+
+        cancel(RunDirectory.open(self.root), at_once=now)
+
+
+def submit(
+    manifest: AnyPath | Sequence[AnyPath],
+    job: AnyPath | None = None,
+    *,
+    site: AnyPath | None = None,
+    out: AnyPath | None = None,
+    settings: Mapping[str, object] | None = None,
+    columns: Mapping[str, str] | None = None,
+    rehearse: bool = False,
+) -> RunHandle:
+    """Plan a manifest and start workers that make its pictures, here or on a cluster.
+
+    The same call again continues where the run stopped. A run that is complete stays as it is.
+
+    :param manifest: Parquet, CSV, TSV, JSON lines, text or Arrow: files, globs or folders.
+    :param job: a TOML job file; None for the embedded tiny model.
+    :param site: a SLURM site profile; None for this machine.
+    :param out: the run directory; None for `runs/NAME` of the manifest.
+    :param settings: keys of the job file to override, as `{"sampling.steps": 20}`.
+    :param columns: columns of the manifest with other names, as `{"prompt": "caption"}`.
+    :param rehearse: draw test cards, without a model.
+    :raises BatchgenError: what the command line refuses, with its message.
+    """
+    paths = _paths(manifest)
+    profile = load_site(Path(site)) if site else None
+    renamed = [f"{ours}={theirs}" for ours, theirs in (columns or {}).items()]
+    asked = read_job(Path(job) if job else None, _overrides(settings), renamed, rehearse=rehearse)
+    root = Path(out) if out else default_root(paths[0], rehearse=rehearse)
+    planned = plan_run(paths, profile, asked, root.expanduser())
+    with planned.unless_started():
+        return _go(planned.run, profile)
+
+
+def resume(
+    run: AnyPath | RunHandle,
+    *,
+    settings: Mapping[str, object] | None = None,
+    site: AnyPath | None = None,
+    local: bool = False,
+    manifest: AnyPath | Sequence[AnyPath] | None = None,
+    add: int | None = None,
+    steal: bool = False,
+) -> RunHandle:
+    """Start workers for what is missing of a run that was stopped, killed or ran out of space.
+
+    :param settings: keys of `[run]`, `[audit]` and `[pattern]` to change.
+    :param site: a SLURM site profile; None for where the run was last.
+    :param local: go on here, although the run was on a cluster.
+    :param manifest: where the manifest is now, if it was moved.
+    :param add: bring so many workers, on a cluster nodes, also to a run that others work on.
+    :param steal: take shards of workers elsewhere, which you know are dead.
+    :raises BatchgenError: what the command line refuses, with its message.
+    """
+    root = run.root if isinstance(run, RunHandle) else Path(run)
+    profile = load_site(Path(site)) if site else None
+    moved = _paths(manifest) if manifest else []
+    opened, profile = reopen(root, _overrides(settings), moved, profile, local=local, add=add)
+    return _go(opened, profile, add=add, steal=steal)
+
+
+def attach(run: AnyPath) -> RunHandle:
+    """The run in a folder, whoever made it.
+
+    :raises OutputError: there is none.
+    """
+    return RunHandle(RunDirectory.open(Path(run)).root)
+
+
+def _go(run: Run, site: Site | None, *, add: int | None = None, steal: bool = False) -> RunHandle:
+    if not what_is_left(run, add).finished:
+        start(run, site, sys.argv, add=add, steal=steal)
+    return RunHandle(run.directory.root)
+
+
+def _paths(given: AnyPath | Sequence[AnyPath]) -> list[str]:
+    paths = [given] if isinstance(given, str | PathLike) else given
+    if not paths:
+        raise InputError("the manifest is an empty list; expected at least one file or folder")
+    return [fspath(path) for path in paths]
+
+
+def _overrides(settings: Mapping[str, object] | None) -> list[str]:
+    """`section.key=value`, the value in TOML."""
+    try:
+        return [
+            f"{key}={tomli_w.dumps({'value': value}).partition(' = ')[2].strip()}"
+            for key, value in (settings or {}).items()
+        ]
+    except TypeError as error:
+        raise InputError(f"settings = {settings!r}: {error}; expected values of TOML") from None

@@ -1,0 +1,88 @@
+"""Python does what the command line does, and is refused what it refuses."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import batchgen
+from batchgen.errors import InputError, JobError, StillRunning
+
+PROMPTS = [f"a red circle, number {number}" for number in range(12)]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    pq.write_table(
+        pa.table({"caption": PROMPTS, "mood": ["calm"] * 12}), tmp_path / "prompts.parquet"
+    )
+    return tmp_path / "prompts.parquet"
+
+
+@pytest.mark.slow
+def test_a_run_is_made_watched_and_read_from_python(manifest: Path, tmp_path: Path) -> None:
+    settings = {"shards.pictures": 8, "run.workers": 1, "sampling.steps": 2}
+    asked = partial(
+        batchgen.submit,
+        out=tmp_path / "run",
+        columns={"prompt": "caption"},
+        settings=settings,
+        rehearse=True,
+    )
+    run = asked(manifest)
+    seen = run.wait(timeout_s=60)
+    assert (seen.state, seen.ok) == ("complete", 12)
+    assert run.status().to_json().startswith("{")
+    assert [tar.name for tar in run.tars()] == ["000000.tar", "000001.tar"]
+    records = run.records(["prompt", "extra", "key"])
+    assert records.column_names == ["prompt", "extra", "key"]
+    assert records["prompt"].to_pylist() == PROMPTS
+    assert records["extra"].to_pylist() == [{"mood": "calm"}] * 12
+    assert run.records().num_rows == 12
+    with pytest.raises(InputError, match=r"no column colour; they have key, row"):
+        run.records(["colour"])
+    assert asked([manifest]) == run == batchgen.attach(tmp_path / "run") == batchgen.resume(run)
+
+
+def test_records_of_a_run_without_published_shards_are_an_empty_table(
+    manifest: Path, tmp_path: Path
+) -> None:
+    run = batchgen.submit(
+        manifest,
+        out=tmp_path / "run",
+        columns={"prompt": "caption"},
+        settings={"pattern.delay_s": 30.0, "run.workers": 1},
+        rehearse=True,
+    )
+    assert run.records(["key", "psnr"]).schema.names == ["key", "psnr"]
+    assert run.status().state in ("running", "queued")
+    with pytest.raises(StillRunning, match="bring more workers"):
+        batchgen.resume(run)
+    run.cancel(now=True)
+    assert run.wait(timeout_s=30).state == "stopped"
+
+
+def test_what_the_command_line_refuses_is_refused_with_its_message(manifest: Path) -> None:
+    with pytest.raises(JobError, match=r"sampling\.stepz"):
+        batchgen.submit(manifest, settings={"sampling.stepz": 4})
+    with pytest.raises(InputError, match="expected values of TOML"):
+        batchgen.submit(manifest, settings={"sampling.steps": None})
+    with pytest.raises(InputError, match="at least one file"):
+        batchgen.submit([])
+
+
+def test_importing_batchgen_imports_nothing_else() -> None:
+    code = (
+        "import sys, batchgen; heavy = {'pyarrow', 'pydantic', 'numpy', 'torch', 'submitit'};"
+        "sys.exit(bool(heavy & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'sumbit'"):
+        batchgen.sumbit  # noqa: B018
