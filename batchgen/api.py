@@ -2,7 +2,7 @@
 
     import batchgen
 
-    run = batchgen.submit("prompts.parquet", "jobs/flux-dev.toml")
+    run = batchgen.submit("prompts.parquet", "flux-dev")
     run.wait()
     run.status().ok
     run.records(["key", "prompt", "denoise_s"]).to_pandas()
@@ -117,7 +117,7 @@ def submit(
     The same call again continues where the run stopped. A run that is complete stays as it is.
 
     :param manifest: Parquet, CSV, TSV, JSON lines, text or Arrow: files, globs or folders.
-    :param job: a TOML job file; None for the embedded tiny model.
+    :param job: a TOML job file, or the name of a ready one; None for the embedded tiny model.
     :param site: a SLURM site profile; None for this machine.
     :param out: the run directory; None for `runs/NAME` of the manifest.
     :param settings: keys of the job file to override, as `{"sampling.steps": 20}`.

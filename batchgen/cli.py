@@ -49,7 +49,8 @@ Manifest = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(help="The run directory, for example runs/prompts.")]
 JobFile = Annotated[
-    Path | None, typer.Option(help="TOML job file; without it, the embedded tiny model.")
+    Path | None,
+    typer.Option(help="TOML job file, or flux-dev, …; without it, the embedded tiny model."),
 ]
 SET = "SECTION.KEY=VALUE"
 Settings = Annotated[

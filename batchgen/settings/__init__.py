@@ -1,11 +1,12 @@
 """What people write: strict TOML files that become frozen objects.
 
-    site.py      site profile → Site: how work is asked for on a SLURM cluster
-    job.py       job file → Job: how pictures are made
-    audit.py     [audit]: pictures that are also made without the cache
-    engine.py    the sections about how pictures are computed
-    written.py   keys that were written; those that nothing reads are refused
-    section.py   strict TOML tables; errors list what is accepted
+    site.py         site profile → Site: how work is asked for on a SLURM cluster
+    job.py          job file → Job: how pictures are made
+    ready_jobs.py   job files that come with batchgen, by name
+    audit.py        [audit]: pictures that are also made without the cache
+    engine.py       the sections about how pictures are computed
+    written.py      keys that were written; those that nothing reads are refused
+    section.py      strict TOML tables; errors list what is accepted
 
 A room imports only rooms below it.
 """

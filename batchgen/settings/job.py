@@ -22,6 +22,7 @@ from pydantic import Field
 from batchgen.errors import JobError, shell_command
 from batchgen.settings.audit import Audit
 from batchgen.settings.engine import QUANTIZED, Cache, Compile, EngineSettings, Parallel, Precision
+from batchgen.settings.ready_jobs import find_job, ready_jobs
 from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
 from batchgen.settings.written import mark_written, refuse_unread
 
@@ -188,13 +189,15 @@ def load_job(
     In each section, `model_fields_set` are the keys of the file and of the overrides. The default
     job and the job file of a run, which spells out every default, count as nothing written.
 
-    :param path: TOML file; None for the job of the embedded tiny model.
+    :param path: TOML file, or the name of one that comes with batchgen; None for the job of the
+        embedded tiny model.
     :param overrides: for example `["sampling.steps=4", "model.path=org/name"]`; a value is TOML,
         and what is not TOML is a string.
     :param columns: entries of `[manifest] columns`, for example `["prompt=caption", "seeds="]`.
     :raises JobError: unreadable file, unknown key, impossible value, or a key that was written and
         is not read; the message lists what is accepted.
     """
+    path = None if path is None else find_job(path)
     content = _default_job() if path is None else _read(path)
     written = {} if path is None or _is_recorded(path) else copy.deepcopy(content)
     for override in overrides or []:
@@ -267,8 +270,11 @@ def _default_job() -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    without = "Examples are in jobs/; without --job the embedded tiny model is used."
-    return read_toml(path, error=JobError, missing=f"no such job file. {without}")
+    missing = (
+        f"no such job file. Ready ones, to be named without a folder: {', '.join(ready_jobs())}. "
+        "Without --job the embedded tiny model is used."
+    )
+    return read_toml(path, error=JobError, missing=missing)
 
 
 def _is_recorded(path: Path) -> bool:
