@@ -70,6 +70,7 @@ Rehearse = Annotated[
 SiteFile = Annotated[
     Path | None, typer.Option(help="SLURM site profile, as slurm/example.toml; else this machine.")
 ]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")]
 
 
@@ -81,6 +82,7 @@ def plan(
     settings: Settings = None,
     columns: Columns = None,
     rehearse: Rehearse = False,
+    json: Json = False,
 ) -> None:
     """Say what would happen: rows, sizes, shards, groups, time, bytes.
 
@@ -89,7 +91,7 @@ def plan(
     with _errors():
         from batchgen import planning
         from batchgen.settings import load_site
-        from batchgen.view.show import show_plan, show_script
+        from batchgen.view.show_plan import plan_to_json, show_plan, show_script
 
         profile = load_site(site) if site else None
         asked = _job(job, settings, columns, rehearse=rehearse)
@@ -99,6 +101,9 @@ def plan(
         planned = planning.dry_run(manifest, located, checkpoint)
         planning.refuse_unfit(located, checkpoint, planned, hardware)
         memory = planning.describe_memory(located, checkpoint, planned, hardware)
+        if json:
+            sys.stdout.write(plan_to_json(planned, memory) + "\n")
+            return
         show_plan(_console(), planned, asked, memory)
         if profile:
             root = operations.default_root(manifest[0], rehearse=rehearse)
@@ -253,7 +258,7 @@ def resume(
 def status(
     run: RunFolder,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it while anyone works.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """What is done, who lives, what to do next.
 
@@ -262,7 +267,7 @@ def status(
     """
     with _errors():
         from batchgen.run import RunDirectory
-        from batchgen.view.show import show_status
+        from batchgen.view.show_status import show_status
         from batchgen.view.status import read_status
         from batchgen.view.watch import follow
 
@@ -276,6 +281,18 @@ def status(
     raise typer.Exit(seen.exit_code)
 
 
+@app.command("list")
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="Where the run directories are.")] = Path("runs"),
+) -> None:
+    """The runs in a folder, a line each."""
+    with _errors():
+        from batchgen.view.show_status import show_runs
+
+        if not show_runs(_console(), folder):
+            _say(f"There is no run in {folder}.")
+
+
 @app.command()
 def logs(
     run: RunFolder,
@@ -286,20 +303,26 @@ def logs(
     lines: Annotated[
         int, typer.Option("--lines", "-n", help="Last lines of each log; 0 for all.")
     ] = 40,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as they grow, while anyone works.")
+    ] = False,
 ) -> None:
     """What the workers printed, or which pictures failed and why."""
     with _errors():
         from batchgen.run import RunDirectory
-        from batchgen.view.show import show_failures, show_last_words, show_logs
+        from batchgen.view.show_logs import follow_logs, show_failures, show_last_words, show_logs
 
         directory = RunDirectory.open(run)
-        if failed and worker is not None:
-            raise InputError("--failed lists the failures of all workers: leave --worker out")
+        if failed and (follow or worker is not None):
+            raise InputError(
+                "--failed lists the failures of all workers so far: leave --worker and --follow out"
+            )
         if failed:
             show_failures(_console(), directory)
             show_last_words(_console(), directory)
         else:
-            show_logs(_console(), directory, worker, lines)
+            show = follow_logs if follow else show_logs
+            show(_console(), directory, worker, lines)
 
 
 @app.command()
@@ -321,7 +344,7 @@ def verify(
         from batchgen.dataset import manifest_trouble, repair_run, verify_run
         from batchgen.run import inspect_run
         from batchgen.shard import remake
-        from batchgen.view.show import show_findings, show_repair
+        from batchgen.view.show_checks import show_findings, show_repair
 
         asked = inspect_run(run)
         trouble = manifest_trouble(asked)
@@ -355,7 +378,7 @@ def _go(
 ) -> None:
     """Launch workers for what is missing; on this machine, watch them and exit as `status` does."""
     from batchgen.launch.start import start
-    from batchgen.view.show import show_software, show_status
+    from batchgen.view.show_status import show_software, show_status
     from batchgen.view.watch import watch
 
     console, seen = _console(), operations.what_is_left(run, add)

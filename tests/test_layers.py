@@ -112,7 +112,8 @@ def test_only_the_launch_wing_imports_submitit() -> None:
 
 def test_planning_and_status_import_no_torch() -> None:
     code = (
-        "import sys, batchgen.planning, batchgen.run, batchgen.view.show, batchgen.view.watch,"
-        "batchgen.launch.slurm_array, batchgen.worker.main; sys.exit('torch' in sys.modules)"
+        "import sys, batchgen.planning, batchgen.run, batchgen.view.show_status,"
+        "batchgen.view.watch, batchgen.launch.slurm_array, batchgen.worker.main;"
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

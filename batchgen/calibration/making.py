@@ -17,7 +17,7 @@ from batchgen.model import Checkpoint
 from batchgen.planning import Hardware, refuse_impossible
 from batchgen.run import create, missing_folders, unless_started
 from batchgen.settings import Site
-from batchgen.view.show import show_software, show_status
+from batchgen.view.show_status import show_software, show_status
 from batchgen.view.status import EXIT_INCOMPLETE, Status, read_status
 from batchgen.view.watch import watch
 

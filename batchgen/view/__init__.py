@@ -1,6 +1,9 @@
 """What people look at: the state of a run, live progress, logs.
 
-    show.py         what the verbs print
+    show_plan.py    what a plan says
+    show_status.py  the state of a run, or of all runs of a folder
+    show_logs.py    what workers printed; failed pictures
+    show_checks.py  what `verify` found
     watch.py        live progress
     status.py       what is done, who lives, what to type next
     last_words.py   why workers are gone

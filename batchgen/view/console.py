@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -20,3 +21,9 @@ class _Console(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
+
+
+def print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Print lines that the terminal, not rich, wraps: they can be copied whole."""
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)

@@ -32,7 +32,15 @@ def test_every_verb_has_help(verb: str) -> None:
 
 
 def test_planning_and_watching_import_no_torch() -> None:
-    rooms = ["cli", "dataset", "launch.slurm_array", "planning", "run", "view.show", "view.watch"]
+    rooms = [
+        "cli",
+        "dataset",
+        "launch.slurm_array",
+        "planning",
+        "run",
+        "view.show_plan",
+        "view.watch",
+    ]
     imports = ", ".join(f"batchgen.{room}" for room in [*rooms, "worker.main"])
     heavy = ("torch", "diffusers", "submitit")
     code = f"import sys, {imports}\nprint([name for name in {heavy} if name in sys.modules])"

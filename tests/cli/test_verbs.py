@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,40 @@ def test_plan_tells_rows_sizes_shards_groups_time_and_bytes(finished: Finished) 
     ):
         assert told in answer.out
     assert "Every row is valid. Nothing was written." in answer.out
+
+
+def test_a_plan_is_one_json_object_for_programs(finished: Finished) -> None:
+    manifest = finished[0].parent / "prompts.parquet"
+    chosen = settings(engine__batch_size=4, shards__pictures=8)
+    answer = ask("plan", manifest, "--rehearse", "--json", *chosen)
+    told = json.loads(answer.out)
+    assert (answer.code, told["rows"], told["pictures"], told["shards"]) == (0, 38, 40, 5)
+    assert sum(shape["pictures"] for shape in told["shapes"]) == 40
+    assert told["seconds"] > 0
+
+
+def test_list_has_a_line_for_every_run_and_tells_what_is_none(
+    finished: Finished, tmp_path: Path
+) -> None:
+    run = finished[0]
+    damaged = tmp_path / "damaged" / ".batchgen"
+    damaged.mkdir(parents=True)
+    (damaged / "plan.json").write_text("{}")
+    (tmp_path / "whole").symlink_to(run)
+    answer = ask("list", tmp_path)
+    assert answer.code == 0
+    assert re.search(r"whole +complete +30 +10 +0 ", answer.out)
+    assert "damaged" in answer.out
+    assert f"There is no run in {run}." in ask("list", run).out
+
+
+def test_logs_are_followed_until_nobody_works(finished: Finished) -> None:
+    answer = ask("logs", finished[0], "--follow")
+    assert answer.code == 0
+    assert answer.out.count("── ") == 2
+    refused = ask("logs", finished[0], "--failed", "-f")
+    assert refused.code == 2
+    assert "leave --worker and --follow out" in refused.err
 
 
 def test_status_as_json_is_one_object_whose_counts_add_up(finished: Finished) -> None:
@@ -178,4 +213,4 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     more = ask("resume", tmp_path / "run", "--add", 2, *settings(run__workers=3))
     assert (more.code, "give one of them" in more.err) == (2, True)
     one = ask("logs", tmp_path / "run", "--failed", "--worker", 3)
-    assert (one.code, "leave --worker out" in one.err) == (2, True)
+    assert (one.code, "leave --worker and --follow out" in one.err) == (2, True)

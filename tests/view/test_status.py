@@ -19,7 +19,7 @@ from batchgen.run.stop import StopCause, ask_to_stop
 from batchgen.run.submissions import Role
 from batchgen.shard.loss import Loss
 from batchgen.shard.partial_shard import PartialShard
-from batchgen.view.show import _status_lines
+from batchgen.view.show_status import _status_lines
 from batchgen.view.status import START_S, Status, read_status
 from batchgen.view.watch import _progress
 from tests.support.rehearsal import ask
