@@ -101,10 +101,11 @@ def plan(
         planned = planning.dry_run(manifest, located, checkpoint)
         planning.refuse_unfit(located, checkpoint, planned, hardware)
         memory = planning.describe_memory(located, checkpoint, planned, hardware)
+        outlook = operations.outlook_of(planned, profile, asked, hardware)
         if json:
-            sys.stdout.write(plan_to_json(planned, memory) + "\n")
+            sys.stdout.write(plan_to_json(planned, outlook, memory) + "\n")
             return
-        show_plan(_console(), planned, asked, memory)
+        show_plan(_console(), planned, asked, outlook, memory)
         if profile:
             root = operations.default_root(manifest[0], rehearse=rehearse)
             show_script(_console(), planned, asked, profile, root)

@@ -17,7 +17,7 @@ from batchgen.errors import InputError, StillRunning, shell_command
 
 if TYPE_CHECKING:
     from batchgen.model import Checkpoint
-    from batchgen.planning import Hardware
+    from batchgen.planning import Hardware, Outlook, Plan
     from batchgen.run import Run
     from batchgen.settings import Job, Site
     from batchgen.view.status import Status
@@ -93,6 +93,23 @@ def locate(site: Site | None, job: Job) -> tuple[Job, Checkpoint | None, Hardwar
     located, checkpoint = locate_model(job)
     refuse_impossible(located, checkpoint, hardware)
     return located, checkpoint, hardware
+
+
+def outlook_of(plan: Plan, site: Site | None, job: Job, hardware: Hardware) -> Outlook:
+    """How long a plan takes with the devices of this machine or of the site, and what it costs."""
+    from batchgen.launch.elements import count_elements, max_running
+    from batchgen.planning import look_ahead, worker_count
+
+    ranks, shards = job.parallel.degree, len(plan.shards)
+    if site:
+        elements = count_elements(site, ranks, shards)
+        workers = min(elements, max_running(site, ranks, elements)) * site.workers(ranks)
+        kind = "cuda " if site.gpus_per_node and job.engine.device != "cpu" else "cpu "
+        return look_ahead(plan, kind, min(workers, shards) * ranks, site.price_per_gpu_hour)
+    if hardware.cuda is None:  # it may be meant for another machine
+        return look_ahead(plan, "", 1, None)
+    workers = worker_count(job, hardware.devices or (), shards)
+    return look_ahead(plan, "cuda " if hardware.cuda else "cpu ", workers * ranks, None)
 
 
 def plan_run(manifest: Sequence[str], site: Site | None, job: Job, root: Path) -> Planned:

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from batchgen.dataset.card import dataset_card
 from batchgen.dataset.contact_sheet import contact_sheet
-from batchgen.dataset.statistics import gather
+from batchgen.dataset.statistics import Statistics, gather
 from batchgen.errors import DamagedRun, shell_command
+from batchgen.planning import Pace, remember
+from batchgen.regular_file import read_regular
 from batchgen.run import Run, RunDirectory, new_aside, put_aside, replace_keeping
 from batchgen.shard import (
     Done,
@@ -126,3 +128,16 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
         sweep(directory, shard)
     count_pictures(directory).save(directory)
     replace_keeping(directory, directory.index, wids_index(directory, done))
+    _remember_pace(run, statistics)
+
+
+def _remember_pace(run: Run, statistics: Statistics) -> None:
+    """Let later plans of such runs know how long their pictures will take."""
+    plan, directory = run.plan, run.directory
+    if run.job.engine.kind == "pattern" or not statistics.ok or not directory.identity.exists():
+        return
+    estimated_s = plan.seconds * statistics.ok / plan.pictures
+    # Rank 0 of a worker counts its seconds; all ranks work as long.
+    factor = statistics.device_s * run.job.parallel.degree / estimated_s
+    device = read_regular(directory.identity).decode(errors="replace")
+    remember(plan.identity, Pace(factor, statistics.ok, device, directory.root.name))

@@ -7,6 +7,8 @@
     effects.py      what was asked for and changes no picture
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
+    outlook.py      time and money of a plan, with the devices that there are
+    pace.py         how fast earlier runs were
     plan_file.py    plan.json: its checksum, and what must hold between its numbers
     identity.py     the fingerprint: what a run may never change
     hardware.py     the devices, asked for without torch
@@ -26,6 +28,8 @@ from batchgen.planning.hardware import (
 )
 from batchgen.planning.identity import identify_run, refuse_change, software
 from batchgen.planning.memory_fit import describe_memory
+from batchgen.planning.outlook import Outlook, look_ahead
+from batchgen.planning.pace import Pace, remember
 from batchgen.planning.plan import PLAN_VERSION, Plan, Shard, groups
 from batchgen.planning.plan_file import decode_plan, encode_plan
 from batchgen.planning.planner import dry_run, locate_model, make_plan, recount
@@ -35,6 +39,8 @@ __all__ = [
     "PLAN_VERSION",
     "UNKNOWN",
     "Hardware",
+    "Outlook",
+    "Pace",
     "Plan",
     "Shard",
     "assumed",
@@ -45,12 +51,14 @@ __all__ = [
     "groups",
     "identify_run",
     "locate_model",
+    "look_ahead",
     "make_plan",
     "of_site",
     "recount",
     "refuse_change",
     "refuse_impossible",
     "refuse_unfit",
+    "remember",
     "software",
     "this_machine",
     "visible_devices",

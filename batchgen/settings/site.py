@@ -136,6 +136,9 @@ class Site(Section):
         'compute capability of the GPUs, for example "9.0" for an H100: planning refuses jobs '
         "that need what they cannot compute",
     )
+    price_per_gpu_hour: float | None = setting(
+        None, "in your money: plan and status tell what a run costs", gt=0
+    )
     poll_s: float = setting(60.0, "least seconds between two squeue calls of one worker", gt=0)
 
     @model_validator(mode="after")
@@ -151,7 +154,8 @@ class Site(Section):
 
     @model_validator(mode="after")
     def _describes_gpus(self) -> Site:
-        described = [f"{key} = {value}" for key, value in self if key.startswith("gpu_") and value]
+        of_gpus = ("gpu_memory_gib", "gpu_capability", "price_per_gpu_hour")
+        described = [f"{key} = {value}" for key, value in self if key in of_gpus and value]
         if described and not self.gpus_per_node:
             told = f"{' and '.join(described)} with gpus_per_node = 0"
             raise ValueError(f"{told}: there is no GPU to describe; leave it out")

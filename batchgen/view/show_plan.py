@@ -13,18 +13,18 @@ from batchgen.errors import SchedulerSilent, counted
 from batchgen.launch.batch_script import script
 from batchgen.launch.elements import count_elements, refuse_shape
 from batchgen.manifest import column_label, list_columns
-from batchgen.planning import Plan
+from batchgen.planning import Outlook, Plan
 from batchgen.run import refuse_letters
 from batchgen.settings import Job, Site
 from batchgen.slurm import test_only
 from batchgen.view.console import print_lines
-from batchgen.view.units import data_size, duration
+from batchgen.view.units import data_size, duration, money
 
 # Shapes that are shown.
 MANY = 20
 
 
-def show_plan(console: Console, plan: Plan, job: Job, memory: str = "") -> None:
+def show_plan(console: Console, plan: Plan, job: Job, outlook: Outlook, memory: str = "") -> None:
     """Everything a person wants to know before a device is touched.
 
     :param memory: what is needed of a device; "" for nothing.
@@ -38,15 +38,14 @@ def show_plan(console: Console, plan: Plan, job: Job, memory: str = "") -> None:
         size, negative = f"{shape.width}×{shape.height}", "yes" if shape.negative else "no"
         table.add_row(size, str(shape.steps), negative, f"{shape.pictures:,}")
     console.print(table)
-    print_lines(console, _plan_lines(plan, job, memory))
+    print_lines(console, _plan_lines(plan, job, outlook, memory))
 
 
-def _plan_lines(plan: Plan, job: Job, memory: str) -> Iterator[str]:
+def _plan_lines(plan: Plan, job: Job, outlook: Outlook, memory: str) -> Iterator[str]:
     if len(plan.shapes) > MANY:
         yield f"… and {len(plan.shapes) - MANY} more"
     batch = job.engine.batch_size
     full = plan.pictures / (plan.groups * batch)
-    all_s, shard_s = duration(plan.seconds), duration(plan.seconds / len(plan.shards))
     yield ""
     if plan.read_as:
         yield f"read as    {plan.read_as}"
@@ -57,7 +56,7 @@ def _plan_lines(plan: Plan, job: Job, memory: str) -> Iterator[str]:
     yield f"shards     {len(plan.shards):,} of {counted(plan.shards[0].pictures, 'picture')}"
     yield f"groups     {plan.groups:,} of up to {batch}, {full:.0%} full on average"
     yield f"model      {'test cards' if job.engine.kind == 'pattern' else job.model.path}"
-    yield f"time       {all_s} on one, {shard_s} at best, assuming {plan.speed}"
+    yield from _outlook_lines(outlook)
     yield f"size       {data_size(plan.bytes)} of {job.output.format}, roughly"
     if memory:
         yield f"memory     {memory}"
@@ -72,15 +71,17 @@ def _plan_lines(plan: Plan, job: Job, memory: str) -> Iterator[str]:
     yield "\nEvery row is valid. Nothing was written."
 
 
-def plan_to_json(plan: Plan, memory: str = "") -> str:
-    """The same for programs: one JSON object of one line.
+def _outlook_lines(outlook: Outlook) -> Iterator[str]:
+    yield f"time       {duration(outlook.device_s)} on one device, assuming {outlook.basis}"
+    if outlook.devices > 1:
+        yield f"           {duration(outlook.wall_s)} on {outlook.devices:,}, once they have begun"
+    if outlook.cost is not None:
+        yield f"cost       {money(outlook.cost)}, at {outlook.price:g} a GPU-hour"
 
-    `seconds` are those of one device, and `bytes` those of the dataset: both are estimates.
-    """
-    shown = (
-        "rows pictures manifest read_as columns travelling groups seconds bytes speed over_long "
-        "fingerprint"
-    )
+
+def plan_to_json(plan: Plan, outlook: Outlook, memory: str = "") -> str:
+    """The same for programs: one JSON object of one line. Times, bytes and cost are estimates."""
+    shown = "rows pictures manifest read_as columns travelling groups bytes over_long fingerprint"
     values = plan.model_dump(mode="json", include=set(shown.split()))
     shapes = [shape._asdict() for shape in plan.shapes]
     return json.dumps(
@@ -88,6 +89,11 @@ def plan_to_json(plan: Plan, memory: str = "") -> str:
             **{name: values[name] for name in shown.split()},
             "shards": len(plan.shards),
             "shapes": shapes,
+            "device_s": outlook.device_s,
+            "basis": outlook.basis,
+            "devices": outlook.devices,
+            "wall_s": outlook.wall_s,
+            "cost": outlook.cost,
             "memory": memory,
             "notes": plan.notes,
         }

@@ -14,7 +14,7 @@ from batchgen.run import RunDirectory
 from batchgen.shard import Loss
 from batchgen.view.console import print_lines
 from batchgen.view.status import Status, read_status
-from batchgen.view.units import data_size, duration
+from batchgen.view.units import data_size, duration, money
 
 
 def show_status(console: Console, status: Status) -> None:
@@ -38,7 +38,9 @@ def _status_lines(status: Status) -> Iterator[str]:
         wasted = f"{duration(status.wasted_s)} of it not on published pictures"
         audits = f", {duration(status.audit_s)} on audits" if status.audit_s else ""
         left = f", about {duration(status.to_go_s)} to go" if status.to_go_s else ""
-        yield f"{duration(status.used_s)} of devices used, {wasted}{audits}{left}"
+        cost = f" for {money(status.cost)}" if status.cost is not None else ""
+        more = f" for {money(status.cost_to_go)}" if left and status.cost_to_go else ""
+        yield f"{duration(status.used_s)} of devices used{cost}, {wasted}{audits}{left}{more}"
     yield from _loss_lines(status.loss)
     if status.dead and not status.finished and status.state != "queued":
         logs = shell_command("batchgen", "logs", status.run)

@@ -89,6 +89,10 @@ class Status:
     wasted_s: float
     # Device-seconds that the rest will take, audits included.
     to_go_s: float | None
+    # What the used device-seconds cost, and what the rest will, in the money of the site's
+    # `price_per_gpu_hour`; null without one.
+    cost: float | None
+    cost_to_go: float | None
     # Without what audits take.
     pictures_per_device_hour: float | None
     # At the present number of workers.
@@ -153,6 +157,9 @@ def read_status(
     used_s = roster.worker_s * roster.ranks
     pace = counts.ok / (device_s + audit_s) if device_s else None
     rate = pace * len(roster.alive) * roster.ranks if pace and roster.alive else None
+    to_go_s = pending / pace if pace else None
+    site = roster.last.site if roster.last else None
+    price_s = site.price_per_gpu_hour / 3600 if site and site.price_per_gpu_hour else None
     return Status(
         run=str(directory.root),
         state=state,
@@ -176,7 +183,9 @@ def read_status(
         audit_s=audit_s,
         used_s=used_s,
         wasted_s=max(used_s - device_s - audit_s, 0.0),
-        to_go_s=pending / pace if pace else None,
+        to_go_s=to_go_s,
+        cost=price_s * used_s if price_s else None,
+        cost_to_go=price_s * to_go_s if price_s and to_go_s is not None else None,
         pictures_per_device_hour=counts.ok / device_s * 3600 if device_s else None,
         pictures_per_second=rate,
         left_s=(pending - in_progress) / rate if rate else None,

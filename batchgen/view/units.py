@@ -1,4 +1,4 @@
-"""Sizes and times, as people write them."""
+"""Sizes, times and sums of money, as people write them."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"
     return f"{seconds / 86400:.1f} d"
+
+
+def money(amount: float) -> str:
+    """`0.42`, `12.50`, `1,250`: cents matter below a hundred."""
+    return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"

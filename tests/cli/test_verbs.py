@@ -73,7 +73,8 @@ def test_a_plan_is_one_json_object_for_programs(finished: Finished) -> None:
     told = json.loads(answer.out)
     assert (answer.code, told["rows"], told["pictures"], told["shards"]) == (0, 38, 40, 5)
     assert sum(shape["pictures"] for shape in told["shapes"]) == 40
-    assert told["seconds"] > 0
+    assert 0 < told["wall_s"] <= told["device_s"]
+    assert (told["devices"], told["cost"]) == (1, None)
 
 
 def test_list_has_a_line_for_every_run_and_tells_what_is_none(

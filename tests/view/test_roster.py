@@ -218,3 +218,16 @@ def test_an_element_without_a_worker_is_told_once_with_what_srun_said(
     squeue.answer([])
     state, cause = said(run)
     assert (state, cause.count("Invalid --cpu-bind"), cause.count("7_")) == ("stalled", 2, 0)
+
+
+def test_what_devices_cost_is_told_where_the_site_has_a_price(run: Run, squeue: FakeSqueue) -> None:
+    priced = SITE.model_copy(update={"price_per_gpu_hour": 36.0})  # a cent a second
+    submissions.record_submission(run.directory, ["batchgen", "resume"], 1, site=priced)
+    joined(run.directory, 0, "1")
+    published(run.directory, done(0, ok=4, group_s=6.0))
+    squeue.answer([of(run, "1")])
+    status = read_status(run.directory)
+    assert status.cost == pytest.approx(status.used_s * 0.01)
+    assert status.cost_to_go == pytest.approx(9.0 * 0.01)
+    told = ask("status", run.directory.root).out
+    assert re.search(r"of devices used for 1\.\d\d, .*, about 9 s to go for 0\.09\n", told)

@@ -1,0 +1,62 @@
+"""A plan tells time and money: by the estimate, or at the pace of an earlier run of its kind."""
+
+from pathlib import Path
+
+import pytest
+
+from batchgen.manifest import Source
+from batchgen.planning import Pace, Plan, Shard, look_ahead, pace, remember
+
+IDENTITY = {"engine": {"batch_size": 4}, "cache": {"policy": "none"}, "manifest": ["aa"]}
+KNOWN = Pace(2.0, 100, "cuda NVIDIA H100 bf16 attention=cudnn", "before")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(pace, "FOLDER", tmp_path / "pace")
+    return tmp_path / "pace"
+
+
+def planned(shards: int = 10, **identity: object) -> Plan:
+    """360 pictures that take an hour on one device, by estimate."""
+    return Plan.model_construct(
+        identity={**IDENTITY, **identity},
+        shards=tuple(Shard(n, 36, n, 0) for n in range(shards)),
+        seconds=3600.0,
+        speed="a card",
+        sources=(Source,),
+    )
+
+
+def test_more_devices_take_less_time_but_no_run_is_shorter_than_a_shard() -> None:
+    seen = [look_ahead(planned(), "", devices, None).wall_s for devices in (1, 4, 16)]
+    assert seen == [3600, 900, 360]
+
+
+def test_the_cost_is_that_of_the_device_hours() -> None:
+    assert look_ahead(planned(), "", 4, 2.5).cost == 2.5
+    assert look_ahead(planned(), "", 4, None).cost is None
+
+
+def test_an_earlier_run_of_the_same_settings_tells_the_pace_of_another_manifest() -> None:
+    remember(IDENTITY, KNOWN)
+    seen = look_ahead(planned(manifest=["bb"]), "cuda ", 1, None)
+    assert (seen.device_s, seen.basis) == (7200, "the pace of before on cuda NVIDIA H100 bf16")
+    assert look_ahead(planned(), "", 1, None).device_s == 7200
+    assert look_ahead(planned(), "cpu ", 1, None).device_s == 3600
+    assert look_ahead(planned(cache={"policy": "multistep"}), "", 1, None).device_s == 3600
+
+
+@pytest.mark.parametrize("damaged", ["", "{}", '{"factor": NaN}', '{"factor": "x"}', "[]"])
+def test_what_is_damaged_or_cannot_be_written_leaves_the_estimate(
+    folder: Path, damaged: str
+) -> None:
+    remember(IDENTITY, KNOWN)
+    (file,) = folder.glob("*/*.json")
+    file.write_text(damaged)
+    assert look_ahead(planned(), "", 1, None).device_s == 3600
+    file.unlink()
+    folder.joinpath(file.parent.name).rmdir()
+    folder.joinpath(file.parent.name).write_text("a file in the way")
+    remember(IDENTITY, KNOWN)
+    assert look_ahead(planned(), "", 1, None).device_s == 3600
