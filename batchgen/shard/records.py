@@ -151,15 +151,16 @@ def parse(lines: bytes, where: str) -> list[Record]:
 
 
 def read_metadata(
-    path: Path, columns: Sequence[str], filters: Sequence[tuple[str, str, str]] | None = None
+    path: Path, columns: Sequence[str] | None, filters: Sequence[tuple[str, str, str]] | None = None
 ) -> pa.Table:
     """Columns of published records.
 
+    :param columns: None for all; those that an older version did not write are left out.
     :param filters: as `pyarrow.parquet.read_table` takes them.
     :raises DamagedRun: the file is gone or damaged; with the remedy.
     """
     try:
-        return pq.read_table(path, columns=list(columns), filters=filters)
+        return pq.read_table(path, columns=columns and list(columns), filters=filters)
     except (pa.ArrowException, OSError) as error:
         repair = shell_command("batchgen", "verify", path.parent.parent, "--repair")
         raise DamagedRun(

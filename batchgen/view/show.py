@@ -21,10 +21,10 @@ from batchgen.run import Run, RunDirectory, load_plan, own_lines, refuse_letters
 from batchgen.settings import Job, Site
 from batchgen.shard import Loss, published_shards, read_metadata, unpublished_records
 from batchgen.slurm import Queue, test_only
+from batchgen.units import data_size, duration
 from batchgen.view.last_words import last_words
 from batchgen.view.roster import take_roll
 from batchgen.view.status import Status
-from batchgen.view.units import data_size, duration
 
 # Sizes of a plan and problems of a shard that are shown.
 MANY = 20
@@ -138,6 +138,7 @@ def _status_lines(status: Status) -> Iterator[str]:
     if status.state == "complete":
         yield f"pictures       {status.run}/data/*.tar"
         yield f"contact sheet  {status.run}/contact.jpg"
+        yield f"report         {status.run}/report.html"
         yield f"dataset card   {status.run}/README.md"
     else:
         yield f"next: {status.next}"
