@@ -55,7 +55,12 @@ class Timeline:
             finished = read_metadata(directory.metadata(one.shard), ["finished_at"])["finished_at"]
             ends = pc.min_max(finished).as_py()
             first, last = min(first, ends["min"]), max(last, ends["max"])
-        return cls(next((w for w in _WIDTHS_S if last // w - first // w < MOST), _WIDTHS_S[-1]))
+        return cls(cls.width(first, last))
+
+    @staticmethod
+    def width(first: float, last: float) -> float:
+        """The shortest length of a moment such that there are not too many between these times."""
+        return next((w for w in _WIDTHS_S if last // w - first // w < MOST), _WIDTHS_S[-1])
 
     def add(self, finished_at: npt.NDArray[np.float64], total_s: npt.NDArray[np.float64]) -> None:
         """Add pictures, one an element."""

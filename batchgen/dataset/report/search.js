@@ -1,8 +1,12 @@
-// Shows the cards whose text has every word that was typed. Without scripts all cards are shown.
+// Shows the cards that have every word that was typed in their prompts, seed, id, key or error.
+// Without scripts all cards are shown.
 for (const search of document.querySelectorAll("[data-search]")) {
   const cards = [...document.getElementById(search.dataset.search).querySelectorAll(".card")];
   const folded = document.querySelector(`#${search.dataset.search} > details`);
-  const texts = cards.map((card) => card.textContent.toLowerCase());
+  const texts = cards.map((card) => {
+    const found = [...card.querySelectorAll(".find")];
+    return found.map((one) => one.textContent.toLowerCase()).join(" ");
+  });
   const box = search.querySelector("input");
   const told = search.querySelector("output");
   search.hidden = false;
