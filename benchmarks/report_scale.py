@@ -1,9 +1,9 @@
 """`batchgen report` of a run with a million finished pictures: time and peak memory.
 
-    python -m benchmarks.report_scale [--pictures 1000000]
+    python -m benchmarks.report_scale [--pictures 1000000] [--shard 1000]
 
 The run is planned for real. Its records are generated with every column, random times and random
-skipped steps, a thousand a shard; its tars hold one small picture under every name.
+skipped steps, by default a thousand a shard; its tars hold one small picture under every name.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from batchgen.run import RunDirectory
 from batchgen.run.run import create
 from batchgen.settings.job import load_job
 from batchgen.shard.commit import Done
+from batchgen.shard.loss import Loss
 from batchgen.shard.records import SCHEMA
 
-SHARD, STEPS, HOSTS = 1000, 28, 16
+STEPS, HOSTS = 28, 16
 
 
 def columns(shard: Shard, number: int) -> pa.Table:
@@ -68,6 +69,12 @@ def columns(shard: Shard, number: int) -> pa.Table:
     return pa.table({name: pa.array(given[name], SCHEMA.field(name).type) for name in SCHEMA.names})
 
 
+def loss(table: pa.Table) -> Loss:
+    psnrs = table["psnr"].drop_null().to_pylist()
+    means = {"psnr_mean": sum(psnrs) / len(psnrs), "ssim_mean": 0.99}
+    return Loss(len(psnrs), **means, psnr_worst=min(psnrs), ssim_worst=0.99)
+
+
 def write_shard(directory: RunDirectory, shard: Shard, number: int, picture: bytes) -> None:
     table = columns(shard, number)
     pq.write_table(table, directory.metadata(number), compression="zstd")
@@ -80,7 +87,7 @@ def write_shard(directory: RunDirectory, shard: Shard, number: int, picture: byt
     failures, name = {"not finite": shard.pictures - ok}, f"{number:06d}.tar"
     sums = "0" * 64, "0" * 32, "0" * 64
     counts = shard.first_key, ok, shard.pictures - ok, failures
-    done = Done(number, 1, 0, *counts, name, 10240, *sums, 300.0, 1.8e9)
+    done = Done(number, 1, 0, *counts, name, 10240, *sums, 300.0, 1.8e9, loss(table))
     directory.done(number).write_bytes(done.encode())
 
 
@@ -93,11 +100,13 @@ def small_picture() -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pictures", type=int, default=1_000_000)
-    pictures = parser.parse_args().pictures
+    parser.add_argument("--shard", type=int, default=1000, help="pictures of a shard")
+    asked = parser.parse_args()
+    pictures = asked.pictures
     with tempfile.TemporaryDirectory() as folder:
         manifest, root = Path(folder) / "prompts.parquet", Path(folder) / "run"
         pq.write_table(pa.table({"prompt": [f"fox {n}" for n in range(pictures)]}), manifest)
-        job = load_job(None, ["engine.kind=pattern", f"shards.pictures={SHARD}"])
+        job = load_job(None, ["engine.kind=pattern", f"shards.pictures={asked.shard}"])
         run, _ = create(root, [manifest], job, None)
         for number, shard in enumerate(run.plan.shards):
             write_shard(run.directory, shard, number, small_picture())

@@ -23,7 +23,7 @@ from batchgen.dataset.open_picture import open_picture
 from batchgen.dataset.report.numbers import Audited
 from batchgen.errors import DamagedRun
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, read_metadata, remake
+from batchgen.shard import Done, remake, stream_metadata
 
 PICTURES, FAILURES = 100, 40
 # Longest side of a thumbnail and quality of its WebP, tried until it is small enough; the last
@@ -65,8 +65,9 @@ def sample_pictures(directory: RunDirectory, done: Sequence[Done], extension: st
     """
     found = []
     for shard, ordinals in _spread([one.ok for one in done], PICTURES):
-        rows = _rows(directory, done[shard].shard, "ok")
-        found += _entries(directory, done[shard].shard, rows.take(ordinals).to_pylist(), extension)
+        number = done[shard].shard
+        records = _records(directory, number, "ok", ordinals)
+        found += _entries(directory, number, records, extension)
     return found
 
 
@@ -77,8 +78,8 @@ def sample_failures(directory: RunDirectory, done: Sequence[Done]) -> list[Entry
     """
     found = []
     for shard, ordinals in _spread([one.failed for one in done], FAILURES):
-        rows = _rows(directory, done[shard].shard, "failed")
-        found += [Entry(record) for record in rows.take(ordinals).to_pylist()]
+        records = _records(directory, done[shard].shard, "failed", ordinals)
+        found += [Entry(record) for record in records]
     return found
 
 
@@ -94,9 +95,10 @@ def worst_pictures(
         keys[one.shard].append(one.key)
     found = {}
     for shard, ours in keys.items():
-        rows = _rows(directory, shard, "ok")
-        rows = rows.filter(pc.is_in(rows["key"], pa.array(ours)))
-        for entry in _entries(directory, shard, rows.to_pylist(), extension):
+        rows: list[dict[str, Any]] = []
+        for table in stream_metadata(directory.metadata(shard)):
+            rows += table.filter(pc.is_in(table["key"], pa.array(ours))).to_pylist()
+        for entry in _entries(directory, shard, rows, extension):
             found[entry.record["key"]] = entry
     return [found[one.key] for one in worst]
 
@@ -112,9 +114,18 @@ def _spread(counts: Sequence[int], most: int) -> Iterator[tuple[int, list[int]]]
             yield place, ours
 
 
-def _rows(directory: RunDirectory, shard: int, outcome: str) -> pa.Table:
-    """Whole records of a shard."""
-    return read_metadata(directory.metadata(shard), None, [("outcome", "=", outcome)])
+def _records(
+    directory: RunDirectory, shard: int, outcome: str, ordinals: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Whole records of a shard: those of this outcome are counted, and these picked."""
+    found: list[dict[str, Any]] = []
+    passed = 0
+    for table in stream_metadata(directory.metadata(shard)):
+        rows = table.filter(pc.equal(table["outcome"], outcome))
+        ours = [at - passed for at in ordinals if passed <= at < passed + rows.num_rows]
+        found += rows.take(ours).to_pylist() if ours else []
+        passed += rows.num_rows
+    return found
 
 
 def _entries(

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from batchgen.dataset.statistics import Times
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, read_metadata
+from batchgen.shard import Done, stream_metadata
 
 MOST = 60
 _MINUTE_S, _HOUR_S, _DAY_S = 60.0, 3600.0, 86400.0
@@ -52,9 +52,9 @@ class Timeline:
         """A timeline for these shards."""
         first, last = float("inf"), float("-inf")
         for one in done:
-            finished = read_metadata(directory.metadata(one.shard), ["finished_at"])["finished_at"]
-            ends = pc.min_max(finished).as_py()
-            first, last = min(first, ends["min"]), max(last, ends["max"])
+            for table in stream_metadata(directory.metadata(one.shard), ["finished_at"]):
+                ends = pc.min_max(table["finished_at"]).as_py()
+                first, last = min(first, ends["min"]), max(last, ends["max"])
         return cls(cls.width(first, last))
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""The numbers of a report, from the records of published shards, one shard at a time.
+"""The numbers of a report, from the records of published shards, some records at a time.
 
-What `statistics.py` computes is taken from there. Memory is bounded by one shard's columns and by
-the numbers themselves: moments, workers and classes, not pictures.
+What `statistics.py` computes is taken from there. Memory is bounded by the numbers
+themselves: moments, workers and sizes, not pictures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from batchgen.dataset.report.moments import Moment, Timeline
 from batchgen.dataset.statistics import Statistics
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, read_metadata
+from batchgen.shard import Done, stream_metadata
 
 # Audited pictures that are shown, the least faithful ones.
 WORST = 10
@@ -113,8 +113,8 @@ def count_numbers(directory: RunDirectory, done: Sequence[Done], statistics: Sta
     """
     count = _Count(Timeline.over(directory, done))
     for one in done:
-        table = read_metadata(directory.metadata(one.shard), _COLUMNS)
-        count.add(one.shard, table)
+        for table in stream_metadata(directory.metadata(one.shard), _COLUMNS):
+            count.add(one.shard, table)
     return count.numbers(statistics)
 
 

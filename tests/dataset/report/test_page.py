@@ -70,6 +70,7 @@ def test_it_is_the_same_for_the_same_records(run: Run) -> None:
     assert html_of(run) == before
 
 
+@pytest.mark.slow
 def test_it_stays_small_however_long_its_texts_are(run: Run) -> None:
     """As many pictures as there can be, all thumbnails at their limit, all texts enormous."""
     long = dataclasses.asdict(record(prompt="'&\"" * 50_000, negative_prompt="字" * 100_000))
@@ -143,9 +144,5 @@ def test_latencies_are_told_in_their_unit(value: float, expected: str) -> None:
 
 
 def test_times_of_devices_are_told_in_hours_as_they_are_paid() -> None:
-    assert [words.hours(s) for s in (42, 600, 7200, 4e7)] == [
-        "42 s",
-        "10 min",
-        "2.0 h",
-        "11,111.1 h",
-    ]
+    told = [words.hours(seconds) for seconds in (42, 600, 7200, 4e7)]
+    assert told == ["42 s", "10 min", "2.0 h", "11,111.1 h"]
