@@ -202,9 +202,9 @@ class _Count:
 def _skipped(letters: pa.StringArray, steps: int) -> npt.NDArray[np.int64]:
     """How many pictures skipped each step.
 
-    :param letters: `skipped` of pictures of so many steps; empty for pictures without a cache.
+    :param letters: `skipped` of pictures of so many steps; without a cache it is empty.
     """
-    text = "".join(letters.to_pylist()).encode()
-    cached = np.frombuffer(text, np.uint8).reshape(-1, steps)
-    skipped: npt.NDArray[np.int64] = (cached == ord("1")).sum(axis=0)
+    padded = pc.utf8_rpad(letters, steps, "0").to_pylist()
+    cells = np.frombuffer("".join(padded).encode(), np.uint8).reshape(-1, steps)
+    skipped: npt.NDArray[np.int64] = (cells == ord("1")).sum(axis=0)
     return skipped

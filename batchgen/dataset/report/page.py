@@ -106,7 +106,6 @@ def _values(contents: Contents) -> dict[str, Any]:
     ranks, statistics = run.job.parallel.degree, numbers.statistics
     classes = numbers.classes[:CLASSES]
     cell, longest = steps_of_a_cell(classes), max((one.steps for one in classes), default=1)
-    style, script = (_read(name) for name in ("style.css", "search.js"))
     device_s = statistics.device_s * ranks
     stride = -(-len(contents.pictures) // LEADING) or 1
     return {
@@ -130,16 +129,13 @@ def _values(contents: Contents) -> dict[str, Any]:
         "classes": [(one, plot_steps(one, longest, cell)) for one in classes],
         "longest": longest,
         "settings": to_toml(run.job),
+        **_own_files(),
         "figures": {
             one.name: one for one in FIGURES if one.name != "audit" or statistics.loss.measured
         },
         "prepare": prepare(
             planned=run.plan.pictures, ranks=ranks, moment_s=numbers.moment_s, cell=cell
         ),
-        "style": style,
-        "script": script,
-        "style_hash": _hash(style),
-        "script_hash": _hash(script),
     }
 
 
@@ -148,6 +144,13 @@ def _ends(workers: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     if len(workers) <= WORKERS:
         return workers, ()
     return workers[: WORKERS // 2], workers[-WORKERS // 2 :]
+
+
+def _own_files() -> dict[str, str]:
+    """Style and script, and their hashes, which are all that the page's policy lets act."""
+    style, script = _read("style.css"), _read("search.js")
+    hashes = {"style_hash": _hash(style), "script_hash": _hash(script)}
+    return {"style": style, "script": script, **hashes}
 
 
 def _read(name: str) -> str:
