@@ -103,11 +103,15 @@ def worst_pictures(
     return [found[one.key] for one in worst]
 
 
+def middles(total: int, most: int) -> list[int]:
+    """Ordinals below `total`: the middles of as many equal parts as there is room for."""
+    parts = min(most, total)
+    return [(2 * part + 1) * total // (2 * parts) for part in range(parts)]
+
+
 def _spread(counts: Sequence[int], most: int) -> Iterator[tuple[int, list[int]]]:
     """Evenly spread ordinals: the places in `counts` that have some, and which of theirs."""
-    total = sum(counts)
-    chosen = min(most, total)
-    ordinals = [(2 * number + 1) * total // (2 * chosen) for number in range(chosen)]
+    ordinals = middles(sum(counts), most)
     for place, end in enumerate(accumulate(counts)):
         begin = end - counts[place]
         if ours := [ordinal - begin for ordinal in ordinals if begin <= ordinal < end]:

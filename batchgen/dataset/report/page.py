@@ -16,8 +16,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from batchgen.dataset.report.explained import FIGURES, prepare
-from batchgen.dataset.report.gallery import Entry, sample_failures, sample_pictures, worst_pictures
-from batchgen.dataset.report.numbers import Numbers, count_numbers
+from batchgen.dataset.report.gallery import (
+    Entry,
+    middles,
+    sample_failures,
+    sample_pictures,
+    worst_pictures,
+)
+from batchgen.dataset.report.numbers import Numbers, Worker, count_numbers
 from batchgen.dataset.report.plots import plot_course, plot_steps, steps_of_a_cell
 from batchgen.dataset.report.words import filters
 from batchgen.dataset.statistics import Statistics
@@ -102,44 +108,57 @@ def _render(contents: Contents, letters: int) -> bytes:
 
 def _values(contents: Contents) -> dict[str, Any]:
     """What the template calls by name."""
-    run, numbers = contents.run, contents.numbers
-    ranks, statistics = run.job.parallel.degree, numbers.statistics
-    classes = numbers.classes[:CLASSES]
-    cell, longest = steps_of_a_cell(classes), max((one.steps for one in classes), default=1)
-    device_s = statistics.device_s * ranks
-    stride = -(-len(contents.pictures) // LEADING) or 1
+    run, numbers, statistics = contents.run, contents.numbers, contents.numbers.statistics
+    ranks = run.job.parallel.degree
+    leading = set(middles(len(contents.pictures), LEADING))
     return {
         "c": contents,
-        "leading": contents.pictures[::stride],
-        "further": [one for at, one in enumerate(contents.pictures) if at % stride],
+        "leading": [one for at, one in enumerate(contents.pictures) if at in leading],
+        "further": [one for at, one in enumerate(contents.pictures) if at not in leading],
         "name": run.directory.root.name,
         "model": "test cards" if run.job.engine.kind == "pattern" else run.job.model.path,
         "numbers": numbers,
         "statistics": statistics,
         "pending": run.plan.pictures - statistics.pictures,
         "ranks": ranks,
-        "device_s": device_s,
+        "device_s": statistics.device_s * ranks,
         "price": contents.price,
-        "stages": [(STAGES[stage], told) for stage, told in statistics.seconds.items()],
-        "slowest_s": max((told["p99"] for told in statistics.seconds.values()), default=0) or 1,
-        "failures": sorted(statistics.failures.items(), key=lambda item: (-item[1], item[0])),
-        "course": plot_course(numbers.moments, numbers.moment_s),
-        "workers": _ends(numbers.workers),
-        "best_rate": max((one.ok / (one.device_s or 1) for one in numbers.workers), default=0) or 1,
-        "classes": [(one, plot_steps(one, longest, cell)) for one in classes],
-        "longest": longest,
         "settings": to_toml(run.job),
+        **_tables(numbers),
+        **_explained(run.plan.pictures, ranks, numbers),
         **_own_files(),
-        "figures": {
-            one.name: one for one in FIGURES if one.name != "audit" or statistics.loss.measured
-        },
-        "prepare": prepare(
-            planned=run.plan.pictures, ranks=ranks, moment_s=numbers.moment_s, cell=cell
-        ),
     }
 
 
-def _ends(workers: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+def _tables(numbers: Numbers) -> dict[str, Any]:
+    """Rows of tables and marks of plots, and what stands at the ends of their bars."""
+    statistics, classes = numbers.statistics, numbers.classes[:CLASSES]
+    cell, longest = steps_of_a_cell(classes), max((one.steps for one in classes), default=1)
+    slowest_s = max((told["p99"] for told in statistics.seconds.values()), default=0.0)
+    best_rate = max((one.ok / (one.device_s or 1.0) for one in numbers.workers), default=0.0)
+    return {
+        "stages": [(STAGES[stage], told) for stage, told in statistics.seconds.items()],
+        "slowest_s": slowest_s or 1.0,
+        "failures": sorted(statistics.failures.items(), key=lambda item: (-item[1], item[0])),
+        "course": plot_course(numbers.moments, numbers.moment_s),
+        "workers": _ends(numbers.workers),
+        "best_rate": best_rate or 1.0,
+        "classes": [(one, plot_steps(one, longest, cell)) for one in classes],
+        "longest": longest,
+    }
+
+
+def _explained(planned: int, ranks: int, numbers: Numbers) -> dict[str, Any]:
+    """The figures that the page has, and what precedes their queries."""
+    audited = numbers.statistics.loss.measured
+    cell = steps_of_a_cell(numbers.classes[:CLASSES])
+    return {
+        "figures": {one.name: one for one in FIGURES if one.name != "audit" or audited},
+        "prepare": prepare(planned=planned, ranks=ranks, moment_s=numbers.moment_s, cell=cell),
+    }
+
+
+def _ends(workers: Sequence[Worker]) -> tuple[Sequence[Worker], Sequence[Worker]]:
     """The fastest workers and, if there are too many for one table, the slowest."""
     if len(workers) <= WORKERS:
         return workers, ()
