@@ -49,6 +49,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.plan_scale
 	$(BIN)/python -m benchmarks.claims_scale
 	$(BIN)/python -m benchmarks.status_scale
+	$(BIN)/python -m benchmarks.report_scale
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.floors
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

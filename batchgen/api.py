@@ -28,7 +28,7 @@ from batchgen.launch.start import start
 from batchgen.operations import default_root, plan_run, read_job, reopen, what_is_left
 from batchgen.run import Run, RunDirectory
 from batchgen.settings import Site, load_site
-from batchgen.shard import SCHEMA, published_shards, read_metadata
+from batchgen.shard import SCHEMA, published_shards, stream_metadata
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,9 +89,7 @@ class RunHandle:
         directory = RunDirectory.open(self.root)
         tables = [SCHEMA.empty_table()]
         for shard in sorted(published_shards(directory)):
-            written = read_metadata(directory.metadata(shard), None)
-            wanted = columns or written.column_names
-            tables.append(written.select([name for name in wanted if name in written.column_names]))
+            tables += stream_metadata(directory.metadata(shard), columns)
         table = pa.concat_tables(tables, promote_options="default")
         return table.select([name for name in columns or known if name in table.column_names])
 

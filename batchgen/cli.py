@@ -327,6 +327,25 @@ def logs(
 
 
 @app.command()
+def report(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="The file; default report.html in RUN.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Of a device-hour: the report then has the cost.")
+    ] = None,
+) -> None:
+    """Write the run as one HTML page: pictures, failures, speed, settings; also while it goes on.
+
+    A complete run has the page already.
+    """
+    with _errors():
+        from batchgen.dataset import write_report
+        from batchgen.run import inspect_run
+
+        _say(f"report  {write_report(inspect_run(run), out, price)}")
+
+
+@app.command()
 def verify(
     run: RunFolder,
     deep: Annotated[

@@ -40,7 +40,8 @@ batchgen {plan.software["batchgen"]}.
 Each sample holds `{kind}` (the picture), `txt` (its prompt) and `json` (key, id, seed, size,
 steps, guidance and the manifest's other columns as the JSON string `extra`).
 `metadata/*.parquet` holds a record for every planned picture, also if it failed, with all
-times. `contact.jpg` shows the first pictures; `statistics.json` has the numbers below and more.
+times. [report.html](report.html) shows pictures from the whole run and how it went, `contact.jpg`
+the first pictures; `statistics.json` has the numbers below and more.
 
 ## Load
 

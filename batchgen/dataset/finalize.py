@@ -1,4 +1,4 @@
-"""Complete a run: statistics, contact sheet, dataset card, wids index.
+"""Complete a run: statistics, contact sheet, report, dataset card, wids index.
 
 Any worker or `resume` does this when it sees that every shard is committed. Doing it twice gives
 the same files. `index.json` is written last: a run that has it is complete.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from batchgen.dataset.card import dataset_card
 from batchgen.dataset.contact_sheet import contact_sheet
+from batchgen.dataset.report import report_page
 from batchgen.dataset.statistics import Statistics, gather
 from batchgen.errors import DamagedRun, shell_command
 from batchgen.planning import Pace, remember
@@ -123,6 +124,7 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
         raise DamagedRun(f"{root / 'data'}: a tar cannot be read: {error}. {remedy}") from None
     if sheet:
         replace_keeping(directory, root / "contact.jpg", sheet)
+    replace_keeping(directory, root / "report.html", report_page(run, done, statistics))
     replace_keeping(directory, root / "README.md", dataset_card(run, statistics).encode())
     for shard in committed:
         sweep(directory, shard)

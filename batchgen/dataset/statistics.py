@@ -20,6 +20,7 @@ from batchgen.run import RunDirectory
 from batchgen.shard import Done, Loss, read_metadata
 
 STAGES = ("text_s", "denoise_s", "decode_s", "image_encode_s", "total_s")
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 EXACT_PICTURES = 100_000
 # The relative error of a quantile from the histogram, and the times in seconds that its bins cover.
 ERROR = 0.005
@@ -43,7 +44,7 @@ class Statistics:
     tar_bytes: int
     # Seconds of text, denoising and decoding; each group counts once.
     device_s: float
-    # Mean, p50 and p95 of each stage: the seconds that a picture's group took.
+    # Mean, p50, p95 and p99 of each stage: the seconds that a picture's group took.
     seconds: dict[str, dict[str, float]]
     # What audits measured.
     loss: Loss = field(default_factory=Loss)
@@ -115,15 +116,17 @@ class Times:
             self._kept.clear()
 
     def summary(self) -> dict[str, float]:
-        """Mean, median and 95% quantile; zeros if there are no times."""
+        """Mean, median, 95% and 99% quantile; zeros if there are no times."""
         if not self.count:
-            return {"mean": 0.0, "p50": 0.0, "p95": 0.0}
+            return dict.fromkeys(("mean", *QUANTILES), 0.0)
         if self._bins is not None:
-            mean, p50, p95 = self._sum / self.count, self._estimate(0.5), self._estimate(0.95)
+            mean = self._sum / self.count
+            quantiles = [self._estimate(share) for share in QUANTILES.values()]
         else:
             seconds = np.concatenate(self._kept)
-            mean, (p50, p95) = float(np.mean(seconds)), np.quantile(seconds, [0.5, 0.95])
-        return {"mean": mean, "p50": float(p50), "p95": float(p95)}
+            mean = float(np.mean(seconds))
+            quantiles = np.quantile(seconds, list(QUANTILES.values())).tolist()
+        return {"mean": mean, **dict(zip(QUANTILES, quantiles, strict=True))}
 
     def _estimate(self, quantile: float) -> float:
         """As numpy does it: between the two times whose ranks are next to the quantile's."""

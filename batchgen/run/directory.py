@@ -1,7 +1,8 @@
 """The names of all files and folders of a run.
 
 runs/NAME/
-  README.md  index.json  contact.jpg    the dataset's card, index and contact sheet, made last
+  README.md  index.json                 the dataset's card and index, made last
+  contact.jpg  report.html              a sheet of thumbnails, and the run on one page, likewise
   data/000123.tar                       published samples
   metadata/000123.parquet               published records, also of pictures that failed
   .batchgen/

@@ -38,7 +38,15 @@ from batchgen.shard.loss import Loss
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.pictures import read_shard
 from batchgen.shard.publish import publish_shard
-from batchgen.shard.records import SCHEMA, AuditOutcome, Record, Route, identity_of, read_metadata
+from batchgen.shard.records import (
+    SCHEMA,
+    AuditOutcome,
+    Record,
+    Route,
+    identity_of,
+    read_metadata,
+    stream_metadata,
+)
 from batchgen.shard.tally import Tally, count_pictures
 from batchgen.shard.visible_files import (
     lost_shards,
@@ -78,6 +86,7 @@ __all__ = [
     "roll_forward",
     "shards_with_attempts",
     "strange_files",
+    "stream_metadata",
     "sweep",
     "too_large",
     "unpublished_counts",

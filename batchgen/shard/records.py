@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,9 @@ import pyarrow.parquet as pq
 
 from batchgen.errors import DamagedRun, shell_command
 from batchgen.manifest import Picture
+
+# Records that are read at once.
+ROWS = 16_384
 
 Outcome = Literal["ok", "failed"]
 # "normal": together with its group. "retry": alone, after its group failed. "oom_split": in a
@@ -151,23 +154,38 @@ def parse(lines: bytes, where: str) -> list[Record]:
 
 
 def read_metadata(
-    path: Path, columns: Sequence[str] | None, filters: Sequence[tuple[str, str, str]] | None = None
+    path: Path, columns: Sequence[str], filters: Sequence[tuple[str, str, str]] | None = None
 ) -> pa.Table:
-    """Published records of a shard.
+    """Columns of published records.
 
-    :param columns: only these; None for all that its version wrote.
     :param filters: as `pyarrow.parquet.read_table` takes them.
     :raises DamagedRun: the file is gone or damaged; with the remedy.
     """
     try:
-        return pq.read_table(
-            path, columns=None if columns is None else list(columns), filters=filters
-        )
+        return pq.read_table(path, columns=list(columns), filters=filters)
     except (pa.ArrowException, OSError) as error:
-        repair = shell_command("batchgen", "verify", path.parent.parent, "--repair")
-        raise DamagedRun(
-            f"{path}: cannot be read: {error}. To put it aside and make it again: {repair}"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def stream_metadata(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Published records, in their order, some at a time: a shard may be of any size.
+
+    :param columns: None for all; those that an older version did not write are left out.
+    :raises DamagedRun: the file is gone or damaged; with the remedy.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS, columns=columns and list(columns)):
+                yield pa.table(batch)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DamagedRun:
+    repair = shell_command("batchgen", "verify", path.parent.parent, "--repair")
+    return DamagedRun(
+        f"{path}: cannot be read: {error}. To put it aside and make it again: {repair}"
+    )
 
 
 def to_table(records: Sequence[Record], extras: pa.Table) -> pa.Table:

@@ -9,7 +9,6 @@
     last_words.py   why workers are gone
     roster.py       who works on a run, here and in SLURM
     console.py      what is printed cannot command the terminal
-    units.py        42 s, 3.4 h, 1.2 GB, 12.50
 
 A room imports only rooms below it.
 """

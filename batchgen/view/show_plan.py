@@ -17,8 +17,8 @@ from batchgen.planning import Outlook, Plan
 from batchgen.run import refuse_letters
 from batchgen.settings import Job, Site
 from batchgen.slurm import test_only
+from batchgen.units import data_size, duration, money
 from batchgen.view.console import print_lines
-from batchgen.view.units import data_size, duration, money
 
 # Shapes that are shown.
 MANY = 20

@@ -12,9 +12,9 @@ from batchgen.errors import BatchgenError, counted, one_line, shell_command
 from batchgen.planning import Plan, software
 from batchgen.run import RunDirectory
 from batchgen.shard import Loss
+from batchgen.units import data_size, duration, money
 from batchgen.view.console import print_lines
 from batchgen.view.status import Status, read_status
-from batchgen.view.units import data_size, duration, money
 
 
 def show_status(console: Console, status: Status) -> None:
@@ -52,6 +52,7 @@ def _status_lines(status: Status) -> Iterator[str]:
     if status.state == "complete":
         yield f"pictures       {status.run}/data/*.tar"
         yield f"contact sheet  {status.run}/contact.jpg"
+        yield f"report         {status.run}/report.html"
         yield f"dataset card   {status.run}/README.md"
     else:
         yield f"next: {status.next}"

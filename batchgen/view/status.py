@@ -30,9 +30,9 @@ from batchgen.shard import (
     unpublished_counts,
 )
 from batchgen.slurm import Queue
+from batchgen.units import duration
 from batchgen.view.last_words import last_words
 from batchgen.view.roster import Roster, take_roll
-from batchgen.view.units import duration
 
 State = Literal["complete", "failed", "running", "queued", "stopped", "stalled"]
 # A supervisor registers within this time, or never.

@@ -19,8 +19,8 @@ from batchgen.launch.cancel import stop
 from batchgen.planning import Plan
 from batchgen.run import Run, RunDirectory, load_plan
 from batchgen.slurm import Queue
+from batchgen.units import duration
 from batchgen.view.status import Status, read_status
-from batchgen.view.units import duration
 
 POLL_S = 0.5
 # The rate shown is that of the last half minute.

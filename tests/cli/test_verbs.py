@@ -26,7 +26,7 @@ def test_submit_shows_the_way_to_the_pictures(finished: Finished) -> None:
     assert f"40 pictures in 5 shards → {run}\n2 workers started.\n" in answer.out
     assert "30 ok, 10 failed, 0 pending of 40 pictures" in answer.out
     assert "  9 × exception" in answer.out
-    for name in ("data/*.tar", "contact.jpg", "README.md"):
+    for name in ("data/*.tar", "contact.jpg", "report.html", "README.md"):
         assert f"{run}/{name}" in answer.out
 
 

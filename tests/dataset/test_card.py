@@ -34,6 +34,11 @@ def test_its_front_matter_is_yaml_with_licence_and_one_split(finished: Finished)
     assert matter["size_categories"] == ["n<1K"]
 
 
+def test_it_links_the_report(finished: Finished) -> None:
+    assert "[report.html](report.html)" in (finished[0] / "README.md").read_text()
+    assert (finished[0] / "report.html").exists()
+
+
 def test_it_tells_how_many_pictures_failed_and_why(finished: Finished) -> None:
     text = (finished[0] / "README.md").read_text()
     assert "10 of 40 planned pictures could not be made (9 exception, 1 not finite)." in text

@@ -11,7 +11,7 @@ import pytest
 from batchgen.dataset.statistics import BINS, ERROR, EXACT_PICTURES, STAGES, Times, gather
 from tests.support.specimens import done, new_directory
 
-QUANTILES = {"p50": 0.5, "p95": 0.95}
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def distributions(count: int) -> dict[str, np.ndarray]:
@@ -54,7 +54,7 @@ def test_quantiles_of_many_pictures_are_off_by_half_a_percent_at_most(
 
 
 def test_no_times_and_times_of_zero_are_zero() -> None:
-    zero = {"mean": 0.0, "p50": 0.0, "p95": 0.0}
+    zero = dict.fromkeys(("mean", *QUANTILES), 0.0)
     assert Times().summary() == zero
     assert summary(np.zeros(EXACT_PICTURES + 1), parts=3) == zero
 

@@ -1,0 +1,165 @@
+"""How every number of a report is computed: in words, and as SQL over the published records.
+
+The queries are for readers, who need nothing but DuckDB and `metadata/*.parquet`; the report itself
+computes its numbers in Python (numbers.py, statistics.py). The tests compare the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_VIEW = """\
+CREATE VIEW records AS SELECT *,
+  -- the picture's share of the time that devices worked on its group
+  (text_s + denoise_s + decode_s) / group_size * getvariable('ranks') AS device_s,
+  -- `skipped` has a letter a step: 1 for skipped, 0 for computed; without a cache it is empty
+  steps - length(skipped) + length(replace(skipped, '1', '')) AS computed,
+  floor(finished_at / getvariable('moment_s')) AS moment
+FROM read_parquet('metadata/*.parquet', union_by_name = true);
+CREATE VIEW good AS FROM records WHERE outcome = 'ok';"""
+
+
+def prepare(*, planned: int, ranks: int, moment_s: float, cell: int) -> str:
+    """What is typed in the run directory before the queries.
+
+    :param planned: pictures of the plan.
+    :param ranks: devices of a worker.
+    :param moment_s: seconds of a moment of the plots over time.
+    :param cell: steps of a cell of the heat map.
+    """
+    values = {"planned": planned, "ranks": ranks, "moment_s": f"{moment_s:g}", "cell": cell}
+    variables = [f"SET VARIABLE {name} = {value};" for name, value in values.items()]
+    return "\n".join([*variables, _VIEW])
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number of the report, or several that stand together."""
+
+    # Where the page has it: `data-figure`.
+    name: str
+    title: str
+    words: str
+    # Its rows and columns are the page's numbers, in their order.
+    sql: str
+
+
+FIGURES = (
+    Figure("ok", "pictures", "Good pictures in published shards.", "SELECT count(*) FROM good"),
+    Figure(
+        "failed",
+        "failed",
+        "Pictures that could not be made; each has a record with its cause and its error.",
+        "SELECT count(*) FROM records WHERE outcome = 'failed'",
+    ),
+    Figure(
+        "pending",
+        "pending",
+        "Planned pictures without a published record.",
+        "SELECT getvariable('planned') - count(*) FROM records",
+    ),
+    Figure(
+        "device_hours",
+        "device time",
+        "Each picture has its share of the time that devices worked on its group: text, denoising "
+        "and decoding. Starts, waits, audits, and work that was lost or is not published yet are "
+        "not in it; `batchgen status` has them. The cost is this times the price that was given.",
+        "SELECT sum(device_s) / 3600 FROM records",
+    ),
+    Figure(
+        "rate",
+        "pictures per device-hour",
+        "Good pictures by the device-hours of good and failed ones.",
+        "SELECT count(*) FILTER (outcome = 'ok') / sum(device_s) * 3600 FROM records",
+    ),
+    Figure(
+        "picture_s",
+        "of a device for a picture",
+        "The same the other way round.",
+        "SELECT sum(device_s) / count(*) FILTER (outcome = 'ok') FROM records",
+    ),
+    Figure(
+        "computed",
+        "of the steps computed",
+        "Steps of good pictures that were computed, by all their steps; the others were skipped.",
+        "SELECT sum(computed) / sum(steps) FROM good",
+    ),
+    Figure(
+        "span",
+        "clock time",
+        "From the begin of the first group to the end of the last one, with all pauses.",
+        "SELECT max(finished_at) - min(finished_at - total_s) FROM records",
+    ),
+    Figure(
+        "bytes",
+        "dataset",
+        "The sizes of the tar files.",
+        "SELECT sum(size) FROM read_blob('data/*.tar')",
+    ),
+    Figure(
+        "audit",
+        "fidelity",
+        "Audited pictures were also made without the step cache, and compared before they were "
+        "encoded: how many, PSNR in dB and SSIM, each on average and at worst.",
+        "SELECT count(psnr), avg(psnr), min(psnr), avg(ssim), min(ssim) FROM records",
+    ),
+    Figure(
+        "failures",
+        "failures by cause",
+        "A cause is a class of failures; the record's error is the message.",
+        "SELECT cause, count(*) FROM records WHERE outcome = 'failed'\n"
+        "GROUP BY cause ORDER BY count(*) DESC, cause",
+    ),
+    Figure(
+        "course",
+        "over time",
+        "Good pictures by the moment in which they were finished: pictures an hour; median, 95% "
+        "and 99% quantile of the latency.",
+        "SELECT count(*) * 3600 / getvariable('moment_s'), quantile_cont(total_s, 0.5),\n"
+        "  quantile_cont(total_s, 0.95), quantile_cont(total_s, 0.99)\n"
+        "FROM good GROUP BY moment ORDER BY moment",
+    ),
+    Figure(
+        "stages",
+        "latency by stage",
+        "Of good pictures. Encoding prompts, denoising and decoding are the whole group's, because "
+        "a picture waits for its group; encoding the image is the picture's own; the last is from "
+        "the begin of the group until the picture was handed to the disk. Quantiles are "
+        "interpolated; of more than 100,000 pictures they are off by half a percent at most.",
+        "SELECT avg(seconds), quantile_cont(seconds, 0.5), quantile_cont(seconds, 0.95),\n"
+        "  quantile_cont(seconds, 0.99)\n"
+        "FROM (UNPIVOT good ON text_s, denoise_s, decode_s, image_encode_s, total_s\n"
+        "  INTO NAME stage VALUE seconds)\n"
+        "GROUP BY stage ORDER BY list_position(\n"
+        "  ['text_s', 'denoise_s', 'decode_s', 'image_encode_s', 'total_s'], stage)",
+    ),
+    Figure(
+        "workers",
+        "by worker",
+        "Good and failed pictures, device-hours, and good pictures per device-hour; the fastest "
+        "worker first.",
+        "SELECT host, worker, count(*) FILTER (outcome = 'ok') AS ok,\n"
+        "  count(*) FILTER (outcome = 'failed'), sum(device_s) / 3600,\n"
+        "  ok / sum(device_s) * 3600 AS rate\n"
+        "FROM records GROUP BY host, worker ORDER BY rate DESC, host, worker",
+    ),
+    Figure(
+        "classes",
+        "steps by size",
+        "Good pictures of one size and number of steps, and how many steps of a picture were "
+        "computed on average.",
+        "SELECT width, height, steps, count(*), avg(computed) FROM good\n"
+        "GROUP BY width, height, steps ORDER BY count(*) DESC, width, height, steps",
+    ),
+    Figure(
+        "heat",
+        "steps one by one",
+        "The share of these pictures that computed a step. With more than a hundred steps, a cell "
+        "is the mean over several.",
+        "SELECT avg((substr(skipped, step, 1) <> '1')::INT) FROM (\n"
+        "  SELECT width, height, steps, skipped, unnest(range(1, steps + 1)) AS step,\n"
+        "    count(*) OVER (PARTITION BY width, height, steps) AS alike FROM good)\n"
+        "GROUP BY alike, width, height, steps, (step - 1) // getvariable('cell')\n"
+        "ORDER BY alike DESC, width, height, steps, (step - 1) // getvariable('cell')",
+    ),
+)

@@ -1,0 +1,148 @@
+"""The page is whole in itself, small, says what is pending, and runs nothing that a prompt says."""
+
+import dataclasses
+import re
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from batchgen.dataset.report import page, words, write_report
+from batchgen.dataset.report.gallery import FAILURES, PICTURES, Entry
+from batchgen.dataset.report.page import MOST_BYTES, Contents
+from batchgen.run.run import Run
+from tests.dataset.report.specimen import HOSTILE, published_run
+from tests.support.rehearsal import ask
+from tests.support.specimens import planned, record
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = published_run(tmp_path_factory.mktemp("report"))
+    write_report(run)
+    return run
+
+
+class Tags(HTMLParser):
+    """The start tags of a page, with their attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+
+def html_of(run: Run) -> str:
+    return (run.directory.root / "report.html").read_text()
+
+
+def test_it_loads_nothing_and_runs_its_own_script_alone(run: Run) -> None:
+    tags = Tags(html_of(run)).found
+    assert [tag for tag, _ in tags].count("script") == 1
+    assert [tag for tag, _ in tags].count("h1") == 1
+    assert not {tag for tag, _ in tags} & {"link", "iframe", "object", "base"}
+    for tag, attributes in tags:
+        assert not any(name.startswith("on") or name == "style" for name in attributes), tag
+        assert (attributes.get("src") or "data:image/webp;base64,").startswith("data:image/webp")
+    (policy,) = [one["content"] for _, one in tags if "http-equiv" in one]
+    assert (policy or "").startswith("default-src 'none'; img-src data:;")
+
+
+def test_every_picture_has_its_prompt_in_words(run: Run) -> None:
+    pictures = [one for tag, one in Tags(html_of(run)).found if tag == "img"]
+    assert len(pictures) > 15
+    assert all((one["alt"] or "").strip() for one in pictures)
+
+
+@pytest.mark.parametrize("prompt", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_prompt_stands_there_as_text(run: Run, prompt: str) -> None:
+    shown = re.findall(r'<p class="prompt find" dir="auto">(.*?)</p>', html_of(run), re.DOTALL)
+    assert words.legible(prompt) in {unescape(text) for text in shown}
+
+
+def test_it_is_the_same_for_the_same_records(run: Run) -> None:
+    before = html_of(run)
+    write_report(run)
+    assert html_of(run) == before
+
+
+@pytest.mark.slow
+def test_it_stays_small_however_long_its_texts_are(run: Run) -> None:
+    """As many pictures as there can be, all thumbnails at their limit, all texts enormous."""
+    long = dataclasses.asdict(record(prompt="'&\"" * 50_000, negative_prompt="字" * 100_000))
+    entry = Entry(long | {"extra": {"note": "é<" * 50_000}}, "data/0.tar", "0.jpg", "x" * 16_000)
+    failed = Entry(long | {"error": "<" * 100_000})
+    numbers = page.count_numbers(run.directory, [], page.Statistics(0, 0, 0, {}, {}, {}, 0, 0, {}))
+    contents = Contents(
+        run,
+        numbers,
+        page.NONE,
+        pictures=[entry] * PICTURES,
+        failures=[failed] * FAILURES,
+        worst=[entry] * 10,
+        price=None,
+    )
+    assert len(page._render(contents, page.LIMITS[-1])) < MOST_BYTES
+    assert len(page._render(contents, page.LIMITS[0])) > MOST_BYTES, "nothing had to be cut"
+
+
+def test_a_run_that_has_just_begun_says_what_is_pending(tmp_path: Path) -> None:
+    run = planned(tmp_path, ["a cat"] * 5)
+    answer = ask("report", run.directory.root)
+    assert (answer.code, answer.err) == (0, "")
+    html = html_of(run)
+    assert "5 pictures are pending" in html
+    assert 'data-figure="rate"' not in html
+
+
+def test_it_is_written_where_it_is_asked_for_and_has_the_cost(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere.html"
+    assert ask("report", run.directory.root, "--out", out, "--price", "36").code == 0
+    hours = float(re.findall(r'"device_hours">\s*<b><data value="(.*?)"', out.read_text())[0])
+    assert f"cost: {36 * hours:,.2f}, or " in out.read_text()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    answer = ask("report", tmp_path)
+    assert answer.code == 2
+    assert "not a run directory" in answer.err
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours, as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_letters_have_the_contrast_that_wcag_asks_for(scheme: int) -> None:
+    """At least 4.5:1 for text, and 3:1 for the marks of plots (WCAG 2.2, AA)."""
+    blocks = re.findall(r":root \{(.*?)\}", page._read("style.css"), re.DOTALL)
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", blocks[scheme]))
+    for text in ("ink", "soft", "accent", "good", "bad", "warm"):
+        for ground in ("paper", "card"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    assert contrast(colours["accent"], colours["line"]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.0, "0 ms"), (0.0005, "0.5 ms"), (0.25, "250 ms"), (1.5, "1.5 s"), (600, "10 min")],
+)
+def test_latencies_are_told_in_their_unit(value: float, expected: str) -> None:
+    assert words.seconds(value) == expected
+
+
+def test_times_of_devices_are_told_in_hours_as_they_are_paid() -> None:
+    told = [words.hours(seconds) for seconds in (42, 600, 7200, 4e7)]
+    assert told == ["42 s", "10 min", "2.0 h", "11,111.1 h"]
