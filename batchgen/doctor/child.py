@@ -58,7 +58,7 @@ def call(*command: str, limit_s: float) -> Ended:
         out, err = child.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         left = "" if _end(child) else "; it cannot even be killed, as when a driver hangs"
-        raise NoAnswer(f"{name} did not end within {limit_s:.0f} s{left}") from None
+        raise NoAnswer(f"{name} did not end within {limit_s:g} s{left}") from None
     except BaseException:
         _end(child)
         raise

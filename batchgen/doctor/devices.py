@@ -121,7 +121,8 @@ def _cards(answer: dict[str, Any], needs: Needs, present: int) -> Iterator[Findi
     listed = [f"{card['name']}, {data_size(card['total'])}" for card in cards]
     found += f" computes on {'; '.join(listed)}{hidden}" if cards else ""
     if len(cards) < needs.cards:
-        wanted = f"{counted(needs.cards, 'card')} needed"
+        site = f"the site profile says gpus_per_node = {needs.gpus}"
+        wanted = site if needs.gpus else f"the job needs {counted(needs.cards, 'card')}"
         remedy = _INSTALL if not answer["cuda"] or answer["why"] else "nvidia-smi -L"
         yield failed("torch", f"{found}; {wanted}", remedy)
     elif present and not cards and given not in ("", "-1"):

@@ -93,8 +93,8 @@ class _Asked:
 
 def examine_nodes(
     site: Site, job: Job | None, folder: Path, say: Callable[[str], None], *, limit_s: float
-) -> Iterator[Finding]:
-    """Examine every node that a run on this site may get, and wait for the answers.
+) -> Iterator[list[Finding]]:
+    """Examine every node that a run on this site may get: all findings of a node as it answers.
 
     Jobs that have not ended when this is left, for whatever reason, are cancelled.
 
@@ -133,34 +133,33 @@ def _shared_folder(folder: Path) -> Iterator[Path]:
 
 def _submit(
     site: Site, question: Question, asked: _Asked, say: Callable[[str], None]
-) -> Iterator[Finding]:
+) -> Iterator[list[Finding]]:
     """Submit a job for each node; nodes that take none are told."""
-    nodes, refusal = nodes_of(site), ""
+    nodes, refused = nodes_of(site), dict[str, str]()
     if not nodes:
         where = f"partition {site.partition}" if site.partition else "the default partition"
-        raise SiteError(f"{where} has no node. sinfo lists the partitions")
+        raise SiteError(f"{where} has no node that the site profile allows. sinfo lists them")
     for node in nodes:
         if node.away:
             told = f"SLURM says {node.state}" + (f": {node.reason}" if node.reason else "")
-            remedy = (
-                f"Runs are not sent there. {shell_command('scontrol', 'show', 'node', node.name)}"
-            )
-            yield warning("node", told, remedy).on(node.name)
+            remedy = shell_command("scontrol", "show", "node", node.name)
+            yield [warning("node", told, f"Runs are not sent there. {remedy}").on(node.name)]
             continue
         say(f"submitting to {node.name}")
         try:
             asked.jobs[node.name] = submit_to_node(
                 site, asked.shared, node.name, question, limit_min=LIMIT_MIN
             )
-        except SiteError as refused:
-            refusal = str(refused)
-            remedy = "Runs are not sent there; else change the site profile"
-            yield warning("node", f"SLURM refuses the job there: {refused}", remedy).on(node.name)
-    if refusal and not asked.jobs:
-        raise SiteError(f"SLURM refuses the job on every node: {refusal}")
+        except SiteError as error:
+            refused[node.name] = str(error)
+    if refused and not asked.jobs:
+        raise SiteError(f"SLURM refuses the job on every node: {next(iter(refused.values()))}")
+    for name, why in refused.items():
+        remedy = "Runs are not sent there. Another site profile would be"
+        yield [warning("node", f"SLURM refuses the job there: {why}", remedy).on(name)]
 
 
-def _wait(asked: _Asked, say: Callable[[str], None], limit_s: float) -> Iterator[Finding]:
+def _wait(asked: _Asked, say: Callable[[str], None], limit_s: float) -> Iterator[list[Finding]]:
     """The findings of each node as it answers; at last, what is known of those that do not."""
     waiting, end = set(asked.jobs), time.monotonic() + limit_s
     while waiting and time.monotonic() < end:
@@ -168,12 +167,12 @@ def _wait(asked: _Asked, say: Callable[[str], None], limit_s: float) -> Iterator
             findings = _read_answer(asked, node) or _has_ended(asked, node)
             if findings:
                 waiting.remove(node)
-                yield from findings
+                yield findings
         say(_progress(asked, waiting))
         _list_jobs(asked)
         time.sleep(_POLL_S)
     for node in sorted(waiting):
-        yield _no_answer(asked, node, limit_s).on(node)
+        yield [_no_answer(asked, node, limit_s).on(node)]
 
 
 def _progress(asked: _Asked, waiting: set[str]) -> str:
@@ -271,10 +270,10 @@ def _last_line(asked: _Asked, node: str) -> str:
     return printable(lines[-1].strip())[:300] if lines else ""
 
 
-def _one_winner(asked: _Asked) -> Iterator[Finding]:
+def _one_winner(asked: _Asked) -> Iterator[list[Finding]]:
     """Whether exactly one of the nodes has linked the name that all of them wanted."""
     won = [node for node, name in asked.won.items() if name]
-    if not asked.won:
+    if len(asked.won) < 2:
         return
     tried = f"of {counted(len(asked.won), 'node')} that linked one name"
     if len(won) == 1 or (not won and len(asked.won) < len(asked.jobs)):
@@ -282,7 +281,7 @@ def _one_winner(asked: _Asked) -> Iterator[Finding]:
     else:
         told = f"{tried}, {', '.join(won) or 'none'} got it: two workers could publish one shard"
         finding = failed("one_winner", told, "Put runs on another file system, with --out")
-    yield finding.on(slurm.node())
+    yield [finding.on(slurm.node())]
 
 
 def _cancel(asked: _Asked) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -43,22 +42,14 @@ def consult(
     """
     counts = dict.fromkeys(_COLOURS, 0)
     with console.status("looking …") as status:
-        found = _findings(folder, job, site, status, limit_s)
-        for node, group in groupby(found, key=lambda finding: finding.node):
-            if site and not as_json:
-                console.print(f"\n{node}", style="bold")
-            passed = 0
-            for finding in group:
+        for findings in _findings(folder, job, site, status, limit_s):
+            for finding in findings:
                 counts[finding.state] += 1
                 if as_json:
                     sys.stdout.write(json.dumps(finding.as_dict()) + "\n")
                     sys.stdout.flush()
-                elif site and finding.state == "ok" and node != slurm.node():
-                    passed += 1  # a line for each check of each node would hide the others
-                else:
-                    _show(console, finding)
-            if passed:
-                _line(console, "ok", f"{counted(passed, 'check')}", "--json tells each")
+            if not as_json:
+                _show(console, findings, of_site=site is not None)
     if not as_json:
         console.print("\n" + ", ".join(f"{count} {state}" for state, count in counts.items()))
     return counts["failed"] == 0
@@ -66,19 +57,33 @@ def consult(
 
 def _findings(
     folder: Path, job: Job | None, site: Site | None, status: Status, limit_s: float
-) -> Iterator[Finding]:
+) -> Iterator[list[Finding]]:
+    """Those of this machine one by one; those of a site by node."""
     if site is None:
-        yield from examine(folder, Needs(job))
+        for finding in examine(folder, Needs(job)):
+            yield [finding]
         return
-    yield from examine_submitter(folder)
-    yield from examine_nodes(site, job, folder, status.update, limit_s=limit_s)
+    here = list(examine_submitter(folder))
+    yield here
+    if all(finding.name != "slurm" or finding.state == "ok" for finding in here):
+        yield from examine_nodes(site, job, folder, status.update, limit_s=limit_s)
 
 
-def _show(console: Console, finding: Finding) -> None:
-    _line(console, finding.state, finding.name, finding.found)
-    if finding.remedy:
-        # No line breaks of ours: what stands here is to be copied.
-        console.print(f"{'':{_STATE}}  → {finding.remedy}", soft_wrap=True)
+def _show(console: Console, findings: list[Finding], *, of_site: bool) -> None:
+    """Lines of one machine. Of a site's nodes only what is not ok: hundreds may be examined."""
+    node, passed = findings[0].node, 0
+    if of_site:
+        console.print(f"\n{node}", style="bold")
+    for finding in findings:
+        if of_site and finding.state == "ok" and node != slurm.node():
+            passed += 1
+            continue
+        _line(console, finding.state, finding.name, finding.found)
+        if finding.remedy:
+            # No line breaks of ours: what stands here is to be copied.
+            console.print(f"{'':{_STATE}}  → {finding.remedy}", soft_wrap=True)
+    if passed:
+        _line(console, "ok", counted(passed, "check"), "--json tells each")
 
 
 def _line(console: Console, state: str, name: str, text: str) -> None:
