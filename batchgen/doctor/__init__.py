@@ -4,7 +4,7 @@
     nodes.py        every node of a site is asked by a job of its own
     examine.py      all checks of one machine, in their order
     scheduler.py    SLURM's commands, controller and accounting
-    hub.py          the hub of models: reachable, or offline on purpose
+    models.py       a job's model, and the hub: reachable, or offline on purpose
     devices.py      driver, cards, PyTorch, precisions, attention, exchange, compiler
     folders.py      the folder of runs, the compile cache
     machine.py      installed versions, host memory, open files

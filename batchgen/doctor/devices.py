@@ -19,7 +19,8 @@ from batchgen.doctor.needs import Needs, absent, broken
 from batchgen.engine.precision.rules import check_precision
 from batchgen.engine.rules import check_attention
 from batchgen.errors import JobError, counted, shell_command
-from batchgen.planning.hardware import device_files
+from batchgen.planning.hardware import GIB, device_files
+from batchgen.settings import Site
 from batchgen.view.units import data_size
 
 _DRIVER_S, _IMPORT_S, _TRIAL_S, _COMPILE_S = 30.0, 180.0, 120.0, 300.0
@@ -27,6 +28,8 @@ _QUERY = "--query-gpu=driver_version,name,memory.total,compute_cap,mig.mode.curr
 _INSTALL = "Install a build of PyTorch for this driver: https://pytorch.org/get-started/locally"
 # A card with less than this share free has another user.
 _MINE = 0.9
+# Drivers keep some of the memory that a card is sold with.
+_LIKE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ def devices(needs: Needs) -> Generator[Finding, None, Cards]:
     if answer["cards"]:
         first = answer["cards"][0]
         cards = Cards(len(answer["cards"]), first["name"], (*first["capability"],))
+        if needs.site:
+            yield _profile(first, needs.site)
     yield from _engine()
     yield from _linears(cards, needs)
     yield from _attentions(cards, needs)
@@ -121,8 +126,8 @@ def _cards(answer: dict[str, Any], needs: Needs, present: int) -> Iterator[Findi
     listed = [f"{card['name']}, {data_size(card['total'])}" for card in cards]
     found += f" computes on {'; '.join(listed)}{hidden}" if cards else ""
     if len(cards) < needs.cards:
-        site = f"the site profile says gpus_per_node = {needs.gpus}"
-        wanted = site if needs.gpus else f"the job needs {counted(needs.cards, 'card')}"
+        site = f"the site profile says gpus_per_node = {needs.cards}"
+        wanted = site if needs.site else f"the job needs {counted(needs.cards, 'card')}"
         remedy = _INSTALL if not answer["cuda"] or answer["why"] else "nvidia-smi -L"
         yield failed("torch", f"{found}; {wanted}", remedy)
     elif present and not cards and given not in ("", "-1"):
@@ -137,6 +142,19 @@ def _cards(answer: dict[str, Any], needs: Needs, present: int) -> Iterator[Findi
     if busy:
         told = f"memory is taken by other processes ({'; '.join(busy)})"
         yield warning("free_cards", told, "nvidia-smi shows them")
+
+
+def _profile(card: dict[str, Any], site: Site) -> Finding:
+    """Whether the profile describes the card: planning refuses jobs by it, or lets them through."""
+    major, minor = card["capability"]
+    gib, can = card["total"] / GIB, f"{major}.{minor}"
+    told = f'this node\'s card has gpu_memory_gib = {gib:.0f}, gpu_capability = "{can}"'
+    memory, capability = site.gpu_memory_gib, site.gpu_capability
+    if capability not in (None, can) or (memory and not _LIKE < gib / memory < 1 / _LIKE):
+        said = ", ".join(f"{key} = {value}" for key, value in site if key.startswith("gpu_"))
+        remedy = "Correct the site profile; with several kinds of cards, choose one: constraint"
+        return warning("profile", f"{told}; the site profile says {said}", remedy)
+    return ok("profile", told + ("" if memory and capability else ": the site profile may say so"))
 
 
 def _engine() -> Iterator[Finding]:

@@ -10,9 +10,10 @@ from batchgen.doctor import machine
 from batchgen.doctor.devices import devices
 from batchgen.doctor.finding import Finding
 from batchgen.doctor.folders import compile_cache, free_space, run_folder
-from batchgen.doctor.hub import hub
+from batchgen.doctor.models import hub, model_files
 from batchgen.doctor.needs import Needs
 from batchgen.doctor.scheduler import scheduler
+from batchgen.settings import Job
 
 
 def examine(folder: Path, needs: Needs) -> Iterator[Finding]:
@@ -25,11 +26,14 @@ def examine(folder: Path, needs: Needs) -> Iterator[Finding]:
         yield finding.on(name)
 
 
-def examine_submitter(folder: Path) -> Iterator[Finding]:
-    """Examine the machine that submits to a cluster: it makes no pictures."""
+def examine_submitter(folder: Path, job: Job | None) -> Iterator[Finding]:
+    """Examine the machine that submits to a cluster. It fetches models, and makes no picture."""
     name = slurm.node()
-    for checks in (scheduler(needed=True), machine.versions(), run_folder(folder)):
-        for finding in checks:
+    checks = [scheduler(needed=True), machine.versions(), run_folder(folder)]
+    if job is None or job.engine.kind == "torch":
+        checks.append(hub(job))
+    for check in checks:
+        for finding in check:
             yield finding.on(name)
 
 
@@ -40,8 +44,11 @@ def _checks(folder: Path, needs: Needs) -> Iterator[Finding]:
     yield from run_folder(folder)
     yield from free_space(folder)
     if not needs.rehearses:
+        if needs.job:
+            yield from model_files(needs.job)
         cards = yield from devices(needs)
         yield from compile_cache(needs.job, needed=needs.compiles(cuda=cards.count > 0))
-        yield from hub(needs.job)
-    if needs.gpus is None:
+    if needs.site is None:
+        if not needs.rehearses:
+            yield from hub(needs.job)
         yield from scheduler(needed=False)

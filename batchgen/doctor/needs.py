@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchgen.doctor.finding import Finding, failed, ok, warning
-from batchgen.settings import Job
+from batchgen.settings import Job, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,8 @@ class Needs:
 
     # None: no job was given.
     job: Job | None = None
-    # GPUs that the site's profile promises of this node; None: no profile was given.
-    gpus: int | None = None
+    # Whose node this is; None: this machine works for itself.
+    site: Site | None = None
 
     @property
     def rehearses(self) -> bool:
@@ -27,8 +27,8 @@ class Needs:
         """The fewest CUDA cards that will do."""
         if self.job and self.job.engine.device == "cpu":
             return 0
-        if self.gpus is not None:
-            return self.gpus
+        if self.site:
+            return self.site.gpus_per_node
         return self.job.parallel.degree if self.job and self.job.engine.device == "cuda" else 0
 
     def linear(self, kind: str) -> bool:

@@ -25,6 +25,7 @@ from batchgen.doctor.examine import examine
 from batchgen.doctor.finding import Finding, failed, ok, warning
 from batchgen.doctor.folders import PRIVATE, existing
 from batchgen.doctor.machine import same_software
+from batchgen.doctor.models import located
 from batchgen.doctor.needs import Needs
 from batchgen.errors import SchedulerSilent, SiteError, counted, printable, shell_command
 from batchgen.launch.node_jobs import nodes_of, submit_to_node
@@ -50,7 +51,7 @@ class Question:
     root: str
     # As TOML; "" without a job.
     job: str
-    gpus: int
+    site: Site
     # Package → version, where it was submitted.
     software: Mapping[str, str]
     # Of what the submitter has written into the shared folder.
@@ -65,7 +66,7 @@ class Question:
         won = durable.link(shared / f"{name}.bytes", shared / "winner")
         job = parse_job(tomllib.loads(self.job), "the job") if self.job else None
         findings = [one.on(name) for one in same_software(self.software)]
-        findings += examine(Path(self.root), Needs(job, self.gpus))
+        findings += examine(Path(self.root), Needs(job, self.site))
         answer = {
             "findings": [finding.as_dict() for finding in findings],
             "saw": saw,
@@ -109,9 +110,9 @@ def examine_nodes(
         own = os.urandom(_BYTES)
         durable.write(shared / "submitter.bytes", own)
         asked = _Asked(shared, hashlib.sha256(own).hexdigest())
-        text, gpus = to_toml(job) if job else "", site.gpus_per_node
+        text = to_toml(located(job)) if job else ""
         root = str(Path(os.path.abspath(folder.expanduser())))  # noqa: PTH100 - the nodes' name
-        question = Question(str(shared), root, text, gpus, software(), asked.sha256)
+        question = Question(str(shared), root, text, site, software(), asked.sha256)
         try:
             yield from _submit(site, question, asked, say)
             yield from _wait(asked, say, limit_s)

@@ -63,7 +63,7 @@ def _findings(
         for finding in examine(folder, Needs(job)):
             yield [finding]
         return
-    here = list(examine_submitter(folder))
+    here = list(examine_submitter(folder, job))
     yield here
     if all(finding.name != "slurm" or finding.state == "ok" for finding in here):
         yield from examine_nodes(site, job, folder, status.update, limit_s=limit_s)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from batchgen.doctor import nodes
 from tests.cluster.cluster import Cluster, until, write_profile
 from tests.cluster.test_strange_nodes import namespace  # noqa: F401 - a fixture
 from tests.support.rehearsal import ask
@@ -47,6 +48,7 @@ def test_nodes_that_cannot_work_are_named(
     cluster: Cluster,
     namespace: list[str],  # noqa: F811
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One sees another disk, one is drained, one is busy, and one has other software."""
     shared = tmp_path / "shared"
@@ -61,10 +63,11 @@ def test_nodes_that_cannot_work_are_named(
     site = write_profile(
         tmp_path / "site.toml", setup=[f"export PYTHONPATH={tmp_path}:$PYTHONPATH"]
     )
-    code, found = look(site, shared, "--wait", "40")
+    monkeypatch.setattr(nodes, "PATIENCE_S", 5.0)
+    code, found = look(site, shared, "--wait", "25")
     assert code == 1
     assert found["127.0.0.1"]["node"]["found"] == "SLURM says drain: fan"
-    assert "did not start within 40 s: PENDING" in found["127.0.0.2"]["node"]["found"]
+    assert "did not start within 25 s: PENDING" in found["127.0.0.2"]["node"]["found"]
     software = found["127.0.0.3"]["same_software"]
     assert software["found"].startswith("pillow is 1.2.3 here and ")
     assert found["127.0.0.3"]["versions"]["state"] == "failed"

@@ -14,7 +14,7 @@ from batchgen.doctor import devices
 from batchgen.doctor.devices import Cards
 from batchgen.doctor.finding import Finding
 from batchgen.doctor.needs import Needs
-from batchgen.settings import load_job
+from batchgen.settings import Site, load_job
 
 Script = Callable[[str], None]
 H100 = "580.65, NVIDIA H100 80GB HBM3, 81559, 9.0, {mig}"
@@ -23,7 +23,12 @@ SLICE = "  MIG 3g.40gb     Device  0: (UUID: MIG-1)"
 
 
 def needs(*settings: str, gpus: int | None = None) -> Needs:
-    return Needs(load_job(None, list(settings)) if settings else None, gpus)
+    site = None if gpus is None else profile(gpus_per_node=gpus)
+    return Needs(load_job(None, list(settings)) if settings else None, site)
+
+
+def profile(**keys: Any) -> Site:
+    return Site(**{"gpus_per_node": 8, "time": "30"} | keys)
 
 
 @pytest.fixture
@@ -133,6 +138,23 @@ def test_memory_that_others_hold_is_told() -> None:
     _, busy = devices._cards(seen(1, free=0.5), needs(), 1)
     assert (busy.name, busy.state) == ("free_cards", "warning")
     assert "card 0: 40.0 GB" in busy.found
+
+
+@pytest.mark.parametrize(
+    ("keys", "state"),
+    [
+        ({}, "ok"),
+        ({"gpu_memory_gib": 80, "gpu_capability": "9.0"}, "ok"),
+        ({"gpu_memory_gib": 141}, "warning"),
+        ({"gpu_memory_gib": 40}, "warning"),
+        ({"gpu_capability": "8.0"}, "warning"),
+    ],
+)
+def test_a_profile_that_describes_another_card_is_told(keys: dict[str, Any], state: str) -> None:
+    card = {"total": 79.2 * 2**30, "capability": [9, 0]}
+    found = devices._profile(card, profile(**keys))
+    assert found.state == state
+    assert 'gpu_memory_gib = 79, gpu_capability = "9.0"' in found.found
 
 
 TURING = Cards(1, "Tesla T4", (7, 5))

@@ -38,7 +38,7 @@ def test_what_fails_is_told_with_its_remedy_and_the_exit_code() -> None:
 def test_a_site_is_asked_for_where_slurm_is(tmp_path: Path, no_driver: None) -> None:
     site = tmp_path / "site.toml"
     site.write_text('gpus_per_node = 8\ntime = "30"\n')
-    told = ask("doctor", "--site", site, "--out", tmp_path)
+    told = ask("doctor", *REHEARSAL, "--site", site, "--out", tmp_path)
     assert told.code == 1
     assert "failed   slurm            no sbatch, " in told.out
     assert "→ Type this on a machine of the cluster" in told.out

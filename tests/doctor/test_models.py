@@ -1,4 +1,4 @@
-"""The hub is reachable, or offline on purpose; no token is ever printed."""
+"""A job's model is seen or not; the hub answers or is offline; no token is ever printed."""
 
 import os
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from batchgen.doctor.finding import Finding
-from batchgen.doctor.hub import hub
+from batchgen.doctor.models import hub, located, model_files
+from batchgen.model.locate import TINY
 from batchgen.settings import load_job
 
-pytestmark = pytest.mark.slow
 SECRET = "hf_notarealtokenbutsecret"
 
 
@@ -18,6 +18,31 @@ def look(*settings: str) -> Finding:
     return found
 
 
+def test_a_model_or_a_lora_that_is_not_here_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").symlink_to(TINY)
+    for settings, state, told in (
+        (["model.path=here"], "ok", str(TINY)),
+        (["model.path=gone"], "failed", "model.path = 'gone'"),
+        (['model.lora=[{path="gone.safetensors"}]'], "failed", "no such LoRA here: gone.safet"),
+    ):
+        (found,) = model_files(load_job(None, settings))
+        assert (found.state, told in found.found) == (state, True), found
+    assert list(model_files(load_job(None, ["model.path=org/name"]))) == [], "the hub tells"
+
+
+def test_a_node_gets_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").symlink_to(TINY)
+    job = located(load_job(None, ["model.path=here", 'model.lora=[{path="a.safetensors"}]']))
+    assert job.model.path == str(tmp_path / "here")
+    assert job.model.lora[0].path == str(tmp_path / "a.safetensors")
+    assert located(load_job(None)).model.path == "tiny"
+
+
+@pytest.mark.slow
 def test_offline_on_purpose_is_told_and_fails_a_model_that_is_not_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,6 +59,7 @@ def test_offline_on_purpose_is_told_and_fails_a_model_that_is_not_here(
     assert SECRET not in f"{told}{model}"
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_told_once_and_without_passwords(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,17 +1,56 @@
-"""The hub of models: reachable, or offline on purpose. No token is ever printed."""
+"""A job's model and LoRAs, and the hub: reachable, or offline on purpose. No token is printed.
+
+Models are fetched where a run is submitted. Its nodes only need to see what was fetched.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from batchgen.doctor.child import NoAnswer, attempt
 from batchgen.doctor.finding import Finding, failed, ok, warning
-from batchgen.errors import shell_command
-from batchgen.model.locate import is_on_hub
+from batchgen.errors import ModelError, shell_command
+from batchgen.model.folder import expand_home
+from batchgen.model.locate import INDEX, is_on_hub, locate
 from batchgen.settings import Job
 
 # Its own time limit is shorter; names of hosts are looked up without any.
 _LIMIT_S = 45.0
+
+
+def located(job: Job) -> Job:
+    """The job with absolute paths, as a node gets it; a model of the hub by where its cache is."""
+    import huggingface_hub  # here, because it takes a third of a second
+
+    model, path = job.model, job.model.path
+    if is_on_hub(model):
+        index = huggingface_hub.try_to_load_from_cache(path, INDEX, revision=model.revision or None)
+        path = str(Path(index).parent) if isinstance(index, str) else path
+    elif path != "tiny":
+        path = str(expand_home(path).absolute())
+    loras = tuple(
+        lora.model_copy(update={"path": str(expand_home(lora.path).absolute())})
+        for lora in model.lora
+    )
+    kept = {"path": path, "lora": loras, "revision": "" if path != model.path else model.revision}
+    return job.model_copy(update={"model": model.model_copy(update=kept)})
+
+
+def model_files(job: Job) -> Iterator[Finding]:
+    """Whether this machine sees the job's model and LoRAs. What is in them `plan` checks."""
+    shared = "Name one that this machine, or each node, sees: --set model.path=FOLDER"
+    try:
+        found = "" if is_on_hub(job.model) else str(locate(job.model))
+    except ModelError as error:
+        yield failed("model", str(error), shared)
+        return
+    missing = [lora.path for lora in job.model.lora if not expand_home(lora.path).exists()]
+    if missing:
+        yield failed("model", f"no such LoRA here: {', '.join(missing)}", shared)
+    elif found:
+        loras = f" and {len(job.model.lora)} LoRAs" if job.model.lora else ""
+        yield ok("model", f"{found}{loras}")
 
 
 def hub(job: Job | None) -> Iterator[Finding]:
