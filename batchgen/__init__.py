@@ -4,9 +4,11 @@ The map. Wings stand in the order of the data, read from below; a wing imports o
 under it (tests/test_layers.py). A section of the job file names its wing or room: `[cache]` is
 engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
 
+    __main__.py    `python -m batchgen`
     cli.py         the verbs: parse, call, print
     api.py         the same from Python: `batchgen.submit(...)`
     operations.py  what both do
+    doctor/        what this machine, or each node of a cluster, can do
     calibration/   a cache setting for a manifest, tried on a sample of it
     view/          what people look at: status, progress, logs
     arrive.py      launch/node_check.py by its old name, until 0.3
@@ -27,6 +29,7 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
     units.py       42 s, 3.4 h, 1.2 GB
     fidelity.py    how far one picture is from another: PSNR, SSIM
     shortage.py    what has run out when nothing more can be written
+    durable_folder.py   does a folder do what durable.py rests on? Tried in it
     durable.py     the few file operations that correctness rests on
     checked_json.py   JSON that is believed only if its types and its checksum hold
     regular_file.py   files that are read whole, and so must have an end

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchgen import operations
+from batchgen import __version__, operations
 from batchgen.durable import is_full
 from batchgen.errors import (
     BatchgenError,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from batchgen.settings import Job, Site
 
 app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: "
     "nothing is lost or made twice.",
     no_args_is_help=True,
@@ -42,6 +43,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"batchgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_tell_version, help="Say which batchgen this is."
+        ),
+    ] = False,
+) -> None: ...
+
 
 Manifest = Annotated[
     list[str],
@@ -377,6 +396,34 @@ def verify(
             sound = not any(one.problems for one in again)
         elif damaged:
             _say(remake(asked.directory, deep=deep))
+    raise typer.Exit(0 if sound else 1)
+
+
+@app.command()
+def doctor(
+    job: JobFile = None,
+    site: SiteFile = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs, or a run's.")] = Path("runs"),
+    settings: Settings = None,
+    wait_s: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=0, help="How long to wait for nodes.")
+    ] = 600.0,
+    json: Annotated[bool, typer.Option("--json", help="A JSON object a line for each check.")] = (
+        False
+    ),
+) -> None:
+    """What this machine can do, or with --site each node; the remedy for what does not work.
+
+    With --job, what the job needs and the machine lacks has failed. Exit code: 1 if a check failed.
+    """
+    with _errors():
+        from batchgen.doctor.show import consult
+        from batchgen.settings import load_site
+
+        asked = _job(job, settings, None, rehearse=False) if job or settings else None
+        profile = load_site(site) if site else None
+        console = _console(stderr=json)
+        sound = consult(console, out, asked, profile, as_json=json, limit_s=wait_s)
     raise typer.Exit(0 if sound else 1)
 
 

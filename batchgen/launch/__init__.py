@@ -2,6 +2,7 @@
 
     start.py          brings workers to a run, here or in SLURM
     supervisor.py     starts the workers of this machine, and a new one for one that dies
+    node_jobs.py      a short job on each of some nodes, for what is no run
     slurm_array.py    workers as SLURM job arrays
     batch_script.py   the batch script of a job array
     elements.py       workers laid out on a site's nodes, or why they do not fit

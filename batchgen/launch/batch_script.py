@@ -57,33 +57,46 @@ def sbatch_parameters(
     :param first: the array's first element, counted over all arrays of the submission.
     :param running: elements that may work at the same time.
     """
-    options = dict(option.removeprefix("--").partition("=")[::2] for option in site.sbatch)
-    cpus = f"--cpus-per-task={site.cpus_per_gpu}"  # srun does not inherit it
+    check = _first_line(site, root, run, number)
+    ours = site_parameters(site, check)
     return {
+        **ours,
         "job_name": f"batchgen-{root.name}",
         "comment": f"{slurm.label(run)}:{number} {site.comment}".strip(),
-        "partition": site.partition,
-        "account": site.account,
-        "qos": site.qos,
-        "constraint": site.constraint,
         "nodes": site.span(ranks),
         "ntasks_per_node": site.tasks,
-        "gpus_per_node": None if site.gres else site.gpus_per_node or None,
-        "gres": site.gres,
-        "cpus_per_task": site.cpus_per_gpu,
-        "mem": site.mem,
         "time": -(-seconds(site.time) // 60),
-        "wckey": None,  # clusters that register such keys would refuse submitit's own
         "array_parallelism": running,
-        "stderr_to_stdout": True,
-        "setup": [_ENVIRONMENT, _TIMES, *site.setup, _first_line(site, root, run, number)],
-        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", cpus, *site.srun],
         "teardown": _last_lines(site, root, number, first),
         "additional_parameters": {
             "signal": f"USR2@{site.signal_s}",
             "requeue" if site.requeue else "no-requeue": True,
-            **{name: value or True for name, value in options.items()},
+            **ours["additional_parameters"],
         },
+    }
+
+
+def site_parameters(site: Site, *lines: str) -> dict[str, Any]:
+    """What a site's profile asks of SLURM, for whatever job.
+
+    :param lines: of the batch script, after the profile's own `setup`.
+    """
+    options = dict(option.removeprefix("--").partition("=")[::2] for option in site.sbatch)
+    cpus = f"--cpus-per-task={site.cpus_per_gpu}"  # srun does not inherit it
+    return {
+        "partition": site.partition,
+        "account": site.account,
+        "qos": site.qos,
+        "constraint": site.constraint,
+        "gpus_per_node": None if site.gres else site.gpus_per_node or None,
+        "gres": site.gres,
+        "cpus_per_task": site.cpus_per_gpu,
+        "mem": site.mem,
+        "wckey": None,  # clusters that register such keys would refuse submitit's own
+        "stderr_to_stdout": True,
+        "setup": [_ENVIRONMENT, _TIMES, *site.setup, *lines],
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", cpus, *site.srun],
+        "additional_parameters": {name: value or True for name, value in options.items()},
     }
 
 

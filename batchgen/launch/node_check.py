@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from batchgen import slurm
+from batchgen.durable_folder import try_folder
 
 # A new file may appear late on a network file system.
 PATIENCE_S = 10.0
@@ -37,9 +38,7 @@ def wrong(root: Path, run: str, number: int) -> str:
             return f"is another run's of the same name ({found}, not {run})"
         submission.stat()
         for folder in (submission.with_suffix(""), inner / "logs"):
-            probe = folder / f"probe-{slurm.node()}-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            try_folder(folder, f"probe-{slurm.node()}-{os.getpid()}")
     except FileNotFoundError as missing:
         return f"is not shared with it: there is no {missing.filename} here"
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -37,7 +37,7 @@ def locate(model: Model) -> Path:
     if not model.path.strip():
         raise ModelError(f"model.path is empty. {_ACCEPTED}.")
     path = expand_home(model.path)
-    if model.path == "tiny" or os.path.lexists(path) or not _is_hub_id(model.path):
+    if not is_on_hub(model):
         if model.revision:
             given = f"model.revision = {model.revision!r} applies to hub ids only"
             raise ModelError(f"{given}; model.path is {model.path!r}")
@@ -45,7 +45,11 @@ def locate(model: Model) -> Path:
     return _download(model, path)
 
 
-def _is_hub_id(given: str) -> bool:
+def is_on_hub(model: Model) -> bool:
+    """Whether a job's model is to be fetched from the hub, if it is a model at all."""
+    given = model.path
+    if given == "tiny" or os.path.lexists(expand_home(given)):
+        return False
     return bool(_HUB_ID.fullmatch(given)) and not given.lower().endswith(_SUFFIXES)
 
 
@@ -110,7 +114,7 @@ def _download(model: Model, path: Path) -> Path:
             url = hub.hf_hub_url(model.path, INDEX, revision=revision)
             revision = hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S).commit_hash
         except Exception as error:
-            if _is_answer(error):
+            if is_answer(error):
                 raise
             silence = f"the hub did not answer ({error}), and its cache here has no whole copy"
         offline = bool(silence)
@@ -135,7 +139,7 @@ def _download(model: Model, path: Path) -> Path:
         ) from None
 
 
-def _is_answer(error: Exception) -> bool:
+def is_answer(error: Exception) -> bool:
     """Whether the hub refused: no such model, no such revision, no access."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return isinstance(status, int) and 400 <= status < 500 and status != 429

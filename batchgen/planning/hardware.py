@@ -61,7 +61,7 @@ def this_machine(job: Job) -> Hardware:
         return UNKNOWN
     if devices := _wanted_devices(job):
         return _cards(devices)
-    return Hardware(cuda=False, name="this machine's CPU", memory=_ram(), devices=())
+    return Hardware(cuda=False, name="this machine's CPU", memory=host_memory(), devices=())
 
 
 def assumed(job: Job) -> Hardware:
@@ -162,7 +162,7 @@ def given_devices() -> tuple[str, ...]:
     if given is None:
         found = _listed(_ask_driver("-L"))
         sliced = any(device.startswith("MIG") for device in found)
-        return found if sliced else tuple(map(str, range(len(found) or _device_files())))
+        return found if sliced else tuple(map(str, range(len(found) or device_files())))
     named = (device.strip() for device in given.split(","))
     # CUDA ignores an invalid entry and all entries behind it.
     return tuple(takewhile(lambda device: device not in ("", "-1"), named))
@@ -183,7 +183,7 @@ def _listed(listing: str) -> tuple[str, ...]:
     return tuple(name for card in cards for name in card[1:] or card)
 
 
-def _device_files() -> int:
+def device_files() -> int:
     """How many cards the kernel shows this process, as /dev/nvidia0 and so on.
 
     Containers may have the driver without nvidia-smi, and these files for their own cards alone.
@@ -238,7 +238,7 @@ def _version(text: str | None) -> tuple[int, int] | None:
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
-def _ram() -> int:
+def host_memory() -> int:
     """Bytes of this machine, or of this container."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _LIMITS:

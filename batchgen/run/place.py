@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from batchgen import durable
+from batchgen.durable_folder import ENDINGS, try_folder
 from batchgen.errors import BatchgenError, OutputError, one_line
 from batchgen.run.directory import RunDirectory, explain_remains
 from batchgen.run.ownership import refuse_others
 
 # What a submit that was killed while it planned may have left in `.batchgen/`.
-_BEFORE_THE_PLAN = {"job.toml", "manifest.parquet", "reserve", "probe", "probe.link"}
+_BEFORE_THE_PLAN = {"job.toml", "manifest.parquet", "reserve", *(f"probe{e}" for e in ENDINGS)}
 
 
 def missing_folders(root: Path) -> list[Path]:
@@ -39,7 +40,7 @@ def prepared_folder(root: Path) -> Iterator[None]:
         with _usable(directory):
             directory.make_inner()
             refuse_others(directory)
-            _try_out(directory)
+            try_folder(directory.inner)
         yield
     except BaseException:
         # Another submit may have made its run here meanwhile.
@@ -164,13 +165,3 @@ def _refuse_content(directory: RunDirectory) -> None:
 
 def _holds_files(path: Path) -> bool:
     return not path.is_dir() or any(not inner.is_dir() for inner in path.rglob("*"))
-
-
-def _try_out(directory: RunDirectory) -> None:
-    """Try what the protocol needs of the file system: files, and hard links to them."""
-    probe = directory.inner / "probe"
-    durable.write(probe, b"")
-    durable.remove(probe.with_suffix(".link"))
-    durable.link(probe, probe.with_suffix(".link"))
-    durable.remove(probe)
-    durable.remove(probe.with_suffix(".link"))

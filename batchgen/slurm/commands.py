@@ -165,6 +165,20 @@ def max_array_size() -> int:
     return int(match[1]) if match else 1001  # SLURM's own default
 
 
+def ping() -> str:
+    """What the controllers say of themselves, in a line."""
+    return "; ".join(call("scontrol", "ping").split("\n")).strip("; ")
+
+
+def accounting() -> str:
+    """How the cluster keeps its accounts; "" if it keeps none."""
+    match = re.search(
+        r"^AccountingStorageType\s*=\s*(\S+)", call("scontrol", "show", "config"), re.MULTILINE
+    )
+    kind = match[1] if match else "(null)"
+    return "" if kind.endswith("/none") or kind == "(null)" else kind
+
+
 def check_srun(options: Sequence[str]) -> None:
     """Let srun read these options, without starting anything. Without srun they are not checked.
 

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+import batchgen
 from tests.support.rehearsal import ask
 
-VERBS = ("plan", "submit", "resume", "status", "logs", "verify", "cancel")
+VERBS = ("plan", "submit", "resume", "status", "logs", "verify", "doctor", "cancel")
 
 
 def test_help_takes_less_than_half_a_second_of_cpu() -> None:
@@ -21,6 +22,13 @@ def test_help_takes_less_than_half_a_second_of_cpu() -> None:
         return used.ru_utime + used.ru_stime
 
     assert min(once() for _ in range(3)) < 0.5
+
+
+def test_the_version_is_told_by_the_package_too() -> None:
+    command = [sys.executable, "-m", "batchgen", "--version"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told.stdout == ask("--version").out == f"batchgen {batchgen.__version__}\n"
+    assert ask("doctor", "-h").out == ask("doctor", "--help").out
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
