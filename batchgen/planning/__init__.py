@@ -5,6 +5,7 @@
     memory.py       how much device memory a rank takes: an estimate
     planner.py      manifest + job → Plan
     effects.py      what was asked for and changes no picture
+    schedule_file.py  which steps each class computes, as calibrate wrote it for a model
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
     plan_file.py    plan.json: its checksum, and what must hold between its numbers

@@ -4,6 +4,7 @@
     job.py       job file → Job: how pictures are made
     audit.py     [audit]: pictures that are also made without the cache
     engine.py    the sections about how pictures are computed
+    schedule.py  which steps the pictures of a class compute
     written.py   keys that were written; those that nothing reads are refused
     section.py   strict TOML tables; errors list what is accepted
 
@@ -25,6 +26,7 @@ from batchgen.settings.job import (
     load_job,
     to_toml,
 )
+from batchgen.settings.schedule import ClassSchedule, PictureClass, repeated
 from batchgen.settings.section import Section
 from batchgen.settings.site import Site, load_site, seconds
 from batchgen.settings.written import unread
@@ -34,12 +36,14 @@ __all__ = [
     "MAX_SIDE_PX",
     "Audit",
     "Cache",
+    "ClassSchedule",
     "EngineSettings",
     "Job",
     "Lora",
     "ManifestSettings",
     "Model",
     "Output",
+    "PictureClass",
     "Sampling",
     "Section",
     "Shards",
@@ -47,6 +51,7 @@ __all__ = [
     "load_job",
     "load_site",
     "place",
+    "repeated",
     "seconds",
     "to_toml",
     "unread",
