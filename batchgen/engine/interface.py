@@ -26,8 +26,8 @@ class Trace:
     # [N]: what the policy's signal has moved by, or else a computed step's error or change, as
     # `cache/velocities.py` has them. None where nothing was measured, or it was not finite.
     distances: tuple[float | None, ...]
-    # Of a picture without a cache, where the job asks for them: the inner products of its
-    # velocities, as `cache/products.py` has them.
+    # Of a picture without a cache, where the job asks for them: its sigmas, and the inner products
+    # of its velocities, as `cache/products.py` has them.
     products: tuple[float, ...] = ()
 
 

@@ -104,7 +104,7 @@ class TorchEngine:
         probe = self._probe(rows) if cached else None
         forward = self._forward(conditions, noise, size, probe)
         velocities = self._velocities(group, noise, schedule) if cached else None
-        products = Products() if self.records else None
+        products = Products(schedule.sigmas.tolist()) if self.records else None
         latents = denoise(forward, noise, rows, schedule, velocities, products)
         watched = velocities or products
         finite = latents.isfinite().flatten(1).all(dim=1)

@@ -29,13 +29,15 @@ from batchgen.planning.identity import identify_run, refuse_change, software
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.plan import PLAN_VERSION, Plan, Shard, groups
 from batchgen.planning.plan_file import decode_plan, encode_plan
-from batchgen.planning.planner import dry_run, locate_model, make_plan, recount
+from batchgen.planning.planner import dry_run, locate_model, locate_trace, make_plan, recount
 from batchgen.planning.preflight import refuse_impossible, refuse_unfit
+from batchgen.planning.schedule_file import ModelDigest, encode_schedule
 
 __all__ = [
     "PLAN_VERSION",
     "UNKNOWN",
     "Hardware",
+    "ModelDigest",
     "Plan",
     "Shard",
     "assumed",
@@ -43,9 +45,11 @@ __all__ = [
     "describe_memory",
     "dry_run",
     "encode_plan",
+    "encode_schedule",
     "groups",
     "identify_run",
     "locate_model",
+    "locate_trace",
     "make_plan",
     "of_site",
     "recount",

@@ -46,11 +46,14 @@ def locate_model(job: Job) -> tuple[Job, Checkpoint | None]:
     job = job.model_copy(update={"model": model})
     if job.cache.schedule:
         job = with_classes(job, checkpoint)
-    return _locate_trace(job, checkpoint) if job.cache.trace else (job, checkpoint)
+    return locate_trace(job, checkpoint) if job.cache.trace else (job, checkpoint)
 
 
-def _locate_trace(job: Job, checkpoint: Checkpoint) -> tuple[Job, Checkpoint]:
-    """Add a replayed trace to what identifies the model: it decides pictures as weights do."""
+def locate_trace(job: Job, checkpoint: Checkpoint) -> tuple[Job, Checkpoint]:
+    """Add a replayed trace to what identifies the model: it decides pictures as weights do.
+
+    :raises JobError: `cache.trace` names no file.
+    """
     path = Path(job.cache.trace).expanduser().absolute()
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():

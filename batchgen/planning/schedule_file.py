@@ -38,7 +38,7 @@ from batchgen.settings import ClassSchedule, Job, PictureClass, Section
 FORMAT, VERSION = "batchgen schedule", 1
 
 
-class Model(NamedTuple):
+class ModelDigest(NamedTuple):
     """The model whose pictures were measured."""
 
     # As the job names it; for people.
@@ -47,7 +47,7 @@ class Model(NamedTuple):
     digest: str
 
     @classmethod
-    def of(cls, job: Job, checkpoint: Checkpoint) -> Model:
+    def of(cls, job: Job, checkpoint: Checkpoint) -> ModelDigest:
         """The model of a located job."""
         content = [dict(checkpoint.identity), [lora.scale for lora in job.model.lora]]
         text = json.dumps(content, sort_keys=True).encode()
@@ -64,7 +64,7 @@ class _File(Section):
     classes: tuple[ClassSchedule, ...]
 
 
-def encode_schedule(model: Model, origin: str, classes: Sequence[ClassSchedule]) -> bytes:
+def encode_schedule(model: ModelDigest, origin: str, classes: Sequence[ClassSchedule]) -> bytes:
     """The text of a schedule file, a line a class.
 
     :param origin: from which pictures it comes; for people.
@@ -96,7 +96,7 @@ def with_classes(job: Job, checkpoint: Checkpoint) -> Job:
         file = _read(path)
     except (OSError, ValueError) as error:
         raise JobError(f"{named}: not a schedule file of this version: {error}. {again}") from None
-    model = Model.of(job, checkpoint)
+    model = ModelDigest.of(job, checkpoint)
     if file.model.get("digest") != model.digest:
         raise JobError(
             f"{named}: found for the model {one_line(str(file.model.get('path')))} "

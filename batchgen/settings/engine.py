@@ -82,7 +82,7 @@ class Cache(Section):
         0.01,
         "how far predicted velocities may be off; smaller computes more steps",
         gt=0,
-        read_with={"cache.policy": ("multistep",)},
+        read_with={"cache.policy": ("multistep",), "cache.schedule": ("",)},
     )
     blocks: int = setting(
         1,

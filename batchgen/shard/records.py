@@ -102,8 +102,8 @@ class Record:
     # The picture's share of the seconds that the device worked on its group's audit: they belong to
     # no other time of this record.
     audit_s: float = 0.0
-    # With `cache.record`: the inner products of the picture's velocities at steps (0, 0), (1, 0),
-    # (1, 1), (2, 0), …; null otherwise.
+    # With `cache.record`: the steps + 1 sigmas of the picture, and the inner products of its
+    # velocities at steps (0, 0), (1, 0), (1, 1), (2, 0), …; null otherwise.
     products: list[float] | None = None
 
     @property

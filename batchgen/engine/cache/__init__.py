@@ -115,6 +115,8 @@ def _contradictions(settings: Cache) -> Iterator[str]:
         yield 'policy = "schedule" needs schedule, the file of `batchgen calibrate`, or skip'
     if len(named) > 1:
         yield f"{' and '.join(named)} each say which steps are computed: leave one"
+    if settings.classes and "tolerance" in settings.model_fields_set:
+        yield "tolerance would have no effect beside classes, whose errors stand in its place"
     if settings.policy == "replay" and not settings.trace:
         yield 'policy = "replay" needs trace'
     for twice in repeated(settings.classes):

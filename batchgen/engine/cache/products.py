@@ -1,4 +1,4 @@
-"""cache.record: the inner products of a picture's velocities, from which schedules are found.
+"""cache.record: sigmas and inner products of a picture's velocities, to find schedules from.
 
 Every prediction and correction of `trajectory.py` is a weighted sum of velocities. The size of its
 error is therefore known for any choice of computed steps from the velocities' inner products alone:
@@ -9,6 +9,8 @@ Legend: B pictures, N steps, T image tokens of C channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,9 @@ from batchgen.engine.interface import Trace
 class Products:
     """What is recorded of one group, whose every step is computed."""
 
-    def __init__(self) -> None:
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        """:param sigmas: [N + 1], falling."""
+        self._sigmas = tuple(sigmas)
         # [N] of fp32 [B, T·C].
         self._velocities: list[Tensor] = []
 
@@ -27,9 +31,9 @@ class Products:
         self._velocities.append(velocity.flatten(1).float())
 
     def traces(self) -> list[Trace]:
-        """Each picture's products.
+        """Each picture's sigmas [N + 1] and products [N·(N+1)/2], in one row.
 
-        They are those of the steps (0, 0), (1, 0), (1, 1), (2, 0), … and summed in fp64, because
+        The products are of the steps (0, 0), (1, 0), (1, 1), (2, 0), … and summed in fp64, because
         errors are small differences of large products.
         """
         steps = len(self._velocities)
@@ -38,5 +42,5 @@ class Products:
         for picture in range(len(self._velocities[0])):
             every = torch.stack([step[picture] for step in self._velocities]).double()
             products = (every @ every.T).cpu()[rows, columns]
-            traces.append(Trace("", (), tuple(products.tolist())))
+            traces.append(Trace("", (), (*self._sigmas, *products.tolist())))
         return traces
