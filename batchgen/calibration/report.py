@@ -119,8 +119,9 @@ def write_report(root: Path, report: Report) -> Path:
     cache, schedule = report.cache, root / SCHEDULE
     if cache.classes and report.model:
         durable.replace(schedule, encode_schedule(report.model, _origin(report), cache.classes))
-        named = {"schedule": str(schedule.absolute()), "classes": ()}
-        cache = cache.model_copy(update=named)
+        named = _plain(cache) | {"schedule": str(schedule.absolute())}
+        del named["classes"]
+        cache = Cache.model_validate(named)
     durable.replace(root / JOB, _job_file(report, cache).encode())
     return root / JOB
 

@@ -40,8 +40,8 @@ from batchgen.settings import Cache, ClassSchedule, Job, PictureClass
 from batchgen.shard import published_shards, read_metadata
 from batchgen.view.status import Status
 
-# Shares of the steps to compute, from careful to bold: 10, 8, 6, 5 and 4 of 28.
-SHARES = (0.36, 0.29, 0.21, 0.18, 0.14)
+# Shares of the steps to compute, from careful to bold: 10, 7, 6, 5 and 4 of 28.
+SHARES = (0.36, 0.25, 0.21, 0.18, 0.14)
 # Candidates of each class and number of computed steps; and pictures that try them: so many
 # together, and of each class at least.
 CANDIDATES, TRIED, TRIED_OF_CLASS = 4, 12, 3

@@ -94,6 +94,8 @@ def with_classes(job: Job, checkpoint: Checkpoint) -> Job:
     )
     try:
         file = _read(path)
+    except FileNotFoundError:
+        raise JobError(f"{named}: no such file. {again}") from None
     except (OSError, ValueError) as error:
         raise JobError(f"{named}: not a schedule file of this version: {error}. {again}") from None
     model = ModelDigest.of(job, checkpoint)

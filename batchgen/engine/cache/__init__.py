@@ -112,7 +112,7 @@ def _contradictions(settings: Cache) -> Iterator[str]:
     """
     named = [key for key in ("skip", "schedule", "classes") if getattr(settings, key)]
     if settings.policy == "schedule" and not named:
-        yield 'policy = "schedule" needs schedule, the file of `batchgen calibrate`, or skip'
+        yield 'policy = "schedule" needs skip, or schedule: a file of `batchgen calibrate`'
     if len(named) > 1:
         yield f"{' and '.join(named)} each say which steps are computed: leave one"
     if settings.classes and "tolerance" in settings.model_fields_set:
