@@ -181,7 +181,8 @@ def calibrate(
             "--computed",
             min=0.01,
             max=0.99,
-            help="Try calibrated schedules that compute this share of the steps, likewise.",
+            help="Try schedules found for the manifest, likewise: this share of the steps is "
+            "computed by the easiest class of pictures, and more by others.",
         ),
     ] = None,
     rehearse: Rehearse = False,

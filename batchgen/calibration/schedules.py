@@ -1,7 +1,7 @@
 """Schedules are found: one run records velocities, and another one tries candidates.
 
-recorded/   pictures that the sample does not have, without a cache; their velocities are recorded
-searched/   some of them with every candidate of `search.py`: a row each, by policy = "replay"
+recorded/     pictures that the sample does not have, without a cache; velocities are recorded
+searched-…/   some of them with every candidate of `search.py`: a row each, by policy = "replay"
 
 Both are ordinary runs, killed and continued like any other. What is found depends on their records
 and pictures alone, so that whoever continues finds the same. Every schedule then makes the sample,
@@ -10,9 +10,11 @@ which had no part in finding it.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,10 +31,12 @@ from batchgen.calibration.search import (
     Recorded,
     Segments,
     Steps,
+    best_schedules,
     candidates,
+    largest,
     usual_errors,
 )
-from batchgen.calibration.trials import Grid, Trial, keep_table, read_table, with_cache
+from batchgen.calibration.trials import Grid, Trial, keep_table, with_cache
 from batchgen.engine.cache.policy import COMPUTED, SKIPPED
 from batchgen.fidelity import psnr
 from batchgen.run import inspect_run
@@ -40,8 +44,10 @@ from batchgen.settings import Cache, ClassSchedule, Job, PictureClass
 from batchgen.shard import published_shards, read_metadata
 from batchgen.view.status import Status
 
-# Shares of the steps to compute, from careful to bold: 10, 7, 6, 5 and 4 of 28.
-SHARES = (0.36, 0.25, 0.21, 0.18, 0.14)
+# Shares of the steps that the easiest class computes, from careful to bold: 8, 7, 6, 5, 4 of 28.
+SHARES = (0.29, 0.25, 0.21, 0.18, 0.14)
+# With fewer steps there is nothing to skip.
+LEAST_STEPS = 3
 # Candidates of each class and number of computed steps; and pictures that try them: so many
 # together, and of each class at least.
 CANDIDATES, TRIED, TRIED_OF_CLASS = 4, 12, 3
@@ -75,7 +81,7 @@ class Search:
     # The sample; and the pictures to find schedules from, a row each.
     sample: pa.Table
     others: pa.Table
-    # Of the steps to compute, from careful to bold.
+    # Of the steps, how many the easiest class computes; from careful to bold.
     shares: Sequence[float] = SHARES
 
     def run(self, make: Make) -> Found:
@@ -89,68 +95,105 @@ class Search:
         recorded = self._trial(RECORDED, Cache(record=True))
         if not make(recorded).finished:
             return Found(waiting=recorded)
-        known = read_recorded(recorded)
-        searched = self._searched(known)
-        if searched and not make(searched).finished:
+        known = {kind: Known.of(one) for kind, one in read_recorded(recorded).items()}
+        if not known:
+            return Found()
+        counts = {share: counts_of(share, known) for share in self.shares}
+        tries = pa.Table.from_pylist(list(self._tries(known, counts.values())))
+        searched = self._searched(tries)
+        if not make(searched).finished:
             return Found(waiting=searched)
-        return Found(self._families(known, best_tried(searched, recorded) if searched else {}))
+        return Found(self._families(known, counts, best_tried(tries, searched, recorded)))
 
     def _trial(self, name: str, cache: Cache) -> Trial:
         return Trial(name, self.root / name, with_cache(self.job, cache), f"{name}.parquet")
 
-    def _searched(self, known: Mapping[PictureClass, Recorded]) -> Trial | None:
-        """The run that tries the candidates, once its manifest is written; None without any."""
-        if not (self.root / f"{SEARCHED}.parquet").exists():
-            rows = list(self._tries(known))
-            if not rows:
-                return None
-            keep_table(self.root, SEARCHED, pa.Table.from_pylist(rows))
-        traces = read_table(self.root, SEARCHED)["trace"].to_pylist()
-        path = (self.root / f"{SEARCHED}.json").absolute()
-        durable.create(path, json.dumps(dict(enumerate(traces))).encode())
-        return self._trial(SEARCHED, Cache(policy="replay", trace=str(path), blocks=0))
+    def _searched(self, tries: pa.Table) -> Trial:
+        """The run that tries candidates. Other candidates are another run."""
+        traces = dict(enumerate(tries["trace"].to_pylist()))
+        text = json.dumps([traces, tries["of_key"].to_pylist()])
+        name = f"{SEARCHED}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        keep_table(self.root, name, tries)
+        path = (self.root / f"{name}.json").absolute()
+        durable.create(path, json.dumps(traces).encode())
+        return self._trial(name, Cache(policy="replay", trace=str(path), blocks=0))
 
-    def _tries(self, known: Mapping[PictureClass, Recorded]) -> Iterator[dict[str, Any]]:
+    def _tries(
+        self, known: Mapping[PictureClass, Known], counts: Iterable[Mapping[PictureClass, int]]
+    ) -> Iterator[dict[str, Any]]:
         """Rows of pictures that are to be made with a candidate, and which one: `trace`."""
-        few = max(TRIED_OF_CLASS, TRIED // max(len(known), 1))
-        rows = self.others.to_pylist()
-        for kind, recorded in known.items():
-            budgets = sorted({count(share, kind) for share in self.shares} - {0})
-            found = candidates(Segments(recorded), budgets, CANDIDATES) if budgets else {}
-            for key in recorded.keys[:few]:
+        few = max(TRIED_OF_CLASS, TRIED // len(known))
+        rows, every = self.others.to_pylist(), list(counts)
+        for kind, its in known.items():
+            budgets = sorted({one[kind] for one in every})
+            found = candidates(its.segments, budgets, CANDIDATES)
+            for key in its.recorded.keys[:few]:
                 for one in (one for some in found.values() for one in some):
                     yield {**rows[key], "of_key": key, "trace": trace_of(one, kind.steps)}
 
     def _families(
-        self, known: Mapping[PictureClass, Recorded], best: Mapping[tuple[PictureClass, int], Steps]
+        self,
+        known: Mapping[PictureClass, Known],
+        counts: Mapping[float, Mapping[PictureClass, int]],
+        best: Mapping[tuple[PictureClass, int], Steps],
     ) -> Grid:
         kinds = sorted({class_of(row) for row in self.sample.to_pylist()})
         tried: dict[Classes, float] = {}
-        for share in self.shares:
+        for share, its in counts.items():
             classes = tuple(
-                _schedule(kind, best.get((kind, count(share, kind))), known.get(kind))
+                _schedule(kind, best[kind, its[kind]], known[kind].recorded)
+                if kind in known
+                else _every_step(kind)
                 for kind in kinds
             )
-            if any(one.skipped for one in classes):
-                tried.setdefault(classes, share)
-        return [self._family(policy, tried) for policy in POLICIES] if tried else []
+            tried.setdefault(classes, share)
+        return [self._family(policy, tried) for policy in POLICIES]
 
     def _family(
         self, policy: Literal["schedule", "multistep"], tried: Mapping[Classes, float]
     ) -> list[Trial]:
         trials = []
         for classes, share in tried.items():
-            name = f"{POLICIES[policy]}-{share:g}"
+            name = f"{POLICIES[policy]}-{share!r}"
             cache = Cache(policy=policy, classes=classes)
             trials.append(Trial(name, self.root / name, with_cache(self.job, cache)))
         return trials
 
 
-def count(share: float, kind: PictureClass) -> int:
-    """How many steps a class computes at a share; 0 where no schedule is searched."""
-    if not 3 <= kind.steps <= MOST_STEPS:
-        return 0
-    return min(max(round(share * kind.steps), 2), kind.steps)
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a class."""
+
+    recorded: Recorded
+    segments: Segments
+    # Of 1, 2, … computed steps: the largest segment of the best ones.
+    largest: tuple[float, ...]
+
+    @classmethod
+    def of(cls, recorded: Recorded) -> Known:
+        """By what was recorded."""
+        segments, steps = Segments(recorded), recorded.steps
+        costs = segments.costs(0.0)
+        best = best_schedules(costs, steps, steps)
+        sizes = tuple(largest(costs, best[count], steps) for count in range(1, steps + 1))
+        return cls(recorded, segments, sizes)
+
+
+def counts_of(share: float, known: Mapping[PictureClass, Known]) -> dict[PictureClass, int]:
+    """How many steps each class computes so that all err about alike, for each pixel.
+
+    The easiest class computes this share of its steps, and two at least. Others compute more: with
+    classifier-free guidance the embedded model needs twice as many.
+    """
+    least = {kind: max(round(share * kind.steps), 2) for kind in known}
+    errors = {
+        kind: [one / math.sqrt(kind.pixels) for one in its.largest] for kind, its in known.items()
+    }
+    level = min(errors[kind][least[kind] - 1] for kind in known) * (1 + 1e-9)
+    return {
+        kind: next((n for n in range(2, kind.steps) if errors[kind][n - 1] <= level), kind.steps)
+        for kind in known
+    }
 
 
 def trace_of(computed: Steps, steps: int) -> str:
@@ -170,7 +213,7 @@ def read_recorded(trial: Trial) -> dict[PictureClass, Recorded]:
             rows[class_of(row)].append(row)
     found = {}
     for kind, some in sorted(rows.items()):
-        if kind.steps <= MOST_STEPS:
+        if LEAST_STEPS <= kind.steps <= MOST_STEPS:
             pictures = [_gram(row["products"], kind.steps) for row in some]
             sigmas = tuple(some[0]["products"][: kind.steps + 1])
             found[kind] = Recorded(sigmas, np.stack(pictures), tuple(row["key"] for row in some))
@@ -196,18 +239,22 @@ def _gram(numbers: Sequence[float], steps: int) -> Floats:
     return gram
 
 
-def best_tried(searched: Trial, recorded: Trial) -> dict[tuple[PictureClass, int], Steps]:
+def best_tried(
+    tries: pa.Table, searched: Trial, recorded: Trial
+) -> dict[tuple[PictureClass, int], Steps]:
     """Of each class and number of computed steps the candidate with the highest mean PSNR.
 
-    Against the pictures without a cache. A candidate that could not be made is out.
+    Against the pictures without a cache. Of a picture that could not be made it is 0 dB.
+
+    :param tries: the rows that were searched.
     """
     plain = dict(image_files(inspect_run(recorded.root).directory))
     made = dict(image_files(inspect_run(searched.root).directory))
     decibels: dict[tuple[PictureClass, int], dict[Steps, list[float]]] = {}
-    for key, row in enumerate(read_table(searched.root.parent, SEARCHED).to_pylist()):
+    for key, row in enumerate(tries.to_pylist()):
         computed = tuple(at for at, letter in enumerate(row["trace"]) if letter == COMPUTED)
-        equal = key in made and row["of_key"] in plain
-        one = psnr(pixels_of(made[key]), pixels_of(plain[row["of_key"]])) if equal else 0.0
+        there = key in made and row["of_key"] in plain
+        one = psnr(pixels_of(made[key]), pixels_of(plain[row["of_key"]])) if there else 0.0
         tried = decibels.setdefault((class_of(row), len(computed)), {})
         tried.setdefault(computed, []).append(one)
     return {
@@ -216,12 +263,12 @@ def best_tried(searched: Trial, recorded: Trial) -> dict[tuple[PictureClass, int
     }
 
 
-def _schedule(
-    kind: PictureClass, computed: Steps | None, recorded: Recorded | None
-) -> ClassSchedule:
-    """The schedule of a class; one that computes every step where none was found."""
-    if computed is None or recorded is None:
-        every = tuple(range(kind.steps))
-        return ClassSchedule(**kind._asdict(), computed=every, errors=(1.0,) * (kind.steps - 1))
+def _schedule(kind: PictureClass, computed: Steps, recorded: Recorded) -> ClassSchedule:
     errors = usual_errors(recorded, computed)
     return ClassSchedule(**kind._asdict(), computed=computed, errors=errors)
+
+
+def _every_step(kind: PictureClass) -> ClassSchedule:
+    """Of a class of which nothing is known."""
+    every = tuple(range(kind.steps))
+    return ClassSchedule(**kind._asdict(), computed=every, errors=(1.0,) * (kind.steps - 1))

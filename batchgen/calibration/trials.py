@@ -4,8 +4,8 @@ runs/calibrate-NAME/
   sample.parquet        the pictures that every setting makes
   recorded.parquet      the pictures from which schedules are found
   recorded/             the run of these without a cache
-  searched.parquet      some of them with every candidate; searched.json: which
-  searched/             the run of these
+  searched-….parquet    some of them with every candidate; searched-….json: which
+  searched-…/           the run of these
   uncached/             the run of the sample without a cache
   multistep-0.01/  …    one run for each setting that was tried
   multistep-0.01.json   how far its pictures are from the uncached ones
