@@ -92,6 +92,8 @@ def try_settings(
     """
     found = search(make)
     grid = [*grid, *found.families]
+    if found.note:
+        _say(console, found.note)
     if not wait:
         every = [trial for family in grid for trial in family]
         waiting = [trial.root for trial in every if not make(trial).finished]

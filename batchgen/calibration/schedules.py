@@ -69,6 +69,8 @@ class Found:
     # A list of schedules and a list of multistep from them, from careful to bold.
     families: Grid = ()
     waiting: Trial | None = None
+    # For which pictures none were searched, and why; "" if for all.
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,19 +93,24 @@ class Search:
         """
         if not self.shares:
             return Found()
+        kinds = {class_of(row) for row in self.others.to_pylist()}
+        note = _unsearched(kinds)
+        if not any(map(is_searched, kinds)):
+            return Found(note=note)
         keep_table(self.root, RECORDED, self.others)
         recorded = self._trial(RECORDED, Cache(record=True))
         if not make(recorded).finished:
-            return Found(waiting=recorded)
+            return Found(waiting=recorded, note=note)
         known = {kind: Known.of(one) for kind, one in read_recorded(recorded).items()}
         if not known:
-            return Found()
+            return Found(note=f"No schedules: no picture of {recorded.root} was made.")
         counts = {share: counts_of(share, known) for share in self.shares}
         tries = pa.Table.from_pylist(list(self._tries(known, counts.values())))
         searched = self._searched(tries)
         if not make(searched).finished:
-            return Found(waiting=searched)
-        return Found(self._families(known, counts, best_tried(tries, searched, recorded)))
+            return Found(waiting=searched, note=note)
+        best = best_tried(tries, searched, recorded)
+        return Found(self._families(known, counts, best), note=note)
 
     def _trial(self, name: str, cache: Cache) -> Trial:
         return Trial(name, self.root / name, with_cache(self.job, cache), f"{name}.parquet")
@@ -196,6 +203,18 @@ def counts_of(share: float, known: Mapping[PictureClass, Known]) -> dict[Picture
     }
 
 
+def is_searched(kind: PictureClass) -> bool:
+    """Whether schedules of a class are searched."""
+    return LEAST_STEPS <= kind.steps <= MOST_STEPS
+
+
+def _unsearched(kinds: Iterable[PictureClass]) -> str:
+    """For which classes no schedules are searched, in a sentence; "" if for none."""
+    without = "; ".join(str(kind) for kind in sorted(kinds) if not is_searched(kind))
+    range_ = f"they are for pictures of {LEAST_STEPS} to {MOST_STEPS} steps"
+    return f"No schedules are searched for {without}: {range_}." if without else ""
+
+
 def trace_of(computed: Steps, steps: int) -> str:
     """A schedule as `policy = "replay"` reads it."""
     return "".join(COMPUTED if step in computed else SKIPPED for step in range(steps))
@@ -213,7 +232,7 @@ def read_recorded(trial: Trial) -> dict[PictureClass, Recorded]:
             rows[class_of(row)].append(row)
     found = {}
     for kind, some in sorted(rows.items()):
-        if LEAST_STEPS <= kind.steps <= MOST_STEPS:
+        if is_searched(kind):
             pictures = [_gram(row["products"], kind.steps) for row in some]
             sigmas = tuple(some[0]["products"][: kind.steps + 1])
             found[kind] = Recorded(sigmas, np.stack(pictures), tuple(row["key"] for row in some))

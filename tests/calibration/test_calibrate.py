@@ -17,9 +17,21 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from batchgen.calibration import Floor, Found, Trial, Unmade, grid_of, try_settings
+from batchgen.calibration import (
+    Floor,
+    Found,
+    Maker,
+    Search,
+    Trial,
+    Unmade,
+    begin,
+    grid_of,
+    sample_manifest,
+    try_settings,
+)
 from batchgen.calibration.compare import Measured
 from batchgen.checked_json import unseal
+from batchgen.planning import UNKNOWN, locate_model
 from batchgen.settings.job import load_job
 from tests.support.rehearsal import alive, ask, owners, records, status, wait_until, write_prompts
 
@@ -185,30 +197,28 @@ def test_a_killed_calibration_finds_the_same_schedules_and_a_run_computes_them(
         for process in owners(run, "supervisor") + owners(run, "worker"):
             if alive(process):
                 os.kill(process, signal.SIGKILL)
-    for root in (killed, whole):
-        answer = ask(*words, "--out", root)
-        assert (answer.code, answer.err) == (0, "")
-        assert "schedule-0.3" in answer.out
-    found = [load_job(root / "schedule-0.3" / ".batchgen" / "job.toml") for root in (killed, whole)]
-    assert found[0].cache == found[1].cache
-    (table,) = whole.glob("searched-*.parquet")
-    assert [path.name for path in killed.glob("searched-*.parquet")] == [table.name]
-    tried = pq.read_table(table).to_pylist()
-    for one in found[0].cache.classes:
+    answer = ask(*words, "--out", killed)
+    assert (answer.code, answer.err) == (0, "")
+    made = load_job(killed / "schedule-0.3" / ".batchgen" / "job.toml").cache.classes
+
+    job, checkpoint = locate_model(load_job(None, settings))
+    sample, others = sample_manifest([str(tmp_path / "p.parquet")], job, checkpoint, 4, 0)
+    begin(whole, sample)
+    maker = Maker(None, checkpoint, UNKNOWN, Console(quiet=True), [])
+    found = Search(whole, job, sample, others, [0.3]).run(maker.make)
+    assert [family[0].job.cache.classes for family in found.families] == [made, made]
+
+    (table,) = killed.glob("searched-*.parquet")
+    tried = {row["trace"] for row in pq.read_table(table).to_pylist()}
+    assert len({one.negative_prompt for one in made}) == len(made) == 2
+    for one in made:
         trace = "".join("0" if step in one.computed else "1" for step in range(10))
-        assert len(one.computed) >= 3
-        assert trace in {row["trace"] for row in tried}
-        mine = [
-            record
-            for record in records(whole / "schedule-0.3")
-            if bool(record["negative_prompt"]) == one.negative_prompt
-        ]
-        assert mine
-        assert {record["skipped"] for record in mine} == {trace}
-    assert (killed / "schedule.json").read_bytes() == (whole / "schedule.json").read_bytes()
-    chosen = load_job(whole / "job.toml")
-    assert chosen.cache.schedule == str(whole / "schedule.json")
-    planned = ask("plan", tmp_path / "p.parquet", "--job", whole / "job.toml")
+        assert trace in tried
+        pictures = records(killed / "schedule-0.3")
+        mine = [its for its in pictures if bool(its["negative_prompt"]) == one.negative_prompt]
+        assert {its["skipped"] for its in mine} == {trace}
+    assert load_job(killed / "job.toml").cache.schedule == str(killed / "schedule.json")
+    planned = ask("plan", tmp_path / "p.parquet", "--job", killed / "job.toml")
     assert (planned.code, planned.err) == (0, "")
 
 
