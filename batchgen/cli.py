@@ -194,6 +194,16 @@ def calibrate(
     thresholds: Annotated[
         list[float] | None, typer.Option("--threshold", help="Try first_block with it, likewise.")
     ] = None,
+    computed: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--computed",
+            min=0.01,
+            max=0.99,
+            help="Try schedules found for the manifest, likewise: this share of the steps is "
+            "computed by the easiest class of pictures, and more by others.",
+        ),
+    ] = None,
     rehearse: Rehearse = False,
 ) -> None:
     """Find the quickest cache setting that keeps a floor, on a sample of the manifest.
@@ -204,9 +214,11 @@ def calibrate(
     """
     with _errors():
         from batchgen.calibration import (
+            SHARES,
             Floor,
             Maker,
             Report,
+            Search,
             Unmade,
             begin,
             grid_of,
@@ -215,6 +227,7 @@ def calibrate(
             try_settings,
             write_report,
         )
+        from batchgen.planning import ModelDigest
         from batchgen.settings import load_site
 
         run = operations.default_root(manifest[0], rehearse=rehearse)
@@ -224,15 +237,23 @@ def calibrate(
         operations.refuse_devices(profile, asked)
         located, checkpoint, hardware = operations.locate(profile, asked)
         floor = Floor(min_psnr, min_ssim, share)
+        usual = tolerances is None and thresholds is None and computed is None
+        shares = SHARES if usual else sorted(set(computed or ()), reverse=True)
+        if not usual:
+            tolerances, thresholds = tolerances or [], thresholds or []
         grid = grid_of(root, located, tolerances, thresholds)
-        sample = sample_manifest(manifest, located, checkpoint, pictures, seed)
+        sample, others = sample_manifest(manifest, located, checkpoint, pictures, seed)
         begin(root, sample)
+        search = Search(root, located, sample, others, shares if checkpoint else ())
         maker = Maker(profile, checkpoint, hardware, _console(), sys.argv)
         try:
-            tried = try_settings(grid, floor, maker.make, _console(), wait=profile is None)
+            grid, tried = try_settings(
+                grid, floor, maker.make, _console(), wait=profile is None, search=search.run
+            )
         except Unmade as unmade:
             raise typer.Exit(unmade.exit_code) from None
-        report = Report(asked, tuple(manifest), sample, seed, floor, tried, grid)
+        model = ModelDigest.of(located, checkpoint) if checkpoint else None
+        report = Report(asked, tuple(manifest), sample, seed, floor, tried, grid, model)
         show_calibration(_console(), report, write_report(root, report))
 
 

@@ -1,9 +1,13 @@
-"""What skipping steps costs and brings, on the embedded model: tolerances of "multistep", and
-thresholds × orders of extrapolation of "first_block".
+"""What skipping steps costs and brings, on the embedded model: tolerances of "multistep",
+thresholds × orders of extrapolation of "first_block", and the schedules of `batchgen calibrate`.
 
     python -m benchmarks.quality [--pictures 48] [--tolerances 0.005 0.01 0.02]
                                  [--thresholds 0.1 0.2 0.3 0.35 0.4 0.5] [--orders 0 1 2]
+                                 [--schedules FILE …] [--square]
                                  [--guided] [--set engine.threads=2]
+
+`--schedules` takes files that `batchgen calibrate` wrote, each with policy = "schedule" and as the
+start of "multistep". `--square` leaves out all sizes but 128×128.
 
 With `--guided`, every picture has a negative prompt that contradicts some of them, and `true_cfg`
 2.5.
@@ -22,6 +26,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 
@@ -33,10 +38,11 @@ from batchgen.fidelity import Pixels, psnr, ssim
 from batchgen.manifest import Picture
 from batchgen.model.checkpoint import resolve
 from batchgen.planning.plan import groups
+from batchgen.planning.schedule_file import with_classes
 from batchgen.settings.job import Cache, load_job
 from benchmarks.held_out import TEXT_TOKENS, held_out
 from tests.support.scene_judge import judge, shares
-from training.scenes import Scene
+from training.scenes import SIZES, Scene
 
 TARGET = {"skipped": 0.78, "mean_db": 47.0, "worst_db": 40.0}
 LEAST_PICTURES = 32
@@ -77,6 +83,9 @@ def line(
     if cache.policy != "none":
         first = f"`first_block` {cache.threshold:g} | {cache.taylor_order}"
         setting = f"`multistep` {cache.tolerance:g} | " if cache.policy == "multistep" else first
+        if cache.classes:
+            counts = sorted({len(one.computed) for one in cache.classes})
+            setting = f"`{cache.policy}` of {counts} | "
         db, alike = (
             f"{np.mean(decibels):.1f} / {min(decibels):.1f}",
             f"{np.mean(likeness):.4f} / {min(likeness):.4f}",
@@ -99,6 +108,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--tolerances", type=float, nargs="*", default=[0.005, 0.01, 0.02])
     parser.add_argument("--guided", action="store_true")
+    parser.add_argument("--square", action="store_true")
+    parser.add_argument("--schedules", nargs="*", default=[])
     parser.add_argument(
         "--thresholds", type=float, nargs="*", default=[0.1, 0.2, 0.3, 0.35, 0.4, 0.5]
     )
@@ -114,7 +125,8 @@ def main() -> None:
     job = load_job(
         None, ["engine.device=cpu", f"model.max_sequence_length={TEXT_TOKENS}", *given.settings]
     )
-    checkpoint, chosen = resolve(job.model), held_out(given.pictures, steps=given.steps)
+    checkpoint, sizes = resolve(job.model), ((128, 128),) if given.square else SIZES
+    chosen = held_out(given.pictures, sizes, steps=given.steps)
     engine, pictures, scenes = (
         build_engine(job, checkpoint),
         [picture for picture, _ in chosen],
@@ -129,6 +141,9 @@ def main() -> None:
         for order in given.orders
         for threshold in given.thresholds
     ]
+    for path, policy in product(given.schedules, ("schedule", "multistep")):
+        cache = Cache(policy=policy, schedule=path)
+        caches.append(with_classes(job.model_copy(update={"cache": cache}), checkpoint).cache)
     print(
         "| policy | order | skipped | PSNR mean / worst, dB | SSIM mean / worst "
         "| wholly right | pictures/s | × |"

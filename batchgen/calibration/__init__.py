@@ -4,6 +4,8 @@
     report.py     the table, calibration.json, and the job file with the choice
     plot.py       fidelity against speed, as SVG and PNG
     making.py     the runs of the sample are made, here or on a cluster
+    schedules.py  schedules are found from two runs, and become settings
+    search.py     the steps to compute, from inner products of velocities
     choice.py     the quickest setting that keeps the floor
     compare.py    what one setting did to the sample: fidelity, steps, seconds
     trials.py     the calibration's folder; the settings that are tried, as jobs
@@ -20,21 +22,26 @@ from batchgen.calibration.choice import Choice, Floor, choose
 from batchgen.calibration.compare import Measured, measure
 from batchgen.calibration.making import Maker, Unmade, try_settings
 from batchgen.calibration.report import Report, write_report
-from batchgen.calibration.sample import draw_sample, sample_manifest
+from batchgen.calibration.sample import draw_others, draw_sample, sample_manifest
+from batchgen.calibration.schedules import SHARES, Found, Search
 from batchgen.calibration.show import show_calibration
 from batchgen.calibration.trials import Grid, Trial, begin, grid_of
 
 __all__ = [
+    "SHARES",
     "Choice",
     "Floor",
+    "Found",
     "Grid",
     "Maker",
     "Measured",
     "Report",
+    "Search",
     "Trial",
     "Unmade",
     "begin",
     "choose",
+    "draw_others",
     "draw_sample",
     "grid_of",
     "measure",

@@ -167,7 +167,7 @@ def _noise(records: list[dict[str, Any]]) -> float:
 
 
 def _likenesses(run: RunDirectory, against: RunDirectory) -> Iterator[Likeness]:
-    made, plain = dict(_image_files(run)), dict(_image_files(against))
+    made, plain = dict(image_files(run)), dict(image_files(against))
     keys = sorted(plain)
     with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
         yield from pool.map(lambda key: _likeness(key, made.get(key), plain[key]), keys)
@@ -178,16 +178,17 @@ def _likeness(key: int, made: bytes | None, plain: bytes) -> Likeness:
         return Likeness(key, 0.0, 0.0)
     if made == plain:
         return Likeness(key, EQUAL_DB, 1.0)
-    one, other = _pixels(made), _pixels(plain)
+    one, other = pixels_of(made), pixels_of(plain)
     return Likeness(key, psnr(one, other), ssim(one, other))
 
 
-def _pixels(data: bytes) -> Pixels:
+def pixels_of(data: bytes) -> Pixels:
+    """Of an image file, [H, W, 3]."""
     with open_picture(data) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
-def _image_files(directory: RunDirectory) -> Iterator[tuple[int, bytes]]:
+def image_files(directory: RunDirectory) -> Iterator[tuple[int, bytes]]:
     """Key and file of every picture of a run."""
     for path in sorted((directory.root / "data").glob("*.tar")):
         try:

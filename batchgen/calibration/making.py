@@ -9,12 +9,13 @@ from rich.console import Console
 
 from batchgen.calibration.choice import Floor
 from batchgen.calibration.compare import Measured, measure
+from batchgen.calibration.schedules import Found
 from batchgen.calibration.trials import Grid, Trial
 from batchgen.dataset import finalize_run
 from batchgen.errors import counted, shell_command
 from batchgen.launch.start import start
 from batchgen.model import Checkpoint
-from batchgen.planning import Hardware, refuse_impossible
+from batchgen.planning import Hardware, locate_trace, refuse_impossible
 from batchgen.run import create, missing_folders, unless_started
 from batchgen.settings import Site
 from batchgen.view.show_status import show_software, show_status
@@ -48,9 +49,12 @@ class Maker:
 
         :raises Unmade: it was stopped, as `status` says, or not one picture could be made.
         """
-        refuse_impossible(trial.job, self.checkpoint, self.hardware)
+        job, checkpoint = trial.job, self.checkpoint
+        if checkpoint and job.cache.trace:
+            job, checkpoint = locate_trace(job, checkpoint)
+        refuse_impossible(job, checkpoint, self.hardware)
         made, given = missing_folders(trial.root), [trial.sample]
-        run, new = create(trial.root, given, trial.job, self.checkpoint, hardware=self.hardware)
+        run, new = create(trial.root, given, job, checkpoint, hardware=self.hardware)
         with unless_started(run.directory, made if new else None):
             finalize_run(run)
             seen = read_status(run.directory, run.plan)
@@ -70,17 +74,30 @@ class Maker:
 
 
 def try_settings(
-    grid: Grid, floor: Floor, make: Callable[[Trial], Status], console: Console, *, wait: bool
-) -> list[list[Measured]]:
+    grid: Grid,
+    floor: Floor,
+    make: Callable[[Trial], Status],
+    console: Console,
+    *,
+    wait: bool,
+    search: Callable[[Callable[[Trial], Status]], Found] = lambda _: Found(),
+) -> tuple[Grid, list[list[Measured]]]:
     """Make the sample with the settings of a grid, and compare.
 
     :param wait: whether `make` returns when the sample is made. Then a family ends at the first
         setting that falls below the floor: bolder ones could not be chosen.
+    :param search: finds further settings, of schedules.
+    :return: the grid with these settings; and what was measured of each.
     :raises Unmade: runs are still to be waited for, or could not be made.
     """
+    found = search(make)
+    grid = [*grid, *found.families]
+    if found.note:
+        _say(console, found.note)
     if not wait:
         every = [trial for family in grid for trial in family]
-        if waiting := [trial.root for trial in every if not make(trial).finished]:
+        waiting = [trial.root for trial in every if not make(trial).finished]
+        if waiting := [*([found.waiting.root] if found.waiting else []), *waiting]:
             runs = counted(len(waiting), "run")
             _say(console, f"{runs} to wait for. When they are complete, the same")
             _say(console, "command again compares them. The first:")
@@ -94,7 +111,7 @@ def try_settings(
             tried[-1].append(measure(trial, grid[0][0]))
             if wait and not floor.passes(tried[-1][-1]):
                 break
-    return tried
+    return grid, tried
 
 
 def _say(console: Console, text: str) -> None:

@@ -20,6 +20,7 @@ from batchgen.calibration.plot import draw_plot
 from batchgen.calibration.trials import Grid
 from batchgen.checked_json import seal
 from batchgen.errors import brief, one_line
+from batchgen.planning import ModelDigest, encode_schedule
 from batchgen.settings import Cache, Job
 
 HEADINGS = ("  setting", "computed", "PSNR, dB", "SSIM", "device s", "per hour", "×", "below")
@@ -29,6 +30,7 @@ LEGEND = (
 )
 REHEARSED = "This was a rehearsal: test cards look alike with every cache, so it says nothing."
 JOB, EVIDENCE, PLOT = "job.toml", "calibration.json", "calibration.svg"
+SCHEDULE = "schedule.json"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Report:
     # What was measured, in the order of the grid; a family may have ended before its last setting.
     tried: Sequence[Sequence[Measured]]
     grid: Grid
+    # The model that made the pictures; None for test cards.
+    model: ModelDigest | None = None
 
     @property
     def plain(self) -> Measured:
@@ -102,7 +106,7 @@ def _row(report: Report, one: Measured) -> tuple[str, ...]:
 
 
 def write_report(root: Path, report: Report) -> Path:
-    """Write calibration.json, the plot, and the job file with the choice.
+    """Write calibration.json, the plot, the job file with the choice, and its schedule file.
 
     :return: the job file.
     """
@@ -112,8 +116,20 @@ def write_report(root: Path, report: Report) -> Path:
     durable.replace(root / PLOT, svg)
     durable.replace((root / PLOT).with_suffix(".png"), png)
     durable.replace(root / EVIDENCE, seal(_evidence(report), indent=1))
-    durable.replace(root / JOB, _job_file(report).encode())
+    cache, schedule = report.cache, root / SCHEDULE
+    if cache.classes and report.model:
+        durable.replace(schedule, encode_schedule(report.model, _origin(report), cache.classes))
+        named = _plain(cache) | {"schedule": str(schedule.absolute())}
+        del named["classes"]
+        cache = Cache.model_validate(named)
+    durable.replace(root / JOB, _job_file(report, cache).encode())
     return root / JOB
+
+
+def _origin(report: Report) -> str:
+    """Where the schedules come from, for people."""
+    manifest = ", ".join(map(one_line, report.manifest))
+    return f"batchgen calibrate {__version__}, {manifest}, seed {report.seed}"
 
 
 def _title(report: Report) -> str:
@@ -183,11 +199,11 @@ def hardest_class(report: Report) -> str:
     return f"its worst picture, {worst['worst_psnr_db']:.1f} dB, is one of {name}"
 
 
-def _job_file(report: Report) -> str:
+def _job_file(report: Report, cache: Cache) -> str:
     """The keys that the job has of its own, with the chosen cache, under a comment."""
     sections = {
         name: {key: value for key, value in _plain(section).items() if value is not None}
-        for name, section in report.job.model_copy(update={"cache": report.cache})
+        for name, section in report.job.model_copy(update={"cache": cache})
     }
     text = tomli_w.dumps({name: keys for name, keys in sections.items() if keys})
     lines = [line for told in _told(report) for line in _wrapped(told)]

@@ -10,9 +10,11 @@ row, its seed too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,7 @@ from batchgen import manifest
 from batchgen.manifest import Picture, ShapeColumns
 from batchgen.model import Checkpoint
 from batchgen.planning import Plan, make_plan
-from batchgen.settings import Job
+from batchgen.settings import Job, PictureClass
 
 Ints = npt.NDArray[np.int64]
 # What a row of the sample says about its picture; and where the picture stands in the manifest.
@@ -33,13 +35,47 @@ _COLUMNS = (
 _ORIGIN = {"row": "of_row", "image": "of_image"}
 
 
+# Pictures from which schedules are found: so many together, and of each class at least.
+OTHERS, OTHERS_OF_CLASS = 24, 4
+
+
 def sample_manifest(
     files: list[str], job: Job, checkpoint: Checkpoint | None, pictures: int, seed: int
-) -> pa.Table:
-    """Draw a sample of a manifest, all of whose rows are checked: see `draw_sample`."""
+) -> tuple[pa.Table, pa.Table]:
+    """Draw a sample of a manifest, all of whose rows are checked: see `draw_sample`.
+
+    :return: the sample, and the pictures from which schedules are found: see `draw_others`.
+    """
     with TemporaryDirectory(prefix="batchgen-") as folder:  # a CSV file is converted to Parquet
         plan = make_plan(files, job, checkpoint, Path(folder) / "manifest.parquet")
-        return draw_sample(plan, job, pictures, seed)
+        sample = draw_sample(plan, job, pictures, seed)
+        return sample, draw_others(plan, job, sample, seed)
+
+
+def draw_others(plan: Plan, job: Job, sample: pa.Table, seed: int) -> pa.Table:
+    """Draw pictures of every class of a sample that the sample does not have.
+
+    What is found from them can then be judged by the sample as by pictures never seen. A class all
+    of whose pictures are in the sample gives those.
+    """
+    drawn = draw_sample(plan, job, sample.num_rows + OTHERS, seed + 1)
+    places = set(zip(*(sample[name].to_pylist() for name in _ORIGIN.values()), strict=True))
+    of_class: dict[PictureClass, list[int]] = defaultdict(list)
+    rows = drawn.to_pylist()
+    for number in np.random.default_rng(seed).permutation(len(rows)).tolist():
+        of_class[class_of(rows[number])].append(number)
+    few = max(OTHERS_OF_CLASS, OTHERS // len(of_class))
+    chosen = []
+    for numbers in of_class.values():
+        new = [one for one in numbers if (rows[one]["of_row"], rows[one]["of_image"]) not in places]
+        chosen += (new or numbers)[:few]
+    return drawn.take(sorted(chosen))
+
+
+def class_of(row: Mapping[str, Any]) -> PictureClass:
+    """The class of a sampled picture."""
+    negative = bool(row["negative_prompt"])
+    return PictureClass.of(row["width"], row["height"], row["steps"], negative=negative)
 
 
 def draw_sample(plan: Plan, job: Job, pictures: int, seed: int) -> pa.Table:

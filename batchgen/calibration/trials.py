@@ -2,11 +2,16 @@
 
 runs/calibrate-NAME/
   sample.parquet        the pictures that every setting makes
+  recorded.parquet      the pictures from which schedules are found
+  recorded/             the run of these without a cache
+  searched-….parquet    some of them with every candidate; searched-….json: which
+  searched-…/           the run of these
   uncached/             the run of the sample without a cache
   multistep-0.01/  …    one run for each setting that was tried
   multistep-0.01.json   how far its pictures are from the uncached ones
   calibration.json      everything that was found
   calibration.svg .png  the plot
+  schedule.json         the schedules of the choice, if it has any
   job.toml              the job with the choice, to be submitted
 """
 
@@ -46,11 +51,13 @@ class Trial:
     name: str
     root: Path
     job: Job
+    # The name of its manifest, which stands beside its root.
+    manifest: str = SAMPLE
 
     @property
     def sample(self) -> Path:
         """The manifest of the run."""
-        return self.root.parent / SAMPLE
+        return self.root.parent / self.manifest
 
 
 # A list a policy, from careful to bold. The first holds the run without a cache alone.
@@ -72,16 +79,31 @@ def begin(root: Path, sample: pa.Table) -> None:
             "with --out."
         )
     root.mkdir(parents=True, exist_ok=True)
+    keep_table(root, path.stem, sample)
+
+
+def keep_table(root: Path, name: str, table: pa.Table) -> None:
+    """Write a manifest of a calibration, or check that the same was written.
+
+    :param name: of the file, without its extension.
+    :raises OutputError: another was written.
+    """
     buffer = io.BytesIO()
-    pq.write_table(sample, buffer)
-    if not durable.create(path, buffer.getvalue()) and not _read(path).equals(sample):
+    pq.write_table(table, buffer)
+    written = durable.create(root / f"{name}.parquet", buffer.getvalue())
+    if not written and not read_table(root, name).equals(table):
         raise OutputError(
             f"{root}: is a calibration of another sample: manifest, [sampling], --pictures or "
             "--seed were others. Name another folder with --out."
         )
 
 
-def _read(path: Path) -> pa.Table:
+def read_table(root: Path, name: str) -> pa.Table:
+    """A manifest that `keep_table` wrote.
+
+    :raises OutputError: it cannot be read.
+    """
+    path = root / f"{name}.parquet"
     try:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
@@ -91,7 +113,7 @@ def _read(path: Path) -> pa.Table:
 def grid_of(
     root: Path, job: Job, tolerances: Sequence[float] | None, thresholds: Sequence[float] | None
 ) -> Grid:
-    """The settings to try. The job's own is among them.
+    """The settings to try, but for those with schedules. The job's own is among them.
 
     Other keys of the job's `[cache]`, such as `warmup`, are kept for its policy.
 
@@ -113,16 +135,19 @@ def grid_of(
         "first_block": [_setting(job, "first_block", value) for value in thresholds or ()],
     }
     if job.cache.policy != "none":
-        tried.setdefault(job.cache.policy, []).append(job.cache)
+        tried.setdefault(_kind(job.cache), []).append(job.cache)
     grid = []
     for caches in filter(None, tried.values()):
         named = {_name(cache): cache for cache in sorted(caches, key=_boldness)}
-        grid.append([Trial(name, root / name, _job(job, cache)) for name, cache in named.items()])
+        grid.append(
+            [Trial(name, root / name, with_cache(job, cache)) for name, cache in named.items()]
+        )
     return grid
 
 
 def _setting(job: Job, policy: str, value: float) -> Cache:
-    base = dict(job.cache) if job.cache.policy == policy else {}
+    # What the job's multistep starts from takes the place of a tolerance.
+    base = {} if _kind(job.cache) != policy else dict(job.cache)
     written = {name: base[name] for name in job.cache.model_fields_set if name in base}
     content = {**written, "policy": policy, _BOLDNESS[policy]: value}
     return parse(Cache, content, where=f"--{_BOLDNESS[policy]} {value:g}", error=JobError)
@@ -132,13 +157,18 @@ def _boldness(cache: Cache) -> float:
     return float(getattr(cache, _BOLDNESS.get(cache.policy, ""), 0.0))
 
 
+def _kind(cache: Cache) -> str:
+    """The policy, and whether it has schedules of classes."""
+    return f"{cache.policy}+classes" if cache.classes else cache.policy
+
+
 def _name(cache: Cache) -> str:
-    if cache.policy not in _BOLDNESS:
-        return UNCACHED if cache.policy == "none" else cache.policy
+    if cache.policy not in _BOLDNESS or cache.classes:
+        return UNCACHED if cache.policy == "none" else _kind(cache)
     return f"{cache.policy}-{_boldness(cache)!r}"
 
 
-def _job(job: Job, cache: Cache) -> Job:
+def with_cache(job: Job, cache: Cache) -> Job:
     """The job that makes the sample with a cache: without loss, and read as the sample's columns.
 
     Everything else that decides pixels stays. Nothing is audited: that would measure the same.

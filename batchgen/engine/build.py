@@ -97,6 +97,7 @@ def build_engine(
     engine = TorchEngine(
         identity, family, modulator, policy, device, ranks, attentions, residence, vae
     )
+    engine.records = job.cache.record
     # Compilation and warm-up come last: what is traced stays as it is, and everything that a group
     # needs is there before one is timed.
     if mode := _compile_mode(job, device):

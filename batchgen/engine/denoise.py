@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from batchgen.engine.cache.products import Products
 from batchgen.engine.cache.selection import Selection, upload
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.device import Device
@@ -69,6 +70,7 @@ def denoise(
     rows: Rows,
     schedule: Schedule,
     velocities: Velocities | None = None,
+    products: Products | None = None,
 ) -> Tensor:
     """Latents [B, T, C] of finished pictures: Euler steps along the predicted velocity.
 
@@ -77,12 +79,15 @@ def denoise(
 
     :param noise: [B, T, C].
     :param velocities: None: every picture's velocity is computed at every step.
+    :param products: what records the velocities if they are all computed; None: nothing does.
     """
     latents = noise
     for step in range(len(schedule.timesteps)):
         compute = partial(_compute, forward, latents, rows, step)
         if velocities is None:
             velocity = compute(None)
+            if products:
+                products.add(velocity)
         else:
             measure = partial(forward.measure, _every(latents, rows), step)
             latents, velocity = velocities.step(step, latents, measure, compute)

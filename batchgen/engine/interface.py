@@ -26,6 +26,9 @@ class Trace:
     # [N]: what the policy's signal has moved by, or else a computed step's error or change, as
     # `cache/velocities.py` has them. None where nothing was measured, or it was not finite.
     distances: tuple[float | None, ...]
+    # Of a picture without a cache, where the job asks for them: its sigmas, and the inner products
+    # of its velocities, as `cache/products.py` has them.
+    products: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Denoised:
     denoise_s: float
     # The most device memory so far; 0 where the device does not say.
     peak_bytes: int
-    # [B]; empty without a cache.
+    # [B]; empty without a cache, if nothing is recorded.
     traces: tuple[Trace, ...] = ()
 
 

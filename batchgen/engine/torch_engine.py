@@ -15,6 +15,7 @@ from torch import Tensor
 
 from batchgen.engine.cache.policy import Policy
 from batchgen.engine.cache.probe import Probe
+from batchgen.engine.cache.products import Products
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.compile.compiler import Compiler
 from batchgen.engine.denoise import Rows, denoise, draw_noise
@@ -48,6 +49,8 @@ class TorchEngine:
     residence: Residence
     vae: Decode
     compiler: Compiler | None = None
+    # Whether the velocities of pictures without a cache are recorded.
+    records: bool = False
 
     def __post_init__(self) -> None:
         # Decoding need not wait for the denoising that another thread has queued. If it did, the
@@ -101,7 +104,9 @@ class TorchEngine:
         probe = self._probe(rows) if cached else None
         forward = self._forward(conditions, noise, size, probe)
         velocities = self._velocities(group, noise, schedule) if cached else None
-        latents = denoise(forward, noise, rows, schedule, velocities)
+        products = Products(schedule.sigmas.tolist()) if self.records else None
+        latents = denoise(forward, noise, rows, schedule, velocities, products)
+        watched = velocities or products
         finite = latents.isfinite().flatten(1).all(dim=1)
         clock.mark()
         text_s, denoise_s = clock.laps_s()
@@ -112,7 +117,7 @@ class TorchEngine:
             text_s,
             denoise_s,
             self.device.peak_bytes(),
-            tuple(velocities.traces()) if velocities else (),
+            tuple(watched.traces()) if watched else (),
         )
 
     def _rows(self, group: Sequence[Picture]) -> Rows:
@@ -152,8 +157,7 @@ class TorchEngine:
     ) -> Velocities | None:
         if self.policy is None:
             return None
-        keys = [picture.key for picture in group]
-        return Velocities(self.policy, keys, noise, schedule.sigmas.tolist())
+        return Velocities(self.policy, group, noise, schedule.sigmas.tolist())
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self.device.kind)

@@ -38,7 +38,7 @@ from batchgen.manifest.extras import extra_columns
 from batchgen.manifest.files import Source, check_unchanged, identify_file
 from batchgen.manifest.find import find_files
 from batchgen.manifest.rows import Picture, pictures, read_rows
-from batchgen.manifest.shapes import ShapeColumns, image_shapes
+from batchgen.manifest.shapes import ShapeColumns, decode_shape, image_shapes
 from batchgen.manifest.validate import validate_manifest
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "check_unchanged",
     "column_label",
     "deciding",
+    "decode_shape",
     "extra_columns",
     "find_files",
     "identify_file",

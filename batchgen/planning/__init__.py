@@ -5,6 +5,7 @@
     memory.py       how much device memory a rank takes: an estimate
     planner.py      manifest + job → Plan
     effects.py      what was asked for and changes no picture
+    schedule_file.py   which steps each class computes, as calibrate wrote it for a model
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
     outlook.py      time and money of a plan, with the devices that there are
@@ -32,13 +33,15 @@ from batchgen.planning.outlook import Outlook, look_ahead
 from batchgen.planning.pace import Pace, remember
 from batchgen.planning.plan import PLAN_VERSION, Plan, Shard, groups
 from batchgen.planning.plan_file import decode_plan, encode_plan
-from batchgen.planning.planner import dry_run, locate_model, make_plan, recount
+from batchgen.planning.planner import dry_run, locate_model, locate_trace, make_plan, recount
 from batchgen.planning.preflight import refuse_impossible, refuse_unfit
+from batchgen.planning.schedule_file import ModelDigest, encode_schedule
 
 __all__ = [
     "PLAN_VERSION",
     "UNKNOWN",
     "Hardware",
+    "ModelDigest",
     "Outlook",
     "Pace",
     "Plan",
@@ -48,9 +51,11 @@ __all__ = [
     "describe_memory",
     "dry_run",
     "encode_plan",
+    "encode_schedule",
     "groups",
     "identify_run",
     "locate_model",
+    "locate_trace",
     "look_ahead",
     "make_plan",
     "of_site",

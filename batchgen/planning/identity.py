@@ -44,6 +44,7 @@ def identify_run(job: Job, manifest: Sequence[str], model: Mapping[str, str]) ->
     """
     settings = job.identity()
     del settings["model"]["path"], settings["model"]["revision"], settings["cache"]["trace"]
+    del settings["cache"]["schedule"]  # its content stands in `classes`
     if columns := deciding(job.manifest.columns):
         settings["columns"] = columns
     if job.cache.policy in _ONCE_RESIDUAL:

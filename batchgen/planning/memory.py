@@ -22,7 +22,8 @@ S text and T image tokens of a rank, the transformer's width D and its H heads, 
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And
                     (taylor_order + 2)·4 bytes for each number of the pictures' latents, all
-                    tokens: velocities. Measured together: 0.96 and 0.98 of it
+                    tokens: velocities. Measured together: 0.96 and 0.98 of it. With `record` it is
+                steps·4 bytes
     attention       only "math" writes out scores and their softmax: 2·R·H·(S+T)² of all tokens / cp
     text encoding   R·S·(2·heads·S + 4·d_ff) of T5. Measured: 1.4 times the scores in long texts,
                     5 times the hidden values in short ones
@@ -218,12 +219,13 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
 
     :param image: tokens of a picture.
     """
+    kept = job.cache.taylor_order + 2
     if job.cache.policy == "none":
-        return 0
+        kept = shape.steps if job.cache.record else 0
     pictures = min(job.engine.batch_size, shape.pictures)
     # A token holds 2 × 2 latent pixels.
     channels = 4 * checkpoint.config("vae")["latent_channels"]
-    return pictures * (job.cache.taylor_order + 2) * image * int(channels)
+    return pictures * kept * image * int(channels)
 
 
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:

@@ -22,16 +22,17 @@ from batchgen.planning.effects import idle_columns, refuse_without_effect, unuse
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
 from batchgen.planning.plan import Plan, Shape, Shard
+from batchgen.planning.schedule_file import refuse_missing_classes, with_classes
 from batchgen.settings import Job
 
 
 def locate_model(job: Job) -> tuple[Job, Checkpoint | None]:
     """Find, check and digest the files that a job names.
 
-    :returns: the job with absolute paths in place of hub ids and relative paths; its model, None
-        for test cards.
+    :returns: the job with absolute paths in place of hub ids and relative paths, and with the
+        classes of its schedule file; its model, None for test cards.
     :raises ModelError: the model or a LoRA cannot be used.
-    :raises JobError: `cache.trace` names no file.
+    :raises JobError: `cache.trace` names no file, or `cache.schedule` no schedule of this model.
     """
     if job.engine.kind == "pattern":
         return job, None
@@ -43,11 +44,16 @@ def locate_model(job: Job) -> tuple[Job, Checkpoint | None]:
     )
     model = job.model.model_copy(update={"path": path, "revision": "", "lora": loras})
     job = job.model_copy(update={"model": model})
-    return _locate_trace(job, checkpoint) if job.cache.trace else (job, checkpoint)
+    if job.cache.schedule:
+        job = with_classes(job, checkpoint)
+    return locate_trace(job, checkpoint) if job.cache.trace else (job, checkpoint)
 
 
-def _locate_trace(job: Job, checkpoint: Checkpoint) -> tuple[Job, Checkpoint]:
-    """Add a replayed trace to what identifies the model: it decides pictures as weights do."""
+def locate_trace(job: Job, checkpoint: Checkpoint) -> tuple[Job, Checkpoint]:
+    """Add a replayed trace to what identifies the model: it decides pictures as weights do.
+
+    :raises JobError: `cache.trace` names no file.
+    """
     path = Path(job.cache.trace).expanduser().absolute()
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
@@ -77,7 +83,8 @@ def make_plan(
     :param parquet: where a manifest that is not Parquet is converted to; not touched for Parquet.
     :raises ManifestError: rows break the contract; with the first ten problems.
     :raises JobError: the model cannot paint what `[sampling]` asks for, a value of it changes
-        nothing, or `[manifest] columns` names columns that are not there.
+        nothing, the schedule lacks a class of pictures, or `[manifest] columns` names columns that
+        are not there.
     """
     found = find_files(manifest)
     mapping = job.manifest.columns
@@ -94,11 +101,13 @@ def make_plan(
     )
     refuse_without_effect(job, valid.effects)
     shapes = tuple(Shape(*shape, pictures) for shape, pictures in valid.shapes.items())
+    files = [source.path for source in valid.sources]
+    if checkpoint:
+        refuse_missing_classes(job, shapes, files)
     cost = estimate_cost(shapes, job, checkpoint)
     batch_size = job.engine.batch_size
     size = job.shards.pictures or shard_size(valid.pictures, batch_size, cost)
     size = min(size, valid.pictures)  # a larger number, of any length, means one shard too
-    files = [source.path for source in valid.sources]
     shards, groups = cut_shards(image_shapes(files, job.sampling, mapping), size, batch_size)
     identity = identify_run(job, valid.content, checkpoint.identity if checkpoint else {})
     return Plan(

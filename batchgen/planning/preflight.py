@@ -110,8 +110,10 @@ def _idle_cache(job: Job, most: int) -> Iterator[str]:
     """
     cache, planned = job.cache, f"the planned pictures have at most {counted(most, 'step')}"
     always = {"none": 0, "schedule": 0, "multistep": 2}.get(cache.policy, 1)
-    if cache.policy == "schedule" and min(cache.skip) >= most:
+    if cache.policy == "schedule" and cache.skip and min(cache.skip) >= most:
         yield f"cache.skip = {list(cache.skip)}: {planned}, counted from 0"
+    if cache.policy == "schedule" and cache.classes and not any(c.skipped for c in cache.classes):
+        yield "cache.classes: every step is computed, so none would be skipped; leave [cache] out"
     if cache.policy in ("first_block", "teacache", "adacache") and cache.warmup >= most:
         yield f"cache.warmup = {cache.warmup}: {planned}, so none would be skipped; take fewer"
     # A run that an older version planned goes on: its job counts as not written.

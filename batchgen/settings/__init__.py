@@ -5,6 +5,7 @@
     ready_jobs.py   job files that come with batchgen, by name
     audit.py        [audit]: pictures that are also made without the cache
     engine.py       the sections about how pictures are computed
+    schedule.py     which steps the pictures of a class compute
     written.py      keys that were written; those that nothing reads are refused
     section.py      strict TOML tables; errors list what is accepted
 
@@ -26,6 +27,7 @@ from batchgen.settings.job import (
     load_job,
     to_toml,
 )
+from batchgen.settings.schedule import ClassSchedule, PictureClass, repeated
 from batchgen.settings.section import Section
 from batchgen.settings.site import Site, load_site, seconds
 from batchgen.settings.written import unread
@@ -35,12 +37,14 @@ __all__ = [
     "MAX_SIDE_PX",
     "Audit",
     "Cache",
+    "ClassSchedule",
     "EngineSettings",
     "Job",
     "Lora",
     "ManifestSettings",
     "Model",
     "Output",
+    "PictureClass",
     "Sampling",
     "Section",
     "Shards",
@@ -48,6 +52,7 @@ __all__ = [
     "load_job",
     "load_site",
     "place",
+    "repeated",
     "seconds",
     "to_toml",
     "unread",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from batchgen.settings.schedule import ClassSchedule
 from batchgen.settings.section import Section, setting
 
 # Where keys are read: the values of other keys, as `setting` takes them.
@@ -14,6 +15,7 @@ QUANTIZED = {"precision.linear": ("fp8", "int8")}
 _MEASURING = {"cache.policy": ("first_block", "teacache", "adacache")}
 _PROBING = {"cache.policy": ("first_block", "replay")}
 _CACHING = {"cache.policy": ("first_block", "teacache", "adacache", "schedule", "replay")}
+_SCHEDULED = {"cache.policy": ("schedule", "multistep")}
 
 
 class EngineSettings(Section):
@@ -80,7 +82,7 @@ class Cache(Section):
         0.01,
         "how far predicted velocities may be off; smaller computes more steps",
         gt=0,
-        read_with={"cache.policy": ("multistep",)},
+        read_with={"cache.policy": ("multistep",), "cache.schedule": ("",)},
     )
     blocks: int = setting(
         1,
@@ -102,7 +104,24 @@ class Cache(Section):
         read_with=_CACHING,
     )
     skip: tuple[int, ...] = setting(
-        (), "the steps to skip, from 0", strict=False, read_with={"cache.policy": ("schedule",)}
+        (),
+        "the steps to skip, from 0, for all pictures",
+        strict=False,
+        read_with={"cache.policy": ("schedule",)},
+    )
+    schedule: str = setting(
+        "",
+        "file of `batchgen calibrate` that says which steps each class of pictures computes; "
+        "multistep starts from them",
+        read_with=_SCHEDULED,
+    )
+    classes: tuple[ClassSchedule, ...] = setting(
+        (), "the same, written in the job: a table a class", strict=False, read_with=_SCHEDULED
+    )
+    record: bool = setting(
+        False,
+        "record the inner products of every picture's velocities, from which schedules are found",
+        read_with={"cache.policy": ("none",)},
     )
     trace: str = setting(
         "",

@@ -105,6 +105,9 @@ class Record:
     # The picture's share of the seconds that the device worked on its group's audit: they belong to
     # no other time of this record.
     audit_s: float = 0.0
+    # With `cache.record`: the steps + 1 sigmas of the picture, and the inner products of its
+    # velocities at steps (0, 0), (1, 0), (1, 1), (2, 0), …; null otherwise.
+    products: list[float] | None = None
 
     @property
     def group_s(self) -> float:
@@ -133,6 +136,7 @@ _ARROW = {
     "AuditOutcome": pa.string(),
     "float | None": pa.float64(),
     "list[float | None]": pa.list_(pa.float64()),
+    "list[float] | None": pa.list_(pa.float64()),
 }
 _FIELDS = dataclasses.fields(Record)
 SCHEMA = pa.schema(

@@ -213,4 +213,5 @@ class Pipeline:
             psnr=made.audited.psnr,
             ssim=made.audited.ssim,
             audit_s=made.audited.device_s,
+            products=list(made.trace.products) if made.trace and made.trace.products else None,
         )

@@ -13,8 +13,10 @@ from PIL import Image
 from batchgen.calibration.choice import Floor
 from batchgen.calibration.compare import Likeness, Measured
 from batchgen.calibration.report import Report, table_lines, write_report
-from batchgen.calibration.trials import grid_of
+from batchgen.calibration.trials import Trial, grid_of
 from batchgen.checked_json import unseal
+from batchgen.planning import ModelDigest, locate_model
+from batchgen.settings import ClassSchedule
 from batchgen.settings.job import Cache, load_job
 
 OWN = ["cache.policy=first_block", "cache.threshold=0.2", "model.path=tiny", "output.quality=90"]
@@ -104,3 +106,26 @@ def test_a_plot_of_one_point_can_be_drawn(report: Report, tmp_path: Path) -> Non
         report.job, ("a.csv",), report.sample, 0, Floor(99, 0, 0.95), report.tried[:1], report.grid
     )
     assert load_job(write_report(tmp_path, alone)).cache == Cache()
+
+
+def test_a_choice_with_schedules_is_written_as_a_file_that_the_job_names(
+    report: Report, tmp_path: Path
+) -> None:
+    located, checkpoint = locate_model(load_job(None))
+    assert checkpoint
+    one = ClassSchedule(
+        pixels=2**14, steps=28, negative_prompt=False, computed=(0, 11, 19), errors=(0.1, 0.2)
+    )
+    cache = Cache(policy="schedule", classes=(one,))
+    grid = [
+        report.grid[0],
+        [Trial("schedule-0.1", tmp_path, located.model_copy(update={"cache": cache}))],
+    ]
+    tried = [report.tried[0], [measured("schedule-0.1", 0.1, 45.0)]]
+    model = ModelDigest.of(located, checkpoint)
+    whole = Report(located, ("a.csv",), report.sample, 3, report.floor, tried, grid, model)
+    job = load_job(write_report(tmp_path, whole))
+    assert (job.cache.policy, job.cache.classes) == ("schedule", ())
+    assert job.cache.model_fields_set == {"policy", "schedule"}
+    assert Path(job.cache.schedule).parent == tmp_path
+    assert locate_model(job)[0].cache.classes == (one,)

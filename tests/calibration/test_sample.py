@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen import manifest
-from batchgen.calibration.sample import allot, draw_sample
+from batchgen.calibration.sample import OTHERS_OF_CLASS, allot, class_of, draw_others, draw_sample
 from batchgen.manifest import Picture
 from batchgen.planning.plan import Plan
 from batchgen.planning.planner import make_plan
@@ -98,3 +98,21 @@ def test_chance_decides_among_more_strata_than_places() -> None:
     assert max(max(one[:-1]) for one in drawn) == 1
     of_half = [one[-1] for one in drawn]  # hypergeometric: mean 5, standard deviation 1.5
     assert abs(sum(of_half) / 40 - 5) < 4 * 1.5 / 40**0.5
+
+
+def test_schedules_are_found_from_other_pictures_of_every_class(tmp_path: Path) -> None:
+    """The one picture of the large class is in the sample, so it is taken all the same."""
+    plan = plan_of(tmp_path)
+    sample = draw_sample(plan, JOB, 30, seed=0)
+    others = draw_others(plan, JOB, sample, seed=0)
+    assert others.schema == sample.schema
+    rows, sampled = others.to_pylist(), sample.to_pylist()
+    assert {class_of(row) for row in rows} == {class_of(row) for row in sampled}
+    places = {(row["of_row"], row["of_image"]) for row in sampled}
+    counts = Counter(class_of(row) for row in rows)
+    for row in rows:
+        new = (row["of_row"], row["of_image"]) not in places
+        assert new or row["width"] == 192
+    assert all(count >= OTHERS_OF_CLASS for kind, count in counts.items() if kind.pixels == 2**14)
+    assert draw_others(plan, JOB, sample, seed=0).equals(others)
+    assert not draw_others(plan, JOB, sample, seed=1).equals(others)

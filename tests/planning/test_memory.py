@@ -186,6 +186,8 @@ def test_a_cache_that_measures_nothing_keeps_velocities_and_no_wide_tokens() -> 
         for policy in ("none", "multistep")
     ]
     assert over_ranks[1] - over_ranks[0] == multistep - none
+    recording = needed(new_job(cache={"record": True})).denoising
+    assert recording - none == shape().steps * GROUP * 32 * 32 * 64 * 4
 
 
 def test_numbers_of_the_engine_are_the_estimates() -> None:

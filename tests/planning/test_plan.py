@@ -146,7 +146,11 @@ def print_of(content: tuple[str, ...] = ("m",), weights: str = "w", **sections: 
     return fingerprint(identify_run(parse_job(sections, ""), content, {"transformer": weights}))
 
 
-PLACES = {("model", "path"), ("model", "revision"), ("model", "lora"), ("cache", "trace")}
+PLACES = {
+    *(("model", "path"), ("model", "revision"), ("model", "lora")),
+    *(("cache", "trace"), ("cache", "schedule")),
+}
+CLASS = {"pixels": 64, "steps": 2, "negative_prompt": False, "computed": [0]}
 OPERATIONS = ("run", "audit", "pattern")
 
 
@@ -162,7 +166,7 @@ def settings() -> list[tuple[str, str, Any]]:
 
 def another(section: str, key: str, field: Any) -> Any:
     """A value the key accepts and does not have by itself."""
-    candidates = [*get_args(field.annotation), True, 2, 32, 128, 0.5, "other", [1]]
+    candidates = [*get_args(field.annotation), True, 2, 32, 128, 0.5, "other", [1], [CLASS]]
     candidates.append({"prompt": "caption"})
     candidates += [value for candidate in candidates for value in get_args(candidate)]
     return next(

@@ -59,7 +59,7 @@ def test_a_time_that_is_no_number_is_never_written() -> None:
 
 def test_the_schema_has_every_field_once_typed_and_null_only_for_what_was_not_measured() -> None:
     assert SCHEMA.names == [field.name for field in dataclasses.fields(Record)]
-    assert [field.name for field in SCHEMA if field.nullable] == ["psnr", "ssim"]
+    assert [field.name for field in SCHEMA if field.nullable] == ["psnr", "ssim", "products"]
     types = {name: str(SCHEMA.field(name).type) for name in ("key", "guidance", "outcome", "path")}
     assert types == {"key": "int64", "guidance": "double", "outcome": "string", "path": "string"}
     assert SCHEMA.field("finished_at").type == pa.float64()

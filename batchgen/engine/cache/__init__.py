@@ -8,12 +8,14 @@ planning can check them; only `velocities.py`, `selection.py` and `probe.py` han
     velocities.py    measure, decide, compute, correct, predict: above the forward pass
     trajectory.py    the weights of predictions and corrections
     selection.py     some rows of a batch
+    products.py      cache.record: inner products of velocities, to find schedules from
     probe.py         in the forward pass: how far a picture's signal has moved
     first_block.py   policy = "first_block": skip while the first blocks repeat themselves
     teacache.py      policy = "teacache": skip until the input has moved far enough
     adacache.py      policy = "adacache": a computed step decides how many steps are skipped
     replay.py        policy = "replay": skip what another run skipped
-    schedule.py      policy = "schedule": skip the steps that the job lists
+    schedule.py      policy = "schedule": skip the steps that the job or its schedule file lists
+    scheduled_start.py  policy = "multistep" with a schedule: more steps where a picture errs more
     multistep.py     policy = "multistep": compute the steps that a picture's own error asks for
     policy.py        what a policy is
 """
@@ -30,9 +32,11 @@ from batchgen.engine.cache.multistep import Multistep
 from batchgen.engine.cache.policy import Bounded, Decider, Policy, Signal
 from batchgen.engine.cache.replay import read_traces
 from batchgen.engine.cache.schedule import FixedSchedule
+from batchgen.engine.cache.scheduled_start import ScheduledStart
 from batchgen.engine.cache.teacache import COEFFICIENTS, TeaCache
 from batchgen.errors import JobError
-from batchgen.settings import Cache
+from batchgen.manifest import Picture
+from batchgen.settings import Cache, ClassSchedule, PictureClass, repeated
 
 __all__ = ["make_policy"]
 
@@ -48,7 +52,7 @@ def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
     if problems := [*_contradictions(settings), *_lacks(settings, family, blocks)]:
         raise JobError("[cache]:\n  " + "\n  ".join(problems))
 
-    def bounded(make: Callable[[int], Decider]) -> Callable[[int, Sequence[float]], Decider]:
+    def bounded(make: Callable[[int], Decider]) -> Callable[[Picture, Sequence[float]], Decider]:
         warmup, most = settings.warmup, settings.max_consecutive
         return lambda _, sigmas: Bounded(make(len(sigmas) - 1), warmup, most)
 
@@ -57,8 +61,7 @@ def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
     after_blocks = Signal("residual", settings.blocks) if settings.blocks else None
     match settings.policy:
         case "multistep":
-            tolerance = settings.tolerance
-            return Policy(lambda _, sigmas: Multistep(tolerance, sigmas), learns="error")
+            return Policy(_multistep(settings), learns="error")
         case "first_block":
             return policy(bounded(lambda _: FirstBlock(threshold)), after_blocks)
         case "teacache":
@@ -67,12 +70,39 @@ def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
         case "adacache":
             return policy(bounded(lambda _: AdaCache(threshold)), learns="change")
         case "schedule":
-            return policy(lambda *_: FixedSchedule(settings.skip))
+            return policy(lambda picture, _: FixedSchedule(_skipped(settings, picture)))
         case "replay":
             recorded = read_traces(Path(settings.trace).expanduser())
-            return policy(lambda key, sigmas: recorded.decider(key, len(sigmas) - 1), after_blocks)
+            return policy(
+                lambda picture, sigmas: recorded.decider(picture.key, len(sigmas) - 1), after_blocks
+            )
         case "none":
             return None
+
+
+def _multistep(settings: Cache) -> Callable[[Picture, Sequence[float]], Decider]:
+    """Makes the deciders of multistep, with the schedules of classes or without."""
+    if not settings.classes:
+        return lambda _, sigmas: Multistep(settings.tolerance, sigmas)
+    return lambda picture, sigmas: ScheduledStart(_of_class(settings, picture), sigmas)
+
+
+def _skipped(settings: Cache, picture: Picture) -> Sequence[int]:
+    """The steps that a schedule skips: those of the picture's class, or of all pictures."""
+    return _of_class(settings, picture).skipped if settings.classes else settings.skip
+
+
+def _of_class(settings: Cache, picture: Picture) -> ClassSchedule:
+    """The schedule of a picture's class.
+
+    :raises JobError: there is none, and the plan was not asked (`preflight.py` refuses it).
+    """
+    negative = picture.negative_prompt != ""
+    wanted = PictureClass.of(picture.width, picture.height, picture.steps, negative=negative)
+    found = next((one for one in settings.classes if one.of == wanted), None)
+    if found is None:
+        raise JobError(f"cache.classes: none for {wanted}, picture {picture.key}")
+    return found
 
 
 def _contradictions(settings: Cache) -> Iterator[str]:
@@ -80,9 +110,19 @@ def _contradictions(settings: Cache) -> Iterator[str]:
 
     Keys that it does not read are refused when the job is read (`settings/written.py`).
     """
-    for policy, key in (("schedule", "skip"), ("replay", "trace")):
-        if settings.policy == policy and not getattr(settings, key):
-            yield f'policy = "{policy}" needs {key}'
+    named = [key for key in ("skip", "schedule", "classes") if getattr(settings, key)]
+    if settings.policy == "schedule" and not named:
+        yield 'policy = "schedule" needs skip, or schedule: a file of `batchgen calibrate`'
+    if len(named) > 1:
+        yield f"{' and '.join(named)} each say which steps are computed: leave one"
+    if settings.classes and "tolerance" in settings.model_fields_set:
+        yield "tolerance would have no effect beside classes, whose errors stand in its place"
+    if settings.policy == "replay" and not settings.trace:
+        yield 'policy = "replay" needs trace'
+    for twice in repeated(settings.classes):
+        yield f"classes: two schedules for {twice}; leave one"
+    if settings.policy == "multistep" and not all(one.errors for one in settings.classes):
+        yield 'classes: policy = "multistep" compares with errors, and some class has none'
     if any(step < 1 for step in settings.skip):
         yield (
             f"skip = {list(settings.skip)}: steps are counted from 0, and step 0 has nothing to "

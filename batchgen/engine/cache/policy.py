@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from batchgen.manifest import Picture
+
 # A trace is a string with one of these letters for each step.
 SKIPPED, COMPUTED = "1", "0"
 
@@ -50,8 +52,8 @@ class Signal:
 class Policy:
     """How the steps to skip are chosen. A policy holds no state."""
 
-    # Makes a picture's decider from the picture's key and its sigmas, [N + 1], falling.
-    decider: Callable[[int, Sequence[float]], Decider]
+    # Makes the decider of a picture, whose sigmas are [N + 1], falling.
+    decider: Callable[[Picture, Sequence[float]], Decider]
     # None: a decision needs nothing of its step, and a skipped step computes nothing.
     signal: Signal | None = None
     # What deciders are told of a computed step: the error of its prediction, or the velocity's

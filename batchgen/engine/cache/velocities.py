@@ -49,6 +49,7 @@ from batchgen.engine.cache.policy import COMPUTED, SKIPPED, Policy
 from batchgen.engine.cache.selection import Selection, upload
 from batchgen.engine.cache.trajectory import Trajectory
 from batchgen.engine.interface import Trace
+from batchgen.manifest import Picture
 
 # How far each picture's signal has moved, [B].
 Measure = Callable[[], list[float]]
@@ -60,16 +61,16 @@ class Velocities:
     """The step cache of one group."""
 
     def __init__(
-        self, policy: Policy, keys: Sequence[int], noise: Tensor, sigmas: Sequence[float]
+        self, policy: Policy, pictures: Sequence[Picture], noise: Tensor, sigmas: Sequence[float]
     ) -> None:
-        """:param keys: [B], the pictures' keys.
+        """:param pictures: [B].
         :param noise: the latents before the first step, [B, T, C].
         :param sigmas: [N + 1], the noise levels, falling.
         :raises JobError: a replayed trace does not fit its picture.
         """
         self._policy = policy
-        self._deciders = [policy.decider(key, sigmas) for key in keys]
-        self._trajectories = [Trajectory(policy.taylor_order, sigmas) for _ in keys]
+        self._deciders = [policy.decider(picture, sigmas) for picture in pictures]
+        self._trajectories = [Trajectory(policy.taylor_order, sigmas) for _ in pictures]
         # Each picture's last K computed velocities, latest first, fp32 [B, T, C].
         kept = self._trajectories[0].kept
         self._known = [torch.zeros_like(noise, dtype=torch.float32) for _ in range(kept)]

@@ -19,6 +19,7 @@ from batchgen.engine.forward_pass import Forward
 from batchgen.engine.interface import Trace
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.settings.job import parse_job
+from tests.support.specimens import picture
 
 BLOCKS, STEPS, TEXT, WIDTH = 5, 24, 4, 16
 IMAGE = 10  # tokens
@@ -98,7 +99,8 @@ class BlockStack:
         family: Any = self
         every_block: Any = lambda temb: [temb] * BLOCKS  # noqa: E731
         forward = Forward(family, every_block, Conditions(text, temb, None), (0, 0), ranks, probe)
-        velocities = Velocities(policy, keys, noise, SIGMAS) if policy else None
+        pictures = [picture(key) for key in keys]
+        velocities = Velocities(policy, pictures, noise, SIGMAS) if policy else None
         schedule = Schedule(torch.tensor(SIGMAS), torch.tensor(SIGMAS[:-1]))
         latents = denoise(forward, noise, rows, schedule, velocities)
         return latents, velocities.traces() if velocities else []

@@ -17,6 +17,7 @@ from batchgen.engine.cache.replay import read_traces
 from batchgen.engine.cache.teacache import COEFFICIENTS, TeaCache, rescale
 from batchgen.errors import JobError
 from batchgen.settings.job import parse_job
+from tests.support.specimens import picture
 
 NAN = math.nan
 LINE = (1.0, 0.0)  # the polynomial x
@@ -150,10 +151,9 @@ def test_a_folder_of_records_is_read_whole(tmp_path):
         records = pa.table({"key": [shard], "skipped": ["01"]})
         pq.write_table(records, tmp_path / f"00000{shard}.parquet")
     policy = make_policy(settings(policy="replay", trace=str(tmp_path)), "flux", 6)
-    assert [decide(policy.decider(key, [1.0, 0.5, 0.0]), [NAN, NAN]) for key in (0, 1)] == [
-        "01",
-        "01",
-    ]
+    assert [
+        decide(policy.decider(picture(key), [1.0, 0.5, 0.0]), [NAN, NAN]) for key in (0, 1)
+    ] == ["01", "01"]
 
 
 @pytest.mark.parametrize("trace", ["001", "00111", "0x11", "1011", "0 11"])
