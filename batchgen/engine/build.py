@@ -23,7 +23,7 @@ from batchgen.engine.families import load_family
 from batchgen.engine.families.family import Family
 from batchgen.engine.families.lora import fuse_lora
 from batchgen.engine.interface import Workload
-from batchgen.engine.modulation import Modulator, hoist_modulations
+from batchgen.engine.modulation import Modulator
 from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
@@ -78,7 +78,7 @@ def build_engine(
         fuse_lora(family.lora_targets(), Path(lora.path).expanduser(), lora.scale, device.kind)
     # Modulations leave the blocks before the blocks' linears are counted and quantized, so that
     # they stay in the trained precision.
-    modulator = hoist_modulations(family.blocks)
+    modulator = family.modulator()
     # q, k and v become one matrix, so that their input is quantized once and not three times.
     fuse_projections(family.blocks)
     # Weights are rounded once they are final, and before the compiler sees their kernels.
@@ -141,7 +141,7 @@ def _quantize(
     if asked.text != "none":
         from batchgen.engine.precision.quantize import quantize_text
 
-        numerics += f" text={asked.text}x{quantize_text(family.t5, asked.text, device.kind)}"
+        numerics += f" text={asked.text}x{quantize_text(family.text, asked.text, device.kind)}"
     return numerics
 
 

@@ -93,9 +93,9 @@ class Checkpoint:
         return Guidance(embedded, self._facts.contrasts)
 
     @property
-    def t5(self) -> str:
-        """Component folder of the T5 encoder."""
-        return self._facts.t5
+    def text(self) -> str:
+        """Component folder of the largest text encoder."""
+        return self._facts.text
 
     def tokens(self, width: int, height: int, max_sequence_length: int) -> tuple[int, int]:
         """Image and text tokens of a picture of so many px."""
@@ -180,7 +180,7 @@ class Checkpoint:
 
         This is the number that `model.max_sequence_length` limits.
         """
-        tokenizer = read_tokenizer(self.folder / self._facts.t5_tokenizer)
+        tokenizer = read_tokenizer(self.folder / self._facts.tokenizer)
         return lambda prompt: len(tokenizer.encode(prompt).ids)
 
     def flops(self, width: int, height: int, steps: int, text_tokens: int, cfg: bool) -> float:

@@ -105,14 +105,14 @@ class FamilyFacts:
     most_positions: str = ""
 
     @property
-    def t5_tokenizer(self) -> str:
-        """Folder of the T5 encoder's tokenizer."""
+    def tokenizer(self) -> str:
+        """Folder of the tokenizer whose length limits a prompt."""
         return list(self.tokenizers)[-1]
 
     @property
-    def t5(self) -> str:
-        """Folder of the T5 encoder."""
-        return encoder_of(self.t5_tokenizer)
+    def text(self) -> str:
+        """Folder of the text encoder that this tokenizer serves, the largest one."""
+        return encoder_of(self.tokenizer)
 
     @property
     def classes(self) -> dict[str, list[tuple[str, str]]]:

@@ -166,7 +166,7 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
     """Bytes of the text encoders' weights; only the linears of T5 are ever quantized."""
     linears = sum(
         prod(shape)
-        for name, shape in checkpoint.tensors(checkpoint.t5).items()
+        for name, shape in checkpoint.tensors(checkpoint.text).items()
         if len(shape) == 2 and not any(word in name for word in _EMBEDDINGS)
     )
     names = [name for name in checkpoint.components() if name.startswith("text_encoder")]
@@ -228,7 +228,7 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
 
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     """Numbers that encoding a group's prompts takes beside the weights."""
-    config, tokens = checkpoint.config(checkpoint.t5), job.model.max_sequence_length
+    config, tokens = checkpoint.config(checkpoint.text), job.model.max_sequence_length
     numbers = tokens * (2 * config["num_heads"] * tokens + 4 * config["d_ff"])
     return int(_rows(job, checkpoint, shape) * numbers)
 
