@@ -36,6 +36,11 @@ def read_index(folder: Path) -> FamilyFacts:
     return facts
 
 
+def is_distilled(folder: Path) -> bool:
+    """Whether a model is distilled for few steps without guidance, as its index says."""
+    return bool(read_json(folder / "model_index.json").get("is_distilled", False))
+
+
 def _problems(index: dict[str, Any], pipeline: str, facts: FamilyFacts) -> list[str]:
     """What is wrong with the components that an index names."""
     needed, problems = facts.classes, []

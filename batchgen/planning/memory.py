@@ -177,11 +177,13 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
 def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
     """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
-    The matrices in a block's norms compute modulations.
+    The matrices in a block's norms compute modulations. Blocks may share theirs, outside.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
-        if len(shape) == 2 and stack.endswith("transformer_blocks"):
+        if "modulation" in stack:
+            yield stack, shape, True
+        elif len(shape) == 2 and stack.endswith("transformer_blocks"):
             modulates = any(part.startswith("norm") for part in path)
             yield f"{stack}.{path[0]}", shape, modulates
 
@@ -228,14 +230,15 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
 
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     """Numbers that encoding a group's prompts takes beside the weights."""
-    config, tokens = checkpoint.config(checkpoint.text), job.model.max_sequence_length
-    numbers = tokens * (2 * config["num_heads"] * tokens + 4 * config["d_ff"])
-    return int(_rows(job, checkpoint, shape) * numbers)
+    numbers = checkpoint.encoding_numbers(job.model.max_sequence_length)
+    return _rows(job, checkpoint, shape) * numbers
 
 
 def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> int:
     """Numbers that decoding a group takes beside the weights; `share` of `_DECODING`."""
-    narrow, wide = checkpoint.config("vae")["block_out_channels"][:2]
+    config = checkpoint.config("vae")
+    channels = config.get("decoder_block_out_channels") or config["block_out_channels"]
+    narrow, wide = channels[:2]
     pictures, cp = min(job.engine.batch_size, shape.pictures), job.parallel.degree
     return int(_pixels_at_once(shape, pictures, cp) * max(share * wide, 5 * narrow))
 
