@@ -174,6 +174,7 @@ class Autoencoder(DiffusersConfig):
     latent_channels: Size
     norm_num_groups: Size = 32
     sample_size: Size | tuple[Size, Size] = 32
+    # Of older versions, and without effect: the VAE has the other models' precision.
     force_upcast: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
@@ -208,6 +209,9 @@ class Vae(Autoencoder):
 class Flux2Vae(Autoencoder):
     """Of diffusers' `AutoencoderKLFlux2`: a batch norm takes the place of scale and shift."""
 
+    layers_per_block: Blocks = 2
+    latent_channels: Size = 32
+    sample_size: Size | tuple[Size, Size] = 1024
     decoder_block_out_channels: Annotated[tuple[Size, ...], Field(min_length=2)] | None = None
     batch_norm_eps: Above0 = 1e-4
     batch_norm_momentum: Number = 0.1

@@ -6,7 +6,7 @@ The weights are drawn from a seed. No file is committed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -145,6 +145,8 @@ class TinyFamily:
     broken: Sequence[tuple[str, dict[str, Any], str]]
     # Layers of the text encoder that the model reads.
     layers: int
+    # What the model's authors call some linears, and what diffusers calls them.
+    originals: Mapping[str, Sequence[str]]
 
     def open(self, folder: Path) -> Any:
         """The stock pipeline."""
@@ -215,6 +217,18 @@ BROKEN_KLEIN = (
     ("vae/config.json", {"patch_size": [1, 1]}, "patch_size"),
     ("model_index.json", {"_class_name": "Flux2Pipeline"}, "'Flux2Pipeline' has no family here"),
 )
+KLEIN_ORIGINALS = {
+    "double_blocks.1.img_attn.qkv": [
+        f"transformer_blocks.1.attn.{name}" for name in ("to_q", "to_k", "to_v")
+    ],
+    "double_blocks.0.txt_attn.proj": ["transformer_blocks.0.attn.to_add_out"],
+    "double_blocks.0.txt_mlp.0": ["transformer_blocks.0.ff_context.linear_in"],
+    "single_blocks.3.linear1": ["single_transformer_blocks.3.attn.to_qkv_mlp_proj"],
+    "single_blocks.3.linear2": ["single_transformer_blocks.3.attn.to_out"],
+    "single_stream_modulation.lin": ["single_stream_modulation.linear"],
+    "final_layer.adaLN_modulation.1": ["norm_out.linear"],
+    "time_in.out_layer": ["time_guidance_embed.timestep_embedder.linear_2"],
+}
 KLEIN = TinyFamily(
     save_klein,
     # Of each double block two stacks of q, k and v, two outputs and two MLPs; two of a single one.
@@ -223,6 +237,7 @@ KLEIN = TinyFamily(
     contrasts=True,
     broken=BROKEN_KLEIN,
     layers=27,
+    originals=KLEIN_ORIGINALS,
 )
 FAMILIES = {
     "klein base": KLEIN,
