@@ -83,6 +83,11 @@ class Checkpoint:
         return int(config["num_layers"] + config.get("num_single_layers", 0))
 
     @property
+    def activations(self) -> int:
+        """Numbers that blocks take at their peak, for each token and value of its width."""
+        return self._facts.activations
+
+    @property
     def contrasts(self) -> bool:
         """Whether every picture has classifier-free guidance, and so two rows of the batch."""
         return self._facts.contrasts and not is_distilled(self.folder)

@@ -111,6 +111,9 @@ class FamilyFacts:
     patch: int
     # From transformer config, image tokens and text tokens to the FLOP of one picture's step.
     step_flops: Callable[[dict[str, Any], int, int], float]
+    # Numbers that blocks take at their peak, for each token and value of its width:
+    # `planning/memory.py` tells what was measured.
+    activations: int
     # Text tokens beside those of T5.
     clip_tokens: int = 0
     # Every picture has classifier-free guidance, not only those with a negative prompt; unless the
@@ -248,6 +251,7 @@ FAMILIES = {
         _flux_fits,
         patch=2,
         step_flops=_flux_step_flops,
+        activations=20,
     ),
     "Flux2KleinPipeline": FamilyFacts(
         "flux2",
@@ -260,6 +264,7 @@ FAMILIES = {
         _flux2_fits,
         patch=2,
         step_flops=_flux2_step_flops,
+        activations=26,
         contrasts=True,
         chat={"enable_thinking": False},
         encoding=_qwen3_encoding,
@@ -281,6 +286,7 @@ FAMILIES = {
         _sd3_fits,
         patch=2,
         step_flops=_sd3_step_flops,
+        activations=16,
         clip_tokens=77,
         contrasts=True,
         most_positions="pos_embed_max_size",

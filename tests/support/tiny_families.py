@@ -148,9 +148,9 @@ class TinyFamily:
     # What the model's authors call some linears, and what diffusers calls them.
     originals: Mapping[str, Sequence[str]]
 
-    def open(self, folder: Path) -> Any:
+    def open(self, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         """The stock pipeline."""
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

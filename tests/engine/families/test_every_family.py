@@ -111,6 +111,16 @@ CACHES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
+def test_bf16_differs_from_stock_by_rounding_alone(tiny: Opened) -> None:
+    """bf16 has 8 significant bits: rounding the result alone would leave 77 dB of its range."""
+    family, folder = tiny
+    engine, picture = open_engine(folder, precision={"linear": "bf16"}), group_of(family)[0]
+    theirs = family.stock(family.open(folder, torch.bfloat16), picture).float()
+    ours = family.as_stock(engine, engine.denoise([picture]), picture).float()
+    assert psnr(theirs, ours) >= 45
+
+
+@pytest.mark.slow
 def test_planning_counts_the_tokens_that_stock_makes(tiny: Opened) -> None:
     family, folder = tiny
     count, stock = resolve(new_job(folder).model).token_counter(), family.open(folder)
