@@ -218,7 +218,7 @@ class Checkpoint:
         picture.
 
         :param width: px, as `height`.
-        :param text_tokens: T5 tokens to which prompts are padded.
+        :param text_tokens: to which prompts are padded.
         :param cfg: whether the picture has a negative prompt.
         """
         facts = self._facts

@@ -25,7 +25,8 @@ S text and T image tokens of a rank, the transformer's width D and its H heads, 
                     (taylor_order + 2)·4 bytes for each number of the pictures' latents, all
                     tokens: velocities. Measured together: 0.96 and 0.98 of it
     attention       only "math" writes out scores and their softmax: 2·R·H·(S+T)² of all tokens / cp
-    text encoding   R·S·(2·heads·S + 4·d_ff) of T5. Measured: 1.4 times the scores in long texts,
+    text encoding   R·S·(2·heads·S + 4·d_ff) of T5; of Qwen3 its hidden layers too, which
+                    transformers keeps. Measured of T5: 1.4 times the scores in long texts,
                     5 times the hidden values in short ones
 
 Decoding takes max(4·c₁, 5·c₀) numbers for each px that is decoded at once, where c₀ and c₁ are the
@@ -65,7 +66,7 @@ BANDED = 0.6
 _EAGER_8_BIT = {"fp8": 26, "int8": 13}
 # Numbers of decoding for each px and each channel of the VAE's last block but one.
 _DECODING = {"cuda": 3.5, "cpu": 4.0}
-# Weights of T5 that are never quantized.
+# Weights of the largest text encoder that are never quantized.
 _EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
 
 
@@ -164,7 +165,7 @@ def _number_bytes(job: Job, *, cuda: bool) -> int:
 
 
 def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
-    """Bytes of the text encoders' weights; only the linears of T5 are ever quantized."""
+    """Bytes of the text encoders' weights; only linears of the largest one are ever quantized."""
     linears = sum(
         prod(shape)
         for name, shape in checkpoint.tensors(checkpoint.text).items()
