@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from batchgen.engine.attention.joint import fuse_projections, install_attention
+from batchgen.engine.attention.fuse import fuse_projections
+from batchgen.engine.attention.joint import install_attention
 from batchgen.engine.attention.kernels import choose_attention
 from batchgen.engine.attention.log_sum_exp import choose_attend_part
 from batchgen.engine.cache import make_policy
@@ -79,7 +80,7 @@ def build_engine(
     # Modulations leave the blocks before the blocks' linears are counted and quantized, so that
     # they stay in the trained precision.
     modulator = hoist_modulations(family.blocks)
-    # q, k and v become one matrix, so that their input is quantized once and not three times.
+    # Linears of the same input become one, so that it is quantized once and not three times.
     fuse_projections(family.blocks)
     # Weights are rounded once they are final, and before the compiler sees their kernels.
     numerics = _quantize(job, family, modulator, weights, device)
