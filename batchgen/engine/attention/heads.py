@@ -52,14 +52,12 @@ def split_heads(
     if norm is not None:
         qk = norm(qk)
     if rotary is not None:
-        qk = _rotate(qk.float(), rotary)
+        qk = _rotate(qk if norm is not None else qk.to(torch.float32, copy=True), rotary)
     return qk.to(v.dtype), v
 
 
 def _rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """[…, S, H, E] → the same, rotated."""
+    """Rotate [..., S, H, E], in place: uncompiled, these are a block's largest tensors."""
     cosines, sines = (table.unsqueeze(-2) for table in rotary)
-    even, odd = x[..., ::2], x[..., 1::2]
-    turned = torch.stack((-odd, even), dim=-1).flatten(-2)
-    # In place: uncompiled, these tensors would be most of a block's memory.
-    return (x * cosines).add_(turned.mul_(sines))
+    turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
+    return x.mul_(cosines).add_(turned.mul_(sines))
