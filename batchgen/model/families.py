@@ -264,7 +264,7 @@ FAMILIES = {
         _flux2_fits,
         patch=2,
         step_flops=_flux2_step_flops,
-        activations=26,
+        activations=25,
         contrasts=True,
         chat={"enable_thinking": False},
         encoding=_qwen3_encoding,

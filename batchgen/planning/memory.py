@@ -13,12 +13,12 @@ Weights are exact: their number, times 4 bytes in fp32, 2 in bf16, 1 where `[pre
 them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance),
 S text and T image tokens of a rank, the transformer's width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D of FLUX.1, 26 of FLUX.2, 16 of Stable Diffusion 3. The peak over
+    blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 16 of Stable Diffusion 3. The peak over
                     all tensors of a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable
-                    Diffusion 3.5), on an emulated card 21 of FLUX.1-dev and 25.5 of FLUX.2 klein 4B
+                    Diffusion 3.5), on an emulated card 21 of FLUX.1-dev and 23.5 of FLUX.2 klein 4B
                     (bf16); torch.compile needs less. 26 more in FP8 and 13 in int8 on CUDA where
                     blocks are not compiled: there torchao writes inputs out in fp32. On the
-                    emulated card these were 27 and 13, and 19 and 16
+                    emulated card these were 27 and 13, and 21 and 18
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And

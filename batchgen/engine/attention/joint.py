@@ -64,10 +64,6 @@ class JointAttention(_Attention):
             text_out = attn.to_add_out(text_out.contiguous())
         return image_out, text_out
 
-    def attended(self, attn: Any, qkv: Tensor, rotary: Rotary | None) -> Tensor:
-        """Attention among the tokens of one linear's output, [R, S, 3·D] → [R, S, D]."""
-        qk, v = split_heads(qkv, attn.heads, attn.norm_qk, rotary)
-        return self.attend(qk[0], qk[1], v).flatten(2)
 
 class ParallelAttention(_Attention):
     """For FLUX.2's single blocks, whose attention holds the MLP.
