@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from batchgen.engine.attention.joint import fuse_projections, install_attention
+from batchgen.engine.attention.fuse import fuse_projections
+from batchgen.engine.attention.joint import install_attention
 from batchgen.engine.attention.kernels import choose_attention
 from batchgen.engine.attention.log_sum_exp import choose_attend_part
 from batchgen.engine.cache import make_policy
@@ -23,7 +24,7 @@ from batchgen.engine.families import load_family
 from batchgen.engine.families.family import Family
 from batchgen.engine.families.lora import fuse_lora
 from batchgen.engine.interface import Workload
-from batchgen.engine.modulation import Modulator, hoist_modulations
+from batchgen.engine.modulation import Modulator
 from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
@@ -78,8 +79,8 @@ def build_engine(
         fuse_lora(family.lora_targets(), Path(lora.path).expanduser(), lora.scale, device.kind)
     # Modulations leave the blocks before the blocks' linears are counted and quantized, so that
     # they stay in the trained precision.
-    modulator = hoist_modulations(family.blocks)
-    # q, k and v become one matrix, so that their input is quantized once and not three times.
+    modulator = family.modulator()
+    # Linears of the same input become one, so that it is quantized once and not three times.
     fuse_projections(family.blocks)
     # Weights are rounded once they are final, and before the compiler sees their kernels.
     numerics = _quantize(job, family, modulator, weights, device)
@@ -142,7 +143,7 @@ def _quantize(
     if asked.text != "none":
         from batchgen.engine.precision.quantize import quantize_text
 
-        numerics += f" text={asked.text}x{quantize_text(family.t5, asked.text, device.kind)}"
+        numerics += f" text={asked.text}x{quantize_text(family.text, asked.text, device.kind)}"
     return numerics
 
 

@@ -69,9 +69,8 @@ class Forward:
 
         :param rows: the numbers of the group's rows that the latents are; None: all.
         """
-        modulations, temb, first = self._modulations.at(step), self._temb[step], 0
+        modulations, temb, first = self._modulations.at(step, rows), self._temb[step], 0
         if rows is not None:
-            modulations = [block.index_select(0, rows) for block in modulations]
             temb = temb.index_select(0, rows)
         if self._probe is None:
             tokens = self._embed(latents, rows)

@@ -40,14 +40,19 @@ class Modulator(nn.Module):
     """The modulation linears of all blocks."""
 
     def __init__(self, linears: Sequence[Sequence[nn.Linear]]) -> None:
+        """:param linears: of each block. Blocks may share them, as those of FLUX.2 do."""
         super().__init__()
         self.blocks = linears
-        self.linears = nn.ModuleList(linear for block in linears for linear in block)
+        distinct = dict.fromkeys(linear for block in linears for linear in block)
+        self.linears = nn.ModuleList(distinct)
 
     def forward(self, temb: Tensor) -> list[Tensor]:
-        """[n, R, D] → for each block [n, R, M]."""
-        active = nn.functional.silu(temb)
-        return [torch.cat([linear(active) for linear in block], dim=-1) for block in self.blocks]
+        """[n, R, D] → for each block [n, R, M]. Blocks that share linears get one tensor."""
+        active, made = nn.functional.silu(temb), dict[tuple[nn.Linear, ...], Tensor]()
+        for block in self.blocks:
+            if (linears := tuple(block)) not in made:
+                made[linears] = torch.cat([linear(active) for linear in linears], dim=-1)
+        return [made[tuple(block)] for block in self.blocks]
 
 
 class Modulations:
@@ -59,12 +64,19 @@ class Modulations:
         self._window: list[Tensor] = []
         self._first = -WINDOW
 
-    def at(self, step: int) -> list[Tensor]:
-        """For each block [R, M]."""
+    def at(self, step: int, rows: Tensor | None = None) -> list[Tensor]:
+        """For each block [r, M].
+
+        :param rows: the numbers of r of the R rows; None: all.
+        """
         if not self._first <= step < self._first + WINDOW:
             self._first = step - step % WINDOW
             self._window = self._modulator(self._temb[self._first : self._first + WINDOW])
-        return [block[step - self._first] for block in self._window]
+        # Blocks may share a tensor.
+        distinct = {id(block): block[step - self._first] for block in self._window}
+        if rows is not None:
+            distinct = {key: block.index_select(0, rows) for key, block in distinct.items()}
+        return [distinct[id(block)] for block in self._window]
 
 
 def hoist_modulations(blocks: Sequence[nn.Module]) -> Modulator:

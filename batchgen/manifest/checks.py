@@ -48,6 +48,8 @@ class Limits:
     most_px: int = MAX_SIDE_PX
     # How the model is guided; None: by every value.
     guidance: Guidance | None = None
+    # What stands around a prompt when its tokens are counted: the bytes of a chat template.
+    template_bytes: int = 0
 
     @property
     def accepted_sides(self) -> str:
@@ -130,7 +132,8 @@ class Checks:
         """Count the tokens of texts with many bytes; a token takes at least one."""
         if name == "prompt":
             _check_not_blank(texts, report)
-        doubtful = _where(pc.greater(_most_bytes(texts), self.max_tokens - _ADDED_TOKENS))
+        most = self.max_tokens - _ADDED_TOKENS - self.limits.template_bytes
+        doubtful = _where(pc.greater(_most_bytes(texts), most))
         counts = {row: self.count_tokens(texts[row].as_py()) for row in doubtful.tolist()}
         over = [row for row, tokens in counts.items() if tokens > self.max_tokens]
         self.over_long += len(over)

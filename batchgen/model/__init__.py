@@ -4,6 +4,7 @@
     locate.py           folder or hub id → folder
     lora/               a LoRA file: which linears it changes, and how strongly
     tokenizer_files.py  whether a tokenizer loads as it was made
+    chat_template.py    what a language model's prompt stands in
     contents.py         weight files against the configuration: nothing missing, nothing left over
     index.py            model_index.json against the family
     guidance.py         which guidance values of a picture a model reads
@@ -18,15 +19,19 @@ A room imports only rooms below it.
 """
 
 from batchgen.model.checkpoint import TINY, Checkpoint, resolve
+from batchgen.model.configs import QWEN3_LAYERS
 from batchgen.model.guidance import Guidance
+from batchgen.model.index import is_distilled
 from batchgen.model.lora import linear_name, read_lora
 from batchgen.model.weights import digest, read_header
 
 __all__ = [
+    "QWEN3_LAYERS",
     "TINY",
     "Checkpoint",
     "Guidance",
     "digest",
+    "is_distilled",
     "linear_name",
     "read_header",
     "read_lora",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import ModelError
+from batchgen.model.chat_template import read_chat_template
 from batchgen.model.configs import Config, Scheduler, parse_config
 from batchgen.model.contents import canonical_names, check_weights, is_harmless
 from batchgen.model.families import FAMILIES, SCHEDULER, FamilyFacts, encoder_of
@@ -25,7 +26,7 @@ from batchgen.model.folder import (
     weight_files,
 )
 from batchgen.model.guidance import Guidance
-from batchgen.model.index import read_index
+from batchgen.model.index import is_distilled, read_index
 from batchgen.model.locate import TINY, locate
 from batchgen.model.lora import Shape, is_table, linear_name, lora_files, read_lora
 from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer
@@ -82,20 +83,25 @@ class Checkpoint:
         return int(config["num_layers"] + config.get("num_single_layers", 0))
 
     @property
+    def activations(self) -> int:
+        """Numbers that blocks take at their peak, for each token and value of its width."""
+        return self._facts.activations
+
+    @property
     def contrasts(self) -> bool:
         """Whether every picture has classifier-free guidance, and so two rows of the batch."""
-        return self._facts.contrasts
+        return self._facts.contrasts and not is_distilled(self.folder)
 
     @property
     def guidance(self) -> Guidance:
         """Which guidance values of a picture the model reads."""
         embedded = bool(self.config("transformer").get("guidance_embeds"))
-        return Guidance(embedded, self._facts.contrasts)
+        return Guidance(embedded, self.contrasts)
 
     @property
-    def t5(self) -> str:
-        """Component folder of the T5 encoder."""
-        return self._facts.t5
+    def text(self) -> str:
+        """Component folder of the largest text encoder."""
+        return self._facts.text
 
     def tokens(self, width: int, height: int, max_sequence_length: int) -> tuple[int, int]:
         """Image and text tokens of a picture of so many px."""
@@ -140,6 +146,7 @@ class Checkpoint:
             check_weights(config, self._headers(name), self._facts.components[name].class_name)
         for name, kind in self._facts.tokenizers.items():
             check_tokenizer(self.folder / name, kind, configs[encoder_of(name)])
+        self._template()  # raises if it is missing or damaged
 
     def _parsed(self, component: str) -> Config:
         """A component's configuration, checked.
@@ -176,12 +183,32 @@ class Checkpoint:
         return sum(math.prod(shape) for shape in self.tensors(component).values())
 
     def token_counter(self) -> Callable[[str], int]:
-        """A function that counts the T5 tokens of a prompt, with the end token.
+        """A function that counts the tokens of a prompt, with the end token or the template's.
 
         This is the number that `model.max_sequence_length` limits.
         """
-        tokenizer = read_tokenizer(self.folder / self._facts.t5_tokenizer)
-        return lambda prompt: len(tokenizer.encode(prompt).ids)
+        tokenizer = read_tokenizer(self.folder / self._facts.tokenizer)
+        render = self._template()
+        return lambda prompt: len(tokenizer.encode(render(prompt)).ids)
+
+    @property
+    def template_bytes(self) -> int:
+        """Bytes of the chat template around a prompt."""
+        return len(self._template()("").encode())
+
+    def encoding_numbers(self, tokens: int) -> int:
+        """Numbers that encoding a prompt of so many tokens takes beside the weights."""
+        return self._facts.encoding(self.config(self.text), tokens)
+
+    def _template(self) -> Callable[[str], str]:
+        """A function from a prompt to what the tokenizer is given.
+
+        :raises ModelError: the chat template that the family needs is missing or damaged.
+        """
+        facts = self._facts
+        if facts.chat is None:
+            return lambda prompt: prompt
+        return read_chat_template(self.folder / facts.tokenizer, facts.chat)
 
     def flops(self, width: int, height: int, steps: int, text_tokens: int, cfg: bool) -> float:
         """FLOP of one picture's denoising; classifier-free guidance doubles them.
@@ -191,13 +218,13 @@ class Checkpoint:
         picture.
 
         :param width: px, as `height`.
-        :param text_tokens: T5 tokens to which prompts are padded.
+        :param text_tokens: to which prompts are padded.
         :param cfg: whether the picture has a negative prompt.
         """
         facts = self._facts
         image, text = self.tokens(width, height, text_tokens)
         step = facts.step_flops(self.config("transformer"), image, text)
-        return step * steps * (2 if cfg or facts.contrasts else 1)
+        return step * steps * (2 if cfg or self.contrasts else 1)
 
     def config(self, component: str) -> dict[str, Any]:
         """A component's configuration."""

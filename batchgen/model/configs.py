@@ -8,7 +8,7 @@ setting without effect is refused. transformers keeps many keys that do not matt
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -69,10 +69,8 @@ class _Transformer(DiffusersConfig):
     num_layers: Blocks
     attention_head_dim: Annotated[Size, Field(multiple_of=2)]
     num_attention_heads: Size
-    # Width of the T5 encoder's tokens.
+    # Width of the text's tokens.
     joint_attention_dim: Size
-    # Width of the pooled text.
-    pooled_projection_dim: Size
 
     @property
     def width(self) -> int:
@@ -83,6 +81,8 @@ class _Transformer(DiffusersConfig):
 class FluxTransformer(_Transformer):
     """Of diffusers' `FluxTransformer2DModel`."""
 
+    # Width of the pooled text.
+    pooled_projection_dim: Size
     patch_size: Literal[1] = 1
     out_channels: Size | None = None
     num_single_layers: Annotated[int, Field(ge=0, le=MOST_BLOCKS)]
@@ -90,20 +90,52 @@ class FluxTransformer(_Transformer):
     axes_dims_rope: tuple[Size, Size, Size] = (16, 56, 56)
 
     def _contradictions(self) -> Iterator[str]:
-        axes, head = self.axes_dims_rope, self.attention_head_dim
-        if sum(axes) != head or any(axis % 2 for axis in axes):
-            yield (
-                f"axes_dims_rope = {list(axes)}: expected three even numbers whose sum is "
-                f"attention_head_dim = {head}"
-            )
+        yield from _wrong_axes(self.axes_dims_rope, self.attention_head_dim, "three")
         if self.out_channels not in (None, self.in_channels):
             expected = f"null or in_channels = {self.in_channels}"
             yield f"out_channels = {self.out_channels}: expected {expected}"
 
 
+class Flux2Transformer(_Transformer):
+    """Of diffusers' `Flux2Transformer2DModel`, as FLUX.2 klein has it."""
+
+    patch_size: Literal[1] = 1
+    out_channels: Size | None = None
+    num_single_layers: Annotated[int, Field(ge=0, le=MOST_BLOCKS)]
+    # The pipeline of klein gives it none.
+    guidance_embeds: Literal[False]
+    timestep_guidance_channels: Annotated[Size, Field(multiple_of=2)] = 256
+    # Width of the MLP, in widths of a token.
+    mlp_ratio: Above0 = 3.0
+    axes_dims_rope: tuple[Size, Size, Size, Size] = (32, 32, 32, 32)
+    rope_theta: Size = 2000
+    eps: Above0 = 1e-6
+
+    @property
+    def inner(self) -> int:
+        """Values of a token inside the MLP."""
+        return int(self.width * self.mlp_ratio)
+
+    def _contradictions(self) -> Iterator[str]:
+        yield from _wrong_axes(self.axes_dims_rope, self.attention_head_dim, "four")
+        if self.out_channels not in (None, self.in_channels):
+            expected = f"null or in_channels = {self.in_channels}"
+            yield f"out_channels = {self.out_channels}: expected {expected}"
+
+
+def _wrong_axes(axes: Sequence[int], head: int, count: str) -> Iterator[str]:
+    if sum(axes) != head or any(axis % 2 for axis in axes):
+        yield (
+            f"axes_dims_rope = {list(axes)}: expected {count} even numbers whose sum is "
+            f"attention_head_dim = {head}"
+        )
+
+
 class SD3Transformer(_Transformer):
     """Of diffusers' `SD3Transformer2DModel`."""
 
+    # Width of the pooled text.
+    pooled_projection_dim: Size
     sample_size: Size = 128
     patch_size: Annotated[int, Field(ge=1, le=64)] = 2
     out_channels: Size | None = 16
@@ -128,8 +160,8 @@ class SD3Transformer(_Transformer):
             )
 
 
-class Vae(DiffusersConfig):
-    """Of diffusers' `AutoencoderKL`."""
+class Autoencoder(DiffusersConfig):
+    """What the VAEs of all families have."""
 
     in_channels: Size = 3
     out_channels: Literal[3] = 3
@@ -141,15 +173,17 @@ class Vae(DiffusersConfig):
     act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = "silu"
     latent_channels: Size
     norm_num_groups: Size = 32
-    scaling_factor: Above0
-    shift_factor: Number
-    latents_mean: tuple[Number, ...] | None = None
-    latents_std: tuple[Number, ...] | None = None
     sample_size: Size | tuple[Size, Size] = 32
+    # Of older versions, and without effect: the VAE has the other models' precision.
     force_upcast: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        """Of the decoder's blocks, in the order of `block_out_channels`."""
+        return self.block_out_channels
 
     def _contradictions(self) -> Iterator[str]:
         channels, groups = self.block_out_channels, self.norm_num_groups
@@ -160,6 +194,41 @@ class Vae(DiffusersConfig):
             yield (
                 f"norm_num_groups = {groups}: expected a divisor of every number in "
                 f"block_out_channels = {list(channels)}"
+            )
+
+
+class Vae(Autoencoder):
+    """Of diffusers' `AutoencoderKL`."""
+
+    scaling_factor: Above0
+    shift_factor: Number
+    latents_mean: tuple[Number, ...] | None = None
+    latents_std: tuple[Number, ...] | None = None
+
+
+class Flux2Vae(Autoencoder):
+    """Of diffusers' `AutoencoderKLFlux2`: a batch norm takes the place of scale and shift."""
+
+    layers_per_block: Blocks = 2
+    latent_channels: Size = 32
+    sample_size: Size | tuple[Size, Size] = 1024
+    decoder_block_out_channels: Annotated[tuple[Size, ...], Field(min_length=2)] | None = None
+    batch_norm_eps: Above0 = 1e-4
+    batch_norm_momentum: Number = 0.1
+    patch_size: tuple[Literal[2], Literal[2]] = (2, 2)
+
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        """See `Autoencoder`."""
+        return self.decoder_block_out_channels or self.block_out_channels
+
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        channels, groups = self.decoder_channels, self.norm_num_groups
+        if len(channels) != len(self.block_out_channels) or any(each % groups for each in channels):
+            yield (
+                f"decoder_block_out_channels = {list(channels)}: expected as many numbers as in "
+                f"block_out_channels, multiples of norm_num_groups = {groups}"
             )
 
 
@@ -228,6 +297,52 @@ class T5(_TransformersConfig):
     use_cache: bool = False
     dropout_rate: Number = 0.0
     classifier_dropout: Number = 0.0
+
+
+class Qwen3(_TransformersConfig):
+    """Of transformers' `Qwen3ForCausalLM`."""
+
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Blocks
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Annotated[Size, Field(multiple_of=2)]
+    max_position_embeddings: Size = 32768
+    hidden_act: Activation = "silu"
+    rms_norm_eps: Annotated[Decimal, Field(gt=0)] = 1e-6
+    attention_bias: bool = False
+    use_sliding_window: Literal[False] = False
+
+    @property
+    def used_layers(self) -> int:
+        """Layers whose output the family reads, and those before them."""
+        return self.num_hidden_layers
+
+    def _contradictions(self) -> Iterator[str]:
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if heads % groups:
+            yield f"num_key_value_heads = {groups}: expected a divisor of {heads} attention heads"
+
+
+# The hidden layers of Qwen3 that FLUX.2 klein reads, counted from the embedded tokens, 0.
+QWEN3_LAYERS = (9, 18, 27)
+
+
+class Flux2Qwen3(Qwen3):
+    """Of the `Qwen3ForCausalLM` in FLUX.2 klein."""
+
+    @property
+    def used_layers(self) -> int:
+        """See `Qwen3`."""
+        return QWEN3_LAYERS[-1]
+
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        if self.num_hidden_layers < self.used_layers:
+            expected = f"at least {self.used_layers}, whose outputs are the text"
+            yield f"num_hidden_layers = {self.num_hidden_layers}: expected {expected}"
 
 
 class Scheduler(DiffusersConfig):

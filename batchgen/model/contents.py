@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import ModelError, counted
-from batchgen.model.configs import T5, Clip, ClipWithProjection, Config, Vae
+from batchgen.model.configs import (
+    QWEN3_LAYERS,
+    T5,
+    Autoencoder,
+    Clip,
+    ClipWithProjection,
+    Config,
+    Flux2Qwen3,
+    Flux2Vae,
+    Qwen3,
+    Vae,
+)
 from batchgen.model.expected import Shape, expected_tensors
 
 # Types that can stand for weights as they are. FP8 with scales has tensors without a place.
@@ -26,6 +37,13 @@ _HARMLESS: dict[type[Config], str] = {
     T5: r"decoder\..+|lm_head\.weight",
     # Of encoding. What decodes is never harmless.
     Vae: r"quant_conv\.(weight|bias)",
+    Flux2Vae: r"quant_conv\.(weight|bias)|bn\.num_batches_tracked",
+    # What predicts the next token.
+    Qwen3: r"lm_head\.weight",
+    # And what comes after the last layer that is read.
+    Flux2Qwen3: r"lm_head\.weight|norm\.weight|layers\.(?!BEFORE)\d+\..+".replace(
+        "BEFORE", rf"({'|'.join(map(str, range(QWEN3_LAYERS[-1])))})\."
+    ),
 }
 # Older names of a VAE's attention, which diffusers renames.
 _OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -124,7 +142,9 @@ def _canonical(name: str, kind: type[Config]) -> str:
         return name.removeprefix("text_model.")
     if kind is T5:
         return "shared.weight" if name == "encoder.embed_tokens.weight" else name
-    if kind is Vae:
+    if issubclass(kind, Qwen3):
+        return name.removeprefix("model.")
+    if issubclass(kind, Autoencoder):
         return _OLDER_NAME.sub(lambda part: f"{part[1]}{_OLDER[part[2]]}.", name)
     return name
 

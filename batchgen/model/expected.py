@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from math import prod
 
 from batchgen.model.configs import (
     T5,
+    Autoencoder,
     Clip,
     ClipWithProjection,
     Config,
+    Flux2Transformer,
+    Flux2Vae,
     FluxTransformer,
+    Qwen3,
     SD3Transformer,
-    Vae,
 )
 
 Shape = tuple[int, ...]
@@ -34,12 +38,16 @@ def expected_tensors(config: Config) -> dict[str, Shape]:
             return dict(_flux(config))
         case SD3Transformer():
             return dict(_sd3(config))
-        case Vae():
+        case Flux2Transformer():
+            return dict(_flux2(config))
+        case Autoencoder():
             return dict(_vae(config))
         case Clip():
             return dict(_clip(config))
         case T5():
             return dict(_t5(config))
+        case Qwen3():
+            return dict(_qwen3(config))
     raise TypeError(f"no tensors are known of {type(config).__name__}")
 
 
@@ -54,6 +62,37 @@ def _flux(config: FluxTransformer) -> Tensors:
         yield from _under(f"single_transformer_blocks.{block}", _single_block(width, head))
     yield from _linear("norm_out.linear", 2 * width, width)
     yield from _linear("proj_out", config.in_channels, width)
+
+
+def _flux2(config: Flux2Transformer) -> Tensors:
+    width, inner, norms = config.width, config.inner, (config.attention_head_dim,)
+    yield from _matrix("x_embedder", width, config.in_channels)
+    yield from _matrix("context_embedder", width, config.joint_attention_dim)
+    time = "time_guidance_embed.timestep_embedder"
+    yield from _matrix(f"{time}.linear_1", width, config.timestep_guidance_channels)
+    yield from _matrix(f"{time}.linear_2", width, width)
+    for name, sets in (("double_stream_modulation_img", 6), ("double_stream_modulation_txt", 6)):
+        yield from _matrix(f"{name}.linear", sets * width, width)
+    yield from _matrix("single_stream_modulation.linear", 3 * width, width)
+    for number in range(config.num_layers):
+        block = f"transformer_blocks.{number}"
+        for name in ("to_q", "to_k", "to_v", "to_out.0", "to_add_out"):
+            yield from _matrix(f"{block}.attn.{name}", width, width)
+        for name in ("add_q_proj", "add_k_proj", "add_v_proj"):
+            yield from _matrix(f"{block}.attn.{name}", width, width)
+        for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+            yield f"{block}.attn.{name}.weight", norms
+        for name in ("ff", "ff_context"):
+            yield from _matrix(f"{block}.{name}.linear_in", 2 * inner, width)
+            yield from _matrix(f"{block}.{name}.linear_out", width, inner)
+    for number in range(config.num_single_layers):
+        block = f"single_transformer_blocks.{number}.attn"
+        yield from _matrix(f"{block}.to_qkv_mlp_proj", 3 * width + 2 * inner, width)
+        yield from _matrix(f"{block}.to_out", width, width + inner)
+        for name in ("norm_q", "norm_k"):
+            yield f"{block}.{name}.weight", norms
+    yield from _matrix("norm_out.linear", 2 * width, width)
+    yield from _matrix("proj_out", config.in_channels, width)
 
 
 def _sd3(config: SD3Transformer) -> Tensors:
@@ -125,27 +164,33 @@ def _attention(name: str, width: int, head: int, *, norms: bool) -> Tensors:
         yield f"{name}.{part}.weight", (head,)
 
 
-def _vae(config: Vae) -> Tensors:
+def _vae(config: Autoencoder) -> Tensors:
     channels, latent = config.block_out_channels, config.latent_channels
+    decoder = config.decoder_channels
     yield from _under("encoder", _encoder(config))
     yield from _under("decoder", _decoder(config))
-    for coder, wide, into in (
-        ("encoder", config.in_channels, channels[0]),
-        ("decoder", latent, channels[-1]),
+    for coder, wide, into, middle in (
+        ("encoder", config.in_channels, channels[0], channels[-1]),
+        ("decoder", latent, decoder[-1], decoder[-1]),
     ):
         yield from _convolution(f"{coder}.conv_in", into, wide, 3)
-        yield from _under(f"{coder}.mid_block", _middle(config))
+        yield from _under(
+            f"{coder}.mid_block", _middle(middle, attention=config.mid_block_add_attention)
+        )
     yield from _normalised("encoder.conv_norm_out", channels[-1])
     yield from _convolution("encoder.conv_out", 2 * latent, channels[-1], 3)
-    yield from _normalised("decoder.conv_norm_out", channels[0])
-    yield from _convolution("decoder.conv_out", config.out_channels, channels[0], 3)
+    yield from _normalised("decoder.conv_norm_out", decoder[0])
+    yield from _convolution("decoder.conv_out", config.out_channels, decoder[0], 3)
     if config.use_quant_conv:
         yield from _convolution("quant_conv", 2 * latent, 2 * latent, 1)
     if config.use_post_quant_conv:
         yield from _convolution("post_quant_conv", latent, latent, 1)
+    if isinstance(config, Flux2Vae):
+        for name in ("running_mean", "running_var"):
+            yield f"bn.{name}", (prod(config.patch_size) * latent,)
 
 
-def _encoder(config: Vae) -> Tensors:
+def _encoder(config: Autoencoder) -> Tensors:
     """The blocks in which pictures shrink: all but the last halve a side."""
     channels = config.block_out_channels
     for block, (into, out) in enumerate(pairwise((channels[0], *channels))):
@@ -156,9 +201,9 @@ def _encoder(config: Vae) -> Tensors:
             yield from _convolution(f"down_blocks.{block}.downsamplers.0.conv", out, out, 3)
 
 
-def _decoder(config: Vae) -> Tensors:
+def _decoder(config: Autoencoder) -> Tensors:
     """The blocks in which pictures grow: all but the last double a side."""
-    channels = config.block_out_channels[::-1]
+    channels = config.decoder_channels[::-1]
     for block, (into, out) in enumerate(pairwise((channels[0], *channels))):
         for layer in range(config.layers_per_block + 1):
             resnet = f"up_blocks.{block}.resnets.{layer}"
@@ -167,11 +212,10 @@ def _decoder(config: Vae) -> Tensors:
             yield from _convolution(f"up_blocks.{block}.upsamplers.0.conv", out, out, 3)
 
 
-def _middle(config: Vae) -> Tensors:
-    width = config.block_out_channels[-1]
+def _middle(width: int, *, attention: bool) -> Tensors:
     for layer in range(2):
         yield from _under(f"resnets.{layer}", _resnet(width, width))
-    if config.mid_block_add_attention:
+    if attention:
         yield from _normalised("attentions.0.group_norm", width)
         for part in ("to_q", "to_k", "to_v", "to_out.0"):
             yield from _linear(f"attentions.0.{part}", width, width)
@@ -223,6 +267,32 @@ def _t5(config: T5) -> Tensors:
     yield "encoder.final_layer_norm.weight", (width,)
 
 
+def _qwen3(config: Qwen3) -> Tensors:
+    """The layers that are used. All have the same tensors."""
+    width, heads = config.hidden_size, config.num_attention_heads * config.head_dim
+    groups = config.num_key_value_heads * config.head_dim
+    bias = config.attention_bias
+    yield "embed_tokens.weight", (config.vocab_size, width)
+    for number in range(config.used_layers):
+        layer = f"layers.{number}"
+        for name, out, into in (
+            ("q_proj", heads, width),
+            ("k_proj", groups, width),
+            ("v_proj", groups, width),
+            ("o_proj", width, heads),
+        ):
+            yield from (_linear if bias else _matrix)(f"{layer}.self_attn.{name}", out, into)
+        for name in ("q_norm", "k_norm"):
+            yield f"{layer}.self_attn.{name}.weight", (config.head_dim,)
+        for name in ("gate_proj", "up_proj"):
+            yield from _matrix(f"{layer}.mlp.{name}", config.intermediate_size, width)
+        yield from _matrix(f"{layer}.mlp.down_proj", width, config.intermediate_size)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            yield f"{layer}.{name}.weight", (width,)
+    if config.used_layers == config.num_hidden_layers:
+        yield "norm.weight", (width,)
+
+
 def _under(prefix: str, tensors: Tensors) -> Tensors:
     return ((f"{prefix}.{name}", shape) for name, shape in tensors)
 
@@ -230,6 +300,11 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
 def _linear(name: str, out: int, into: int) -> Tensors:
     yield f"{name}.weight", (out, into)
     yield f"{name}.bias", (out,)
+
+
+def _matrix(name: str, out: int, into: int) -> Tensors:
+    """A linear without a bias."""
+    yield f"{name}.weight", (out, into)
 
 
 def _convolution(name: str, out: int, into: int, side: int) -> Tensors:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchgen.model.configs import (
+    QWEN3_LAYERS,
     T5,
     Clip,
     ClipWithProjection,
     Config,
+    Flux2Qwen3,
+    Flux2Transformer,
+    Flux2Vae,
     FluxTransformer,
     SD3Transformer,
     Vae,
@@ -80,6 +84,16 @@ _T5_TOKENIZER = TokenizerKind(
     model="Unigram",
     special_tokens={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
 )
+_QWEN_TOKENIZER = TokenizerKind(
+    ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
+    model="BPE",
+    special_tokens=dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
+)
+
+
+def _t5_encoding(config: dict[str, Any], tokens: int) -> int:
+    """Scores and their softmax, and the MLP; `planning/memory.py` tells what was measured."""
+    return int(tokens * (2 * config["num_heads"] * tokens + 4 * config["d_ff"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +111,31 @@ class FamilyFacts:
     patch: int
     # From transformer config, image tokens and text tokens to the FLOP of one picture's step.
     step_flops: Callable[[dict[str, Any], int, int], float]
+    # Numbers that blocks take at their peak, for each token and value of its width:
+    # `planning/memory.py` tells what was measured.
+    activations: int
     # Text tokens beside those of T5.
     clip_tokens: int = 0
-    # Every picture has classifier-free guidance, not only those with a negative prompt.
+    # Every picture has classifier-free guidance, not only those with a negative prompt; unless the
+    # model is distilled.
     contrasts: bool = False
+    # What the tokenizer's chat template is told beside the prompt; None: it has no template.
+    chat: Mapping[str, Any] | None = None
+    # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
+    # takes beside the weights.
+    encoding: Callable[[dict[str, Any], int], int] = _t5_encoding
     # Key of the transformer's config with the most tokens along a side; "": any number.
     most_positions: str = ""
 
     @property
-    def t5_tokenizer(self) -> str:
-        """Folder of the T5 encoder's tokenizer."""
+    def tokenizer(self) -> str:
+        """Folder of the tokenizer whose length limits a prompt."""
         return list(self.tokenizers)[-1]
 
     @property
-    def t5(self) -> str:
-        """Folder of the T5 encoder."""
-        return encoder_of(self.t5_tokenizer)
+    def text(self) -> str:
+        """Folder of the text encoder that this tokenizer serves, the largest one."""
+        return encoder_of(self.tokenizer)
 
     @property
     def classes(self) -> dict[str, list[tuple[str, str]]]:
@@ -151,6 +174,34 @@ def _sd3_fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     yield _TEXT, transformer.joint_attention_dim, configs["text_encoder_3"].d_model
     projected = sum(clip.projection_dim for clip in clips)
     yield _POOLED, transformer.pooled_projection_dim, projected
+
+
+def _flux2_fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """A token is 2×2 latent pixels; the text is three hidden layers, side by side."""
+    transformer = configs["transformer"]
+    yield "transformer in_channels", transformer.in_channels, 4 * configs["vae"].latent_channels
+    text = len(QWEN3_LAYERS) * configs["text_encoder"].hidden_size
+    yield _TEXT, transformer.joint_attention_dim, text
+
+
+def _qwen3_encoding(config: dict[str, Any], tokens: int) -> int:
+    """As T5's, and all hidden layers: transformers keeps every one."""
+    attention = 2 * config["num_attention_heads"] * tokens
+    hidden = (QWEN3_LAYERS[-1] + 1 + len(QWEN3_LAYERS)) * config["hidden_size"]
+    return int(tokens * (attention + 4 * config["intermediate_size"] + hidden))
+
+
+def _flux2_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
+    """FLOP of a denoising step of FLUX.2, counted as FLUX.1's: L · (2·(4 + 3·m)·S·D² + 4·S²·D).
+
+    A block has 4·D² weights for each token in its attention, and 3·m·D² in its gated MLP, which is
+    m times as wide as a token.
+    """
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    layers = config["num_layers"] + config["num_single_layers"]
+    tokens, inner = image_tokens + text_tokens, int(width * config.get("mlp_ratio", 3.0))
+    weights = 4 * width**2 + 3 * inner * width
+    return float(layers * (2 * weights * tokens + 4 * tokens**2 * width))
 
 
 def _flux_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
@@ -200,6 +251,23 @@ FAMILIES = {
         _flux_fits,
         patch=2,
         step_flops=_flux_step_flops,
+        activations=20,
+    ),
+    "Flux2KleinPipeline": FamilyFacts(
+        "flux2",
+        {
+            "transformer": Component("diffusers", "Flux2Transformer2DModel", Flux2Transformer),
+            "vae": Component("diffusers", "AutoencoderKLFlux2", Flux2Vae),
+            "text_encoder": Component("transformers", "Qwen3ForCausalLM", Flux2Qwen3),
+        },
+        {"tokenizer": _QWEN_TOKENIZER},
+        _flux2_fits,
+        patch=2,
+        step_flops=_flux2_step_flops,
+        activations=25,
+        contrasts=True,
+        chat={"enable_thinking": False},
+        encoding=_qwen3_encoding,
     ),
     "StableDiffusion3Pipeline": FamilyFacts(
         "sd3",
@@ -218,6 +286,7 @@ FAMILIES = {
         _sd3_fits,
         patch=2,
         step_flops=_sd3_step_flops,
+        activations=16,
         clip_tokens=77,
         contrasts=True,
         most_positions="pos_embed_max_size",

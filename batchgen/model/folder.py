@@ -18,7 +18,7 @@ from batchgen.errors import ModelError
 _WEIGHTS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
 # Files of a component that loading reads.
 _LOADED = (
-    *("*.json", "*.txt", "*.model"),
+    *("*.json", "*.txt", "*.model", "*.jinja"),
     *(
         f"{name}{part}.safetensors"
         for name in _WEIGHTS.values()

@@ -36,6 +36,11 @@ def read_index(folder: Path) -> FamilyFacts:
     return facts
 
 
+def is_distilled(folder: Path) -> bool:
+    """Whether a model is distilled for few steps without guidance, as its index says."""
+    return bool(read_json(folder / "model_index.json").get("is_distilled", False))
+
+
 def _problems(index: dict[str, Any], pipeline: str, facts: FamilyFacts) -> list[str]:
     """What is wrong with the components that an index names."""
     needed, problems = facts.classes, []
@@ -61,10 +66,13 @@ def _problems(index: dict[str, Any], pipeline: str, facts: FamilyFacts) -> list[
 
 def _missing(name: str, given: Any, expected: str, facts: FamilyFacts) -> str:
     absent = f"{name} is missing" if given is None else f"{name} is null"
-    if name in (facts.t5, facts.t5_tokenizer):
+    if facts.components[facts.text].class_name == "T5EncoderModel" and name in (
+        facts.text,
+        facts.tokenizer,
+    ):
         return (
             f"{absent}: batchgen does not paint without T5, whose tokens the model was trained "
-            f"with. Fetch {facts.t5}/ and {facts.t5_tokenizer}/ of the same model, and save the "
+            f"with. Fetch {facts.text}/ and {facts.tokenizer}/ of the same model, and save the "
             "pipeline with both: pipe.save_pretrained('NEW-FOLDER')"
         )
     return f"{absent}, expected {expected}; fetch the model again"

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from batchgen.errors import ModelError
-from batchgen.model.configs import T5, Clip, Config
+from batchgen.model.configs import T5, Clip, Config, Qwen3
 from batchgen.model.families import ANY_TOKENIZER, TokenizerKind
 from batchgen.model.folder import check_file, read_json
 
@@ -64,7 +64,7 @@ def check_tokenizer(folder: Path, kind: TokenizerKind, encoder: Config) -> None:
     vocabulary = _vocabulary(folder, kind, own=own)
     special = _special_tokens(folder, settings, kind.special_tokens if own else {})
     _check_special(where, special, vocabulary)
-    assert isinstance(encoder, Clip | T5)
+    assert isinstance(encoder, Clip | T5 | Qwen3)
     if (largest := max(vocabulary.values(), default=-1)) >= encoder.vocab_size:
         raise ModelError(
             f"{folder}: tokens are numbered up to {largest}, but their text encoder has "

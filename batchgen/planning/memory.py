@@ -13,11 +13,12 @@ Weights are exact: their number, times 4 bytes in fp32, 2 in bf16, 1 where `[pre
 them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance),
 S text and T image tokens of a rank, the transformer's width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D; 16 in models without single blocks. The peak over all tensors of
-                    a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable Diffusion 3.5), of
-                    FLUX.1-dev on an emulated card 21 (bf16); torch.compile needs less. 26 more in
-                    FP8 and 13 in int8 on CUDA where blocks are not compiled: there torchao writes
-                    inputs out in fp32. On the emulated card these were 27 and 13
+    blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 16 of Stable Diffusion 3. The peak over
+                    all tensors of a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable
+                    Diffusion 3.5), on an emulated card 21 of FLUX.1-dev and 23.5 of FLUX.2 klein 4B
+                    (bf16); torch.compile needs less. 26 more in FP8 and 13 in int8 on CUDA where
+                    blocks are not compiled: there torchao writes inputs out in fp32. On the
+                    emulated card these were 27 and 13, and 21 and 18
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And
@@ -25,7 +26,8 @@ S text and T image tokens of a rank, the transformer's width D and its H heads, 
                     tokens: velocities. Measured together: 0.96 and 0.98 of it. With `record` it is
                 steps·4 bytes
     attention       only "math" writes out scores and their softmax: 2·R·H·(S+T)² of all tokens / cp
-    text encoding   R·S·(2·heads·S + 4·d_ff) of T5. Measured: 1.4 times the scores in long texts,
+    text encoding   R·S·(2·heads·S + 4·d_ff) of T5; of Qwen3 its hidden layers too, which
+                    transformers keeps. Measured of T5: 1.4 times the scores in long texts,
                     5 times the hidden values in short ones
 
 Decoding takes max(4·c₁, 5·c₀) numbers for each px that is decoded at once, where c₀ and c₁ are the
@@ -65,7 +67,7 @@ BANDED = 0.6
 _EAGER_8_BIT = {"fp8": 26, "int8": 13}
 # Numbers of decoding for each px and each channel of the VAE's last block but one.
 _DECODING = {"cuda": 3.5, "cpu": 4.0}
-# Weights of T5 that are never quantized.
+# Weights of the largest text encoder that are never quantized.
 _EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
 
 
@@ -164,10 +166,10 @@ def _number_bytes(job: Job, *, cuda: bool) -> int:
 
 
 def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
-    """Bytes of the text encoders' weights; only the linears of T5 are ever quantized."""
+    """Bytes of the text encoders' weights; only linears of the largest one are ever quantized."""
     linears = sum(
         prod(shape)
-        for name, shape in checkpoint.tensors(checkpoint.t5).items()
+        for name, shape in checkpoint.tensors(checkpoint.text).items()
         if len(shape) == 2 and not any(word in name for word in _EMBEDDINGS)
     )
     names = [name for name in checkpoint.components() if name.startswith("text_encoder")]
@@ -178,11 +180,13 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
 def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
     """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
-    The matrices in a block's norms compute modulations.
+    The matrices in a block's norms compute modulations. Blocks may share theirs, outside.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
-        if len(shape) == 2 and stack.endswith("transformer_blocks"):
+        if "modulation" in stack:
+            yield stack, shape, True
+        elif len(shape) == 2 and stack.endswith("transformer_blocks"):
             modulates = any(part.startswith("norm") for part in path)
             yield f"{stack}.{path[0]}", shape, modulates
 
@@ -202,8 +206,7 @@ def _denoising(job: Job, checkpoint: Checkpoint, shape: Shape, modulations: int,
     heads = config["num_attention_heads"]
     width = heads * config["attention_head_dim"]
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
-    usual = 20 if config.get("num_single_layers") else 16
-    numbers = (usual + more) * -(-(image + text) // cp) * width
+    numbers = (checkpoint.activations + more) * -(-(image + text) // cp) * width
     numbers += min(shape.steps, WINDOW) * modulations
     cache = job.cache
     if cache.policy in ("first_block", "teacache") or (cache.policy == "replay" and cache.blocks):
@@ -230,14 +233,15 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
 
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     """Numbers that encoding a group's prompts takes beside the weights."""
-    config, tokens = checkpoint.config(checkpoint.t5), job.model.max_sequence_length
-    numbers = tokens * (2 * config["num_heads"] * tokens + 4 * config["d_ff"])
-    return int(_rows(job, checkpoint, shape) * numbers)
+    numbers = checkpoint.encoding_numbers(job.model.max_sequence_length)
+    return _rows(job, checkpoint, shape) * numbers
 
 
 def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> int:
     """Numbers that decoding a group takes beside the weights; `share` of `_DECODING`."""
-    narrow, wide = checkpoint.config("vae")["block_out_channels"][:2]
+    config = checkpoint.config("vae")
+    channels = config.get("decoder_block_out_channels") or config["block_out_channels"]
+    narrow, wide = channels[:2]
     pictures, cp = min(job.engine.batch_size, shape.pictures), job.parallel.degree
     return int(_pixels_at_once(shape, pictures, cp) * max(share * wide, 5 * narrow))
 

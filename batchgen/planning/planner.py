@@ -165,5 +165,10 @@ def _limits(checkpoint: Checkpoint | None) -> tuple[Callable[[str], int], Limits
     """How tokens are counted, and what the model takes of a row; test cards take everything."""
     if checkpoint is None:
         return len, Limits()
-    limits = Limits(checkpoint.pixel_multiple, checkpoint.most_px, checkpoint.guidance)
+    limits = Limits(
+        checkpoint.pixel_multiple,
+        checkpoint.most_px,
+        checkpoint.guidance,
+        checkpoint.template_bytes,
+    )
     return checkpoint.token_counter(), limits

@@ -57,7 +57,7 @@ class Precision(Section):
         "row", "8-bit scales: one for each row, or one for the tensor", read_with=QUANTIZED
     )
     text: Literal["none", "fp8", "int8"] = setting(
-        "none", "type in which T5's weights are stored; T5 computes as before"
+        "none", "type in which the largest text encoder's weights are stored; it computes as before"
     )
     force: bool = setting(
         False,

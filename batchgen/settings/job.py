@@ -49,7 +49,9 @@ class Model(Section):
 
     path: str = setting("tiny", '"tiny" (embedded), a folder in diffusers layout, or a hub id')
     revision: str = setting("", "hub commit, tag or branch; empty: the default branch")
-    max_sequence_length: int = setting(512, "T5 tokens to which prompts are padded", ge=8, le=512)
+    max_sequence_length: int = setting(
+        512, "tokens to which prompts are padded, a chat template's among them", ge=8, le=512
+    )
     long_prompts: Literal["refuse", "truncate"] = setting(
         "refuse", "what to do with prompts over max_sequence_length"
     )
@@ -63,7 +65,8 @@ class Sampling(Section):
     height: Side = setting(1024, "px, a multiple of 16")
     steps: int = setting(28, "denoising steps", ge=1, le=1000)
     guidance: Scale = setting(
-        3.5, "FLUX's embedded guidance; Stable Diffusion 3's classifier-free guidance"
+        3.5,
+        "FLUX.1's embedded guidance; classifier-free guidance of FLUX.2 base, Stable Diffusion 3",
     )
     true_cfg: Scale = setting(1.0, "classifier-free guidance, used with a negative prompt")
     negative_prompt: str = setting("", '"" for none')

@@ -243,7 +243,7 @@ def test_weights_as_they_are_published_load_to_the_same_numbers(
     assert checkpoint.tensors(component) == plain.tensors(component)
     assert checkpoint.linears() == plain.linears()
     loaded = load_family(checkpoint, choose_device(EngineSettings(device="cpu")), 32)
-    part = {"text_encoder": "clip", "text_encoder_2": "t5"}.get(component, component)
+    part = {"text_encoder": "clip", "text_encoder_2": "text"}.get(component, component)
     expected = getattr(tiny, part).state_dict()
     for name, tensor in getattr(loaded, part).state_dict().items():
         assert torch.equal(tensor, expected[name]), name

@@ -5,17 +5,26 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+)
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
 )
 
 from batchgen.model import TINY, configs
 from batchgen.model.configs import parse_config
+from batchgen.model.contents import is_harmless
 from batchgen.model.expected import expected_tensors
 
 SD3 = {
@@ -105,3 +114,64 @@ def test_a_t5_has_the_expected_tensors(mlp: str) -> None:
     with torch.device("meta"):
         built = T5EncoderModel(T5Config(**config))
     assert expected_tensors(parse_config(config, configs.T5, where="here")) == shapes(built)
+
+
+@pytest.mark.parametrize("singles", [0, 3])
+def test_a_flux2_transformer_has_the_expected_tensors(singles: int) -> None:
+    config = {
+        "in_channels": 12,
+        "num_layers": 2,
+        "num_single_layers": singles,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 24,
+        "axes_dims_rope": [2, 2, 2, 2],
+        "mlp_ratio": 2.5,
+        "guidance_embeds": False,
+    }
+    with torch.device("meta"):
+        built = Flux2Transformer2DModel.from_config(config)
+    checked = parse_config(config, configs.Flux2Transformer, where="here")
+    assert expected_tensors(checked) == shapes(built)
+
+
+@pytest.mark.parametrize("decoder", [None, [4, 8]])
+def test_the_vae_of_flux2_has_the_expected_tensors(decoder: list[int] | None) -> None:
+    config = {
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "block_out_channels": [8, 16],
+        "decoder_block_out_channels": decoder,
+        "latent_channels": 6,
+        "norm_num_groups": 4,
+    }
+    with torch.device("meta"):
+        built = shapes(AutoencoderKLFlux2.from_config(config))
+    built.pop("bn.num_batches_tracked")
+    assert expected_tensors(parse_config(config, configs.Flux2Vae, where="here")) == built
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_qwen3_has_the_expected_tensors_as_far_as_it_is_read(bias: bool) -> None:
+    config = {
+        "vocab_size": 9,
+        "hidden_size": 6,
+        "intermediate_size": 10,
+        "num_hidden_layers": 29,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "attention_bias": bias,
+    }
+    with torch.device("meta"):
+        built = shapes(Qwen3Model(Qwen3Config(**config)))
+    if bias:  # of q, k, v and the output
+        assert "layers.0.self_attn.o_proj.bias" in built
+    assert expected_tensors(parse_config(config, configs.Qwen3, where="here")) == built
+    read = {
+        name: shape
+        for name, shape in built.items()
+        if not name.startswith(("layers.27.", "layers.28.", "norm."))
+    }
+    assert expected_tensors(parse_config(config, configs.Flux2Qwen3, where="here")) == read
+    assert all(is_harmless(name, configs.Flux2Qwen3) != (name in read) for name in built)

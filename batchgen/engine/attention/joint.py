@@ -1,37 +1,43 @@
 """Joint attention of text and image tokens, the same processor for all families.
 
-`fuse_projections` stacks q, k and v into one matrix: one larger product, and one input to quantize.
 `JointAttention` is put into every block. It does what diffusers' own processors do, down to one
 call `attend(q, k, v)`: a kernel of this device (`kernels.py`), or the exchange over a replica's
 ranks around it.
 
-Legend: R rows, S tokens (text first), H heads, E head width, D = H·E.
+Legend: R rows, S text tokens, T image tokens, H heads, E head width, D = H·E.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
+from batchgen.engine.attention.fuse import attentions
+from batchgen.engine.attention.heads import Rotary, split_heads
 from batchgen.engine.attention.kernels import Attend
 
-# Its annotations are narrower than what it takes.
-_rotate: Any = apply_rotary_emb
+
+class _Attention:
+    """What the processors share: the kernel, and attention from one linear's output."""
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend = attend
+
+    def attended(self, attn: Any, qkv: Tensor, rotary: Rotary | None) -> Tensor:
+        """Attention among the tokens of one linear's output, [R, S, 3·D] → [R, S, D]."""
+        qk, v = split_heads(qkv, attn.heads, attn.norm_qk, rotary)
+        return self.attend(qk[0], qk[1], v).flatten(2)
 
 
-class JointAttention:
-    """An attention processor for diffusers' MMDiT blocks.
+class JointAttention(_Attention):
+    """An attention processor for diffusers' MMDiT blocks. Their projections must have been fused.
 
     Blocks with separate weights for text (FLUX.1's double blocks, SD3) and blocks without are
     served alike.
     """
-
-    def __init__(self, attend: Attend) -> None:
-        self.attend = attend
 
     def __call__(
         self,
@@ -39,34 +45,55 @@ class JointAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        image_rotary_emb: Rotary | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """[R, S, D] → [R, S, D]. Where text comes apart, so does the result: (image, text)."""
+        """[R, T, D] → [R, T, D]. Where text comes apart, so does the result: (image, text)."""
         assert attention_mask is None, "no family here masks"
         image, text = hidden_states, encoder_hidden_states
-        q, k, v = _project(attn.to_qkv, attn.heads, image, attn.norm_q, attn.norm_k)
-        if text is not None:
-            norms = attn.norm_added_q, attn.norm_added_k
-            added = _project(attn.to_added_qkv, attn.heads, text, *norms)
-            q, k, v = (torch.cat(pair, dim=1) for pair in zip(added, (q, k, v), strict=True))
-        if image_rotary_emb is not None:
-            q, k = (_rotate(x, image_rotary_emb, sequence_dim=1) for x in (q, k))
-        out = self.attend(q, k, v).flatten(2)
         if text is None:
-            return out if getattr(attn, "pre_only", False) else attn.to_out[0](out)
+            out: Tensor = attn.to_out[0](self.attended(attn, attn.to_qkv(image), image_rotary_emb))
+            return out
+        of_text, of_image = _split_rotary(image_rotary_emb, text.shape[1])
+        added = split_heads(attn.to_added_qkv(text), attn.heads, attn.norm_added_qk, of_text)
+        own = split_heads(attn.to_qkv(image), attn.heads, attn.norm_qk, of_image)
+        qk, v = (torch.cat(pair, dim=-3) for pair in zip(added, own, strict=True))
+        out = self.attend(qk[0], qk[1], v).flatten(2)
         length = text.shape[1]
         text_out, image_out = out[:, :length], attn.to_out[0](out[:, length:].contiguous())
-        if not attn.context_pre_only:
+        if not getattr(attn, "context_pre_only", False):
             text_out = attn.to_add_out(text_out.contiguous())
         return image_out, text_out
 
 
-def _project(
-    qkv: Callable[[Tensor], Tensor], heads: int, x: Tensor, norm_q: Any, norm_k: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """[R, S, D] → q, k, v [R, S, H, E]; q and k are normalised where the model does so."""
-    q, k, v = (part.view(*part.shape[:2], heads, -1) for part in qkv(x).chunk(3, dim=-1))
-    return q if norm_q is None else norm_q(q), k if norm_k is None else norm_k(k), v
+class ParallelAttention(_Attention):
+    """For FLUX.2's single blocks, whose attention holds the MLP.
+
+    One linear is there for q, k, v and the MLP's input, and one for both outputs.
+    """
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        attention_mask: None = None,
+        image_rotary_emb: Rotary | None = None,
+    ) -> Tensor:
+        """[R, S, D] → [R, S, D]."""
+        assert attention_mask is None, "no family here masks"
+        qkv, mlp = attn.to_qkv_mlp_proj(hidden_states).tensor_split([3 * attn.inner_dim], dim=-1)
+        attended = self.attended(attn, qkv, image_rotary_emb)
+        out: Tensor = attn.to_out(torch.cat([attended, attn.mlp_act_fn(mlp)], dim=-1))
+        return out
+
+
+def _split_rotary(
+    rotary: Rotary | None, text_tokens: int
+) -> tuple[Rotary, Rotary] | tuple[None, None]:
+    """The positions of the text, and those of the image."""
+    if rotary is None:
+        return None, None
+    (cosines, sines), length = rotary, text_tokens
+    return (cosines[:length], sines[:length]), (cosines[length:], sines[length:])
 
 
 def install_attention(blocks: Sequence[nn.Module], joint: Attend, image: Attend) -> None:
@@ -75,35 +102,7 @@ def install_attention(blocks: Sequence[nn.Module], joint: Attend, image: Attend)
     :param joint: for attention of text and image tokens.
     :param image: for the second attention of some blocks, among image tokens alone (SD3.5 medium).
     """
-    for name, attn in _attentions(blocks):
-        attn.processor = JointAttention(image if name == "attn2" else joint)
-
-
-def fuse_projections(blocks: Sequence[nn.Module]) -> None:
-    """Replace the q, k and v linears of every attention by their stack, `to_qkv`.
-
-    Those of the text become `to_added_qkv`.
-    """
-    for _, attn in _attentions(blocks):
-        _stack(attn, "to_qkv", ("to_q", "to_k", "to_v"))
-        if getattr(attn, "add_q_proj", None) is not None:
-            _stack(attn, "to_added_qkv", ("add_q_proj", "add_k_proj", "add_v_proj"))
-
-
-def _attentions(blocks: Sequence[nn.Module]) -> list[tuple[str, Any]]:
-    children = (child for block in blocks for child in block.named_children())
-    return [(name, child) for name, child in children if name in ("attn", "attn2")]
-
-
-@torch.no_grad()
-def _stack(attn: nn.Module, name: str, parts: tuple[str, ...]) -> None:
-    linears = [getattr(attn, part) for part in parts]
-    first, outputs = linears[0], sum(linear.out_features for linear in linears)
-    has_bias = first.bias is not None
-    stacked = nn.Linear(first.in_features, outputs, bias=has_bias, device="meta")
-    for kind in ("weight", "bias") if has_bias else ("weight",):
-        rows = torch.cat([getattr(linear, kind) for linear in linears])
-        setattr(stacked, kind, nn.Parameter(rows, requires_grad=False))
-    for part in parts:
-        delattr(attn, part)
-    setattr(attn, name, stacked)
+    for name, attn in attentions(blocks):
+        holds_mlp = hasattr(attn, "to_qkv_mlp_proj")
+        kind = ParallelAttention if holds_mlp else JointAttention
+        attn.processor = kind(image if name == "attn2" else joint)

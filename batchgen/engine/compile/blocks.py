@@ -41,15 +41,13 @@ Size = TypeVar("Size")
 STATIC_SIZES = 8
 # The fewest rows of a graph with a symbolic batch.
 MANY = 2
-# The inputs that have a row for each picture.
-_ROWS = ("hidden_states", "encoder_hidden_states", "temb")
 
 
 class CompiledBlocks:
     """A transformer's blocks as functions that are compiled while `warm` calls them.
 
     `blocks` take what the originals take: hidden_states [R, T, D], encoder_hidden_states
-    [R, S, D], temb, … They work in inference mode only. Their results are contiguous.
+    [R, S, D], modulations [R, M], … They work in inference mode only. Their results are contiguous.
     """
 
     def __init__(
@@ -140,7 +138,8 @@ class CompiledBlocks:
         for kind, (block, inputs) in list(self._samples.items()):
             for rows in range(MANY, self._rows + 1):
                 repeated = {
-                    name: inputs[name][:1].expand(rows, *inputs[name].shape[1:]) for name in _ROWS
+                    name: tensor[:1].expand(rows, *tensor.shape[1:])
+                    for name, tensor in _with_rows(inputs).items()
                 }
                 self._call(block, kind, **inputs | repeated)
         # They hold activations.
@@ -148,12 +147,18 @@ class CompiledBlocks:
 
     def _mark(self, inputs: Inputs) -> None:
         """Say which dimensions are symbolic. If the compiler must make one constant, it raises."""
-        for name in _ROWS if inputs["hidden_states"].shape[0] >= MANY else ():
-            mark_dynamic(inputs[name], 0)
+        if inputs["hidden_states"].shape[0] >= MANY:
+            for tensor in _with_rows(inputs).values():
+                mark_dynamic(tensor, 0)
         if not self._static:
             mark_dynamic(inputs["hidden_states"], 1)
             for table in inputs.get("image_rotary_emb") or ():  # cos and sin, [S + T, ·]
                 mark_dynamic(table, 0)
+
+
+def _with_rows(inputs: Inputs) -> dict[str, Tensor]:
+    """The inputs that have a row for each picture: all but the table of positions, a pair."""
+    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def _call_block(block: Block, inputs: Inputs) -> Outputs:

@@ -4,6 +4,7 @@ To add a family: a file here, its line in `_FAMILIES`, and its facts for plannin
 `model/families.py`, `configs.py` and `expected.py`.
 
     flux.py      FLUX.1
+    flux2.py     FLUX.2 klein
     sd3.py       Stable Diffusion 3 and 3.5
     family.py    what the engine asks of a family, and what families share
     lora.py      LoRAs, fused at load
@@ -17,12 +18,17 @@ from __future__ import annotations
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Family
 from batchgen.engine.families.flux import Flux
+from batchgen.engine.families.flux2 import Flux2
 from batchgen.engine.families.loading import load_module, without_transformer
 from batchgen.engine.families.sd3 import StableDiffusion3
 from batchgen.errors import ModelError
 from batchgen.model import Checkpoint
 
-_FAMILIES = {"flux": Flux, "sd3": StableDiffusion3}
+_FAMILIES: dict[str, type[Flux | Flux2 | StableDiffusion3]] = {
+    "flux": Flux,
+    "flux2": Flux2,
+    "sd3": StableDiffusion3,
+}
 
 
 def load_family(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from batchgen.engine.device import Device
 from batchgen.engine.families.loading import LoadModule, load_scheduler
+from batchgen.engine.modulation import Modulator, hoist_modulations
 from batchgen.manifest import Picture
 
 
@@ -30,13 +31,13 @@ class Text:
 
     # [R, S, width of the text encoder].
     tokens: Tensor
-    # [R, pooled width of the text encoder].
-    pooled: Tensor
+    # [R, pooled width of the text encoder]; None where the family pools none.
+    pooled: Tensor | None = None
 
     def rows(self, index: Sequence[int]) -> Text:
         """The text of these rows, in this order. A row may appear several times."""
         rows = torch.tensor(index, device=self.tokens.device)
-        return Text(self.tokens[rows], self.pooled[rows])
+        return Text(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,12 @@ class Family(ABC):
     token_order: ClassVar[tuple[int, ...]]
     # p.
     patch: int = 2
+    # The VAE's class in diffusers.
+    autoencoder: ClassVar[Any] = diffusers.AutoencoderKL
     # The transformer's blocks, in the order of the data.
     blocks: list[Any]
-    # The large text encoder.
-    t5: nn.Module
+    # The largest text encoder.
+    text: nn.Module
     # All text encoders.
     encoders: tuple[nn.Module, ...]
 
@@ -102,7 +105,7 @@ class Family(ABC):
         """
         self._device = device
         self.transformer = load(folder, "transformer", transformer, device)
-        self.vae = load(folder, "vae", diffusers.AutoencoderKL, device)
+        self.vae = load(folder, "vae", self.autoencoder, device)
         self._scheduler = load_scheduler(folder)
         self._shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
@@ -182,21 +185,30 @@ class Family(ABC):
         With dynamic shift, larger pictures stay noisy for longer.
         """
         rows, columns = self.grid(width, height)
-        config, levels = self._scheduler.config, self.levels(steps)
         # Schedulers without dynamic shift do not read it.
-        mu = calculate_shift(
-            rows * columns,
-            config.base_image_seq_len,
-            config.max_image_seq_len,
-            config.base_shift,
-            config.max_shift,
-        )
-        self._scheduler.set_timesteps(**levels, mu=mu, device=self._device.kind)
+        mu = self.shift(rows * columns, steps)
+        self._scheduler.set_timesteps(**self.levels(steps), mu=mu, device=self._device.kind)
         return Schedule(self._scheduler.sigmas, self._scheduler.timesteps)
 
     def levels(self, steps: int) -> dict[str, Any]:
         """What the scheduler's `set_timesteps` is told of N steps: their number or their levels."""
         return {"num_inference_steps": steps}
+
+    def shift(self, tokens: int, steps: int) -> float:  # noqa: ARG002 - FLUX.2 reads both
+        """By how much a dynamic shift moves the noise levels of T tokens: its exponent."""
+        config = self._scheduler.config
+        mu: float = calculate_shift(
+            tokens,
+            config.base_image_seq_len,
+            config.max_image_seq_len,
+            config.base_shift,
+            config.max_shift,
+        )
+        return mu
+
+    def modulator(self) -> Modulator:
+        """Take the modulation linears out of the transformer, once; see `modulation.py`."""
+        return hoist_modulations(self.blocks)
 
     def modulated(self, image: Tensor, modulation: Tensor) -> Tensor:
         """Image tokens [R, T, D] as the first block's attention sees them: TeaCache's signal."""

@@ -44,8 +44,8 @@ class Flux(Family):
             *self.transformer.single_transformer_blocks,
         ]
         self.clip = load(folder, "text_encoder", transformers.CLIPTextModel, device)
-        self.t5 = load(folder, "text_encoder_2", transformers.T5EncoderModel, device)
-        self.encoders: tuple[nn.Module, ...] = (self.clip, self.t5)
+        self.text = load(folder, "text_encoder_2", transformers.T5EncoderModel, device)
+        self.encoders: tuple[nn.Module, ...] = (self.clip, self.text)
         self._clip_tokenizer = load_tokenizer(folder, "tokenizer")
         self._t5_tokenizer = load_tokenizer(folder, "tokenizer_2")
         self._max_sequence_length = max_sequence_length
@@ -58,7 +58,7 @@ class Flux(Family):
         clip_length = self._clip_tokenizer.model_max_length
         short = token_ids(self._clip_tokenizer, prompts, clip_length, self._device)
         long = token_ids(self._t5_tokenizer, prompts, self._max_sequence_length, self._device)
-        return Text(tokens=self.t5(long).last_hidden_state, pooled=self.clip(short).pooler_output)
+        return Text(tokens=self.text(long).last_hidden_state, pooled=self.clip(short).pooler_output)
 
     def cfg_scale(self, picture: Picture) -> float:
         """`true_cfg` where there is a negative prompt. FLUX's own guidance is embedded."""
@@ -81,6 +81,7 @@ class Flux(Family):
         scaled = [(timesteps / 1000 * 1000).repeat_interleave(rows)]
         if model.config.guidance_embeds:
             scaled.append((guidance.to(timesteps.dtype) * 1000).repeat(count))
+        assert text.pooled is not None
         temb = model.time_text_embed(*scaled, text.pooled.repeat(count, 1))
         return Conditions(
             model.context_embedder(text.tokens),
@@ -122,5 +123,5 @@ class Flux(Family):
 
     def lora_targets(self) -> dict[str, nn.Module]:
         """The transformer, CLIP and T5."""
-        encoders = {"text_encoder": self.clip, "text_encoder_2": self.t5}
+        encoders = {"text_encoder": self.clip, "text_encoder_2": self.text}
         return {"transformer": self.transformer, **encoders}

@@ -49,8 +49,8 @@ class StableDiffusion3(Family):
             load(folder, component, transformers.CLIPTextModelWithProjection, device)
             for component in ("text_encoder", "text_encoder_2")
         )
-        self.t5 = load(folder, "text_encoder_3", transformers.T5EncoderModel, device)
-        self.encoders: tuple[nn.Module, ...] = (self.clip, self.clip_2, self.t5)
+        self.text = load(folder, "text_encoder_3", transformers.T5EncoderModel, device)
+        self.encoders: tuple[nn.Module, ...] = (self.clip, self.clip_2, self.text)
         self._tokenizers = [
             load_tokenizer(folder, component)
             for component in ("tokenizer", "tokenizer_2", "tokenizer_3")
@@ -70,7 +70,7 @@ class StableDiffusion3(Family):
         ]
         short = torch.cat([clip.hidden_states[-2] for clip in clips], dim=-1)
         ids = token_ids(t5_tokenizer, prompts, self._max_sequence_length, self._device)
-        long = self.t5(ids).last_hidden_state
+        long = self.text(ids).last_hidden_state
         short = nn.functional.pad(short, (0, long.shape[-1] - short.shape[-1]))
         pooled = torch.cat([clip.text_embeds for clip in clips], dim=-1)
         return Text(tokens=torch.cat([short, long], dim=1), pooled=pooled)
@@ -91,6 +91,7 @@ class StableDiffusion3(Family):
         size: tuple[int, int],  # noqa: ARG002 - see `embed`
     ) -> Conditions:
         """Time and pooled text of every step. Positions are in the image tokens."""
+        assert text.pooled is not None
         model, count, rows = self.transformer, len(timesteps), len(text.pooled)
         times = timesteps.repeat_interleave(rows)
         temb = model.time_text_embed(times, text.pooled.repeat(count, 1))
@@ -120,4 +121,4 @@ class StableDiffusion3(Family):
     def lora_targets(self) -> dict[str, nn.Module]:
         """The transformer, both CLIPs and T5."""
         encoders = {"text_encoder": self.clip, "text_encoder_2": self.clip_2}
-        return {"transformer": self.transformer, **encoders, "text_encoder_3": self.t5}
+        return {"transformer": self.transformer, **encoders, "text_encoder_3": self.text}

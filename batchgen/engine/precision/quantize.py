@@ -26,7 +26,7 @@ and one in FP8 by 4%.
 linears in silence; here they are an error. On CUDA an FP8 product gives bf16; on a CPU fp32 works.
 
 **What is quantized.** All linears in the transformer's blocks except modulations: in FLUX.1 418,
-or 266 once q, k and v are fused, with 8.6 of its 11.9 billion weights. Everything else keeps its
+or 228 once those of one input are stacked, with 8.6 of its 11.9 billion weights. All else keeps its
 precision: those layers see few rows, so little is gained, and every token depends on them.
 
 **Cost.** Quantizing x reads it twice. Compiled code fuses that into the operations before; eager
@@ -187,7 +187,8 @@ def is_quantized(weight: Tensor) -> TypeGuard[Float8Tensor | Int8Tensor]:
 def quantizable(blocks: Sequence[nn.Module]) -> dict[str, nn.Linear]:
     """Every linear of the blocks except modulations, by its block's number and its name.
 
-    For example `17.attn.to_qkv`. Modulations are the linears inside a block's norms.
+    For example `17.attn.to_qkv`, `20.to_qkv_mlp`. Modulations are the linears inside a block's
+    norms.
 
     :raises ModelError: a matrix is not the weight of a linear, or its size does not fit.
     """

@@ -43,7 +43,7 @@ from batchgen.model import Checkpoint
 from batchgen.settings import Job
 
 # Raise this when the same job gives other tensors, or other names for them.
-VERSION = 3
+VERSION = 4
 # A file that has not grown for so long will not be finished.
 _ABANDONED_S = 3600.0
 

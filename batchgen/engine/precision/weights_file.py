@@ -1,7 +1,8 @@
 """A quantized transformer as a safetensors file.
 
-The file holds the whole transformer as the engine runs it: LoRAs fused, modulations separate, q, k
-and v stacked, the blocks' linears in 8 bits. Nothing of it is read from the checkpoint any more.
+The file holds the whole transformer as the engine runs it: LoRAs fused, modulations separate, what
+reads the same input stacked, the blocks' linears in 8 bits. Nothing of it is read from the
+checkpoint any more.
 
 Tensors are named by their place in the engine's model: `modulator.linears.0.weight`, or
 `transformer.transformer_blocks.0.attn.to_qkv.bias`. A quantized weight is several tensors:

@@ -173,7 +173,7 @@ def _find(
 def _guess(path: str, linears: Mapping[str, Shape]) -> str:
     """Why a name is foreign."""
     theirs, ours = made_for(path), kind_of(linears)
-    if theirs and theirs != ours:
+    if theirs and ours not in theirs:
         return f"the LoRA is made for {theirs}, and the model is a {ours}"
     return f"is the LoRA made for another one? The model is a {ours}"
 

@@ -106,6 +106,36 @@ _FLUX = {
     "final_layer_linear": ["proj_out"],
     "final_layer_adaLN_modulation_1": ["norm_out_linear"],
 }
+_FLUX2 = {
+    **_blocks(
+        "double_blocks",
+        "transformer_blocks",
+        {
+            "img_attn_qkv": _QKV,
+            "img_attn_proj": ("attn_to_out_0",),
+            "img_mlp_0": ("ff_linear_in",),
+            "img_mlp_2": ("ff_linear_out",),
+            "txt_attn_qkv": _CONTEXT_QKV,
+            "txt_attn_proj": ("attn_to_add_out",),
+            "txt_mlp_0": ("ff_context_linear_in",),
+            "txt_mlp_2": ("ff_context_linear_out",),
+        },
+    ),
+    **_blocks(
+        "single_blocks",
+        "single_transformer_blocks",
+        {"linear1": ("attn_to_qkv_mlp_proj",), "linear2": ("attn_to_out",)},
+    ),
+    "img_in": ["x_embedder"],
+    "txt_in": ["context_embedder"],
+    "time_in_in_layer": ["time_guidance_embed_timestep_embedder_linear_1"],
+    "time_in_out_layer": ["time_guidance_embed_timestep_embedder_linear_2"],
+    "double_stream_modulation_img_lin": ["double_stream_modulation_img_linear"],
+    "double_stream_modulation_txt_lin": ["double_stream_modulation_txt_linear"],
+    "single_stream_modulation_lin": ["single_stream_modulation_linear"],
+    "final_layer_linear": ["proj_out"],
+    "final_layer_adaLN_modulation_1": ["norm_out_linear"],
+}
 _SD3 = {
     **_blocks(
         "joint_blocks",
@@ -132,10 +162,12 @@ _SD3 = {
     "final_layer_linear": ["proj_out"],
     "final_layer_adaLN_modulation_1": ["norm_out_linear"],
 }
-_ORIGINAL = {"FLUX.1": _FLUX, "Stable Diffusion 3": _SD3}
+_ORIGINAL = {"FLUX.1": _FLUX, "FLUX.2": _FLUX2, "Stable Diffusion 3": _SD3}
 # What paths tell of the model that a LoRA was made for.
 _MADE_FOR = {
-    r"(double_blocks|single_blocks|single_transformer_blocks)_\d|guidance_": "FLUX.1",
+    r"(double|single)_stream_modulation|time_guidance|.*to_qkv_mlp_proj": "FLUX.2",
+    r"guidance_|vector_in|.*_mod(ulation)?_lin$": "FLUX.1",
+    r"(double_blocks|single_blocks|single_transformer_blocks)_\d": "FLUX.1 or FLUX.2",
     r"joint_blocks_\d": "Stable Diffusion 3",
     r"(down|up|input|output|mid|middle)_blocks?_": "Stable Diffusion 1, 2 or XL",
     r"blocks_\d+_(self|cross)_attn_|patch_embedding": "Wan",
@@ -155,9 +187,10 @@ class Linears:
 def linear_name(component: str, path: str) -> str:
     """A linear's name for comparison: `component.path`, with `_` for the path's `.`.
 
-    CLIP's `text_model` is left out, because some formats and versions leave it out.
+    CLIP's `text_model` and Qwen3's `model` are left out, because some formats and versions do so.
     """
-    return f"{component}.{path.replace('.', '_').removeprefix('text_model_')}"
+    name = path.replace(".", "_").removeprefix("text_model_").removeprefix("model_")
+    return f"{component}.{name}"
 
 
 def is_table(tensor: str) -> bool:
@@ -198,13 +231,15 @@ def find_linears(component: str, path: str, known: Mapping[str, Shape]) -> Linea
 
 
 def made_for(path: str) -> str:
-    """The model that a path in a LoRA file belongs to; "" if it tells nothing."""
+    """The models that a path in a LoRA file belongs to; "" if it tells nothing."""
     name = path.replace(".", "_")
     return next((model for pattern, model in _MADE_FOR.items() if re.match(pattern, name)), "")
 
 
 def kind_of(known: Mapping[str, Shape]) -> str:
     """The model that has these linears. Stable Diffusion 3 embeds patches by a convolution."""
+    if linear_name("transformer", "single_stream_modulation.linear") in known:
+        return "FLUX.2"
     return "FLUX.1" if linear_name("transformer", "x_embedder") in known else "Stable Diffusion 3"
 
 

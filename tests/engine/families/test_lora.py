@@ -150,7 +150,7 @@ T5_QUERY = "encoder.block.0.layer.0.SelfAttention.q"
 )
 def test_t5_can_be_changed_too(flux, fuse, module):
     b, a = matrices(64, 64)
-    linear = flux.t5.get_submodule(T5_QUERY)
+    linear = flux.text.get_submodule(T5_QUERY)
     before = linear.weight.detach().clone()
     fuse(tensors(module, b, a))
     assert torch.allclose(linear.weight, before + b @ a, atol=1e-6)

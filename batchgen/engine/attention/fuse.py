@@ -1,0 +1,70 @@
+"""Linears and norms that read the same tokens become one.
+
+`to_qkv` is the stack of q, k and v, `to_added_qkv` that of the text, and in blocks whose MLP stands
+beside their attention `to_qkv_mlp` holds the MLP's first linear too. The norms of q and k become
+`norm_qk` and `norm_added_qk`. LoRAs come before, for they are stated against the trained names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchgen.engine.attention.heads import QueryKeyNorm
+from batchgen.engine.attention.parallel_block import ParallelBlock
+
+_QKV = ("to_q", "to_k", "to_v")
+_ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
+
+
+def attentions(blocks: Sequence[nn.Module]) -> list[tuple[str, Any]]:
+    """Every attention of the blocks, with its name in its block."""
+    children = (child for block in blocks for child in block.named_children())
+    return [(name, child) for name, child in children if name in ("attn", "attn2")]
+
+
+@torch.no_grad()
+def fuse_projections(blocks: Sequence[nn.Module]) -> None:
+    """Replace what reads the same tokens by its stack, in place, in every block."""
+    for block in blocks:
+        if hasattr(block, "proj_mlp"):
+            _fuse_parallel(block)
+    for _, attn in attentions(blocks):
+        if hasattr(attn, "to_q"):
+            attn.to_qkv = _stack(_take(attn, _QKV))
+        if getattr(attn, "add_q_proj", None) is not None:
+            attn.to_added_qkv = _stack(_take(attn, _ADDED_QKV))
+        attn.norm_qk = _norm(*_take(attn, ("norm_q", "norm_k")))
+        attn.norm_added_qk = _norm(*_take(attn, ("norm_added_q", "norm_added_k")))
+
+
+def _fuse_parallel(block: Any) -> None:
+    block.to_qkv_mlp = _stack([*_take(block.attn, _QKV), *_take(block, ("proj_mlp",))])
+    block.__class__ = ParallelBlock
+
+
+def _take(module: nn.Module, names: Sequence[str]) -> list[Any]:
+    """The parts of these names, which leave the module. None where it has no such part."""
+    parts = [getattr(module, name, None) for name in names]
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+    return parts
+
+
+def _norm(query: Any, key: Any) -> QueryKeyNorm | None:
+    return None if query is None else QueryKeyNorm(query, key)
+
+
+def _stack(linears: Sequence[nn.Linear]) -> nn.Linear:
+    """One linear, whose outputs are those of all, one after the other."""
+    first, outputs = linears[0], sum(linear.out_features for linear in linears)
+    has_bias = first.bias is not None
+    stacked = nn.Linear(first.in_features, outputs, bias=has_bias, device="meta")
+    for kind in ("weight", "bias") if has_bias else ("weight",):
+        rows = torch.cat([getattr(linear, kind) for linear in linears])
+        setattr(stacked, kind, nn.Parameter(rows, requires_grad=False))
+    return stacked

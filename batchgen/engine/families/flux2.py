@@ -1,0 +1,197 @@
+"""FLUX.2 klein: 4B and 9B, distilled and base.
+
+Semantics are those of diffusers' `Flux2KleinPipeline`; tests/engine/families/test_every_family.py
+compares the two. Blocks work as FLUX.1's do, with differences: all blocks share three modulation
+linears; no linear has a bias; a single block has one linear for q, k, v and the MLP.
+
+The text is Qwen3's: three of its hidden layers, side by side. What comes after the last of them is
+neither loaded onto the device nor computed. A prompt goes through the chat template of the
+tokenizer, and `model.max_sequence_length` counts the template's tokens too.
+
+`guidance` of a base model is the scale of classifier-free guidance, as in the pipeline's call; over
+1 every picture has a second row, for its negative prompt or for "". A distilled model has no
+guidance of its own: as with FLUX.1-schnell, `true_cfg` acts where there is a negative prompt.
+
+Not covered: FLUX.2 dev (Mistral's text encoder), reference pictures, inpainting.
+
+Legend: R rows, S text tokens, T image tokens, C values of a token, D width, N steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+from torch import Tensor, nn
+
+from batchgen.engine.device import Device
+from batchgen.engine.families.family import Conditions, Family, Text
+from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
+from batchgen.engine.modulation import Modulator
+from batchgen.engine.rules import check_true_cfg
+from batchgen.manifest import Picture
+from batchgen.model import QWEN3_LAYERS, is_distilled
+
+
+class Flux2(Family):
+    """FLUX.2 klein on a device."""
+
+    # Noise is drawn in tokens, whose values are the channels of a picture without patches.
+    patch = 1
+    token_order = (0, 2, 4, 1, 3, 5)
+    autoencoder = diffusers.AutoencoderKLFlux2
+
+    def __init__(
+        self, folder: Path, device: Device, max_sequence_length: int, load: LoadModule = load_module
+    ) -> None:
+        """:param load: loads a module."""
+        super().__init__(folder, device, load, diffusers.Flux2Transformer2DModel)
+        self.blocks = [
+            *self.transformer.transformer_blocks,
+            *self.transformer.single_transformer_blocks,
+        ]
+        qwen3 = load(folder, "text_encoder", transformers.Qwen3Model, device)
+        # The last of the hidden layers is then the model's output.
+        qwen3.layers = qwen3.layers[: QWEN3_LAYERS[-1]]
+        qwen3.norm = nn.Identity()
+        self.text = qwen3
+        self.encoders: tuple[nn.Module, ...] = (self.text,)
+        self._tokenizer = load_tokenizer(folder, "tokenizer")
+        self._max_sequence_length = max_sequence_length
+        self.distilled = is_distilled(folder)
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """Three hidden layers of Qwen3, side by side; what follows the prompt is padding.
+
+        The blocks attend to padding too, because the model was trained so.
+        """
+        batch = self._tokenizer(
+            [self._in_template(prompt) for prompt in prompts],
+            padding="max_length",
+            max_length=self._max_sequence_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self._device.kind)
+        hidden = self.text(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
+        return Text(torch.cat([hidden[layer] for layer in QWEN3_LAYERS], dim=-1))
+
+    def _in_template(self, prompt: str) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+        return text
+
+    def cfg_scale(self, picture: Picture) -> float:
+        """`guidance` of a base model.
+
+        :raises JobError: a `true_cfg` that would change nothing.
+        """
+        if self.distilled:
+            return picture.true_cfg if picture.negative_prompt else 1.0
+        check_true_cfg(picture.true_cfg, contrasts=True)
+        return picture.guidance
+
+    def levels(self, steps: int) -> dict[str, Any]:
+        """N evenly spaced levels from 1 to 1/N, to be shifted."""
+        return {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+
+    def shift(self, tokens: int, steps: int) -> float:
+        """Of tokens and steps, as its authors fitted it; the scheduler's own keys are not read."""
+        mu: float = compute_empirical_mu(tokens, steps)
+        return mu
+
+    def modulator(self) -> Modulator:
+        """Two linears for all double blocks, image before text, and one for all single blocks."""
+        model = self.transformer
+        double = [
+            model.double_stream_modulation_img.linear,
+            model.double_stream_modulation_txt.linear,
+        ]
+        single = [model.single_stream_modulation.linear]
+        for name in ("double_stream_modulation_img", "double_stream_modulation_txt"):
+            delattr(model, name)
+        del model.single_stream_modulation
+        doubles, singles = len(model.transformer_blocks), len(model.single_transformer_blocks)
+        return Modulator([double] * doubles + [single] * singles)
+
+    def conditions(
+        self, text: Text, timesteps: Tensor, guidance: Tensor, size: tuple[int, int]
+    ) -> Conditions:
+        """Time of every step; rotary positions of text and image."""
+        model, count, rows = self.transformer, len(timesteps), len(guidance)
+        timesteps = timesteps.to(self._device.dtype)
+        # As the pipeline and the model between them compute it, rounding included.
+        times = (timesteps / 1000 * 1000).repeat_interleave(rows)
+        temb = model.time_guidance_embed(times, None)
+        return Conditions(
+            model.context_embedder(text.tokens),
+            temb.unflatten(0, (count, rows)),
+            self._rotary(text.tokens.shape[1], *self.grid(*size)),
+        )
+
+    def _rotary(self, text_tokens: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Positions are (0, row, column, 0) for image tokens, and (0, 0, 0, place) for text."""
+        text, image = torch.zeros(text_tokens, 4), torch.zeros(rows, columns, 4)
+        text[:, 3] = torch.arange(text_tokens)
+        image[..., 1] = torch.arange(rows)[:, None]
+        image[..., 2] = torch.arange(columns)[None, :]
+        ids = torch.cat([text, image.reshape(rows * columns, 4)]).to(self._device.kind)
+        cosines, sines = self.transformer.pos_embed(ids)
+        return cosines, sines
+
+    def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - see SD3's
+        """A linear. A token is embedded alike wherever it stands."""
+        tokens: Tensor = self.transformer.x_embedder(latents)
+        return tokens
+
+    def block(
+        self,
+        index: int,
+        image: Tensor,
+        text: Tensor,
+        modulation: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """A double or a single block."""
+        shared = {"hidden_states": image, "encoder_hidden_states": text, "image_rotary_emb": rotary}
+        if index < len(self.transformer.transformer_blocks):
+            of_image, of_text = modulation.chunk(2, dim=-1)
+            text, image = self.blocks[index](**shared, temb_mod_img=of_image, temb_mod_txt=of_text)
+        else:
+            text, image = self.blocks[index](
+                **shared, temb_mod=modulation, split_hidden_states=True
+            )
+        return image, text
+
+    def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, r, c) of a picture: the noise has no patches."""
+        channels, high, wide = super().noise_shape(width, height)
+        across, down = self.vae.config.patch_size
+        return channels * across * down, high // across, wide // down
+
+    def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
+        """Values are scaled as the VAE's batch norm scaled them, and then spread over patches."""
+        tokens, norm = self.unpatchify(latents, width, height), self.vae.bn
+        mean, variance = (
+            values.view(1, -1, 1, 1).to(tokens) for values in (norm.running_mean, norm.running_var)
+        )
+        scaled = tokens * torch.sqrt(variance + self.vae.config.batch_norm_eps) + mean
+        return nn.functional.pixel_shuffle(scaled, self.vae.config.patch_size[0])
+
+    def lora_targets(self) -> dict[str, nn.Module]:
+        """The transformer and Qwen3, as far as it is used."""
+        return {"transformer": self.transformer, "text_encoder": self.text}

@@ -1,0 +1,69 @@
+"""The chat template of a tokenizer: what a language model's prompt stands in.
+
+transformers renders it where prompts are encoded. Here it is rendered without transformers, which
+takes seconds to import, so that planning counts the tokens that the encoder will see. As there,
+nothing that a template holds can run code or change anything: jinja2 renders it in a sandbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from batchgen.errors import ModelError
+from batchgen.model.folder import check_file, read_json
+
+# Stands for a prompt when a template is tried.
+_SAMPLE = "a red circle"
+
+
+def read_chat_template(folder: Path, values: Mapping[str, Any]) -> Callable[[str], str]:
+    """A function from a prompt to the text that the tokenizer is given.
+
+    :param folder: of the tokenizer.
+    :param values: what the template is told beside the prompt.
+    :raises ModelError: there is no template, or it does not hold the prompt.
+    """
+    # Imported here, because families without a template need none.
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    where, source = _source(folder)
+    again = "fetch the folder again"
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    try:
+        template = environment.from_string(source)
+    except TemplateError as error:
+        raise ModelError(f"{where}: not a chat template: {error}; {again}.") from None
+
+    def render(prompt: str) -> str:
+        messages = [{"role": "user", "content": prompt}]
+        try:
+            return template.render(messages=messages, add_generation_prompt=True, **values)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ModelError(f"{where}: the chat template fails: {error}; {again}.") from None
+
+    if _SAMPLE not in render(_SAMPLE):
+        raise ModelError(f"{where}: the chat template leaves the prompt out; {again}.")
+    return render
+
+
+def _source(folder: Path) -> tuple[Path, str]:
+    """The template's file, and its text. A file of its own goes before tokenizer_config.json."""
+    own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if own.exists():
+        check_file(own)
+        try:
+            return own, own.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{own}: cannot be read: {error}; fetch it again.") from None
+    source = read_json(settings).get("chat_template")
+    if not isinstance(source, str):
+        raise ModelError(
+            f"{folder}: no chat template, neither as {own.name} nor in {settings.name}. The text "
+            "encoder is a language model, and was trained with one: fetch the folder again."
+        )
+    return settings, source
