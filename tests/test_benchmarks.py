@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,8 @@ from batchgen.engine.device import Device
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
-from benchmarks.gpu_sessions import SMALL, halved  # noqa: E402
+from benchmarks import gpu  # noqa: E402
+from benchmarks.gpu_rows import ROWS, make_scale, spread  # noqa: E402
 from benchmarks.peers import Row, Skip, Way, at_equal_quality, interpolate  # noqa: E402
 from benchmarks.random_flux import (  # noqa: E402
     MODULES,
@@ -60,11 +63,10 @@ def test_peers_are_compared_in_groups_of_one_size_only() -> None:
     assert "| 24.00 | 12.00 |" in at_equal_quality([theirs, *ours])
 
 
-def test_a_trace_skips_half_of_the_steps_other_ones_for_every_picture_and_never_the_first() -> None:
-    traces = [halved(key, 28) for key in range(20)]
-    assert len(set(traces)) == 20
-    assert {(trace[0], trace.count("1"), len(trace)) for trace in traces} == {("0", 14, 28)}
-    assert traces == [halved(key, 28) for key in range(20)]
+def test_a_trace_skips_a_share_of_the_steps_and_computes_the_others_at_even_distances() -> None:
+    assert spread(28, 0.75) == "0111" * 7
+    assert spread(28, 0.5) == "01" * 14
+    assert spread(4, 0.75) == "0111"
 
 
 def test_full_size_is_flux_dev_to_the_parameter(tmp_path: Path) -> None:
@@ -84,10 +86,11 @@ def test_full_size_is_flux_dev_to_the_parameter(tmp_path: Path) -> None:
 
 
 def test_engine_and_pipeline_are_given_the_same_random_weights(tmp_path: Path) -> None:
-    checkpoint = write_configurations(tmp_path / "model", small=True)
-    job = SMALL.job(engine={"device": "cpu"})
+    scale = make_scale(tmp_path, None, small=True)
+    checkpoint = scale.checkpoint()
+    job = scale.job(engine={"device": "cpu"})
     engine = build_engine(job, checkpoint, load=random_family)
-    (picture,) = SMALL.to_paint(1, 128, 4)
+    (picture,) = scale.to_paint(1, 4)
     pipeline = random_pipeline(checkpoint.folder, engine.device)
     stock = pipeline(
         picture.prompt,
@@ -96,7 +99,7 @@ def test_engine_and_pipeline_are_given_the_same_random_weights(tmp_path: Path) -
         num_inference_steps=picture.steps,
         guidance_scale=picture.guidance,
         generator=torch.Generator().manual_seed(picture.seed),
-        max_sequence_length=SMALL.text_tokens,
+        max_sequence_length=scale.text_tokens,
         output_type="latent",
     ).images
     ours = engine.denoise([picture]).latents
@@ -178,66 +181,64 @@ def test_peers_measures_every_setting_of_everyone_who_is_there(tmp_path: Path) -
     )
 
 
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+    *lms*) while echo "1755, 612.5"; do sleep 0.05; done ;;
+    *) echo "NVIDIA H200, 580.1, 1980, 3201, 700.00" ;;
+esac
+"""
+
+
+def test_what_measures_the_rows_knows_them_all() -> None:
+    assert [row.name for row in gpu.ROWS] == ["tests", *ROWS]
+
+
 @pytest.mark.slow
-def test_the_gpu_rows_are_measured_at_small_size_and_what_a_cpu_cannot_do_is_told(
-    tmp_path: Path,
+def test_the_first_look_at_a_card_is_rehearsed_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "gpu.jsonl"
-    sessions = ["ceilings", "fp8", "bf16", "stock", "groups", "large", "memory", "start"]
-    sessions += ["cache-dit"] if importlib.util.find_spec("cache_dit") else []
-    printed = run("gpu.py", "--small", "--json", str(file), "--only", *sessions)
-    rows = lines(file.read_text())
-    assert lines(printed) == rows
-    assert {row["row"] for row in rows} >= {
-        "1",
-        "2",
-        "3",
-        "4",
-        "5",
-        "7",
-        "8",
-        "9",
-        "10",
-        "11",
-        "12",
-        "ceiling",
-        "environment",
-    }
-    reasons = [row["cannot"] for row in rows if "cannot" in row]
-    assert len(reasons) == 5  # two attention kernels, three ways to leave a device
-    assert all(
-        "CUDA device" in reason or "Hopper" in reason or "no device to leave" in reason
-        for reason in reasons
-    ), reasons
-    measured = [row for row in rows if "picture_s" in row]
-    assert {(row["row"], row["side_px"], row["group"]) for row in measured} >= {
-        ("7", 128, 4),
-        ("8", 64, 8),
-        ("11", 256, 1),
-    }
-    assert all(
-        row["picture_s"] > 0 and row["denoise_s"] > 0 and row["tflops"] > 0 for row in measured
-    )
-    assert {row["skipped"] for row in measured if row["row"] == "5" or "replay" in row["name"]} == {
-        1 / 3
-    }
-    starts = [row for row in rows if row["row"] == "10"]
-    assert all(0 < row["import_s"] < row["engine_s"] < row["first_picture_s"] for row in starts)
+    """At small size on a CPU, with a driver that is played: every row is a number or a reason."""
+    there = tmp_path / "bin"
+    there.mkdir()
+    (there / "nvidia-smi").write_text(NVIDIA_SMI)
+    (there / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{there}:{os.environ['PATH']}")
+    file = tmp_path / "results" / "gpu.md"
+    printed = run("gpu.py", "--small", "--out", str(file), "--commit", "abc123")
+    rows = {line["row"]: line for line in lines(printed)}
+    assert list(rows) == [row.name for row in gpu.ROWS]
+    assert "passed" in rows["tests"]["said"] or "skipped" in rows["tests"]["said"]
+    if importlib.util.find_spec("cache_dit") is None:
+        assert "No module named 'cache_dit'" in rows.pop("cache-dit")["cannot"]
+    measured = [line for line in rows.values() if line["row"] != "tests"]
+    assert [line["skipped"] for line in measured[:5]] == [0, 0.75, 0.5, 0, 0], measured
+    for line in measured:
+        assert 0 < line["denoise_s"] < line["picture_s"]
+        assert (line["mhz"], line["watts"]) == (1755, 612.5)
+    assert rows["fp8-75"]["denoise_s"] < rows["fp8"]["denoise_s"]
+    table = file.read_text()
+    assert printed.endswith(f"\n{table}\n")
+    assert "commit abc123, NVIDIA H200, driver 580.1, up to 1980 MHz (memory 3201)" in table
+    assert table.count("\n| ") == 1 + len(measured)
+    assert len(json.loads(file.with_suffix(".json").read_text())["rows"]) == len(gpu.ROWS)
+
+
+def test_what_the_minutes_do_not_reach_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.md"
+    printed = lines(run("gpu.py", "--minutes", "0.1", "--out", str(file)))
+    assert len(printed) == len(gpu.ROWS)
+    assert all("left out: " in line["cannot"] for line in printed)
+    assert file.read_text().count("left out") == len(gpu.ROWS)
+
+
+def test_a_row_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    process = gpu.Process(gpu.ROWS[1], tmp_path, ["--small"])
+    assert "stopped after 0 s" in process.measure(0.1)["cannot"]
+    assert process._process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow
-def test_what_the_budget_does_not_reach_is_told() -> None:
-    rows = lines(run("gpu.py", "--small", "--budget", "1", "--only", "fp8", "start"))[1:]
-    assert [(row["row"], row["name"]) for row in rows] == [
-        ("4", "fp8"),
-        ("5", "fp8"),
-        ("10", "start"),
-    ]
-    assert all("budget is spent" in row["cannot"] for row in rows)
-
-
-@pytest.mark.slow
-def test_a_row_whose_session_fails_is_told_with_the_reason() -> None:
-    rows = lines(run("gpu.py", "--small", "--compile", "nonsense", "--only", "bf16"))[1:]
-    assert [row["row"] for row in rows] == ["3"]
-    assert "compile.mode" in rows[0]["cannot"]
+def test_a_row_that_fails_is_told_with_the_reason(tmp_path: Path) -> None:
+    words = ("--small", "--compile", "nonsense", "--only", "bf16", "--out", str(tmp_path / "a.md"))
+    (row,) = lines(run("gpu.py", *words))
+    assert "compile.mode" in row["cannot"]

@@ -10,6 +10,7 @@ pass and be wrong, is told instead:
 Where the host waits for the device is counted, with the line of the program that waits.
 
     drive.py    builds and runs an engine, whole or with one fault, in a process of its own
+    rehearse.py a row of benchmarks/gpu.py
     weigh.py    a model of true size without numbers: how much memory its tensors take
     card.py     torch.cuda, and what else of PyTorch must take part
     tensor.py   a tensor on cuda:0, whose numbers are a CPU tensor

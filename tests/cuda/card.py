@@ -71,6 +71,7 @@ def _insert_module() -> None:
         "synchronize": lambda _=None: streams.current().synchronize(),
         "empty_cache": lambda: None,
         "max_memory_allocated": lambda _=None: 1,
+        "reset_peak_memory_stats": lambda _=None: None,
     }
     for name, stand_in in stand_ins.items():
         setattr(torch.cuda, name, stand_in)
@@ -82,20 +83,21 @@ def _insert_functions() -> None:
     made_on_host = torch.tensor
 
     def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
-        if device is None or torch.device(device).type != "cuda":
+        where = torch.get_default_device() if device is None else torch.device(device)
+        if where.type != "cuda":
             return made_on_host(data, device=device, **kwargs)
-        return made_on_host(data, **kwargs).to(device)
+        return made_on_host(data, device="cpu", **kwargs).to(where)
 
     attend_on_host = torch.nn.functional.scaled_dot_product_attention
     attention = torch.ops.aten.scaled_dot_product_attention.default
 
-    def attend(*args: Any, **kwargs: Any) -> Tensor:
-        if isinstance(args[0], CudaTensor):
+    def attend(query: Tensor, key: Tensor, value: Tensor, *more: Any, **named: Any) -> Tensor:
+        if isinstance(query, CudaTensor):
             # Whichever kernel the program asks for, the CPU has its own.
             with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
-                out: Tensor = compute(attention, args, kwargs)
+                out: Tensor = compute(attention, (query, key, value, *more), named)
             return out
-        return attend_on_host(*args, **kwargs)
+        return attend_on_host(query, key, value, *more, **named)
 
     set_data = Tensor.data.__set__
     get_data = Tensor.data.__get__

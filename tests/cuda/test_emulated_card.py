@@ -61,10 +61,12 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"a device guard must be compiled: {error}; apt-get install g++")
 
 
-def run(program: str, *words: object) -> Any:
+def run(program: str, *words: object, standard_input: str = "") -> Any:
     """What a program says. It has a process of its own, which believes in the card to its end."""
     command = [sys.executable, "-m", f"tests.cuda.{program}", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, input=standard_input, capture_output=True, text=True, check=False
+    )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -163,3 +165,13 @@ def test_a_model_of_true_size_takes_about_the_memory_that_planning_estimates(
         for phase in ("denoising", "decoding"):
             taken, estimated = weighed[phase]
             assert 0.9 <= estimated / taken <= 1.25, (asked, phase)
+
+
+@pytest.mark.parametrize("row", ["bf16", "diffusers"])
+def test_a_row_of_the_gpu_benchmark_keeps_the_rules_too(
+    guard: Path, tmp_path: Path, row: str
+) -> None:
+    words = (guard, row, tmp_path, "--small", "--compile", "none")
+    measured = run("rehearse", *words, standard_input="begin\n")
+    assert measured["device"] == "an emulated card"
+    assert 0 < measured["denoise_s"] < measured["picture_s"]

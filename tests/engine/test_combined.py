@@ -303,6 +303,7 @@ def test_compiled_stable_diffusion_paints_what_the_eager_one_does(
     assert start_alone(one, job(model=sd35, compiled_in=tmp_path), 2) == started
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("offload", ["text", "model", "layers"])
 def test_what_leaves_the_device_between_uses_changes_no_bit_of_a_cached_run(offload: str) -> None:

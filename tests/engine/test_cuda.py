@@ -8,7 +8,10 @@ from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import parse_job
 from tests.support.stock import TEXT_TOKENS, make_picture, psnr
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 
 def open_on_gpu(precision):

@@ -223,7 +223,7 @@ def devices() -> list[tuple[str, str, torch.dtype]]:
     cuda = [("flash", bf16), ("cudnn", bf16), ("math", fp32)]
     return [
         *product(("cpu",), ("sdpa", "flash", "math"), (fp32, bf16)),
-        *(pytest.param("cuda", *case, marks=needs_cuda) for case in cuda),
+        *(pytest.param("cuda", *case, marks=[pytest.mark.cuda, needs_cuda]) for case in cuda),
     ]
 
 

@@ -323,6 +323,7 @@ def test_a_compiled_block_is_one_graph_for_all_numbers_of_rows_and_equals_the_ea
     assert len(graphs) == 1
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("kind", "high"), [("fp8", 0.045), ("int8", 0.02)])
 def test_on_a_gpu_a_linear_is_as_exact_and_each_token_by_itself(kind, high):
