@@ -18,7 +18,7 @@ from batchgen.engine.cache.probe import Probe
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.compile.compiler import Compiler
 from batchgen.engine.denoise import Rows, denoise, draw_noise
-from batchgen.engine.device import Device
+from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Schedule, Text
 from batchgen.engine.forward_pass import Forward
 from batchgen.engine.interface import Compilation, Denoised
@@ -104,10 +104,12 @@ class TorchEngine:
         latents = denoise(forward, noise, rows, schedule, velocities)
         finite = latents.isfinite().flatten(1).all(dim=1)
         clock.mark()
+        # Here the host waits for the group, and then it knows the laps too.
+        verdict = tuple(finite.tolist())
         text_s, denoise_s = clock.laps_s()
         return Denoised(
             latents,
-            tuple(finite.tolist()),
+            verdict,
             *size,
             text_s,
             denoise_s,
@@ -156,7 +158,7 @@ class TorchEngine:
         return Velocities(self.policy, keys, noise, schedule.sigmas.tolist())
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=self.device.kind)
+        return upload(values, self.device.kind)
 
     @torch.inference_mode()
     def _decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:

@@ -129,7 +129,8 @@ def _copy(func: Any, args: Any, kwargs: Any, name: str) -> Any:
             return _made_up(source)
         plain = tree_map_only(CudaTensor, lambda tensor: tensor.numbers, args)
         return func(*plain, **kwargs)
-    if blocking or source.untyped_storage()._cdata not in _pinned:
+    pinned = source.untyped_storage()._cdata in _pinned
+    if source.numel() and (blocking or not pinned):
         wait_for_device("a copy from the host")
     if name == "copy_":
         args[0].memory.write(name)

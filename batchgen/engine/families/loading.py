@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from batchgen.engine.device import Device
+from batchgen.engine.device import Device, upload
 from batchgen.errors import ModelError, counted
 
 LoadModule = Callable[[Path, str, Any, Device], Any]
@@ -82,8 +82,7 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], length: int, device: Devic
     batch = tokenizer(
         list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
-    ids: Tensor = batch.input_ids
-    return ids.to(device.kind)
+    return upload(batch.input_ids, device.kind)
 
 
 def load_scheduler(folder: Path) -> Any:
