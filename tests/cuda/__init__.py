@@ -12,6 +12,7 @@ Where the host waits for the device is counted, with the line of the program tha
     program.py  programs of this folder, each in a process of its own
     drive.py    builds and runs an engine, whole or with one fault, alone or as several ranks
     weigh.py    a model of true size without numbers: how much memory its tensors take
+    load.py     what loading takes of the host
     mutants.py  the faults
     ranks.py    a process group of threads, under NCCL's rules
     card.py     torch.cuda, and what else of PyTorch must take part
