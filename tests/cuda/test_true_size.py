@@ -1,7 +1,7 @@
 """Planning's estimate of memory, against what tensors of true size take on the emulated card.
 
 Models are as wide as the published ones. All but one are shallow: layers add weights and modulation
-vectors, which planning counts exactly, and activations of a layer are gone when the next one begins.
+vectors, which planning counts exactly, and a layer's activations are gone when the next one begins.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def quantize(how: QuantizedWeights, family: Any, _: Any, device: torch.device) -
 
 def settle(_: Pinned, weight: Weight) -> Tensor:
     """In the place of `Pinned.settle`, which fills the host's memory."""
-    home = torch.empty_like(weight.value, device="meta")
+    value = weight.value
+    home = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
     weight.put(home)
     return home
 
