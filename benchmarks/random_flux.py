@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,11 @@ def random_module(folder: Path, component: str, kind: Any, device: Device) -> An
 
 
 def random_family(
-    checkpoint: Checkpoint, device: Device, max_sequence_length: int, transformer: bool
+    checkpoint: Checkpoint,
+    device: Device,
+    max_sequence_length: int,
+    transformer: bool,
+    settled: Collection[str] = (),  # noqa: ARG001 - weights are made on the device
 ) -> Flux:
     """For `build_engine(…, load=random_family)`."""
     load = random_module if transformer else without_transformer(random_module)

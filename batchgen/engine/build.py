@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +29,7 @@ from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
 from batchgen.engine.parallel.ulysses_ring import RanksAttention
-from batchgen.engine.precision.rules import check_independence, check_tokens
+from batchgen.engine.precision.rules import QUANTIZED, check_independence, check_tokens
 from batchgen.engine.rules import compile_mode
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.engine.vae.decode import CompiledDecode, plain_decode, worth_compiling
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LoadFamily = Callable[[Checkpoint, Device, int, bool], Family]
+LoadFamily = Callable[[Checkpoint, Device, int, bool, Collection[str]], Family]
 """As `load_family`."""
 
 
@@ -70,7 +70,8 @@ def build_engine(
     text_tokens = job.model.max_sequence_length
     # If a file has the quantized transformer, its structure is enough until quantization.
     trained = weights is None or not weights.stored()
-    family = device.attempt(lambda: load(checkpoint, device, text_tokens, trained))
+    settled = _settled(job, checkpoint, device)
+    family = device.attempt(lambda: load(checkpoint, device, text_tokens, trained, settled))
 
     # LoRAs come first: they are stated against the trained weights, under the trained names, in the
     # trained precision. Later steps move linears (modulations), rename them (fused q, k and v),
@@ -86,8 +87,8 @@ def build_engine(
     numerics = _quantize(job, family, modulator, weights, device)
     # Attention must be final before anything is traced.
     attentions, kernel = _choose_attention(job, checkpoint, family, ranks, device)
-    # The model goes to the device when nothing about it will change any more: no larger than it
-    # must be, and without what may leave again.
+    # What is not there yet goes to the device when nothing about it will change any more: no larger
+    # than it must be, and without what may leave again.
     residence = device.attempt(
         lambda: Residence(job.engine.offload, device.kind, family, modulator)
     )
@@ -127,6 +128,24 @@ def _choose_weights(
     from batchgen.engine.precision.quantized_weights import choose_weights
 
     return choose_weights(job, asked.linear, checkpoint, device)
+
+
+def _settled(job: Job, checkpoint: Checkpoint, device: Device) -> set[str]:
+    """The components that a card holds as they are trained, and all the time.
+
+    Loaded straight to it, they take no memory of the host, where several workers load at once.
+    What is quantized arrives linear by linear, so that the card never holds the trained weights.
+    """
+    if device.kind.type != "cuda":
+        return set()
+    offload, precision = job.engine.offload, job.precision
+    encoders = {name for name in checkpoint.components() if name.startswith("text_encoder")}
+    settled = {"vae"}
+    if offload == "none":
+        settled |= encoders
+    if offload in ("none", "text") and precision.linear not in QUANTIZED:
+        settled.add("transformer")
+    return settled - ({checkpoint.text} if precision.text != "none" else set())
 
 
 def _quantize(

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from batchgen.engine.cache.products import Products
-from batchgen.engine.cache.selection import Selection, upload
+from batchgen.engine.cache.selection import Selection
 from batchgen.engine.cache.velocities import Velocities
-from batchgen.engine.device import Device
+from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Family, Schedule, Text
 from batchgen.engine.forward_pass import Forward
 from batchgen.manifest import Picture
@@ -46,7 +46,7 @@ class Rows:
         place = {picture: at for at, picture in enumerate(pictures.numbers)}
         chosen = [row for row, picture in enumerate(self.owner) if picture in place]
         owner = [place[self.owner[row]] for row in chosen]
-        numbers, index = upload([chosen, owner], torch.int64, self.index.device)
+        numbers, index = upload([chosen, owner], self.index.device, torch.int64)
         first = len(self.owner) - len(self.scales)  # B
         scales = self.scales.index_select(0, numbers[len(pictures.numbers) :] - first)
         return Rows(owner, index, scales, self.text), numbers
@@ -61,7 +61,7 @@ def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tens
     shape = family.noise_shape(group[0].width, group[0].height)
     generators = (torch.Generator().manual_seed(picture.seed) for picture in group)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    return family.pack(noise.to(device.kind, device.dtype))
+    return family.pack(upload(noise.to(device.dtype), device.kind))
 
 
 def denoise(

@@ -6,11 +6,12 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from batchgen.errors import DeviceFault, JobError, OutOfMemory
 from batchgen.settings import EngineSettings
@@ -88,6 +89,20 @@ class Device:
     def peak_bytes(self) -> int:
         """The most memory that tensors took so far; 0 on a CPU, which does not say."""
         return torch.cuda.max_memory_allocated(self.kind) if self.kind.type == "cuda" else 0
+
+
+def upload(
+    numbers: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Numbers of the host, nested or a tensor, as a tensor on the device. Nobody waits.
+
+    A copy from ordinary memory would keep the host until all is done that was queued before. From
+    pinned memory, which PyTorch holds until it was read, a copy is queued like any other work.
+    """
+    host = torch.as_tensor(numbers, dtype=dtype)
+    if device.type == "cuda" and host.numel():
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
 
 
 def _meaning(error: RuntimeError) -> type[OutOfMemory | DeviceFault] | None:

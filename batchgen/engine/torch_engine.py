@@ -19,7 +19,7 @@ from batchgen.engine.cache.products import Products
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.compile.compiler import Compiler
 from batchgen.engine.denoise import Rows, denoise, draw_noise
-from batchgen.engine.device import Device
+from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Schedule, Text
 from batchgen.engine.forward_pass import Forward
 from batchgen.engine.interface import Compilation, Denoised
@@ -109,10 +109,12 @@ class TorchEngine:
         watched = velocities or products
         finite = latents.isfinite().flatten(1).all(dim=1)
         clock.mark()
+        # Here the host waits for the group, and then it knows the laps too.
+        verdict = tuple(finite.tolist())
         text_s, denoise_s = clock.laps_s()
         return Denoised(
             latents,
-            tuple(finite.tolist()),
+            verdict,
             *size,
             text_s,
             denoise_s,
@@ -160,7 +162,7 @@ class TorchEngine:
         return Velocities(self.policy, group, noise, schedule.sigmas.tolist())
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=self.device.kind)
+        return upload(values, self.device.kind)
 
     @torch.inference_mode()
     def _decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:

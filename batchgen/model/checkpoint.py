@@ -16,7 +16,7 @@ from typing import Any
 from batchgen.errors import ModelError
 from batchgen.model.chat_template import read_chat_template
 from batchgen.model.configs import Config, Scheduler, parse_config
-from batchgen.model.contents import canonical_names, check_weights, is_harmless
+from batchgen.model.contents import FLOATS, canonical_names, check_weights, is_harmless
 from batchgen.model.families import FAMILIES, SCHEDULER, FamilyFacts, encoder_of
 from batchgen.model.folder import (
     component_files,
@@ -162,6 +162,16 @@ class Checkpoint:
         built = self._facts.components[component]
         _check_class(path, content, *built.written_by)
         return parse_config(content, built.config, where=str(path))
+
+    def stored_type(self, component: str) -> str:
+        """The type of a component's numbers in its files, such as `BF16`; "" where types differ.
+
+        :raises ModelError: a file is missing or broken.
+        """
+        headers = self._headers(component).values()
+        tensors = (entry for header in headers for entry in header.values() if "dtype" in entry)
+        types = {entry["dtype"] for entry in tensors} & FLOATS
+        return types.pop() if len(types) == 1 else ""
 
     def _headers(self, component: str) -> dict[Path, dict[str, Any]]:
         """The headers of a component's weight files."""

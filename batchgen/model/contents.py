@@ -27,7 +27,7 @@ from batchgen.model.configs import (
 from batchgen.model.expected import Shape, expected_tensors
 
 # Types that can stand for weights as they are. FP8 with scales has tensors without a place.
-_FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 # Tensors of published files that cannot change a picture: other halves of the same model, and
 # buffers that are computed anew. By the kind of component.
 _OF_CLIP = r"embeddings\.position_ids|logit_scale|vision_model\..+|visual_projection\.weight"
@@ -130,7 +130,7 @@ def _misfits(
     if other := [name for name, shape in shapes.items() if shape != expected[name]]:
         first = f"{other[0]} is {shapes[other[0]]}, expected {expected[other[0]]}"
         yield f"{_some(other)} of another shape than config.json asks for: {first}. {_OTHER}"
-    if whole := [name for name, tensor in known.items() if tensor["dtype"] not in _FLOATS]:
+    if whole := [name for name, tensor in known.items() if tensor["dtype"] not in FLOATS]:
         yield (
             f"{_some(whole)} of type {known[whole[0]]['dtype']}: quantized weights, which batchgen "
             "does not load. Give the bf16 checkpoint; precision.linear quantizes it"

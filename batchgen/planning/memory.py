@@ -13,12 +13,14 @@ Weights are exact: their number, times 4 bytes in fp32, 2 in bf16, 1 where `[pre
 them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance),
 S text and T image tokens of a rank, the transformer's width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 16 of Stable Diffusion 3. The peak over
+    blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 15 of Stable Diffusion 3. The peak over
                     all tensors of a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable
-                    Diffusion 3.5), on an emulated card 21 of FLUX.1-dev and 23.5 of FLUX.2 klein 4B
-                    (bf16); torch.compile needs less. 26 more in FP8 and 13 in int8 on CUDA where
+                    Diffusion 3.5); on an emulated card in bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein
+                    4B), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs less. 26 and
+                    20 more in FP8, 13 and 11 in int8, with single blocks and without, on CUDA where
                     blocks are not compiled: there torchao writes inputs out in fp32. On the
-                    emulated card these were 27 and 13, and 21 and 18
+                    emulated card these were 27 (FLUX.1), 21 (FLUX.2) and 17 to 22, 13, 18 and 8 to
+                    12
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And
@@ -31,10 +33,10 @@ S text and T image tokens of a rank, the transformer's width D and its H heads, 
                     5 times the hidden values in short ones
 
 Decoding takes max(4·c₁, 5·c₀) numbers for each px that is decoded at once, where c₀ and c₁ are the
-channels of the VAE's last two blocks; on CUDA 3.5·c₁. For FLUX.1 these are 4.1 kB on a CPU (3.9
-measured in fp32; half of it in bf16, where 2.4 were measured) and 1.8 on CUDA in bf16: tensors take
-1.5 there, on the emulated card, and the rest is for what convolutions want, which is not known.
-Bands take 0.6 of it (0.61 there). The workspace is 1 GB on CUDA (context and libraries, an
+channels of the VAE's last two blocks; on CUDA 3.4·c₁. For FLUX.1 these are 4.1 kB on a CPU (3.9
+measured in fp32; half of it in bf16, where 2.4 were measured) and 1.7 on CUDA in bf16: tensors take
+1.4 to 1.5 there, on the emulated card, and the rest is for what convolutions want, which is not
+known. Bands take 0.6 of it (0.61 there). The workspace is 1 GB on CUDA (context and libraries, an
 assumption) and 0.5 on a CPU (Python with torch: 0.33 measured).
 
 The emulated card (tests/cuda/) sums the bytes of tensors. Nothing was measured on a real one.
@@ -63,10 +65,11 @@ WINDOW = 32
 WORKSPACE = {"cuda": 10**9, "cpu": 5 * 10**8}
 # What decoding in bands takes, of what decoding the picture whole takes: engine/sizes.py.
 BANDED = 0.6
-# Numbers that blocks in 8 bits take more if they are not compiled, for each token and the width.
-_EAGER_8_BIT = {"fp8": 26, "int8": 13}
+# Numbers that blocks in 8 bits take more if they are not compiled, for each token and the width, by
+# whether some of them are single blocks.
+_EAGER_8_BIT = {"fp8": {True: 26, False: 20}, "int8": {True: 13, False: 11}}
 # Numbers of decoding for each px and each channel of the VAE's last block but one.
-_DECODING = {"cuda": 3.5, "cpu": 4.0}
+_DECODING = {"cuda": 3.4, "cpu": 4.0}
 # Weights of the largest text encoder that are never quantized.
 _EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
 
@@ -135,8 +138,9 @@ def estimate_memory(
     modulations = sum(shape[0] for shape in modulators)
     kind, offload = "cuda" if cuda else "cpu", job.engine.offload
     eager = cuda and (offload == "layers" or job.compile.mode == "none")
-    more = _EAGER_8_BIT.get(job.precision.linear, 0) if eager else 0
-    denoising = max(_denoising(job, checkpoint, shape, modulations, more) for shape in shapes)
+    denoising = max(
+        _denoising(job, checkpoint, shape, modulations, eager=eager) for shape in shapes
+    )
     denoising *= size
     decoding = max(_decoding(job, checkpoint, shape, _DECODING[kind]) for shape in shapes) * size
     encoding = max(_encoding(job, checkpoint, shape) for shape in shapes) * size
@@ -197,15 +201,19 @@ def _rows(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     return pictures * (2 if shape.negative or checkpoint.contrasts else 1)
 
 
-def _denoising(job: Job, checkpoint: Checkpoint, shape: Shape, modulations: int, more: int) -> int:
+def _denoising(
+    job: Job, checkpoint: Checkpoint, shape: Shape, modulations: int, *, eager: bool
+) -> int:
     """Numbers that a group's denoising takes beside the weights.
 
-    :param more: what blocks take more than usual, for each token and the transformer's width.
+    :param eager: on CUDA, and blocks are not compiled.
     """
     config, cp = checkpoint.config("transformer"), job.parallel.degree
     heads = config["num_attention_heads"]
     width = heads * config["attention_head_dim"]
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
+    single = bool(config.get("num_single_layers"))
+    more = _EAGER_8_BIT.get(job.precision.linear, {}).get(single, 0) if eager else 0
     numbers = (checkpoint.activations + more) * -(-(image + text) // cp) * width
     numbers += min(shape.steps, WINDOW) * modulations
     cache = job.cache

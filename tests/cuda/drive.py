@@ -1,19 +1,21 @@
-"""Builds and runs the embedded model on the emulated card, in a process of its own.
+"""Builds and runs small models on the emulated card, in a process of its own.
 
     python -m tests.cuda.drive GUARD.so '{"NAME": {"offload": "layers", "steps": 6}, …}'
 
-prints what each run did, as JSON. In a run, a group is denoised while another thread decodes the
-group before, as in a worker.
+prints what each run did, as JSON. A group is denoised while another thread decodes the group
+before, as in a worker; or several ranks make it together, each in a thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
+import tempfile
 import threading
+import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,76 +27,107 @@ if __name__ == "__main__":
 
 import torch
 
-from batchgen.engine.build import build_engine
-from batchgen.engine.families.flux import Flux
+from batchgen.engine import build as program
+from batchgen.engine.interface import Denoised
+from batchgen.engine.parallel.collectives import Ranks
+from batchgen.engine.parallel.mesh import Mesh
 from batchgen.engine.torch_engine import TorchEngine
+from batchgen.manifest import Picture
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import parse_job
 from tests.cuda import streams, tensor
+from tests.cuda.mutants import put_in
+from tests.cuda.ranks import Exchanges
+from tests.support.sd3_folder import save_sd3
 from tests.support.stock import TEXT_TOKENS, make_picture, psnr
 
-patch = mock.patch.object
+# Of each policy, settings with which some pictures of a group skip a step and others compute it.
 CACHES: dict[str, dict[str, Any]] = {
     "none": {},
-    "first_block": {"policy": "first_block", "threshold": 0.35},
-    "multistep": {"policy": "multistep", "tolerance": 0.02},
+    "multistep": {"tolerance": 0.05},
+    "first_block": {"threshold": 0.2},
+    "teacache": {"threshold": 0.3},
+    "adacache": {"threshold": 0.04},
+    "schedule": {"skip": [2, 3, 5]},
+    "replay": {"blocks": 0},
+    "replay, measuring": {"blocks": 1},
 }
+_scratch = tempfile.TemporaryDirectory()
+_choose_device = program.choose_device
 
 
-def build(device: str, offload: str, cache: dict[str, Any]) -> TorchEngine:
-    sections = {
-        "model": {"path": "tiny", "max_sequence_length": TEXT_TOKENS},
-        "engine": {"device": device, "offload": offload},
-        "precision": {"linear": "bf16"},
-        "compile": {"mode": "none"},
-        "cache": cache,
-    }
-    job = parse_job(sections, "a test")
-    return build_engine(job, resolve(job.model))
+def paint(*, mutant: str = "", again: bool = True, **settings: Any) -> dict[str, Any]:
+    """Paint a group on the card, and on the CPU; with a fault put in, perhaps.
 
-
-def paint(
-    offload: str = "none",
-    *,
-    steps: int = 6,
-    policy: str = "none",
-    scale: float = 1,
-    mutant: str = "",
-) -> Any:
-    """Paint a group twice on the card, and on the CPU; with a fault put in, perhaps.
-
-    :param scale: of the first picture's classifier-free guidance.
+    :param again: denoise it once more, while it is decoded.
     """
-    cache, group = CACHES[policy], [make_picture(key, steps=steps) for key in range(2)]
-    group[0] = make_picture(0, steps=steps, true_cfg=scale, negative_prompt="blue")
-    expected = build("cpu", "none", cache)
+    group, sections = _asked(**settings)
+    expected = _build("cpu", sections)
     before = expected.denoise(group)
     streams.report.faults.clear()
     with tensor.Emulation(), put_in(mutant):
-        engine, decoded = build("cuda", offload, cache), []
+        engine, decoded = _build("cuda", sections), []
         streams.report.waits.clear()
         try:
             denoised = engine.denoise(group)
             waits = dict(streams.report.waits)
             writer = threading.Thread(target=_decode, args=(engine, denoised, decoded))
             writer.start()
-            again = engine.denoise(group)
+            second = engine.denoise(group) if again else denoised
             writer.join()
         except RuntimeError as error:
             return {"error": str(error), "faults": dict(streams.report.faults)}
-        equal = torch.equal(denoised.latents.cpu(), again.latents.cpu())
-        del denoised, again, engine
+        equal = torch.equal(denoised.latents.cpu(), second.latents.cpu())
+        traces, identity = denoised.traces, engine.identity
+        del denoised, second, engine
     return {
         "error": "",
         "faults": dict(streams.report.faults),
         "waits": waits,
         "psnr": psnr(expected.decode(before)[0], decoded[0]),
         "repeats": equal,
-        "skipped": [[trace.skipped for trace in traces] for traces in (before.traces, decoded[1])],
+        "skipped": [[trace.skipped for trace in its] for its in (before.traces, traces)],
+        "identity": identity,
     }
 
 
-def lend(*, waits: bool, records: bool) -> Any:
+def share(*, ulysses: int, ring: int, mutant: str = "", **settings: Any) -> dict[str, Any]:
+    """Have several ranks denoise a group on the card together, and one rank on the CPU."""
+    group, sections = _asked(**settings)
+    before = _build("cpu", sections).denoise(group)
+    mesh, made = Mesh(ulysses, ring), dict[int, Denoised]()
+    exchanges = Exchanges(mesh.degree)
+    # One after the other: transformers does not load in several threads.
+    with tensor.Emulation():
+        engines = [_build("cuda", sections, Ranks(rank, mesh)) for rank in range(mesh.degree)]
+        torch.cuda.synchronize()
+    streams.report.faults.clear()
+    streams.report.waits.clear()
+
+    def work(rank: int) -> None:
+        with tensor.Emulation(), exchanges.of(rank):
+            made[rank] = engines[rank].denoise(group)
+
+    with exchanges, put_in(mutant):
+        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(mesh.degree)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    latents = [made[rank].latents.numbers for rank in sorted(made)]
+    return {
+        "error": exchanges.error,
+        "faults": dict(streams.report.faults),
+        "waits": dict(streams.report.waits),
+        "calls": dict(exchanges.calls),
+        "ranks": len(made),
+        "alike": all(torch.equal(latents[0], other) for other in latents[1:]),
+        "psnr": psnr(before.latents.float(), latents[0].float()) if latents else 0,
+        "skipped": [[trace.skipped for trace in its.traces] for its in (before, *made.values())],
+    }
+
+
+def lend(*, waits: bool, records: bool) -> dict[str, Any]:
     """Use a tensor of another stream, and let it go."""
     streams.report.faults.clear()
     with tensor.Emulation():
@@ -111,46 +144,88 @@ def lend(*, waits: bool, records: bool) -> Any:
     return {"faults": dict(streams.report.faults)}
 
 
-def _decode(engine: TorchEngine, denoised: Any, decoded: list[Any]) -> None:
-    with tensor.Emulation():
-        decoded += [engine.decode(denoised)[0], denoised.traces]
+def _asked(
+    *,
+    model: str = "flux",
+    steps: int = 6,
+    pictures: int = 2,
+    policy: str = "none",
+    scale: float = 1,
+    linear: str = "bf16",
+    **engine: Any,
+) -> tuple[Sequence[Picture], dict[str, Any]]:
+    """A group of pictures, and the sections of the job that makes them.
 
-
-@contextlib.contextmanager
-def put_in(mutant: str) -> Iterator[None]:
-    """A fault of the program, for a while; "" is none."""
-
-    def asks_at_every_step(family: Any, image: Any, temb: Any) -> Any:
-        image.isnan().any().item()
-        return head(family, image, temb)
-
-    def stays_on_the_host(_: Any, values: Any) -> Any:
-        return torch.tensor(values)
-
-    def goes_on(what: str) -> None:
-        streams.report.wait(what)
-
-    head = Flux.head
-    patches: dict[str, list[Any]] = {
-        "": [],
-        "a tensor stays on the host": [patch(TorchEngine, "_tensor", stays_on_the_host)],
-        "streams do not wait": [patch(streams.Event, "wait", lambda *_: None)],
-        "the host does not wait": [
-            patch(tensor, "wait_for_device", goes_on),
-            patch(streams.Event, "synchronize", lambda _: None),
-        ],
-        "the host waits at every step": [patch(Flux, "head", asks_at_every_step)],
+    :param scale: of the first picture's classifier-free guidance.
+    """
+    group = [make_picture(key, steps=steps) for key in range(pictures)]
+    # The embedded model has guidance of its own; Stable Diffusion contrasts every picture.
+    contrast = {"true_cfg": scale} if model == "flux" else {"guidance": scale}
+    group[0] = make_picture(0, steps=steps, negative_prompt="blue", **contrast)
+    cache = CACHES[policy] | {"policy": policy.split(",")[0]}
+    if cache["policy"] == "replay":
+        traces = {str(key): ("01" * steps)[key : key + steps - 1] for key in range(pictures)}
+        cache["trace"] = _write("traces.json", {key: "0" + its for key, its in traces.items()})
+    return group, {
+        "model": {"path": _folder(model), "max_sequence_length": TEXT_TOKENS},
+        "engine": engine,
+        "precision": {"linear": linear},
+        "compile": {"mode": "none"},
+        "cache": cache,
     }
-    with contextlib.ExitStack() as stack:
-        for change in patches[mutant]:
-            stack.enter_context(change)
-        yield
+
+
+def _build(device: str, sections: dict[str, Any], ranks: Ranks | None = None) -> TorchEngine:
+    """An engine that computes in bf16 what is not in 8 bits, as on a card."""
+    # A CPU has neither every kernel nor anything that can leave it.
+    engine = sections["engine"] if device == "cuda" else {}
+    job = parse_job(sections | {"engine": engine | {"device": device}}, "a test")
+
+    def in_bf16(settings: Any, _: str) -> Any:
+        return _choose_device(settings, "bf16")
+
+    with mock.patch.object(program, "choose_device", in_bf16):
+        return program.build_engine(job, resolve(job.model), ranks)
+
+
+def _folder(model: str) -> str:
+    """Where the model is: the embedded one, or a small Stable Diffusion 3.5 with dual attention."""
+    if model == "flux":
+        return "tiny"
+    folder = Path(_scratch.name) / model
+    return str(folder if folder.exists() else save_sd3(folder))
+
+
+def _write(name: str, value: Any) -> str:
+    path = Path(_scratch.name) / name
+    path.write_text(json.dumps(value))
+    return str(path)
+
+
+def _decode(engine: TorchEngine, denoised: Denoised, decoded: list[Any]) -> None:
+    with tensor.Emulation():
+        decoded.append(engine.decode(denoised)[0])
+
+
+def _install_flash_attention_3() -> None:
+    """The package's function, as its documentation has it: [R, S, H, E] each."""
+
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        heads_first = (x.transpose(1, 2) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+
+    module: Any = types.ModuleType("flash_attn_interface")
+    module.__spec__, module.flash_attn_func = ModuleSpec(module.__name__, None), attend
+    sys.modules[module.__name__] = module
+
+
+def _run(settings: dict[str, Any]) -> dict[str, Any]:
+    if "records" in settings:
+        return lend(**settings)
+    return share(**settings) if "ulysses" in settings else paint(**settings)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    results = {
-        name: (lend if "records" in settings else paint)(**settings)
-        for name, settings in json.loads(sys.argv[2]).items()
-    }
-    print(json.dumps(results))
+    _install_flash_attention_3()
+    print(json.dumps({name: _run(its) for name, its in json.loads(sys.argv[2]).items()}))

@@ -1,14 +1,15 @@
 """How much memory a model of true size takes on a card, step by step. Nothing is computed.
 
-    python -m tests.cuda.weigh GUARD.so FOLDER '[{"side": 1024, "batch": 4}, …]'
+    python -m tests.cuda.weigh GUARD.so '[{"folder": "flux-dev", "groups": [[1024, 4]]}, …]'
 
 The emulated card's tensors have no numbers, only shapes and storages, whose bytes are summed: what
-PyTorch's tensors take, and not what libraries take within an operation. FOLDER has configurations
+PyTorch's tensors take, and not what libraries take within an operation. A folder has configurations
 and tokenizers. Prints the peaks and what planning estimates, as JSON.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import warnings
@@ -22,16 +23,18 @@ if __name__ == "__main__":
     card.insert(Path(sys.argv[1]))  # before the program is imported
 
 import torch
+from torch import Tensor
 
 from batchgen.engine.build import build_engine
 from batchgen.engine.device import Device
+from batchgen.engine.offload.weights import Pinned, Weight
 from batchgen.engine.precision.quantize import quantize_blocks
 from batchgen.engine.precision.quantized_weights import QuantizedWeights
-from batchgen.model.checkpoint import resolve
+from batchgen.engine.torch_engine import TorchEngine
+from batchgen.model.checkpoint import Checkpoint, resolve
 from batchgen.planning.memory import estimate_memory
 from batchgen.planning.plan import Shape
-from batchgen.settings.job import parse_job
-from benchmarks.random_flux import _default_dtype
+from batchgen.settings.job import Job, parse_job
 from tests.cuda import tensor
 from tests.cuda.streams import report
 from tests.support.stock import make_picture
@@ -42,10 +45,13 @@ STEPS = 2
 def shapes_alone(folder: Path, component: str, kind: Any, device: Device) -> Any:
     """In the place of `load_module`."""
     config = json.loads((folder / component / "config.json").read_text())
-    with torch.device("meta"), _default_dtype(device.dtype):
-        if hasattr(kind, "from_config"):
-            return kind.from_config(config).eval()
-        return kind(kind.config_class.from_dict(config)).eval()
+    with torch.device("meta"):
+        module = (
+            kind.from_config(config)
+            if hasattr(kind, "from_config")
+            else kind(kind.config_class.from_dict(config))
+        )
+    return torch.nn.Module.to(module.eval(), device.dtype)
 
 
 def quantize(how: QuantizedWeights, family: Any, _: Any, device: torch.device) -> int:
@@ -53,35 +59,77 @@ def quantize(how: QuantizedWeights, family: Any, _: Any, device: torch.device) -
     return quantize_blocks(family.blocks, how.how, device)
 
 
-def weigh(folder: str, *, side: int, batch: int, **sections: Any) -> dict[str, Any]:
-    usual = {
-        "model": {"path": folder, "max_sequence_length": 512},
-        "engine": {"device": "cuda", "batch_size": batch},
-        "compile": {"mode": "none"},
-    }
+def settle(_: Pinned, weight: Weight) -> Tensor:
+    """In the place of `Pinned.settle`, which fills the host's memory."""
+    value = weight.value
+    home = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    weight.put(home)
+    return home
+
+
+def weigh(
+    *, folder: str, groups: list[tuple[int, int]], decode: bool = False, **sections: Any
+) -> dict[str, Any]:
+    """A model's weights, and what groups take beside them: pairs of measured and estimated bytes.
+
+    :param groups: side in px and pictures of each.
+    """
+    usual = {"model": {"path": folder, "max_sequence_length": 512}, "compile": {"mode": "none"}}
+    engine = {"device": "cuda", "batch_size": max(pictures for _, pictures in groups)}
+    sections["engine"] = engine | sections.get("engine", {})
     job = parse_job(usual | sections, "a test")
     checkpoint = resolve(job.model)
-    need = estimate_memory(job, checkpoint, [Shape(side, side, STEPS, False, batch)], cuda=True)
-    group = [make_picture(key, width=side, height=side, steps=STEPS) for key in range(batch)]
-    loading = mock.patch("batchgen.engine.families.load_module", shapes_alone)
-    quantizing = mock.patch.object(QuantizedWeights, "install", quantize)
-    with tensor.Emulation(), loading, quantizing:
-        engine = build_engine(job, checkpoint)
-        weights = report.most_bytes = report.bytes
-        denoised = engine.denoise(group)
-        denoising, report.most_bytes = report.most_bytes - weights, report.bytes
-        engine.decode(denoised)
-        decoding = report.most_bytes - weights
-        del engine, denoised
+    report.faults.clear()
+    # An engine that was weighed before, in circles of references.
+    gc.collect()
+    with (
+        tensor.Emulation(),
+        mock.patch("batchgen.engine.families.load_module", shapes_alone),
+        mock.patch.object(QuantizedWeights, "install", quantize),
+        mock.patch.object(Pinned, "settle", settle),
+    ):
+        built = build_engine(job, checkpoint)
+        weights = report.bytes
+        weighed = [
+            _group(built, job, checkpoint, side, pictures, decode=decode)
+            for side, pictures in groups
+        ]
+        del built
+    need = estimate_memory(job, checkpoint, [Shape(1024, 1024, STEPS, False, 1)], cuda=True)
     return {
         "faults": dict(report.faults),
-        "weights": [weights, need.transformer + need.encoders + need.vae],
-        "denoising": [denoising, need.denoising],
-        "decoding": [decoding, need.decoding],
+        "weights": [weights, need.phases[1].weights],
+        "groups": weighed,
     }
+
+
+def _group(
+    engine: TorchEngine, job: Job, checkpoint: Checkpoint, side: int, pictures: int, *, decode: bool
+) -> dict[str, list[int]]:
+    shape = Shape(side, side, STEPS, False, pictures)
+    need = estimate_memory(job, checkpoint, [shape], cuda=True)
+    group = [
+        make_picture(key, width=side, height=side, steps=STEPS, guidance=3.5)
+        for key in range(pictures)
+    ]
+    begin = report.most_bytes = report.bytes
+    denoised = engine.denoise(group)
+    # While a group is denoised, another one is decoded.
+    beside = need.workspace + need.decoding
+    most = max(phase.weights + phase.rest for phase in need.phases[:2]) - beside
+    peaks = {
+        "in all": [report.most_bytes, most],
+        "denoising": [report.most_bytes - begin, need.denoising],
+    }
+    if decode:
+        report.most_bytes = report.bytes
+        engine.decode(denoised)
+        peaks["decoding"] = [report.most_bytes - begin, need.decoding]
+    del denoised
+    return peaks
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     tensor.place = torch.device("meta")
-    print(json.dumps([weigh(sys.argv[2], **run) for run in json.loads(sys.argv[3])]))
+    print(json.dumps([weigh(**its) for its in json.loads(sys.argv[2])]))

@@ -286,7 +286,7 @@ def test_the_largest_planned_size_counts(flux: Checkpoint) -> None:
 )
 def test_so_many_px_are_decoded_at_once(flux: Checkpoint, side: int, cp: int, px: float) -> None:
     need = dev(flux, shape(side), engine={"batch_size": 8}, parallel={"cp": cp})
-    assert need.decoding == pytest.approx(px * 2 * 3.5 * 256, rel=1e-6)  # 1.8 kB each
+    assert need.decoding == pytest.approx(px * 2 * 3.4 * 256, rel=1e-6)  # 1.7 kB each
 
 
 def test_at_the_very_least_all_but_the_weights_take_half() -> None:

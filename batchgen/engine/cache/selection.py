@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from batchgen.engine.device import upload
 
 
 class Selection:
@@ -18,7 +19,7 @@ class Selection:
         """
         self.numbers = numbers
         everything = len(numbers) == of
-        self.index = None if everything else upload(numbers, torch.int64, device)
+        self.index = None if everything else upload(numbers, device, torch.int64)
 
     def of(self, values: Tensor) -> Tensor:
         """The selected rows: [R, …] → [n, …]."""
@@ -27,9 +28,3 @@ class Selection:
     def put(self, values: Tensor, new: Tensor) -> Tensor:
         """`values` [R, …] with the selected rows replaced by `new` [n, …]."""
         return new if self.index is None else values.index_copy(0, self.index, new)
-
-
-def upload(numbers: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers, nested or not, as a tensor on the device, which is not waited for."""
-    host = torch.tensor(numbers, dtype=dtype)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host

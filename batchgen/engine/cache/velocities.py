@@ -46,8 +46,9 @@ import torch
 from torch import Tensor
 
 from batchgen.engine.cache.policy import COMPUTED, SKIPPED, Policy
-from batchgen.engine.cache.selection import Selection, upload
+from batchgen.engine.cache.selection import Selection
 from batchgen.engine.cache.trajectory import Trajectory
+from batchgen.engine.device import upload
 from batchgen.engine.interface import Trace
 from batchgen.manifest import Picture
 
@@ -76,8 +77,9 @@ class Velocities:
         self._known = [torch.zeros_like(noise, dtype=torch.float32) for _ in range(kept)]
         # Which pictures skipped each step, [B].
         self._skips: list[list[bool]] = []
-        # What was measured at each step: [B] numbers, or [B] on the device until it is needed.
-        self._measured: list[list[float] | Tensor] = []
+        # What was measured at each step, [B]; and on the device what nothing is decided from.
+        self._measured: list[list[float]] = []
+        self._unread: dict[int, Tensor] = {}
 
     def step(
         self, step: int, latents: Tensor, measure: Measure, compute: Compute
@@ -112,17 +114,17 @@ class Velocities:
 
     def traces(self) -> list[Trace]:
         """What each of the B pictures skipped so far, and what was measured at each step."""
-        measured = [
-            distances.tolist() if isinstance(distances, Tensor) else distances
-            for distances in self._measured
-        ]
+        measured = dict(enumerate(self._measured))
+        if self._unread:
+            read = torch.stack([*self._unread.values()]).tolist()
+            measured |= zip(self._unread, read, strict=True)
         return [
             Trace(
                 "".join(SKIPPED if skip else COMPUTED for skip in skips),
                 tuple(number if math.isfinite(number) else None for number in distances),
             )
             for skips, distances in zip(
-                zip(*self._skips, strict=True), zip(*measured, strict=True), strict=True
+                zip(*self._skips, strict=True), zip(*measured.values(), strict=True), strict=True
             )
         ]
 
@@ -133,17 +135,22 @@ class Velocities:
         """
         if self._policy.signal:
             return
-        told = [math.nan] * len(chosen.numbers)
-        if step:
-            before = self._known[0] if self._policy.learns == "change" else predicted
-            differences = torch.linalg.vector_norm(new - chosen.of(before), dim=(1, 2))
-            distances = differences / torch.linalg.vector_norm(new, dim=(1, 2))
-            missing = torch.full((len(self._deciders),), math.nan, device=new.device)
-            self._measured[step] = chosen.put(missing, distances)
-            told = distances.tolist() if self._policy.learns else told
+        distances = self._distances(chosen, new, predicted) if step else None
         if self._policy.learns:
+            told = [math.nan] * len(chosen.numbers) if distances is None else distances.tolist()
             for number, distance in zip(chosen.numbers, told, strict=True):
+                self._measured[step][number] = distance
                 self._deciders[number].after(step, distance)
+        elif distances is not None:
+            missing = torch.full((len(self._deciders),), math.nan, device=new.device)
+            self._unread[step] = chosen.put(missing, distances)
+
+    def _distances(self, chosen: Selection, new: Tensor, predicted: Tensor) -> Tensor:
+        """Errors or changes of the chosen pictures, [n]."""
+        before = self._known[0] if self._policy.learns == "change" else predicted
+        differences = torch.linalg.vector_norm(new - chosen.of(before), dim=(1, 2))
+        distances: Tensor = differences / torch.linalg.vector_norm(new, dim=(1, 2))
+        return distances
 
     def _correct(self, step: int, chosen: Selection, latents: Tensor, new: Tensor) -> Tensor:
         """The latents with what the chosen pictures skipped before corrected; keeps `new`."""
@@ -165,7 +172,7 @@ def _sum(weights: Sequence[Sequence[float]], values: Sequence[Tensor]) -> Tensor
 
     :param weights: [n][as many as there are values].
     """
-    shares = upload(weights, torch.float32, values[0].device)[:, :, None, None]
+    shares = upload(weights, values[0].device, torch.float32)[:, :, None, None]
     total = shares[:, 0] * values[0]
     for place, value in enumerate(values[1:], start=1):
         total.addcmul_(shares[:, place], value)

@@ -15,11 +15,15 @@ A room imports only rooms below it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import torch
+
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Family
 from batchgen.engine.families.flux import Flux
 from batchgen.engine.families.flux2 import Flux2
-from batchgen.engine.families.loading import load_module, without_transformer
+from batchgen.engine.families.loading import load_module, straight_to_device, without_transformer
 from batchgen.engine.families.sd3 import StableDiffusion3
 from batchgen.errors import ModelError
 from batchgen.model import Checkpoint
@@ -29,15 +33,22 @@ _FAMILIES: dict[str, type[Flux | Flux2 | StableDiffusion3]] = {
     "flux2": Flux2,
     "sd3": StableDiffusion3,
 }
+# By their name in safetensors.
+_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_family(
-    checkpoint: Checkpoint, device: Device, max_sequence_length: int, transformer: bool = True
+    checkpoint: Checkpoint,
+    device: Device,
+    max_sequence_length: int,
+    transformer: bool = True,
+    settled: Collection[str] = (),
 ) -> Family:
     """Load the checkpoint's weights, on the host and in the device's type.
 
     :param max_sequence_length: text tokens of T5.
     :param transformer: False: the transformer is its structure alone, on the meta device.
+    :param settled: components that go to the device at once, to stay.
     :raises ModelError: components are not those of the family, or cannot be loaded.
     """
     if checkpoint.family not in _FAMILIES:
@@ -45,6 +56,8 @@ def load_family(
             f"{checkpoint.folder}: planned as family {checkpoint.family!r}, which this engine does "
             f"not have; known: {', '.join(_FAMILIES)}"
         )
-    load = load_module if transformer else without_transformer(load_module)
+    stored = {name: _TYPES.get(checkpoint.stored_type(name), device.dtype) for name in settled}
+    load = straight_to_device(load_module, stored)
+    load = load if transformer else without_transformer(load)
     family = _FAMILIES[checkpoint.family]
     return family(checkpoint.folder, device, max_sequence_length, load)

@@ -19,7 +19,7 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
-from batchgen.engine.device import Device
+from batchgen.engine.device import Device, upload
 from batchgen.engine.families.loading import LoadModule, load_scheduler
 from batchgen.engine.modulation import Modulator, hoist_modulations
 from batchgen.manifest import Picture
@@ -36,17 +36,17 @@ class Text:
 
     def rows(self, index: Sequence[int]) -> Text:
         """The text of these rows, in this order. A row may appear several times."""
-        rows = torch.tensor(index, device=self.tokens.device)
+        rows = upload(index, self.tokens.device, torch.int64)
         return Text(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Noise levels of a denoising loop, fp32, on the device."""
+    """Noise levels of a denoising loop, fp32."""
 
-    # [N + 1], falling.
+    # [N + 1], falling; on the host, which reads two of them at each step.
     sigmas: Tensor
-    # [N], as the model is told them.
+    # [N], as the model is told them; on the device.
     timesteps: Tensor
 
 
@@ -187,8 +187,9 @@ class Family(ABC):
         rows, columns = self.grid(width, height)
         # Schedulers without dynamic shift do not read it.
         mu = self.shift(rows * columns, steps)
-        self._scheduler.set_timesteps(**self.levels(steps), mu=mu, device=self._device.kind)
-        return Schedule(self._scheduler.sigmas, self._scheduler.timesteps)
+        self._scheduler.set_timesteps(**self.levels(steps), mu=mu, device="cpu")
+        timesteps = upload(self._scheduler.timesteps, self._device.kind)
+        return Schedule(self._scheduler.sigmas, timesteps)
 
     def levels(self, steps: int) -> dict[str, Any]:
         """What the scheduler's `set_timesteps` is told of N steps: their number or their levels."""

@@ -22,7 +22,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from batchgen.engine.device import Device
+from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Text
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer, token_ids
 from batchgen.manifest import Picture
@@ -95,8 +95,8 @@ class Flux(Family):
         ids[..., 1] = torch.arange(rows)[:, None]
         ids[..., 2] = torch.arange(columns)[None, :]
         ids = torch.cat([torch.zeros(text_tokens, 3), ids.reshape(rows * columns, 3)])
-        ids = ids.to(device=self._device.kind, dtype=self._device.dtype)
-        cosines, sines = self.transformer.pos_embed(ids)
+        ids = ids.to(self._device.dtype)
+        cosines, sines = self.transformer.pos_embed(upload(ids, self._device.kind))
         return cosines, sines
 
     def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - see SD3's

@@ -30,7 +30,7 @@ import transformers
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor, nn
 
-from batchgen.engine.device import Device
+from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Text
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
 from batchgen.engine.modulation import Modulator
@@ -77,10 +77,10 @@ class Flux2(Family):
             max_length=self._max_sequence_length,
             truncation=True,
             return_tensors="pt",
-        ).to(self._device.kind)
+        )
         hidden = self.text(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            input_ids=upload(batch.input_ids, self._device.kind),
+            attention_mask=upload(batch.attention_mask, self._device.kind),
             output_hidden_states=True,
             use_cache=False,
         ).hidden_states
@@ -149,8 +149,8 @@ class Flux2(Family):
         text[:, 3] = torch.arange(text_tokens)
         image[..., 1] = torch.arange(rows)[:, None]
         image[..., 2] = torch.arange(columns)[None, :]
-        ids = torch.cat([text, image.reshape(rows * columns, 4)]).to(self._device.kind)
-        cosines, sines = self.transformer.pos_embed(ids)
+        ids = torch.cat([text, image.reshape(rows * columns, 4)])
+        cosines, sines = self.transformer.pos_embed(upload(ids, self._device.kind))
         return cosines, sines
 
     def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - see SD3's

@@ -5,7 +5,8 @@ Weights are safetensors, all files are local, and no code from the folder runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from batchgen.engine.device import Device
+from batchgen.engine.device import Device, upload
 from batchgen.errors import ModelError, counted
 
 LoadModule = Callable[[Path, str, Any, Device], Any]
@@ -24,7 +25,8 @@ LoadModule = Callable[[Path, str, Any, Device], Any]
 def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:
     """A component in evaluation mode, in the device's type, on the host.
 
-    It goes to the device later (`offload/`), when nothing about it will change any more.
+    Weights that the files hold in that type are mapped from them: all workers of a node share the
+    pages of its file cache. Others are converted, which takes as much memory again for each worker.
 
     :param kind: its class in diffusers or transformers.
     :raises ModelError: it does not load as that kind, or weights are missing, which the library
@@ -47,6 +49,23 @@ def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:
             f"shape: {', '.join(missing[:3])}"
         )
     return module.eval()
+
+
+def straight_to_device(load: LoadModule, stored: Mapping[str, torch.dtype]) -> LoadModule:
+    """Like `load`, but some components go to the device, and the host never holds them.
+
+    They are mapped in their files' type. Each tensor is converted on its way.
+
+    :param stored: these components, and the type of their numbers in the files.
+    """
+
+    def load_or_send(folder: Path, component: str, kind: Any, device: Device) -> Any:
+        if component not in stored:
+            return load(folder, component, kind, device)
+        module = load(folder, component, kind, replace(device, dtype=stored[component]))
+        return torch.nn.Module.to(module, device.kind, device.dtype)
+
+    return load_or_send
 
 
 def without_transformer(load: LoadModule) -> LoadModule:
@@ -82,8 +101,7 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], length: int, device: Devic
     batch = tokenizer(
         list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
-    ids: Tensor = batch.input_ids
-    return ids.to(device.kind)
+    return upload(batch.input_ids, device.kind)
 
 
 def load_scheduler(folder: Path) -> Any:
