@@ -128,7 +128,9 @@ def _cards(answer: dict[str, Any], needs: Needs, present: int) -> Iterator[Findi
     if len(cards) < needs.cards:
         site = f"the site profile says gpus_per_node = {needs.cards}"
         wanted = site if needs.site else f"the job needs {counted(needs.cards, 'card')}"
-        remedy = _INSTALL if not answer["cuda"] or answer["why"] else "nvidia-smi -L"
+        remedy = "nvidia-smi -L lists them; or name a site that has more, with --site"
+        if (present and not answer["cuda"]) or answer["why"]:
+            remedy = _INSTALL
         yield failed("torch", f"{found}; {wanted}", remedy)
     elif present and not cards and given not in ("", "-1"):
         yield failed("torch", f"{found}; the driver has {counted(present, 'card')}", _INSTALL)
@@ -179,10 +181,17 @@ def _linears(cards: Cards, needs: Needs) -> Iterator[Finding]:
             where=cards.name,
         )
         if kind == "fp8" and not cards.count and found.state == "ok":
-            told = f"{found.found}; slow on a CPU, for rehearsals"
-            remedy = "A CUDA card of compute capability 8.9 or newer is quicker, not slower, in FP8"
-            found = warning("fp8", told, remedy) if needs.linear("fp8") else ok("fp8", told)
+            found = _fp8_on_a_cpu(found.found, needs)
         yield found
+
+
+def _fp8_on_a_cpu(told: str, needs: Needs) -> Finding:
+    """FP8 works on a CPU, unpacked: for rehearsals, and not for a job that insists on cards."""
+    slow = f"{told}; slow on a CPU, for rehearsals"
+    if not needs.linear("fp8"):
+        return ok("fp8", slow)
+    remedy = "Use cards of compute capability 8.9 or newer, or --set precision.linear=bf16"
+    return broken("fp8", slow, remedy, needed=needs.cards > 0)
 
 
 def _attentions(cards: Cards, needs: Needs) -> Iterator[Finding]:

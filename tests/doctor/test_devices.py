@@ -190,6 +190,18 @@ def test_what_a_device_lacks_is_told_and_fails_only_the_job_that_needs_it(
     assert failed.remedy.startswith("--set ")
 
 
+def test_fp8_on_a_cpu_is_for_rehearsals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "attempt", lambda *_, **__: {"off": 0.037})
+    for asked, state in (
+        (needs(), "ok"),
+        (needs("precision.linear=fp8"), "warning"),
+        (needs("precision.linear=fp8", "engine.device=cuda"), "failed"),
+    ):
+        told, _ = devices._linears(Cards(), asked)
+        assert told.state == state
+        assert told.found.endswith("3.7% off the plain computation; slow on a CPU, for rehearsals")
+
+
 @pytest.fixture
 def dead_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A PyTorch that crashes its process, as a broken driver does."""
