@@ -1,17 +1,20 @@
 """What this machine, or each node of a cluster, can do, and what to type where it cannot.
 
-    show.py         findings for people, and as JSON lines
-    nodes.py        every node of a site is asked by a job of its own
-    examine.py      all checks of one machine, in their order
-    scheduler.py    SLURM's commands, controller and accounting
-    models.py       a job's model, and the hub: reachable, or offline on purpose
-    devices.py      driver, cards, PyTorch, precisions, attention, exchange, compiler
-    folders.py      the folder of runs, the compile cache
-    machine.py      installed versions, host memory, open files
-    trial.py        risky trials, each in a process of its own; the only room that imports torch
-    child.py        another process, with a time limit, whatever becomes of it
-    needs.py        what a job needs of a machine
-    finding.py      what a check found: ok, warning, failed, with the remedy
+    show.py          findings for people, and as JSON lines
+    nodes.py         every node of a site is asked by a job of its own
+    examine.py       all checks of one machine, in their order
+    scheduler.py     SLURM's commands, controller and accounting
+    models.py        a job's model, and the hub: reachable, or offline on purpose
+    devices.py       the driver, the cards, and what the engine can do on them
+    capabilities.py  precisions, attention, exchange between ranks, compiler: each tried
+    cards.py         the cards that PyTorch sees, and those that are there or needed
+    driver.py        the cards that NVIDIA's driver lists
+    folders.py       the folder of runs, the compile cache
+    machine.py       installed versions, host memory, open files
+    trial.py         risky trials, each in a process of its own; the only room that imports torch
+    child.py         another process, with a time limit, whatever becomes of it
+    needs.py         what a job needs of a machine
+    finding.py       what a check found: ok, warning, failed, with the remedy
 
 A room imports only rooms below it.
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 import tomllib
@@ -66,7 +67,11 @@ class Question:
         won = durable.link(shared / f"{name}.bytes", shared / "winner")
         job = parse_job(tomllib.loads(self.job), "the job") if self.job else None
         findings = [one.on(name) for one in same_software(self.software)]
-        findings += examine(Path(self.root), Needs(job, self.site))
+        for finding in examine(Path(self.root), Needs(job, self.site)):
+            findings.append(finding)
+            # Should the job end before it answers, its log says how far it came.
+            sys.stdout.write(f"after {finding.name}: {finding.found}\n")
+            sys.stdout.flush()
         answer = {
             "findings": [finding.as_dict() for finding in findings],
             "saw": saw,

@@ -36,10 +36,11 @@ def list_nodes(partition: str | None) -> list[Node]:
     rows = [line.split("|", 3) for line in listing.splitlines() if line.count("|") >= 3]
     # The default partition is marked by a star.
     nodes = [row for row in rows if partition or row[2].strip().endswith("*")]
-    return [
+    listed = [
         Node(name.strip(), state.strip(), "" if reason.strip() == "none" else reason.strip())
         for name, state, _, reason in nodes
     ]
+    return list({node.name: node for node in listed}.values())  # it may be in several partitions
 
 
 def expand_hosts(listed: str) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.doctor import devices
-from batchgen.doctor.devices import Cards
+from batchgen.doctor import capabilities, cards, devices, driver
+from batchgen.doctor.cards import Cards
 from batchgen.doctor.finding import Finding
 from batchgen.doctor.needs import Needs
 from batchgen.settings import Site, load_job
@@ -51,7 +51,7 @@ def driver_of(rows: list[str], listing: list[str]) -> str:
 
 
 def test_a_machine_without_driver_computes_on_its_cpu(no_driver: None) -> None:
-    assert devices._driver() == (
+    assert driver.driver(needs()) == (
         Finding("driver", "", "ok", "no NVIDIA driver: this machine computes on its CPU"),
         0,
     )
@@ -60,7 +60,7 @@ def test_a_machine_without_driver_computes_on_its_cpu(no_driver: None) -> None:
 def test_cards_of_one_kind_are_told_together(nvidia_smi: Script) -> None:
     row = H100.format(mig="Disabled")
     nvidia_smi(driver_of([row, row, "580.65, NVIDIA A10, 23028, 8.6, [N/A]"], [LISTED] * 3))
-    told, count = devices._driver()
+    told, count = driver.driver(needs())
     assert (told.state, count) == ("ok", 3)
     assert told.found == (
         "580.65: 2 × NVIDIA H100 80GB HBM3, 81559 MiB, compute capability 9.0; "
@@ -70,9 +70,9 @@ def test_cards_of_one_kind_are_told_together(nvidia_smi: Script) -> None:
 
 def test_slices_are_told_and_a_card_that_should_have_some_fails(nvidia_smi: Script) -> None:
     nvidia_smi(driver_of([H100.format(mig="Enabled")], [LISTED, SLICE, SLICE]))
-    assert devices._driver()[0].found.endswith("9.0; MIG slices: 3g.40gb, 3g.40gb")
+    assert driver.driver(needs())[0].found.endswith("9.0; MIG slices: 3g.40gb, 3g.40gb")
     nvidia_smi(driver_of([H100.format(mig="Enabled")], [LISTED]))
-    told, _ = devices._driver()
+    told, _ = driver.driver(needs())
     assert told.state == "failed"
     assert told.found.endswith("; MIG is on and there is no slice")
     assert "nvidia-smi mig -cgi" in told.remedy
@@ -82,14 +82,14 @@ def test_a_driver_that_hangs_or_fails_is_told(
     nvidia_smi: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(devices, "_DRIVER_S", 0.2)
+    monkeypatch.setattr(driver, "LIMIT_S", 0.2)
     nvidia_smi("sleep 60")
-    told, count = devices._driver()
+    told, count = driver.driver(needs())
     assert (told.state, count) == ("failed", 1)
     assert told.found == "nvidia-smi did not end within 0.2 s; the kernel shows 1 card"
-    monkeypatch.setattr(devices, "_DRIVER_S", 10.0)
+    monkeypatch.setattr(driver, "LIMIT_S", 10.0)
     nvidia_smi("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
-    told, _ = devices._driver()
+    told, _ = driver.driver(needs())
     assert told.state == "failed"
     assert "exit code 18: Failed to initialize NVML: Driver/library version mismatch" in told.found
 
@@ -123,19 +123,19 @@ def test_pytorch_has_to_see_the_cards_that_are_there_or_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    (found,) = devices._cards(answer, asked, present)
+    (found,) = cards._seen(answer, asked, present)
     assert (found.state, told in found.found) == (state, True), found
     assert bool(found.remedy) == (state == "failed")
 
 
 def test_cards_that_are_hidden_on_purpose_fail_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    (found,) = devices._cards(seen(), needs(), 2)
+    (found,) = cards._seen(seen(), needs(), 2)
     assert (found.state, 'CUDA_VISIBLE_DEVICES is ""' in found.found) == ("ok", True)
 
 
 def test_memory_that_others_hold_is_told() -> None:
-    _, busy = devices._cards(seen(1, free=0.5), needs(), 1)
+    _, busy = cards._seen(seen(1, free=0.5), needs(), 1)
     assert (busy.name, busy.state) == ("free_cards", "warning")
     assert "card 0: 40.0 GB" in busy.found
 
@@ -152,7 +152,7 @@ def test_memory_that_others_hold_is_told() -> None:
 )
 def test_a_profile_that_describes_another_card_is_told(keys: dict[str, Any], state: str) -> None:
     card = {"total": 79.2 * 2**30, "capability": [9, 0]}
-    found = devices._profile(card, profile(**keys))
+    found = cards._profile(card, profile(**keys))
     assert found.state == state
     assert 'gpu_memory_gib = 79, gpu_capability = "9.0"' in found.found
 
@@ -176,10 +176,10 @@ def test_what_a_device_lacks_is_told_and_fails_only_the_job_that_needs_it(
     def untried(*_: object, **__: object) -> dict[str, Any]:
         return {"off": 0.0}
 
-    monkeypatch.setattr(devices, "attempt", untried)  # the rules alone are asked here
+    monkeypatch.setattr(capabilities, "attempt", untried)  # the rules alone are asked here
 
     def judged(asked: Needs) -> Finding:
-        found = [*devices._linears(cards, asked), *devices._attentions(cards, asked)]
+        found = [*capabilities._linears(cards, asked), *capabilities._attentions(cards, asked)]
         return {finding.name: finding for finding in found}[name]
 
     told, failed = judged(needs()), judged(needs(setting))
@@ -188,6 +188,18 @@ def test_what_a_device_lacks_is_told_and_fails_only_the_job_that_needs_it(
     assert f"Only matters for {setting.partition('=')[0]} = " in told.found
     assert (failed.state, reason in failed.found) == ("failed", True), failed
     assert failed.remedy.startswith("--set ")
+
+
+def test_fp8_on_a_cpu_is_for_rehearsals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capabilities, "attempt", lambda *_, **__: {"off": 0.037})
+    for asked, state in (
+        (needs(), "ok"),
+        (needs("precision.linear=fp8"), "warning"),
+        (needs("precision.linear=fp8", "engine.device=cuda"), "failed"),
+    ):
+        told, _ = capabilities._linears(Cards(), asked)
+        assert told.state == state
+        assert told.found.endswith("3.7% off the plain computation; slow on a CPU, for rehearsals")
 
 
 @pytest.fixture
@@ -210,20 +222,20 @@ def test_what_should_work_and_does_not_is_told_and_fails_the_job_that_needs_it(
     dead_torch: None,
 ) -> None:
     hopper = Cards(1, "NVIDIA H100", (9, 0))
-    told, _ = devices._linears(hopper, needs())
-    failed, _ = devices._linears(hopper, needs("precision.linear=fp8"))
+    told, _ = capabilities._linears(hopper, needs())
+    failed, _ = capabilities._linears(hopper, needs("precision.linear=fp8"))
     assert (told.state, failed.state) == ("warning", "failed")
     assert told.found == "NVIDIA H100 should have it; trying it ended in SIGSEGV"
-    assert devices._ranks(Cards(), needs("parallel.cp=2")).found == (
+    assert capabilities._ranks(Cards(), needs("parallel.cp=2")).found == (
         "two processes: trying it ended in SIGSEGV"
     )
 
 
 def test_a_missing_compiler_fails_what_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    told = devices._compiler(Cards(), needs())
-    failed = devices._compiler(Cards(), needs("compile.mode=default"))
+    told = capabilities._compiler(Cards(), needs())
+    failed = capabilities._compiler(Cards(), needs("compile.mode=default"))
     assert (told.state, failed.state) == ("ok", "failed")
     assert failed.found == "no no-such-compiler here"
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert devices._compiler(TURING, needs()).state == "failed", "on CUDA blocks are compiled"
+    assert capabilities._compiler(TURING, needs()).state == "failed", "on CUDA blocks are compiled"

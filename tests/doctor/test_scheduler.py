@@ -56,7 +56,12 @@ def test_a_controller_that_is_down_fails_a_site(commands: Path) -> None:
 
 
 def test_the_nodes_of_a_partition_are_listed_with_why_they_are_away(commands: Path) -> None:
-    lines = ["n1|idle|gpu*|none", "n2|down*|gpu*|Not responding", "n3|drain|hi|bad | fan"]
+    lines = [
+        "n1|idle|gpu*|none",
+        "n2|down*|gpu*|Not responding",
+        "n3|drain|hi|bad | fan",
+        "n1|idle|hi|none",
+    ]
     say(commands / "sinfo", "\n".join(f"echo '{line}'" for line in lines))
     nodes = [Node("n1", "idle", ""), Node("n2", "down*", "Not responding")]
     assert list_nodes(None) == nodes, "of the default partition"
