@@ -7,7 +7,7 @@ velocity, minus the prediction, minus the correction that follows; weights of ve
 With the Gram matrix G of a picture's velocities the size of the error is √(w·G·w).
 
 Dynamic programming finds the steps whose largest segment, in the mean over pictures, is smallest.
-LeMiCa (https://arxiv.org/abs/2511.00090) found that to be the better criterion than their sum.
+LeMiCa (https://arxiv.org/abs/2511.00090) minimises the largest too, and not the sum.
 
 These errors take the velocities of the uncached picture. A picture made with skipped steps has
 others: the step that ends a segment is computed from latents that are not corrected yet. A second
