@@ -16,6 +16,9 @@ A room imports only rooms below it.
 Every setting is tried by an ordinary run of the sample: it is submitted, killed and continued like
 any other, here or on a cluster. What is found holds for pictures like those of the manifest, with
 this model and job; it says nothing about others.
+
+Schedules are first found, from pictures that the sample does not have, and then tried like every
+other setting. On a cluster that takes three commands: the runs that find them are waited for.
 """
 
 from batchgen.calibration.choice import Choice, Floor, choose

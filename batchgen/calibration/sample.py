@@ -36,7 +36,7 @@ _ORIGIN = {"row": "of_row", "image": "of_image"}
 
 
 # Pictures from which schedules are found: so many together, and of each class at least.
-OTHERS, OTHERS_OF_CLASS = 24, 4
+OTHERS, OTHERS_OF_CLASS = 36, 4
 
 
 def sample_manifest(

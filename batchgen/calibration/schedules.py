@@ -50,7 +50,7 @@ SHARES = (0.29, 0.25, 0.21, 0.18, 0.14)
 LEAST_STEPS = 3
 # Candidates of each class and number of computed steps; and pictures that try them: so many
 # together, and of each class at least.
-CANDIDATES, TRIED, TRIED_OF_CLASS = 4, 12, 3
+CANDIDATES, TRIED, TRIED_OF_CLASS = 6, 12, 3
 RECORDED, SEARCHED = "recorded", "searched"
 
 # The policies that take schedules, and how their settings are named.

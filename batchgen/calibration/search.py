@@ -7,7 +7,7 @@ velocity, minus the prediction, minus the correction that follows; weights of ve
 With the Gram matrix G of a picture's velocities the size of the error is √(w·G·w).
 
 Dynamic programming finds the steps whose largest segment, in the mean over pictures, is smallest.
-LeMiCa (https://arxiv.org/abs/2511.00090) found that to be the better criterion than their sum.
+LeMiCa (https://arxiv.org/abs/2511.00090) minimises the largest too, and not the sum.
 
 These errors take the velocities of the uncached picture. A picture made with skipped steps has
 others: the step that ends a segment is computed from latents that are not corrected yet. A second
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -108,19 +108,18 @@ def best_schedules(costs: Mapping[Segment, float], steps: int, most: int) -> dic
 def candidates(segments: Segments, budgets: Sequence[int], most: int) -> dict[int, list[Steps]]:
     """Schedules of each number of computed steps that are worth trying, the likeliest first.
 
-    They are the best ones by each cost, and those with one step moved by one.
+    They are the best ones by each cost; then, of each in turn, those with one step moved by one.
 
     :param most: how many of each.
     """
-    every = [segments.costs(share) for share in CORRECTED]
-    best = [best_schedules(costs, segments.steps, max(budgets)) for costs in every]
+    steps, every = segments.steps, [segments.costs(share) for share in CORRECTED]
+    best = [best_schedules(costs, steps, max(budgets)) for costs in every]
     found = {}
     for budget in budgets:
-        starts = list(dict.fromkeys(one[budget] for one in best))
-        moved = {other for one in starts for other in neighbours(one, segments.steps)}
-        moved -= set(starts)
-        worst = {one: min(largest(costs, one, segments.steps) for costs in every) for one in moved}
-        found[budget] = [*starts, *sorted(moved, key=lambda one: (worst[one], one))][:most]
+        starts = [one[budget] for one in best]
+        moved = [_moved(*one, steps) for one in zip(starts, every, strict=True)]
+        in_turn = [one for some in zip_longest(*moved) for one in some if one]
+        found[budget] = list(dict.fromkeys([*starts, *in_turn]))[:most]
     return found
 
 
@@ -128,6 +127,11 @@ def largest(costs: Mapping[Segment, float], computed: Steps, steps: int) -> floa
     """The largest segment of a schedule."""
     marks = (-1, *computed, steps)
     return max(costs[marks[i - 1], marks[i], marks[i + 1]] for i in range(1, len(marks) - 1))
+
+
+def _moved(start: Steps, costs: Mapping[Segment, float], steps: int) -> list[Steps]:
+    """The neighbours of a schedule, those with the smallest largest segments first."""
+    return sorted(neighbours(start, steps), key=lambda one: (largest(costs, one, steps), one))
 
 
 def neighbours(computed: Steps, steps: int) -> list[Steps]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -191,7 +192,9 @@ def test_a_killed_calibration_finds_the_same_schedules_and_a_run_computes_them(
     command = [sys.executable, "-m", "batchgen.cli", *map(str, words), "--out", str(killed)]
     for name in ("recorded", "searched"):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as calibrate:
-            wait_until(lambda name=name: any(working(killed, name)))
+            while not any(working(killed, name)):
+                assert calibrate.poll() is None, "it ended"
+                time.sleep(0.1)
             calibrate.kill()
         (run,) = working(killed, name)
         for process in owners(run, "supervisor") + owners(run, "worker"):

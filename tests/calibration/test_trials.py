@@ -7,6 +7,7 @@ import pytest
 
 from batchgen.calibration.trials import begin, grid_of
 from batchgen.errors import JobError, OutputError
+from batchgen.settings import ClassSchedule
 from batchgen.settings.job import Audit, Cache, ManifestSettings, Output, Shards, load_job
 
 SAMPLE = pa.table({"prompt": ["a cat"], "seed": [1]})
@@ -47,6 +48,20 @@ def test_the_own_setting_of_the_job_is_tried_too() -> None:
     grid = grid_of(Path("c"), load_job(None, own), [0.01], [0.1])
     assert [trial.job.cache.warmup for family in grid for trial in family] == [0, 0, 2, 2]
     assert names(Path("c"), "cache.policy=teacache", tolerances=[0.01])[2] == ["teacache-0.08"]
+
+
+def test_own_schedules_are_tried_beside_tolerances() -> None:
+    one = ClassSchedule(
+        pixels=2**14, steps=28, negative_prompt=False, computed=(0, 9), errors=(0.1,)
+    )
+    own = Cache(policy="multistep", classes=(one,))
+    job = load_job(None).model_copy(update={"cache": own})
+    _, tolerances, mine = grid_of(Path("c"), job, [0.01, 0.02], None)
+    assert [trial.name for trial in mine] == ["multistep+classes"]
+    assert mine[0].job.cache == own
+    assert [trial.job.cache for trial in tolerances] == [
+        Cache(policy="multistep", tolerance=tolerance) for tolerance in (0.01, 0.02)
+    ]
 
 
 def test_only_what_a_comparison_needs_differs_from_the_job() -> None:

@@ -44,11 +44,13 @@ __all__ = ["make_policy"]
 def make_policy(settings: Cache, family: str, blocks: int) -> Policy | None:
     """The policy that the job's `[cache]` asks for, or None for `policy = "none"`.
 
+    :param settings: of a located job, which has classes in place of a schedule file.
     :param family: the model's family.
     :param blocks: how many blocks its transformer has.
     :raises JobError: settings contradict each other, or the family lacks what they ask for. The
         message lists every problem.
     """
+    assert not settings.schedule, "the schedule file was not read"
     if problems := [*_contradictions(settings), *_lacks(settings, family, blocks)]:
         raise JobError("[cache]:\n  " + "\n  ".join(problems))
 
@@ -95,7 +97,7 @@ def _skipped(settings: Cache, picture: Picture) -> Sequence[int]:
 def _of_class(settings: Cache, picture: Picture) -> ClassSchedule:
     """The schedule of a picture's class.
 
-    :raises JobError: there is none, and the plan was not asked (`preflight.py` refuses it).
+    :raises JobError: there is none. Planning refuses such pictures with their rows.
     """
     negative = picture.negative_prompt != ""
     wanted = PictureClass.of(picture.width, picture.height, picture.steps, negative=negative)
@@ -110,7 +112,7 @@ def _contradictions(settings: Cache) -> Iterator[str]:
 
     Keys that it does not read are refused when the job is read (`settings/written.py`).
     """
-    named = [key for key in ("skip", "schedule", "classes") if getattr(settings, key)]
+    named = [key for key in ("skip", "classes") if getattr(settings, key)]
     if settings.policy == "schedule" and not named:
         yield 'policy = "schedule" needs skip, or schedule: a file of `batchgen calibrate`'
     if len(named) > 1:
@@ -121,7 +123,8 @@ def _contradictions(settings: Cache) -> Iterator[str]:
         yield 'policy = "replay" needs trace'
     for twice in repeated(settings.classes):
         yield f"classes: two schedules for {twice}; leave one"
-    if settings.policy == "multistep" and not all(one.errors for one in settings.classes):
+    lacking = (one for one in settings.classes if len(one.computed) > 1 and not one.errors)
+    if settings.policy == "multistep" and any(lacking):
         yield 'classes: policy = "multistep" compares with errors, and some class has none'
     if any(step < 1 for step in settings.skip):
         yield (

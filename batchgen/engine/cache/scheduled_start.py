@@ -36,7 +36,7 @@ class ScheduledStart(Decider):
         # The sigmas of the marks, falling, [M + 1].
         self._marks = [sigmas[step] for step in (*schedule.computed, len(sigmas) - 1)]
         # Of the M marks before the end. The first is never asked for.
-        self._usual = [schedule.errors[0], *schedule.errors]
+        self._usual = [*schedule.errors[:1], *schedule.errors] or [math.inf]
         self._next = 0
         # Where the last computed step lies, in stretches; and how long the last stretch was.
         self._place, self._length = 0.0, 1.0

@@ -60,6 +60,12 @@ def test_what_is_computed_never_stops_before_the_last_mark():
         assert walk(lambda _, error=error: error)[-1] >= COMPUTED[-1]
 
 
+def test_where_one_step_is_computed_there_is_no_error_to_compare_with():
+    assert walk(lambda _: 1.0, computed=(0,)) == (0,)
+    assert walk(lambda _: 1.0, computed=(0,), steps=1, sigmas=[1.0, 0.0]) == (0,)
+    assert make_policy(Cache(policy="multistep", classes=(schedule((0,)),)), "flux", 6)
+
+
 def test_a_policy_asks_for_the_class_of_each_picture():
     policy = make_policy(Cache(policy="schedule", classes=CLASSES), "flux", 6)
     given = {"width": 128, "height": 128, "steps": STEPS}
