@@ -20,11 +20,11 @@ def test_its_commands_make_watch_and_verify_a_run(
     """In the place of FLUX.1-dev's job stands one of the embedded model, with two steps."""
     prompts = pq.read_table(ROOT / "manifests" / "prompts.parquet").slice(0, 4)
     pq.write_table(prompts, tmp_path / "prompts.parquet")
-    (tmp_path / "jobs").mkdir()
     tiny = (ROOT / "jobs" / "tiny.toml").read_text()
-    (tmp_path / "jobs" / "flux-dev.toml").write_text(re.sub(r"(?m)^steps = \d+", "steps = 2", tiny))
+    (tmp_path / "flux-dev").write_text(re.sub(r"(?m)^steps = \d+", "steps = 2", tiny))
     monkeypatch.chdir(tmp_path)
-    printed = re.findall(r"(?m)^\$ batchgen (.*)", (ROOT / "README.md").read_text())
+    readme = (ROOT / "README.md").read_text()
+    printed = re.findall(r"(?m)^\$ batchgen (.*)", readme)
     # Those with --site need a cluster: tests/cluster runs them.
     commands = [command for command in printed if "--site" not in command]
     assert len(commands) >= 5
@@ -36,6 +36,10 @@ def test_its_commands_make_watch_and_verify_a_run(
         assert (record["outcome"], record["path"], record["steps"]) == ("ok", "normal", 2)
         assert record["identity"].startswith(("cpu", "cuda"))
         assert record["denoise_s"] > 0
+    (block,) = re.findall(r"(?ms)^```python\n(import batchgen\n.*?)^```", readme)
+    finished = {}
+    exec(block.replace('"flux-dev"', '"flux-dev", out="from python"'), finished)
+    assert finished["run"].status().ok == len(made)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda path: path.name)
