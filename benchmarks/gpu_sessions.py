@@ -127,7 +127,9 @@ def cache_dit(scale: Scale) -> Iterator[Line]:
     how = choose_format("fp8", "row", device.kind)
     quantize_blocks([*transformer.transformer_blocks, *transformer.single_transformer_blocks], how)
     contender = CacheDit(pipeline, device, scale.text_tokens, 1, scale.mode)
-    contender.use(Skip(given=halved(0, scale.steps)))
+    (picture,) = scale.to_paint(1, scale.side, scale.steps)
+    computed = [step for step, letter in enumerate(halved(0, scale.steps)) if letter == COMPUTED]
+    contender.use(Skip("DBCache", computed=tuple(computed)), picture)
     yield measure(scale, "6", "cache-dit FP8, given steps", contender, scale.side, 1, given=True)
 
 
