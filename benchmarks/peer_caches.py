@@ -50,13 +50,20 @@ def diffusers_cache(
     """
     if how == "FirstBlockCache":
         return FirstBlockCacheConfig(threshold=value)
+    # From the start: better at equal speed than the default, after a fifth of the steps.
     if how == "MagCache":
         return MagCacheConfig(
-            threshold=value, max_skip_steps=5, num_inference_steps=steps, mag_ratios=list(ratios)
+            threshold=value,
+            max_skip_steps=5,
+            retention_ratio=0.0,
+            num_inference_steps=steps,
+            mag_ratios=list(ratios),
         )
+    # From the second step on: better at equal speed than the default, the fourth.
     if how.startswith("TaylorSeer"):
         return TaylorSeerCacheConfig(
             cache_interval=int(value),
+            disable_cache_before_step=1,
             taylor_factors_dtype=torch.float32,
             use_lite_mode=how.endswith("lite"),
         )

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 from benchmarks.contenders import Skip  # noqa: E402
 from benchmarks.gpu_sessions import SMALL, halved  # noqa: E402
+from benchmarks.peer_caches import INSIDE_BLOCKS  # noqa: E402
 from benchmarks.peer_report import Row, Way, at_equal_quality, at_floors, front, plot  # noqa: E402
 from benchmarks.peers import settings  # noqa: E402
 from benchmarks.quality import GOALS, stretched  # noqa: E402
@@ -212,11 +213,12 @@ def test_peers_measures_every_cache_of_everyone_who_is_there(tmp_path: Path) -> 
         words.partition("=")[0] for words in tried
     }
     assert all(row["rates"][0] > 0 and row["cpu_s"][0] > 0 for row in rows)
-    # Two compute all steps, and save attention alone.
-    every_step = {"none", "TaylorSeer", "FasterCache", "PyramidAttentionBroadcast"}
-    for row in rows:
-        assert (row["skipped"] > 0) == (row["skip"]["how"] not in every_step), row
-        assert (row["mean_db"] > 90) == (row["skip"]["how"] == "none"), row
+    # These compute all steps, and save attention alone.
+    attention_alone = {f"diffusers.{how}" for how in INSIDE_BLOCKS}
+    for name, row in cached.items():
+        cache = not name.endswith(".none")
+        assert (row["skipped"] > 0) == (cache and name not in attention_alone), row
+        assert (row["mean_db"] < 90) == cache, row
     assert printed.count("| batchgen | 2 | eager |") == 4
     assert ET.parse(drawing).getroot().tag.endswith("svg")
 
