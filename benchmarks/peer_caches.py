@@ -33,7 +33,7 @@ from diffusers import (
     TaylorSeerCacheConfig,
 )
 
-# These hook layers inside of the blocks, which is not possible once blocks are compiled.
+# These of diffusers hook layers inside of the blocks: not possible once blocks are compiled.
 INSIDE_BLOCKS = ("TaylorSeer", "PyramidAttentionBroadcast", "FasterCache")
 # All steps. By default the first and the last fifth are left alone.
 _EVERY_TIMESTEP = (-1, 1001)

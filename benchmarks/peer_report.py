@@ -115,7 +115,7 @@ def at_equal_quality(rows: Sequence[Row]) -> str:
         for who in WHO[:-1]:
             for row in front(_settings(rows, who, way)):
                 ours = _quickest(rows, "batchgen", way, row.mean_db, row.worst_db)
-                told = "not measured | | | "
+                told = "none is good enough | | | "
                 if ours:
                     quality = f"{ours.mean_db:.1f} / {ours.worst_db:.1f}"
                     ahead = row.cost / ours.cost

@@ -91,7 +91,8 @@ def plan(
         for who in tried:
             for group in groups:
                 way = Way(who, group, mode)
-                fitting = [skip for skip in tried[who] if not (mode and skip.how in INSIDE_BLOCKS)]
+                hooked = INSIDE_BLOCKS if who == "diffusers" and mode else ()
+                fitting = [skip for skip in tried[who] if skip.how not in hooked]
                 rows[way] = [Row(way, skip) for skip in (UNCACHED, *fitting)]
     script = Way("diffusers", 1, compiled=False)
     if script in rows and len(os.sched_getaffinity(0)) > 1:

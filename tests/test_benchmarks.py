@@ -21,7 +21,7 @@ from benchmarks.contenders import Skip  # noqa: E402
 from benchmarks.gpu_sessions import SMALL, halved  # noqa: E402
 from benchmarks.peer_caches import INSIDE_BLOCKS  # noqa: E402
 from benchmarks.peer_report import Row, Way, at_equal_quality, at_floors, front, plot  # noqa: E402
-from benchmarks.peers import settings  # noqa: E402
+from benchmarks.peers import plan, settings  # noqa: E402
 from benchmarks.quality import GOALS, stretched  # noqa: E402
 from benchmarks.quality import Row as QualityRow  # noqa: E402
 from benchmarks.quality import settings as quality_settings  # noqa: E402
@@ -104,6 +104,19 @@ def test_what_is_tried_is_named_by_values_or_by_computed_steps() -> None:
     }
     with pytest.raises(SystemExit, match=r"expected WHO\.CACHE=VALUE"):
         settings(["multistep=0.01"])
+
+
+def test_compiled_only_what_hooks_layers_inside_of_diffusers_blocks_is_left_out() -> None:
+    tried = settings(["diffusers.TaylorSeer=3", "diffusers.MagCache=0.1", "cache-dit.TaylorSeer=1"])
+    rows = plan(tried, [8], compiled=True)
+    compiled = {
+        (way.who, row.skip.how)
+        for way in rows
+        if way.compiled
+        for row in rows[way]
+        if row.skip.value
+    }
+    assert compiled == {("diffusers", "MagCache"), ("cache-dit", "TaylorSeer")}
 
 
 def test_a_schedule_is_stretched_to_other_numbers_of_steps() -> None:
