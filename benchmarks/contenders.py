@@ -1,11 +1,11 @@
 """The contenders: each makes the same pictures from the same seeds and writes a tar of JPEGs.
 
-    Diffusers   stock FluxPipeline; steps are skipped by its own FirstBlockCache
-    CacheDit    the same pipeline; steps are skipped by cache-dit, first block only (F1B0), with
-                or without its TaylorSeer
+    Diffusers   stock FluxPipeline, with one of diffusers' own caches
+    CacheDit    the same pipeline, with cache-dit, first block only (F1B0), and its calibrators
     Batchgen    its engine, its pipeline (writing goes on while the next group is denoised)
 
-Tar and JPEG code is batchgen's for all of them, so that it makes no difference.
+Tar and JPEG code is batchgen's for all of them, so that it makes no difference, and on a CPU every
+VAE runs in channels last, where it is faster. The caches of peers: `peer_caches.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from diffusers import FirstBlockCacheConfig
 
 from batchgen.engine.build import LoadFamily, build_engine
 from batchgen.engine.cache import make_policy
@@ -39,25 +38,29 @@ from batchgen.shard.partial_shard import PartialShard
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.renderer import Made, Renderer
 from batchgen.worker.samples import encode_image, sample
+from benchmarks.peer_caches import cache_dit_settings, diffusers_cache, mag_ratios
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Which steps are skipped, in terms all contenders understand; none by default."""
+    """What skips steps, in the words of the contender's own project; nothing by default."""
 
-    threshold: float = 0.0  # of the first block's relative change; 0: no cache
-    taylor: int = 0  # order in which what is reused is extrapolated
-    # A letter a step, 1 skipped, 0 computed, whatever the threshold. Only cache-dit takes it.
-    given: str = ""
+    # A policy of batchgen, or a cache of the peer.
+    how: str = "none"
+    # Its threshold or tolerance, or every how many steps it computes.
+    value: float = 0.0
+    # The steps that are computed, for batchgen's "schedule", and for cache-dit in place of a value.
+    computed: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        if self.given:
-            return f"{self.given.count(SKIPPED)} given steps"
-        return (
-            f"{self.threshold:g}" + (f" Taylor {self.taylor}" if self.taylor else "")
-            if self.threshold
-            else "none"
-        )
+        steps = " ".join(map(str, self.computed))
+        if steps:
+            return f"{self.how} [{steps}]"
+        return f"{self.how} {self.value:g}" if self.value else self.how
+
+    def computes(self, steps: int) -> list[bool]:
+        """Whether each of so many steps is computed; an empty list if no steps are given."""
+        return [step in self.computed for step in range(steps)] if self.computed else []
 
 
 @dataclass
@@ -93,8 +96,11 @@ class Watch:
 class Contender(Protocol):
     """One way to paint; lives in a process of its own."""
 
-    def use(self, skip: Skip) -> None:
-        """From now on skip steps so."""
+    def use(self, skip: Skip, picture: Picture) -> None:
+        """From now on skip steps so.
+
+        :param picture: like those to come in size and steps.
+        """
 
     def run(self, pictures: Sequence[Picture], folder: Path) -> Result:
         """Paint pictures of one size and write them into a new folder."""
@@ -111,37 +117,35 @@ class Diffusers:
         self, pipeline: Any, device: Device, text_tokens: int, group: int, mode: str = "none"
     ) -> None:
         """:param mode: of torch.compile, for the blocks; "none" for eager."""
-        self.pipeline, self._device, self._text_tokens, self._group = (
-            pipeline,
-            device,
-            text_tokens,
-            group,
-        )
+        self.pipeline, self._device = pipeline, device
+        self._text_tokens, self._group = text_tokens, group
+        self._ratios: list[float] = []
         pipeline.set_progress_bar_config(disable=True)
-        blocks = [
-            *pipeline.transformer.transformer_blocks,
-            *pipeline.transformer.single_transformer_blocks,
-        ]
+        if device.kind == "cpu":
+            pipeline.vae.to(memory_format=torch.channels_last)
+        transformer = pipeline.transformer
+        blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
         for block in blocks:
-            block.forward = types.MethodType(
-                type(block).forward, block
-            )  # whatever an earlier contender made of it
-            if (
-                mode != "none"
-            ):  # inside of what a cache wraps around the blocks: its branch would break the graph
+            # Whatever an earlier contender made of it.
+            block.forward = types.MethodType(type(block).forward, block)
+            # Inside of what a cache wraps around the blocks: its branch would break the graph.
+            if mode != "none":
                 block.forward = torch.compile(
                     block.forward, fullgraph=True, dynamic=False, mode=mode
                 )
         self._computed = _count_calls(blocks[-1])
 
-    def use(self, skip: Skip) -> None:
-        """Diffusers' cache goes by its threshold alone."""
-        assert not skip.taylor, "diffusers' FirstBlockCache does not extrapolate"
-        assert not skip.given, "diffusers' FirstBlockCache cannot be told"
-        if self.pipeline.transformer.is_cache_enabled:
-            self.pipeline.transformer.disable_cache()
-        if skip.threshold:
-            self.pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=skip.threshold))
+    def use(self, skip: Skip, picture: Picture) -> None:
+        """See `Contender`. MagCache is calibrated on the picture."""
+        transformer, steps = self.pipeline.transformer, picture.steps
+        assert not skip.computes(steps), "diffusers' caches cannot be told which steps to compute"
+        if transformer.is_cache_enabled:
+            transformer.disable_cache()
+        if skip.how == "MagCache" and len(self._ratios) != steps:
+            self._ratios = mag_ratios(transformer, steps, lambda: self._paint([picture], Result()))
+        if skip != Skip():
+            cache = diffusers_cache(skip.how, skip.value, self.pipeline, steps, self._ratios)
+            transformer.enable_cache(cache)
 
     def run(self, pictures: Sequence[Picture], folder: Path) -> Result:
         """See `Contender`."""
@@ -201,29 +205,18 @@ class CacheDit(Diffusers):
 
     cached = False
 
-    def use(self, skip: Skip) -> None:
-        """First block decides, no warm-up: as the others."""
+    def use(self, skip: Skip, picture: Picture) -> None:
+        """See `Contender`."""
         import cache_dit
 
         if self.cached:
             cache_dit.disable_cache(self.pipeline)
-        self.cached = bool(skip.threshold or skip.given)
-        if not self.cached:
-            return
-        cache_dit.enable_cache(
-            self.pipeline,
-            cache_config=cache_dit.DBCacheConfig(
-                Fn_compute_blocks=1,
-                Bn_compute_blocks=0,
-                max_warmup_steps=0,
-                residual_diff_threshold=skip.threshold,
-                steps_computation_mask=[int(letter != SKIPPED) for letter in skip.given] or None,
-                steps_computation_policy="static",
-            ),
-            calibrator_config=cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=skip.taylor)
-            if skip.taylor
-            else None,
-        )
+        self.cached = skip != Skip()
+        if self.cached:
+            computed = skip.computes(picture.steps)
+            cache_dit.enable_cache(
+                self.pipeline, **cache_dit_settings(skip.how, skip.value, computed)
+            )
 
 
 class Batchgen:
@@ -244,11 +237,15 @@ class Batchgen:
         self._checkpoint = checkpoint
         self._pipeline = Pipeline(Renderer(self.engine), job.output, Origin("here", 0, 0))
 
-    def use(self, skip: Skip) -> None:
-        """First-block cache, or none."""
-        assert not skip.given, "say cache.policy = replay"
-        policy = "first_block" if skip.threshold else "none"
-        self.use_cache(Cache(policy=policy, threshold=skip.threshold, taylor_order=skip.taylor))
+    def use(self, skip: Skip, picture: Picture) -> None:
+        """See `Contender`."""
+        section: dict[str, Any] = {"policy": skip.how}
+        if skip.how == "schedule":
+            computed = skip.computes(picture.steps)
+            section["skip"] = [step for step, yes in enumerate(computed) if not yes]
+        elif skip.how != "none":
+            section["tolerance" if skip.how == "multistep" else "threshold"] = skip.value
+        self.use_cache(Cache(**section))
 
     def use_cache(self, cache: Cache) -> None:
         """From now on what a job's `[cache]` says."""

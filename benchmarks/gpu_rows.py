@@ -117,7 +117,10 @@ def cache_dit(scale: Scale, share: float) -> CacheDit:
     how = choose_format("fp8", "row", device.kind)
     quantize_blocks([*model.transformer_blocks, *model.single_transformer_blocks], how)
     contender = CacheDit(pipeline, device, scale.text_tokens, 1, scale.mode)
-    contender.use(Skip(given=spread(scale.steps, share)))
+    letters = spread(scale.steps, share)
+    computed = tuple(step for step, letter in enumerate(letters) if letter == COMPUTED)
+    (picture,) = scale.to_paint(1, scale.steps)
+    contender.use(Skip("DBCache", computed=computed), picture)
     return contender
 
 

@@ -4,6 +4,8 @@ webdataset ShardWriter.
     python benchmarks/stock_script.py manifests/prompts.parquet OUT --model batchgen/model/tiny
     --limit 64
 
+As a job array runs it, one process a core, each paints its share of the rows: `--share 0/2`.
+
 Prints pictures per second, the first picture (kernels, caches) left out. Nothing here resumes,
 batches or records; it is what batchgen is compared with, and is kept faithful: the same pictures
 from the same seeds, JPEG 95 at 4:4:4, text padded alike.
@@ -32,13 +34,15 @@ def main() -> None:
     )
     pipeline.to("cuda" if cuda else "cpu")
     pipeline.set_progress_bar_config(disable=True)
+    share, shares = map(int, arguments.share.split("/"))
     rows = pq.read_table(arguments.manifest).slice(0, arguments.limit).to_pylist()
+    numbered = list(enumerate(rows))[share::shares]
     arguments.out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     with webdataset.ShardWriter(
         str(arguments.out / "%06d.tar"), maxcount=1000, verbose=0
     ) as writer:
-        for number, row in enumerate(rows):
+        for number, row in numbered:
             image = pipeline(
                 row["prompt"],
                 width=row.get("width") or arguments.size,
@@ -64,12 +68,12 @@ def main() -> None:
                     "json": json.dumps(row, default=str).encode(),
                 }
             )
-            if number == 0:
+            if number == share:
                 begin = time.perf_counter()
     seconds = time.perf_counter() - begin
     print(
-        f"{(len(rows) - 1) / seconds:.3f} pictures/s warm "
-        f"({len(rows) - 1} in {seconds:.2f} s, {arguments.threads} threads)"
+        f"{(len(numbered) - 1) / seconds:.3f} pictures/s warm "
+        f"({len(numbered) - 1} in {seconds:.2f} s, {arguments.threads} threads)"
     )
 
 
@@ -84,7 +88,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("out", type=Path, help="folder for the tar files")
     parser.add_argument("--model", default="batchgen/model/tiny", help="folder or hub id")
-    parser.add_argument("--limit", type=int, default=64, help="rows to paint, at least 2")
+    parser.add_argument("--limit", type=int, default=64, help="rows to paint, at least 2 a share")
+    parser.add_argument("--share", default="0/1", help="I/N: of the rows, I, I+N, I+2N and so on")
     parser.add_argument("--size", type=int, default=128, help="px, where the row does not say")
     parser.add_argument("--steps", type=int, default=28, help="where the row does not say")
     parser.add_argument("--guidance", type=float, default=3.5, help="where the row does not say")

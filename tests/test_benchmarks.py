@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 import torch
@@ -18,8 +20,14 @@ from batchgen.engine.device import Device
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 from benchmarks import gpu  # noqa: E402
+from benchmarks.contenders import Skip  # noqa: E402
 from benchmarks.gpu_rows import ROWS, make_scale, spread  # noqa: E402
-from benchmarks.peers import Row, Skip, Way, at_equal_quality, interpolate  # noqa: E402
+from benchmarks.peer_caches import INSIDE_BLOCKS  # noqa: E402
+from benchmarks.peer_report import Row, Way, at_equal_quality, at_floors, front, plot  # noqa: E402
+from benchmarks.peers import plan, settings  # noqa: E402
+from benchmarks.quality import GOALS, stretched  # noqa: E402
+from benchmarks.quality import Row as QualityRow  # noqa: E402
+from benchmarks.quality import settings as quality_settings  # noqa: E402
 from benchmarks.random_flux import (  # noqa: E402
     MODULES,
     random_family,
@@ -47,20 +55,73 @@ def lines(printed: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
-def test_speed_at_equal_quality_lies_on_the_line_along_the_best_settings() -> None:
-    points = [(50.0, 2.0), (40.0, 4.0), (45.0, 1.0)]  # the last is slower than the first and worse
-    assert interpolate(points, 45.0) == pytest.approx(3.0)
-    assert interpolate(points, 39.0) == 4.0
-    assert interpolate(points, 51.0) is None
+def setting(
+    who: str, cost: float, mean_db: float, worst_db: float | None = None, group: int = 8
+) -> Row:
+    """A setting that costs so many CPU seconds; its worst picture is 5 dB off the mean."""
+    worst_db = mean_db - 5 if worst_db is None else worst_db
+    way, skip = Way(who, group, compiled=False), Skip("cache", cost)
+    return Row(way, skip, rates=[1 / cost], cpu_s=[cost], mean_db=mean_db, worst_db=worst_db)
 
 
-def test_peers_are_compared_in_groups_of_one_size_only() -> None:
-    theirs = Row(Way("cache-dit", 8, compiled=False), Skip(0.3), rates=[2.0], mean_db=45.0)
+def test_a_contender_s_best_settings_are_those_that_no_other_beats_in_quality_and_speed() -> None:
+    best, quick = setting("batchgen", 0.5, 50.0), setting("batchgen", 0.25, 40.0)
+    slower_and_worse = setting("batchgen", 1.0, 45.0)
+    assert front([slower_and_worse, quick, best]) == [best, quick]
+
+
+def test_peers_are_compared_at_no_worse_a_mean_and_worst_picture_in_groups_of_one_size() -> None:
+    theirs = setting("cache-dit", 0.6, 45.0)
     ours = [
-        Row(Way("batchgen", group, compiled=False), Skip(0.3), rates=[3.0 * group], mean_db=45.0)
-        for group in (1, 8)
+        setting("batchgen", 0.3, 46.0),
+        setting("batchgen", 0.2, 46.0, worst_db=39.9),  # one picture is worse
+        setting("batchgen", 0.1, 44.9),
+        setting("batchgen", 0.05, 60.0, group=1),
     ]
-    assert "| 24.00 | 12.00 |" in at_equal_quality([theirs, *ours])
+    (line,) = at_equal_quality([theirs, *ours]).splitlines()[2:]
+    assert line.endswith("| cache 0.3 | 46.0 / 41.0 | 0.3000 | 2.00 |")
+
+
+def test_at_a_floor_the_quickest_settings_that_keep_it_are_compared_with_each_other() -> None:
+    script = Row(Way("diffusers", 1, compiled=False), Skip(), rates=[1.0], cpu_s=[1.0])
+    rows = [setting("diffusers", 0.9, 61.0), setting("cache-dit", 0.5, 45.0)]
+    lines = at_floors([script, *rows, setting("batchgen", 0.25, 51.0)]).splitlines()
+    at_44 = next(line for line in lines if line.startswith("| 44 / 40 |"))
+    at_56 = next(line for line in lines if line.startswith("| 56 / 47 |"))
+    assert at_44.endswith("| 2.00 | 4.00 |")
+    assert at_56.endswith("| none is good enough | none is good enough |  |  |")
+
+
+def test_the_plot_is_svg_and_names_every_contender() -> None:
+    rows = [setting(who, 0.1, 50.0) for who in ("diffusers", "cache-dit", "batchgen")]
+    drawn = ET.fromstring(plot([*rows, setting("batchgen", 0.2, 60.0)]))
+    words = {element.text for element in drawn if element.tag.endswith("text")}
+    assert words > {"diffusers", "cache-dit", "batchgen"}
+    assert sum(element.tag.endswith("circle") for element in drawn) == 8  # a mean and a worst each
+
+
+def test_what_is_tried_is_named_by_values_or_by_computed_steps() -> None:
+    assert settings(["batchgen.multistep=0.01,0.02", "cache-dit.FoCa=0+9"]) == {
+        "batchgen": [Skip("multistep", 0.01), Skip("multistep", 0.02)],
+        "cache-dit": [Skip("FoCa", computed=(0, 9))],
+    }
+    with pytest.raises(SystemExit, match=r"expected WHO\.CACHE=VALUE"):
+        settings(["multistep=0.01"])
+
+
+def test_compiled_only_what_hooks_layers_inside_of_diffusers_blocks_is_left_out() -> None:
+    tried = settings(["diffusers.TaylorSeer=3", "diffusers.MagCache=0.1", "cache-dit.TaylorSeer=1"])
+    rows = plan(tried, [8], compiled=True)
+    measured = [row for way, some in rows.items() if way.compiled for row in some]
+    compiled = {(row.way.who, row.skip.how) for row in measured if row.skip.value}
+    assert compiled == {("diffusers", "MagCache"), ("cache-dit", "TaylorSeer")}
+
+
+def test_a_schedule_is_stretched_to_other_numbers_of_steps() -> None:
+    assert stretched([0, 11, 19, 27], 28) == [0, 11, 19, 27]
+    assert stretched([0, 11, 19, 27], 4) == [0, 1, 2, 3]
+    names = [name for name, _ in quality_settings(["schedule=0+11+19+27,0+13+27"], 4)]
+    assert names == ["none", "`schedule` [0 1 3]"]  # four of four steps are no schedule
 
 
 def test_a_trace_skips_a_share_of_the_steps_and_computes_the_others_at_even_distances() -> None:
@@ -109,76 +170,86 @@ def test_engine_and_pipeline_are_given_the_same_random_weights(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_quality_prints_a_row_a_setting_and_judges_the_target() -> None:
-    printed = run(
-        "quality.py",
-        "--pictures",
-        "3",
-        "--steps",
-        "6",
-        "--tolerances",
-        "0.01",
-        "--thresholds",
-        "0.3",
-        "0.5",
-        "--orders",
-        "1",
-    )
+def test_quality_prints_a_row_a_setting_and_judges_the_goals() -> None:
+    words = ["multistep=0.04", "first_block=0.3,0.5", "schedule=0+9+18+26"]
+    printed = run("quality.py", "--pictures", "3", "--steps", "4", "28", "--try", *words)
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in printed.splitlines()
-        if line.startswith("|")
-    ][2:]
-    assert [row[:2] for row in rows] == [
-        ["none", ""],
-        ["`multistep` 0.01", ""],
-        ["`first_block` 0.3", "1"],
-        ["`first_block` 0.5", "1"],
+        if line.startswith("| ") and "computed" not in line
     ]
-    assert rows[0][2] == "0.0%"
-    skipped, decibels = [
-        [float(row[cell].split()[0].rstrip("%")) for row in rows[2:]] for cell in (2, 3)
+    few, many = rows[: len(rows) - 5], rows[-5:]
+    assert [row[0] for row in few] == ["none", *(row[0] for row in many[1:4])]
+    assert [row[0] for row in many] == [
+        "none",
+        "`multistep` 0.04",
+        "`first_block` 0.3",
+        "`first_block` 0.5",
+        "`schedule` [0 9 18 26]",
     ]
-    assert 0 < skipped[0] <= skipped[1]
-    assert 20 < decibels[1] <= decibels[0] < 90
-    assert printed.splitlines()[-1].startswith("target")
+    computed = [float(row[1]) for row in many]
+    decibels = [float(row[2].split()[0]) for row in many[1:]]
+    assert computed[0] == 28
+    assert computed[2] >= computed[3]
+    assert computed[4] == 4
+    assert all(20 < value < 90 for value in decibels)
+    goals = [line for line in printed.splitlines() if line.startswith("goal")]
+    assert len(goals) == 3
+
+
+def test_a_goal_is_met_by_its_own_policy_with_few_enough_steps() -> None:
+    goal = next(goal for goal in GOALS if goal.policy == "multistep" and not goal.guided)
+    good = QualityRow("multistep", 7.2, (59.0, 52.0), (1.0, 1.0), 1.0, 1.0, 1.0)
+    assert good.meets(goal)
+    assert not replace(good, computed=7.3).meets(goal)
+    assert not replace(good, psnr_db=(59.0, 51.9)).meets(goal)
+    assert not replace(good, policy="first_block").meets(goal)
 
 
 @pytest.mark.slow
-def test_peers_measures_every_setting_of_everyone_who_is_there(tmp_path: Path) -> None:
-    there = [
-        "diffusers",
-        "batchgen",
-        *(["cache-dit"] if importlib.util.find_spec("cache_dit") else []),
-    ]
-    file = tmp_path / "peers.jsonl"
-    words = [
-        "--pictures",
-        "2",
-        "--steps",
-        "4",
-        "--rounds",
-        "1",
-        "--groups",
-        "2",
-        "--thresholds",
-        "0.3",
-        "--taylor",
-        "0.4",
-    ]
-    printed = run("peers.py", *words, "--json", str(file), "--only", *there)
+def test_peers_measures_every_cache_of_everyone_who_is_there(tmp_path: Path) -> None:
+    tried = ["diffusers.FirstBlockCache=0.4", "diffusers.MagCache=0.3", "diffusers.TaylorSeer=3"]
+    tried += ["diffusers.TaylorSeer lite=3", "diffusers.FasterCache=2"]
+    tried += ["diffusers.PyramidAttentionBroadcast=2", "batchgen.multistep=0.1"]
+    tried += ["batchgen.first_block=0.4", "batchgen.schedule=0+3+6"]
+    if importlib.util.find_spec("cache_dit"):
+        tried += ["cache-dit.DBCache=0.4", "cache-dit.TaylorSeer=0+3+6", "cache-dit.FoCa=0.4"]
+        tried += ["cache-dit.DMD=0.4"]
+    file, drawing = tmp_path / "peers.jsonl", tmp_path / "plot.svg"
+    words = ["--pictures", "2", "--steps", "8", "--rounds", "1", "--groups", "2", "--json"]
+    printed = run("peers.py", *words, str(file), "--plot", str(drawing), "--try", *tried)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert {row["way"]["who"] for row in rows} == set(there)
-    assert all(row["rates"][0] > 0 and row["mean_db"] >= row["worst_db"] > 20 for row in rows)
-    cached = [row for row in rows if row["skip"]["threshold"]]
-    assert {(row["way"]["who"], row["skip"]["taylor"]) for row in cached} == {
-        (who, n) for who in there for n in (0, 1)
-    } - {("diffusers", 1)}
-    assert all(row["skipped"] > 0 for row in cached)
-    assert all(row["skipped"] == 0 and row["mean_db"] > 90 for row in rows if row not in cached)
-    assert printed.count("| batchgen | 2 | eager |") == sum(
-        row["way"]["who"] == "batchgen" for row in rows
-    )
+    cached = {f"{row['way']['who']}.{row['skip']['how']}": row for row in rows}
+    assert set(cached) - {"diffusers.none", "batchgen.none"} == {
+        words.partition("=")[0] for words in tried
+    }
+    assert all(row["rates"][0] > 0 and row["cpu_s"][0] > 0 for row in rows)
+    # These compute all steps, and save attention alone.
+    attention_alone = {f"diffusers.{how}" for how in INSIDE_BLOCKS}
+    for name, row in cached.items():
+        cache = not name.endswith(".none")
+        assert (row["skipped"] > 0) == (cache and name not in attention_alone), row
+        assert (row["mean_db"] < 90) == cache, row
+    assert printed.count("| batchgen | 2 | eager |") == 4
+    assert ET.parse(drawing).getroot().tag.endswith("svg")
+
+
+@pytest.mark.slow
+def test_speed_compares_with_the_script_as_a_job_array_would_run_it() -> None:
+    words = ["--pictures", "16", "--rounds", "1", "--set", "engine.batch_size=2"]
+    printed = run("speed.py", *words, "--set", "sampling.steps=4")
+    rates = {
+        cells[1].strip(): float(cells[2])
+        for line in printed.splitlines()
+        if len(cells := line.split("|")) == 7 and cells[1].strip().startswith(("script", "batch"))
+    }
+    assert set(rates) == {
+        "script, a process a core",
+        "script, one process",
+        "batchgen, as the job says",
+        "batchgen, with multistep",
+    }
+    assert all(rate > 0 for rate in rates.values())
 
 
 NVIDIA_SMI = """#!/bin/sh

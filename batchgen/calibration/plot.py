@@ -74,11 +74,11 @@ def draw_plot(
     :param families: what was measured, a list a policy, from careful to bold.
     """
     shapes = list(_shapes(plain, families, chosen, floor, title))
-    return _svg(shapes).encode(), _png(shapes)
+    return svg(shapes, WIDTH_PX, HEIGHT_PX).encode(), _png(shapes)
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
     """Values along one side, and the pixels where they stand."""
 
     low: float
@@ -88,7 +88,7 @@ class _Axis:
     end_px: float
 
     @classmethod
-    def over(cls, values: Sequence[float], begin_px: float, end_px: float) -> _Axis:
+    def over(cls, values: Sequence[float], begin_px: float, end_px: float) -> Axis:
         """An axis with round marks that holds all values."""
         spread = max(values) - min(values) or max(abs(values[0]), 1.0)
         rough = spread / 6
@@ -120,8 +120,8 @@ def _shapes(
     every = [one for family in families for one in family]
     rates = [plain.pictures_per_device_hour, *(one.pictures_per_device_hour for one in every)]
     decibels = [floor.psnr_db, *(value for one in every for value in one.psnr_db)]
-    x = _Axis.over(rates, LEFT_PX, WIDTH_PX - RIGHT_PX)
-    y = _Axis.over(decibels, HEIGHT_PX - BOTTOM_PX, TOP_PX)
+    x = Axis.over(rates, LEFT_PX, WIDTH_PX - RIGHT_PX)
+    y = Axis.over(decibels, HEIGHT_PX - BOTTOM_PX, TOP_PX)
     yield from _frame(x, y, title)
     level, upright = y.px(floor.psnr_db), x.px(rates[0])
     yield Line((LEFT_PX, level), (WIDTH_PX - RIGHT_PX, level), FLOOR, 1.5)
@@ -132,7 +132,7 @@ def _shapes(
         yield from _family(x, y, family, number, chosen)
 
 
-def _frame(x: _Axis, y: _Axis, title: str) -> Iterator[Shape]:
+def _frame(x: Axis, y: Axis, title: str) -> Iterator[Shape]:
     for mark in x.marks():
         at = x.px(mark)
         yield Line((at, TOP_PX), (at, HEIGHT_PX - BOTTOM_PX), FAINT)
@@ -148,7 +148,7 @@ def _frame(x: _Axis, y: _Axis, title: str) -> Iterator[Shape]:
 
 
 def _family(
-    x: _Axis, y: _Axis, family: Sequence[Measured], number: int, chosen: Measured
+    x: Axis, y: Axis, family: Sequence[Measured], number: int, chosen: Measured
 ) -> Iterator[Shape]:
     """The settings of a policy. Every second policy has its labels below the others'."""
     colour, above = COLOURS[number % len(COLOURS)], number % 2 == 0
@@ -170,8 +170,9 @@ def _family(
         yield Text(beside, setting, colour, "middle")
 
 
-def _svg(shapes: Sequence[Shape]) -> str:
-    box, font = f"0 0 {WIDTH_PX} {HEIGHT_PX}", f'font-family="sans-serif" font-size="{FONT_PX}"'
+def svg(shapes: Sequence[Shape], width_px: int, height_px: int) -> str:
+    """The shapes on white paper, as an SVG file."""
+    box, font = f"0 0 {width_px} {height_px}", f'font-family="sans-serif" font-size="{FONT_PX}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" {font}>'
     paper = '<rect width="100%" height="100%" fill="white"/>'
     return "\n".join([head, paper, *map(_element, shapes), "</svg>\n"])
