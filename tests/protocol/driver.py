@@ -132,6 +132,8 @@ def fork_worker(spec: Spec) -> int:
 def import_what_workers_need() -> None:
     """Import and read once what each worker would need after its fork."""
     importlib.import_module("batchgen.worker.main")
+    page = importlib.import_module("batchgen.dataset.report.page")
+    page._template(page.LIMITS[0])
     with contextlib.suppress(ImportError):  # pyarrow imports it where it is installed
         importlib.import_module("pandas")
     if "torch" in sys.argv:

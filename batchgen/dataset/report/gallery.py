@@ -154,11 +154,11 @@ def _images(path: Path, names: Collection[str]) -> dict[str, bytes]:
     """The named members of a tar. Reading ends at the last one."""
     found: dict[str, bytes] = {}
     with tarfile.open(path) as tar:
-        for member in tar:
+        while len(found) < len(names) and (member := tar.next()):
             if member.name in names and (stream := tar.extractfile(member)):
                 found[member.name] = stream.read()
-                if len(found) == len(names):
-                    break
+            # tarfile would keep every header that it has passed.
+            tar.members.clear()  # type: ignore[attr-defined]
     return found
 
 

@@ -11,10 +11,11 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from batchgen.dataset.report.explained import FIGURES, prepare
 from batchgen.dataset.report.gallery import (
@@ -104,6 +105,12 @@ def _site_price(directory: RunDirectory) -> float | None:
 
 def _render(contents: Contents, letters: int) -> bytes:
     """The page, its texts cut after so many letters."""
+    return _template(letters).render(_values(contents)).encode(errors="replace")
+
+
+@cache
+def _template(letters: int) -> Template:
+    """The page's template. Most of a small page's time would be spent on reading it again."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -112,8 +119,7 @@ def _render(contents: Contents, letters: int) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters |= filters(letters)
-    page = environment.get_template("page.html.jinja").render(_values(contents))
-    return page.encode(errors="replace")
+    return environment.get_template("page.html.jinja")
 
 
 def _values(contents: Contents) -> dict[str, Any]:
