@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._device import _device_constructors
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext, _device_constructors
 
 from tests.cuda import streams
 from tests.cuda.tensor import CUDA, CudaTensor, compute
@@ -83,7 +84,7 @@ def _insert_functions() -> None:
     made_on_host = torch.tensor
 
     def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
-        where = torch.get_default_device() if device is None else torch.device(device)
+        where = _device_of_context() if device is None else torch.device(device)
         if where.type != "cuda":
             return made_on_host(data, device=device, **kwargs)
         return made_on_host(data, device="cpu", **kwargs).to(where)
@@ -125,6 +126,14 @@ def _insert_functions() -> None:
     torch.nn.functional.scaled_dot_product_attention = attend
     torch.inference_mode = _NoGrad
     torch.__future__.set_swap_module_params_on_conversion(True)
+
+
+def _device_of_context() -> torch.device:
+    """Of the innermost `with torch.device(…)`; PyTorch's own question would come back to us."""
+    for mode in reversed(_get_current_function_mode_stack()):
+        if isinstance(mode, DeviceContext):
+            return torch.device(mode.device)
+    return torch.device("cpu")
 
 
 __all__ = ["CUDA", "NAME", "build_guard", "insert"]
