@@ -148,7 +148,8 @@ class Velocities:
         """Errors or changes of the chosen pictures, [n]."""
         before = self._known[0] if self._policy.learns == "change" else predicted
         differences = torch.linalg.vector_norm(new - chosen.of(before), dim=(1, 2))
-        return differences / torch.linalg.vector_norm(new, dim=(1, 2))
+        distances: Tensor = differences / torch.linalg.vector_norm(new, dim=(1, 2))
+        return distances
 
     def _correct(self, step: int, chosen: Selection, latents: Tensor, new: Tensor) -> Tensor:
         """The latents with what the chosen pictures skipped before corrected; keeps `new`."""
