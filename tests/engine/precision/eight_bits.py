@@ -40,7 +40,7 @@ def build(job: Job, checkpoint: Checkpoint | None = None) -> tuple[TorchEngine, 
     asked = []
 
     def load(*words: Any) -> Any:
-        asked.append(words[-1])
+        asked.append(words[3])
         return load_family(*words)
 
     engine = build_engine(job, checkpoint or resolve(job.model), load=load)
