@@ -11,11 +11,13 @@ Who decides. The policy's decider for a picture is told what the forward pass me
 if anything is, and says whether the picture skips the step. The others are computed as a smaller
 batch: this is what saves time. After a computed step a decider may learn one of
 
-    error     |v - v̂| / |v|           how far the prediction was off
-    change    |v - v_k| / |v_k|       how far it moved since the last computed step
+    error     |v - v̂| / √(T·C)        how far the prediction was off, in units of the noise
+    change    |v - v_k| / |v|         how far it moved since the last computed step
 
-|·| is the square root of the sum of squares over tokens and channels. Where nothing else is
-measured, the errors are recorded.
+|·| is the square root of the sum of squares over tokens and channels. The noise that a picture
+begins with has a standard deviation of 1, so that an error means the same with classifier-free
+guidance, which enlarges velocities, and without. Where nothing else is measured, the errors are
+recorded.
 
 What is guaranteed:
 
@@ -134,9 +136,10 @@ class Velocities:
             return
         told = [math.nan] * len(chosen.numbers)
         if step:
-            before = self._known[0] if self._policy.learns == "change" else predicted
-            differences = torch.linalg.vector_norm(new - chosen.of(before), dim=(1, 2))
-            distances = differences / torch.linalg.vector_norm(new, dim=(1, 2))
+            if self._policy.learns == "change":
+                distances = _norm(new - chosen.of(self._known[0])) / _norm(new)
+            else:
+                distances = _norm(new - chosen.of(predicted)) / math.sqrt(new[0].numel())
             missing = torch.full((len(self._deciders),), math.nan, device=new.device)
             self._measured[step] = chosen.put(missing, distances)
             told = distances.tolist() if self._policy.learns else told
@@ -157,6 +160,11 @@ class Velocities:
         for its in trajectories:
             its.compute(step)
         return latents
+
+
+def _norm(values: Tensor) -> Tensor:
+    """The square root of the sum of squares over tokens and channels, [n, T, C] → [n]."""
+    return torch.linalg.vector_norm(values, dim=(1, 2))
 
 
 def _sum(weights: Sequence[Sequence[float]], values: Sequence[Tensor]) -> Tensor:
