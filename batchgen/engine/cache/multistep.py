@@ -10,12 +10,16 @@ grows or shrinks by
 as step sizes of solvers of differential equations do. While h is small, error · h grows with its
 third power; the higher root damps, because one error foretells the next one but roughly.
 
-- Distances are those of the cube root of sigma. Velocities turn more quickly the less noise is
-  left, and equal distances of the root are shorter and shorter ones of sigma.
+- Before an error is known, the size of the first velocity sets the distance: sigma falls by
+  FIRST_MOVE / size. Classifier-free guidance enlarges velocities, and early ones then turn soon.
+- Later distances are those of the cube root of sigma: velocities turn more quickly the less noise
+  is left, and equal distances of the root are shorter and shorter ones of sigma.
 - The rest of the way is divided evenly into stretches of about that distance, and the last step
   is always computed: otherwise two computed steps would often meet at the end.
 
-How the constants were chosen is measured in benchmarks/log.md. Legend: N steps.
+Errors and sizes are root mean squares over the numbers of the latents, whose noise has a standard
+deviation of 1. The constants were chosen on the embedded model: see benchmarks/log.md. Legend:
+N steps.
 """
 
 from __future__ import annotations
@@ -27,11 +31,8 @@ from batchgen.engine.cache.policy import Decider
 
 # The least and most that the distance between computed steps changes at once.
 _SHRINK, _GROW = 0.25, 2.0
-
-
-def first_stretch(steps: int) -> int:
-    """Steps to the second computed one, before an error is known."""
-    return max(round(steps / 7), 2)
+# How far the latents move, about, before an error is known.
+FIRST_MOVE = 0.21
 
 
 class Multistep(Decider):
@@ -50,9 +51,10 @@ class Multistep(Decider):
         return step != self._next
 
     def after(self, step: int, distance: float) -> None:
-        """See `Decider`; the distance is the error. Of the first step it says nothing."""
+        """See `Decider`; the distance is the error, or at the first step the velocity's size."""
         if step == 0:
-            self._next = min(first_stretch(self._last + 1), self._last)
+            first = self._sigmas[0] - FIRST_MOVE / max(distance, 1e-12)
+            self._next = self._nearest(0, self._sigmas, first)
         elif step < self._last:
             off = distance * (self._sigmas[self._computed] - self._sigmas[step])
             growth = (self._tolerance / max(off, 1e-12)) ** 0.2 if math.isfinite(off) else 0.0
@@ -65,4 +67,9 @@ class Multistep(Decider):
         """The next step, if stretches of about `reach` divide the way to the last step evenly."""
         left = self._places[step] - self._places[self._last]
         place = self._places[step] - left / max(math.ceil(left / reach - 0.25), 1)
-        return min(range(step + 1, self._last + 1), key=lambda k: abs(self._places[k] - place))
+        return self._nearest(step, self._places, place)
+
+    def _nearest(self, step: int, values: Sequence[float], value: float) -> int:
+        """The later step, up to the last one, that is nearest."""
+        later = range(step + 1, self._last + 1)
+        return min(later, key=lambda k: abs(values[k] - value), default=step + 1)

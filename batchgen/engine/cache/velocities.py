@@ -134,17 +134,15 @@ class Velocities:
         """
         if self._policy.signal:
             return
-        told = [math.nan] * len(chosen.numbers)
+        if self._policy.learns == "change":
+            distances = _norm(new - chosen.of(self._known[0])) / _norm(new)
+        else:
+            distances = _norm(new - chosen.of(predicted)) / math.sqrt(new[0].numel())
         if step:
-            if self._policy.learns == "change":
-                distances = _norm(new - chosen.of(self._known[0])) / _norm(new)
-            else:
-                distances = _norm(new - chosen.of(predicted)) / math.sqrt(new[0].numel())
             missing = torch.full((len(self._deciders),), math.nan, device=new.device)
             self._measured[step] = chosen.put(missing, distances)
-            told = distances.tolist() if self._policy.learns else told
         if self._policy.learns:
-            for number, distance in zip(chosen.numbers, told, strict=True):
+            for number, distance in zip(chosen.numbers, distances.tolist(), strict=True):
                 self._deciders[number].after(step, distance)
 
     def _correct(self, step: int, chosen: Selection, latents: Tensor, new: Tensor) -> Tensor:

@@ -229,7 +229,7 @@ def test_deciders_learn_what_their_policy_says(learns):
     _, trace, decider = follow(lambda _: next(values), "0010011", learns=learns, taylor_order=0)
     # Of order 0, the error is the change, but absolute.
     expected = {"error": [1.0, 1.0, 4.0], "change": [1 / 3, 1 / 4, 4 / 8]}[learns]
-    assert math.isnan(decider.seen[0][1])
+    assert decider.seen[0][1] == {"error": 2.0, "change": 1.0}[learns], "the whole velocity"
     assert [step for step, _ in decider.seen] == [0, 1, 3, 4]
     assert [told for _, told in decider.seen[1:]] == pytest.approx(expected)
     assert [trace.distances[step] for step in (1, 3, 4)] == pytest.approx(expected)
