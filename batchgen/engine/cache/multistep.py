@@ -11,7 +11,8 @@ as step sizes of solvers of differential equations do. While h is small, error �
 third power; the higher root damps, because one error foretells the next one but roughly.
 
 - Before an error is known, the size of the first velocity sets the distance: sigma falls by
-  FIRST_MOVE / size. Classifier-free guidance enlarges velocities, and early ones then turn soon.
+  √(FIRST / size). If a velocity repeated over h turns in proportion to its size, the latents are
+  off by about size · h². Classifier-free guidance enlarges velocities.
 - Later distances are those of the cube root of sigma: velocities turn more quickly the less noise
   is left, and equal distances of the root are shorter and shorter ones of sigma.
 - The rest of the way is divided evenly into stretches of about that distance, and the last step
@@ -31,8 +32,8 @@ from batchgen.engine.cache.policy import Decider
 
 # The least and most that the distance between computed steps changes at once.
 _SHRINK, _GROW = 0.25, 2.0
-# How far the latents move, about, before an error is known.
-FIRST_MOVE = 0.21
+# Size · h² of the first stretch, before an error is known.
+FIRST = 0.03
 
 
 class Multistep(Decider):
@@ -53,7 +54,7 @@ class Multistep(Decider):
     def after(self, step: int, distance: float) -> None:
         """See `Decider`; the distance is the error, or at the first step the velocity's size."""
         if step == 0:
-            first = self._sigmas[0] - FIRST_MOVE / max(distance, 1e-12)
+            first = self._sigmas[0] - math.sqrt(FIRST / max(distance, 1e-12))
             self._next = self._nearest(0, self._sigmas, first)
         elif step < self._last:
             off = distance * (self._sigmas[self._computed] - self._sigmas[step])

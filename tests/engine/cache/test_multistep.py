@@ -9,7 +9,7 @@ import torch
 
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
-from batchgen.engine.cache.multistep import FIRST_MOVE, Multistep
+from batchgen.engine.cache.multistep import FIRST, Multistep
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.errors import JobError
 from batchgen.fidelity import psnr as decibels
@@ -92,7 +92,7 @@ def computed_steps(tolerance, sigmas, second, error):
     decider, computed = Multistep(tolerance, sigmas), []
     for step in range(len(sigmas) - 1):
         if not decider.before(step, math.nan):
-            size = FIRST_MOVE / (sigmas[0] - sigmas[second])
+            size = FIRST / (sigmas[0] - sigmas[second]) ** 2
             decider.after(step, error(step) if step else size)
             computed.append(step)
     return computed
@@ -100,9 +100,10 @@ def computed_steps(tolerance, sigmas, second, error):
 
 def test_a_picture_with_larger_velocities_is_looked_at_sooner():
     firsts = [integrate(lambda _, v=v: v, 0.1)[1][0].skipped.index("0", 1) for v in (1.5, 3.0)]
-    moved = [(1 - SIGMAS[first]) * v for first, v in zip(firsts, (1.5, 3.0), strict=True)]
     assert firsts[1] < firsts[0]
-    assert moved == pytest.approx([FIRST_MOVE] * 2, abs=0.1)  # half a step here and there
+    for first, size in zip(firsts, (1.5, 3.0), strict=True):
+        exactly = 1 - math.sqrt(FIRST / size)
+        assert first == min(range(28), key=lambda step: abs(SIGMAS[step] - exactly))
 
 
 def test_without_error_distances_double_and_divide_the_way_to_the_last_step_evenly():
