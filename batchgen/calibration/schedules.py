@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,19 +186,16 @@ class Known:
 
 
 def counts_of(share: float, known: Mapping[PictureClass, Known]) -> dict[PictureClass, int]:
-    """How many steps each class computes so that all err about alike, for each pixel.
+    """How many steps each class computes so that all err about alike.
 
     The easiest class computes this share of its steps, and two at least. Others compute more: with
     classifier-free guidance the embedded model needs twice as many.
     """
     least = {kind: max(round(share * kind.steps), 2) for kind in known}
-    errors = {
-        kind: [one / math.sqrt(kind.pixels) for one in its.largest] for kind, its in known.items()
-    }
-    level = min(errors[kind][least[kind] - 1] for kind in known) * (1 + 1e-9)
+    level = min(its.largest[least[kind] - 1] for kind, its in known.items()) * (1 + 1e-9)
     return {
-        kind: next((n for n in range(2, kind.steps) if errors[kind][n - 1] <= level), kind.steps)
-        for kind in known
+        kind: next((n for n in range(2, kind.steps) if its.largest[n - 1] <= level), kind.steps)
+        for kind, its in known.items()
     }
 
 

@@ -146,9 +146,10 @@ def neighbours(computed: Steps, steps: int) -> list[Steps]:
 
 
 def usual_errors(recorded: Recorded, computed: Steps) -> tuple[float, ...]:
-    """How far the predictions of the computed steps are off, relatively, for most pictures.
+    """How far the predictions of the computed steps are off for most pictures.
 
-    :return: one for each computed step but the first; a `USUAL` share of the pictures have less.
+    :return: root mean squares, one for each computed step but the first; a `USUAL` share of the
+        pictures have less.
     """
     trajectory, known, errors = Trajectory(ORDER, recorded.sigmas), list[int](), []
     for step in computed:
@@ -158,8 +159,7 @@ def usual_errors(recorded: Recorded, computed: Steps) -> tuple[float, ...]:
             for other, weight in zip(known, trajectory.predict(step), strict=False):
                 weights[other] -= weight
             sizes = _sizes([weights], recorded.products)[:, 0]
-            relative = sizes / np.sqrt(recorded.products[:, step, step])
-            errors.append(max(float(np.quantile(relative, USUAL)), 1e-9))
+            errors.append(max(float(np.quantile(sizes, USUAL)), 1e-9))
         trajectory.compute(step)
         known.insert(0, step)
     return tuple(round(error, 6) or 1e-6 for error in errors)

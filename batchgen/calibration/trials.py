@@ -33,7 +33,7 @@ from batchgen.settings.section import parse
 
 SAMPLE, UNCACHED = "sample.parquet", "uncached"
 # Settings of each policy, from careful to bold.
-TOLERANCES = (0.005, 0.01, 0.02, 0.04, 0.08)
+TOLERANCES = (0.0125, 0.025, 0.05, 0.1, 0.2)
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4)
 # The key of each policy that says how bold it is.
 _BOLDNESS = {

@@ -22,9 +22,20 @@ from batchgen.settings import Job
 # The packages that can change a byte of the output.
 PACKAGES = ("batchgen", "torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 
-# Policies that extrapolated what the skipped blocks would have added, before 0.2.0. What they
-# extrapolate now is part of a run's identity, so that no old run goes on with other pictures.
-_ONCE_RESIDUAL = ("first_block", "teacache", "adacache", "schedule", "replay")
+# What a policy makes its pictures by, where that was something else once: a key and a value of a
+# run's identity, so that no older run goes on with other pictures, and what was else.
+_RESIDUAL = (
+    "made skipped steps from what their blocks would have added, and they are made from the "
+    "velocities of computed steps now"
+)
+_RELATIVE = "chose its steps by relative errors, and they are chosen by absolute ones now"
+_MADE_BY = {
+    **dict.fromkeys(
+        ("first_block", "teacache", "adacache", "schedule", "replay"),
+        ("extrapolates", "velocity", _RESIDUAL),
+    ),
+    "multistep": ("errors", "absolute", _RELATIVE),
+}
 
 # Said where a rehearsal meets a real run, or (True) the other way round.
 _REHEARSALS = {
@@ -47,8 +58,7 @@ def identify_run(job: Job, manifest: Sequence[str], model: Mapping[str, str]) ->
     del settings["cache"]["schedule"]  # its content stands in `classes`
     if columns := deciding(job.manifest.columns):
         settings["columns"] = columns
-    if job.cache.policy in _ONCE_RESIDUAL:
-        settings["cache"]["extrapolates"] = "velocity"
+    settings["cache"] |= _made_by(settings["cache"])
     settings["model"]["lora"] = [lora["scale"] for lora in settings["model"]["lora"]]
     return {**settings, "weights": dict(model), "manifest": list(manifest)}
 
@@ -72,10 +82,11 @@ def refuse_change(
     if kinds[0] != kinds[1]:
         raise PlanChanged(f"{where} {_REHEARSALS[kinds[0] == 'pattern']}")
     planned = _with_later_keys(plan.identity, given)
-    if _is_residual(planned["cache"]):
+    made_by = _made_by(planned["cache"])
+    if not made_by.keys() <= planned["cache"].keys():
         if not finished:
             raise PlanChanged(_other_pictures(plan, where))
-        planned["cache"] = {**planned["cache"], "extrapolates": "velocity"}
+        planned["cache"] = {**planned["cache"], **made_by}
     if lines := difference(planned, given):
         listed = "\n  ".join(lines)
         raise PlanChanged(
@@ -84,19 +95,18 @@ def refuse_change(
         )
 
 
-def _is_residual(cache: Mapping[str, Any]) -> bool:
-    """Whether an older version planned these settings, which means other pictures by them."""
-    return cache.get("policy") in _ONCE_RESIDUAL and "extrapolates" not in cache
+def _made_by(cache: Mapping[str, Any]) -> dict[str, str]:
+    """What the identity holds beside the settings, since their pictures were others once."""
+    key, value, _ = _MADE_BY.get(cache.get("policy", ""), ("", "", ""))
+    return {key: value} if key else {}
 
 
 def _other_pictures(plan: Plan, where: str) -> str:
     policy, version = plan.identity["cache"]["policy"], plan.software.get("batchgen", "0.1.0")
     return (
-        f'{where} was begun by batchgen {version}, whose cache.policy = "{policy}" made skipped '
-        "steps from what their blocks would have added. This version makes them from the "
-        "velocities of computed steps, so the pictures to come would be others than those that "
-        f"are there. Finish it with batchgen {version}, or start another run with "
-        "--out ANOTHER_FOLDER."
+        f'{where} was begun by batchgen {version}, whose cache.policy = "{policy}" '
+        f"{_MADE_BY[policy][2]}: the pictures to come would be others than those that are there. "
+        f"Finish it with batchgen {version}, or start another run with --out ANOTHER_FOLDER."
     )
 
 

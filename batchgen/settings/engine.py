@@ -79,8 +79,9 @@ class Cache(Section):
         read_with=_MEASURING,
     )
     tolerance: float = setting(
-        0.01,
-        "how far predicted velocities may be off; smaller computes more steps",
+        0.05,
+        "how far predicted latents may be off, where the noise has a standard deviation of 1; "
+        "smaller computes more steps",
         gt=0,
         read_with={"cache.policy": ("multistep",), "cache.schedule": ("",)},
     )

@@ -48,7 +48,7 @@ class ClassSchedule(Section):
     )
     errors: tuple[float, ...] = setting(
         (),
-        "the usual relative errors of the velocities that are predicted for these steps, but for "
+        "the usual errors of the velocities that are predicted for these steps, but for "
         "the first; multistep compares a picture's own with them",
         strict=False,
     )

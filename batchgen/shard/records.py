@@ -84,8 +84,8 @@ class Record:
     skipped: str
     # What the cache measured at each step; null where it did not measure. first_block, teacache and
     # a replay with blocks: how far their signal had moved, at every step. Else at computed steps
-    # after the first: the relative error of the velocity that was predicted for it, or, with
-    # adacache, the velocity's relative change since the last computed step.
+    # after the first: the root mean square error of the velocity that was predicted for it, or,
+    # with adacache, the velocity's relative change since the last computed step.
     distances: list[float | None]
     host: str
     worker: int

@@ -15,7 +15,7 @@ CACHES = [Cache(policy="multistep", tolerance=1.0), Cache(policy="first_block", 
 
 @pytest.mark.parametrize("cache", CACHES, ids=lambda cache: cache.policy)
 def test_an_uncached_group_is_that_of_an_engine_without_a_cache(dev: Any, cache: Cache) -> None:
-    plain, small = dev[1], {"width": 64, "height": 64, "steps": 4}
+    plain, small = dev[1], {"width": 64, "height": 64, "steps": 8}
     guided = {"negative_prompt": "three green stars", "true_cfg": 2.5}
     group = [make_picture(0, **small), make_picture(1, **small, **guided)]
     engine = replace(plain, policy=make_policy(cache, "flux", len(plain.family.blocks)))

@@ -233,11 +233,14 @@ def test_a_plan_of_another_version_is_refused(run: Run) -> None:
         load_plan(run.directory)
 
 
-@pytest.mark.parametrize("policy", ["first_block", "teacache", "adacache", "schedule"])
+@pytest.mark.parametrize("policy", ["first_block", "teacache", "adacache", "schedule", "multistep"])
 def test_a_cached_run_of_an_older_version_is_not_resumed_with_other_pictures(
     tmp_path: Path, policy: str
 ) -> None:
-    """It extrapolated residuals. Its own version may finish it; when finished, it can be opened."""
+    """It extrapolated residuals, or chose steps by relative errors.
+
+    Its own version may finish it; when finished, it can be opened.
+    """
     skip = ["cache.skip=[3]"] if policy == "schedule" else []
     job, checkpoint = locate_model(load_job(None, [f"cache.policy={policy}", *skip]))
     run, _ = create(
@@ -246,7 +249,8 @@ def test_a_cached_run_of_an_older_version_is_not_resumed_with_other_pictures(
     directory = run.directory
     assert open_run(directory.root).plan == run.plan
     plan = unseal(directory.plan.read_bytes())
-    assert plan["identity"]["cache"].pop("extrapolates") == "velocity"
+    made_by = {"multistep": ("errors", "absolute")}.get(policy, ("extrapolates", "velocity"))
+    assert plan["identity"]["cache"].pop(made_by[0]) == made_by[1]
     plan["fingerprint"] = fingerprint(plan["identity"])
     plan["software"]["batchgen"] = "0.1.0"
     directory.plan.write_bytes(seal(plan))
@@ -264,12 +268,8 @@ def test_a_cached_run_of_an_older_version_is_not_resumed_with_other_pictures(
         create(directory.root, run.plan.manifest, *locate_model(other))
 
 
-@pytest.mark.parametrize("policy", ["none", "multistep"])
-def test_runs_that_older_versions_made_as_this_one_does_have_the_identity_they_had(
-    policy: str,
-) -> None:
-    job = load_job(None, [f"cache.policy={policy}"])
-    assert "extrapolates" not in identify_run(job, [], {})["cache"]
+def test_runs_that_older_versions_made_as_this_one_does_have_the_identity_they_had() -> None:
+    assert not {"extrapolates", "errors"} & identify_run(load_job(None), [], {})["cache"].keys()
 
 
 def test_of_two_submits_at_once_one_makes_the_run(

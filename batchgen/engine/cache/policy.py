@@ -32,7 +32,9 @@ class Decider(ABC):
     def after(self, step: int, distance: float) -> None:  # noqa: B027
         """Learn from a computed step. Called only where the policy `learns`.
 
-        :param distance: what the policy learns of `velocities.py`; NaN at the first step.
+        :param distance: what the policy learns of `velocities.py`. At the first step, before which
+            nothing was known, it is that of the whole velocity: its size as an error, 1 as a
+            change.
         """
 
 

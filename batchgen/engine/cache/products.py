@@ -33,7 +33,8 @@ class Products:
     def traces(self) -> list[Trace]:
         """Each picture's sigmas [N + 1] and products [N·(N+1)/2], in one row.
 
-        The products are of the steps (0, 0), (1, 0), (1, 1), (2, 0), … and summed in fp64, because
+        The products are of the steps (0, 0), (1, 0), (1, 1), (2, 0), …, divided by T·C: errors
+        are then root mean squares, as those of `velocities.py`. They are summed in fp64, because
         errors are small differences of large products.
         """
         steps = len(self._velocities)
@@ -41,6 +42,6 @@ class Products:
         traces = []
         for picture in range(len(self._velocities[0])):
             every = torch.stack([step[picture] for step in self._velocities]).double()
-            products = (every @ every.T).cpu()[rows, columns]
+            products = (every @ every.T / every.shape[1]).cpu()[rows, columns]
             traces.append(Trace("", (), (*self._sigmas, *products.tolist())))
         return traces

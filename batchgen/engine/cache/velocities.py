@@ -11,11 +11,13 @@ Who decides. The policy's decider for a picture is told what the forward pass me
 if anything is, and says whether the picture skips the step. The others are computed as a smaller
 batch: this is what saves time. After a computed step a decider may learn one of
 
-    error     |v - v̂| / |v|           how far the prediction was off
-    change    |v - v_k| / |v_k|       how far it moved since the last computed step
+    error     |v - v̂| / √(T·C)        how far the prediction was off, in units of the noise
+    change    |v - v_k| / |v|         how far it moved since the last computed step
 
-|·| is the square root of the sum of squares over tokens and channels. Where nothing else is
-measured, the errors are recorded.
+|·| is the square root of the sum of squares over tokens and channels. The noise that a picture
+begins with has a standard deviation of 1, so that an error means the same with classifier-free
+guidance, which enlarges velocities, and without. Where nothing else is measured, the errors are
+recorded.
 
 What is guaranteed:
 
@@ -135,22 +137,21 @@ class Velocities:
         """
         if self._policy.signal:
             return
-        distances = self._distances(chosen, new, predicted) if step else None
+        distances = self._distances(chosen, new, predicted)
         if self._policy.learns:
-            told = [math.nan] * len(chosen.numbers) if distances is None else distances.tolist()
-            for number, distance in zip(chosen.numbers, told, strict=True):
-                self._measured[step][number] = distance
+            for number, distance in zip(chosen.numbers, distances.tolist(), strict=True):
+                if step:
+                    self._measured[step][number] = distance
                 self._deciders[number].after(step, distance)
-        elif distances is not None:
+        elif step:
             missing = torch.full((len(self._deciders),), math.nan, device=new.device)
             self._unread[step] = chosen.put(missing, distances)
 
     def _distances(self, chosen: Selection, new: Tensor, predicted: Tensor) -> Tensor:
         """Errors or changes of the chosen pictures, [n]."""
-        before = self._known[0] if self._policy.learns == "change" else predicted
-        differences = torch.linalg.vector_norm(new - chosen.of(before), dim=(1, 2))
-        distances: Tensor = differences / torch.linalg.vector_norm(new, dim=(1, 2))
-        return distances
+        if self._policy.learns == "change":
+            return _norm(new - chosen.of(self._known[0])) / _norm(new)
+        return _norm(new - chosen.of(predicted)) / math.sqrt(new[0].numel())
 
     def _correct(self, step: int, chosen: Selection, latents: Tensor, new: Tensor) -> Tensor:
         """The latents with what the chosen pictures skipped before corrected; keeps `new`."""
@@ -165,6 +166,12 @@ class Velocities:
         for its in trajectories:
             its.compute(step)
         return latents
+
+
+def _norm(values: Tensor) -> Tensor:
+    """The square root of the sum of squares over tokens and channels, [n, T, C] → [n]."""
+    norms: Tensor = torch.linalg.vector_norm(values, dim=(1, 2))
+    return norms
 
 
 def _sum(weights: Sequence[Sequence[float]], values: Sequence[Tensor]) -> Tensor:
