@@ -33,7 +33,7 @@ def velocities(count: int = 1, sigmas: tuple[float, ...] = SIGMAS) -> torch.Tens
 
 
 def recorded(values: torch.Tensor, sigmas: tuple[float, ...] = SIGMAS) -> Recorded:
-    return Recorded(sigmas, (values @ values.mT).numpy())
+    return Recorded(sigmas, (values @ values.mT / values.shape[-1]).numpy())
 
 
 def run_through_the_cache(values: torch.Tensor, computed: tuple[int, ...]):  # type: ignore[no-untyped-def]
