@@ -62,7 +62,7 @@ TRIED = (
     f"cache-dit.TaylorSeer={FIVE},{SEVEN}",
     "cache-dit.FoCa=0.2,0.3",
     "cache-dit.DMD=0.3,0.5",
-    "batchgen.multistep=0.005,0.01,0.015,0.02,0.04",
+    "batchgen.multistep=0.025,0.05,0.1,0.2,0.4",
     "batchgen.first_block=0.2,0.3,0.4",
     f"batchgen.schedule=0+16+22+26,{FIVE},{SIX},{SEVEN}",
 )

@@ -42,14 +42,14 @@ from tests.support.scene_judge import judge, shares
 from training.scenes import SIZES, Scene
 
 TRIED = (
-    "multistep=0.005,0.0075,0.01,0.015,0.02,0.04",
+    "multistep=0.0125,0.025,0.05,0.1,0.2,0.4",
     "first_block=0.2,0.3,0.4",
     "teacache=0.4,0.8",
     "adacache=0.02,0.04",
     "schedule=0+16+22+26,0+11+19+23+26,0+9+16+21+24+26",
 )
 GUIDED = (
-    "multistep=0.02,0.04,0.06,0.1",
+    "multistep=0.025,0.05,0.1,0.2,0.4",
     "first_block=0.15,0.2,0.3",
     "teacache=0.4,0.8",
     "adacache=0.02,0.04",

@@ -11,6 +11,7 @@ person edited is kept in `.batchgen/replaced/` when another takes its place.
 from __future__ import annotations
 
 import json
+import logging
 import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -38,6 +39,8 @@ from batchgen.shard import (
     strange_files,
     sweep,
 )
+
+log = logging.getLogger(__name__)
 
 # Files that a message names.
 MANY = 3
@@ -124,13 +127,26 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
         raise DamagedRun(f"{root / 'data'}: a tar cannot be read: {error}. {remedy}") from None
     if sheet:
         replace_keeping(directory, root / "contact.jpg", sheet)
-    replace_keeping(directory, root / "report.html", report_page(run, done, statistics))
+    _write_report(run, done, statistics)
     replace_keeping(directory, root / "README.md", dataset_card(run, statistics).encode())
     for shard in committed:
         sweep(directory, shard)
     count_pictures(directory).save(directory)
     replace_keeping(directory, directory.index, wids_index(directory, done))
     _remember_pace(run, statistics)
+
+
+def _write_report(run: Run, done: Sequence[Done], statistics: Statistics) -> None:
+    """Write the report; a run is complete without one too."""
+    try:
+        page = report_page(run, done, statistics)
+    except DamagedRun:
+        raise
+    except Exception:
+        again = shell_command("batchgen", "report", run.directory.root)
+        log.exception("the report could not be written; to try it again: %s", again)
+        return
+    replace_keeping(run.directory, run.directory.root / "report.html", page)
 
 
 def _remember_pace(run: Run, statistics: Statistics) -> None:

@@ -170,8 +170,8 @@ class Velocities:
 
 def _norm(values: Tensor) -> Tensor:
     """The square root of the sum of squares over tokens and channels, [n, T, C] → [n]."""
-    norms: Tensor = torch.linalg.vector_norm(values, dim=(1, 2))
-    return norms
+    norm: Tensor = torch.linalg.vector_norm(values, dim=(1, 2))
+    return norm
 
 
 def _sum(weights: Sequence[Sequence[float]], values: Sequence[Tensor]) -> Tensor:
