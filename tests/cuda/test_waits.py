@@ -82,7 +82,7 @@ def budget(policy: str, result: dict[str, Any]) -> dict[str, int]:
     computed = sum("0" in letters for letters in columns(result))
     allowed = {
         "none": {},
-        "multistep": {LEARNED: computed - 1},
+        "multistep": {LEARNED: computed},
         "adacache": {LEARNED: computed - 1},
         "first_block": {MEASURED: STEPS - 1},
         "teacache": {MEASURED: STEPS - 1},

@@ -137,13 +137,17 @@ class Velocities:
         """
         if self._policy.signal:
             return
+        if not step and self._policy.learns != "error":
+            for number in chosen.numbers if self._policy.learns else ():
+                self._deciders[number].after(step, 1.0)  # all of it is new
+            return
         distances = self._distances(chosen, new, predicted)
         if self._policy.learns:
             for number, distance in zip(chosen.numbers, distances.tolist(), strict=True):
                 if step:
                     self._measured[step][number] = distance
                 self._deciders[number].after(step, distance)
-        elif step:
+        else:
             missing = torch.full((len(self._deciders),), math.nan, device=new.device)
             self._unread[step] = chosen.put(missing, distances)
 
