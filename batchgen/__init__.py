@@ -5,7 +5,7 @@ under it (tests/test_layers.py). A section of the job file names its wing or roo
 engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
 
     __main__.py    `python -m batchgen`
-    cli.py         the verbs: parse, call, print
+    cli/           the verbs: parse, call, print
     api.py         the same from Python: `batchgen.submit(...)`
     operations.py  what both do
     doctor/        what this machine, or each node of a cluster, can do

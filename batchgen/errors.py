@@ -38,7 +38,7 @@ def printable(text: str) -> str:
     r"""`text` for a terminal: what could command it is escaped, as `\x1b[2J`; lines stay lines.
 
     Names of columns and files, prompts and logs come from anywhere. Everything that the verbs print
-    passes through here (cli.py, view/console.py).
+    passes through here (cli/telling.py, view/console.py).
     """
     return "\n".join(map(one_line, text.split("\n")))
 

@@ -28,7 +28,7 @@ SSIM = 0.9
 
 def batchgen(*words: object) -> None:
     """Run a verb; what it prints goes to standard error."""
-    command = [sys.executable, "-m", "batchgen.cli", *map(str, words)]
+    command = [sys.executable, "-m", "batchgen", *map(str, words)]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 

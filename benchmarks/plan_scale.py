@@ -102,9 +102,7 @@ def measure(manifest: Path) -> dict[str, str]:
         "sampling.height=1024",
     ]
     start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "batchgen.cli", "plan", str(manifest), *settings], check=True
-    )
+    subprocess.run([sys.executable, "-m", "batchgen", "plan", str(manifest), *settings], check=True)
     seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "batchgen plan": f"{seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU",

@@ -111,7 +111,7 @@ def main() -> None:
         for number, shard in enumerate(run.plan.shards):
             write_shard(run.directory, shard, number, small_picture())
         start = time.perf_counter()
-        command = [sys.executable, "-m", "batchgen.cli", "report", str(root)]
+        command = [sys.executable, "-m", "batchgen", "report", str(root)]
         subprocess.run(command, check=True, capture_output=True)
         wall_s, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         print(

@@ -73,7 +73,7 @@ def batchgen(manifest: Path, out: Path, settings: list[str]) -> Pace:
     command = [
         sys.executable,
         "-m",
-        "batchgen.cli",
+        "batchgen",
         "submit",
         str(manifest),
         "--out",

@@ -49,7 +49,7 @@ def finished(directory: RunDirectory, shard: int) -> None:
 
 def look(root: Path) -> float:
     start = time.perf_counter()
-    command = [sys.executable, "-m", "batchgen.cli", "status", str(root), "--json"]
+    command = [sys.executable, "-m", "batchgen", "status", str(root), "--json"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode in (3, 5), process.stderr
     return time.perf_counter() - start

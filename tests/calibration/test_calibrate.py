@@ -68,7 +68,7 @@ def test_a_killed_calibration_continues_and_tells_what_the_pictures_say(tmp_path
         "--set",
         "engine.batch_size=3",
     ]
-    command = [sys.executable, "-m", "batchgen.cli", *map(str, words)]
+    command = [sys.executable, "-m", "batchgen", *map(str, words)]
     first = root / "multistep-0.01"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as calibrate:
         wait_until(lambda: bool(owners(first, "worker")))
@@ -189,7 +189,7 @@ def test_a_killed_calibration_finds_the_same_schedules_and_a_run_computes_them(
     words += [part for one in settings for part in ("--set", one)]
     words += ["--min-psnr", 0, "--min-ssim", 0, "--share", 0.5]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, "-m", "batchgen.cli", *map(str, words), "--out", str(killed)]
+    command = [sys.executable, "-m", "batchgen", *map(str, words), "--out", str(killed)]
     for name in ("recorded", "searched"):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as calibrate:
             while not any(working(killed, name)):

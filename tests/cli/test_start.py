@@ -14,7 +14,7 @@ VERBS = ("plan", "submit", "resume", "status", "logs", "verify", "doctor", "canc
 
 def test_help_takes_less_than_half_a_second_of_cpu() -> None:
     def once() -> float:
-        command = [sys.executable, "-m", "batchgen.cli", "--help"]
+        command = [sys.executable, "-m", "batchgen", "--help"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, code, used = os.wait4(process.pid, 0)
         process.returncode = code

@@ -81,7 +81,7 @@ def submit(run: Path) -> Submit:
     def type_in(delay_s: float, *words: str) -> Terminal:
         file = write_prompts(run.with_name("prompts.parquet"), [f"a cat {n}" for n in range(24)])
         sizes = {"engine__batch_size": 4, "shards__pictures": 12, "run__workers": 2}
-        command = [sys.executable, "-m", "batchgen.cli", "submit", str(file), "--rehearse"]
+        command = [sys.executable, "-m", "batchgen", "submit", str(file), "--rehearse"]
         command += ["--out", str(run), *words, *settings(pattern__delay_s=delay_s, **sizes)]
         pid, screen = pty.fork()
         if pid == 0:

@@ -1,0 +1,15 @@
+"""The command line: it parses, calls and prints.
+
+    verbs.py     the program: all verbs, `main`
+    looking.py   doctor, status, list, logs, report, verify
+    making.py    plan, calibrate, submit, resume, cancel
+    telling.py   what people are told; errors and exit codes
+    options.py   what several verbs take
+
+A room imports only rooms below it. Each verb imports what it needs when it is called, so that
+`batchgen --help` answers at once.
+"""
+
+from batchgen.cli.verbs import app, main
+
+__all__ = ["app", "main"]

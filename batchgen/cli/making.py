@@ -1,0 +1,259 @@
+"""Verbs that plan, make and stop."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batchgen import operations
+from batchgen.cli.options import (
+    SET,
+    Columns,
+    Detach,
+    JobFile,
+    Json,
+    Manifest,
+    Rehearse,
+    RunFolder,
+    Settings,
+    SiteFile,
+)
+from batchgen.cli.telling import errors, say, terminal
+from batchgen.errors import counted, shell_command
+
+if TYPE_CHECKING:
+    from batchgen.run import Run
+    from batchgen.settings import Site
+
+
+def plan(
+    manifest: Manifest,
+    job: JobFile = None,
+    site: SiteFile = None,
+    settings: Settings = None,
+    columns: Columns = None,
+    rehearse: Rehearse = False,
+    json: Json = False,
+) -> None:
+    """Say what would happen: rows, sizes, shards, groups, time, bytes.
+
+    With --site, the batch script too. Checks every row, writes nothing.
+    """
+    with errors():
+        from batchgen import planning
+        from batchgen.settings import load_site
+        from batchgen.view.show_plan import plan_to_json, show_plan, show_script
+
+        profile = load_site(site) if site else None
+        asked = operations.read_job(job, settings or [], columns or [], rehearse=rehearse)
+        hardware = planning.of_site(profile, asked) if profile else planning.assumed(asked)
+        located, checkpoint = planning.locate_model(asked)
+        planning.refuse_impossible(located, checkpoint, hardware)
+        planned = planning.dry_run(manifest, located, checkpoint)
+        planning.refuse_unfit(located, checkpoint, planned, hardware)
+        memory = planning.describe_memory(located, checkpoint, planned, hardware)
+        outlook = operations.outlook_of(planned, profile, asked, hardware)
+        if json:
+            sys.stdout.write(plan_to_json(planned, outlook, memory) + "\n")
+            return
+        show_plan(terminal(), planned, asked, outlook, memory)
+        if profile:
+            root = operations.default_root(manifest[0], rehearse=rehearse)
+            show_script(terminal(), planned, asked, profile, root)
+
+
+def submit(
+    manifest: Manifest,
+    job: JobFile = None,
+    site: SiteFile = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; default runs/NAME of the manifest.")
+    ] = None,
+    settings: Settings = None,
+    columns: Columns = None,
+    rehearse: Rehearse = False,
+    detach: Detach = False,
+) -> None:
+    """Plan the manifest and make its pictures, here or on a cluster.
+
+    The same command again continues where it stopped.
+    """
+    with errors():
+        from batchgen.settings import load_site
+
+        root = (out or operations.default_root(manifest[0], rehearse=rehearse)).expanduser()
+        profile = load_site(site) if site else None
+        asked = operations.read_job(job, settings or [], columns or [], rehearse=rehearse)
+        planned = operations.plan_run(manifest, profile, asked, root)
+        run = planned.run
+        if not planned.new:
+            say(f"{root} was planned before from the same inputs: continuing it.")
+        shards = counted(len(run.plan.shards), "shard")
+        say(f"{counted(run.plan.pictures, 'picture')} in {shards} → {root}")
+        if run.plan.read_as:
+            say(f"The manifest was read as {run.plan.read_as}.")
+        for note in run.plan.notes:
+            say(f"note: {note}")
+        with planned.unless_started():
+            _go(run, profile, detach=detach)
+
+
+def calibrate(
+    manifest: Manifest,
+    job: JobFile = None,
+    site: SiteFile = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Its folder; default runs/calibrate-NAME of the manifest.")
+    ] = None,
+    settings: Settings = None,
+    columns: Columns = None,
+    pictures: Annotated[int, typer.Option(min=2, help="Pictures of the sample.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Another one draws another sample.")] = 0,
+    min_psnr: Annotated[
+        float, typer.Option(min=0, max=98, help="dB against the picture made without a cache.")
+    ] = 40.0,
+    min_ssim: Annotated[float, typer.Option(min=0, max=1, help="Likewise.")] = 0.98,
+    share: Annotated[
+        float,
+        typer.Option(min=0.01, max=0.999, help="Share of unseen pictures that must keep both."),
+    ] = 0.95,
+    tolerances: Annotated[
+        list[float] | None,
+        typer.Option("--tolerance", help="Try multistep with it, in place of the usual grid."),
+    ] = None,
+    thresholds: Annotated[
+        list[float] | None, typer.Option("--threshold", help="Try first_block with it, likewise.")
+    ] = None,
+    computed: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--computed",
+            min=0.01,
+            max=0.99,
+            help="Try schedules found for the manifest, likewise: this share of the steps is "
+            "computed by the easiest class of pictures, and more by others.",
+        ),
+    ] = None,
+    rehearse: Rehearse = False,
+) -> None:
+    """Find the quickest cache setting that keeps a floor, on a sample of the manifest.
+
+    Every setting makes the sample in a run, from careful to bold, until one falls below the floor;
+    with --site all are submitted at once. The same command again continues. Writes a table, a plot
+    and a job file with the choice.
+    """
+    with errors():
+        from batchgen.calibration import (
+            SHARES,
+            Floor,
+            Maker,
+            Report,
+            Search,
+            Unmade,
+            begin,
+            grid_of,
+            sample_manifest,
+            show_calibration,
+            try_settings,
+            write_report,
+        )
+        from batchgen.planning import ModelDigest
+        from batchgen.settings import load_site
+
+        run = operations.default_root(manifest[0], rehearse=rehearse)
+        root = (out or run.with_name(f"calibrate-{run.name}")).expanduser()
+        profile = load_site(site) if site else None
+        asked = operations.read_job(job, settings or [], columns or [], rehearse=rehearse)
+        operations.refuse_devices(profile, asked)
+        located, checkpoint, hardware = operations.locate(profile, asked)
+        floor = Floor(min_psnr, min_ssim, share)
+        usual = tolerances is None and thresholds is None and computed is None
+        shares = SHARES if usual else sorted(set(computed or ()), reverse=True)
+        if not usual:
+            tolerances, thresholds = tolerances or [], thresholds or []
+        grid = grid_of(root, located, tolerances, thresholds)
+        sample, others = sample_manifest(manifest, located, checkpoint, pictures, seed)
+        begin(root, sample)
+        search = Search(root, located, sample, others, shares if checkpoint else ())
+        maker = Maker(profile, checkpoint, hardware, terminal(), sys.argv)
+        try:
+            grid, tried = try_settings(
+                grid, floor, maker.make, terminal(), wait=profile is None, search=search.run
+            )
+        except Unmade as unmade:
+            raise typer.Exit(unmade.exit_code) from None
+        model = ModelDigest.of(located, checkpoint) if checkpoint else None
+        report = Report(asked, tuple(manifest), sample, seed, floor, tried, grid, model)
+        show_calibration(terminal(), report, write_report(root, report))
+
+
+def resume(
+    run: RunFolder,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar=SET, help="Change a key of [run], [audit] or [pattern]."),
+    ] = None,
+    site: SiteFile = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Go on here, although the run was on a cluster.")
+    ] = False,
+    manifest: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Where the manifest is now, if it was moved."),
+    ] = None,
+    add: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Add N workers; on a cluster, N nodes.")
+    ] = None,
+    steal: Annotated[
+        bool,
+        typer.Option("--steal", help="Take shards of workers elsewhere, which you know are dead."),
+    ] = False,
+    detach: Detach = False,
+) -> None:
+    """Make what is missing of a run that was stopped, killed or ran out of space.
+
+    The run goes on where it was last, or where --site or --local say.
+    """
+    with errors():
+        from batchgen.settings import load_site
+
+        named = load_site(site) if site else None
+        opened, profile = operations.reopen(
+            run, settings or [], manifest or [], named, local=local, add=add
+        )
+        _go(opened, profile, detach=detach, add=add, steal=steal)
+
+
+def cancel(
+    run: RunFolder,
+    now: Annotated[bool, typer.Option("--now", help="End the workers at once.")] = False,
+) -> None:
+    """Ask a run to stop after the groups in flight. `resume` continues it."""
+    with errors():
+        from batchgen.launch.cancel import cancel as cancel_run
+        from batchgen.run import RunDirectory
+
+        say(cancel_run(RunDirectory.open(run), at_once=now))
+
+
+def _go(
+    run: Run, site: Site | None, *, detach: bool, add: int | None = None, steal: bool = False
+) -> None:
+    """Launch workers for what is missing; on this machine, watch them and exit as `status` does."""
+    from batchgen.launch.start import start
+    from batchgen.view.show_status import show_software, show_status
+    from batchgen.view.watch import watch
+
+    console, seen = terminal(), operations.what_is_left(run, add)
+    if not seen.finished:
+        show_software(console, run.plan)
+        say(start(run, site, sys.argv, add=add, steal=steal))
+        if detach or site:
+            say(shell_command("batchgen", "status", run.directory.root, "--watch"))
+            return
+        seen = watch(run, console)
+    show_status(console, seen)
+    raise typer.Exit(seen.exit_code)
