@@ -286,7 +286,7 @@ FAMILIES = {
         _sd3_fits,
         patch=2,
         step_flops=_sd3_step_flops,
-        activations=15,
+        activations=16,
         clip_tokens=77,
         contrasts=True,
         most_positions="pos_embed_max_size",

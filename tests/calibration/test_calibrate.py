@@ -220,9 +220,6 @@ def test_a_killed_calibration_finds_the_same_schedules_and_a_run_computes_them(
         pictures = records(killed / "schedule-0.3")
         mine = [its for its in pictures if bool(its["negative_prompt"]) == one.negative_prompt]
         assert {its["skipped"] for its in mine} == {trace}
-    assert load_job(killed / "job.toml").cache.schedule == str(killed / "schedule.json")
-    planned = ask("plan", tmp_path / "p.parquet", "--job", killed / "job.toml")
-    assert (planned.code, planned.err) == (0, "")
 
 
 def test_bad_input_leaves_nothing(tmp_path: Path) -> None:

@@ -274,7 +274,8 @@ def test_the_commands_of_the_documentation_work(
     write_prompts(tmp_path / "prompts.parquet", ["a cat"] * 8)
     for folder in ("jobs", "slurm"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "jobs" / "flux-dev.toml").write_text('[engine]\nkind = "pattern"\n')
+    for name in ("jobs/flux-dev.toml", "flux-dev"):
+        (tmp_path / name).write_text('[engine]\nkind = "pattern"\n')
     (tmp_path / "slurm" / "mycluster.toml").symlink_to(new_run().profile)
     (tmp_path / "slurm" / "testcluster.toml").symlink_to(ROOT / "slurm" / "testcluster.toml")
     (tmp_path / "manifests").symlink_to(ROOT / "manifests")
@@ -283,8 +284,9 @@ def test_the_commands_of_the_documentation_work(
     section = readme.partition("## On a cluster")[2].partition("\n## ")[0]
     text = section + (ROOT / "slurm" / "README.md").read_text()
     commands = re.findall(r"(?m)^\$ batchgen (.*)", text)
-    assert len(commands) == 8
-    for command in commands:
+    assert len(commands) == 9
+    assert commands[0].startswith("doctor ")  # tests/cluster/test_doctor.py
+    for command in commands[1:]:
         answer = ask(*shlex.split(command, comments=True))
         assert (answer.code, answer.err) == (0, ""), command
 

@@ -1,10 +1,11 @@
 """A job that 0.1 submitted works after an upgrade: its script and its pickle hold old names."""
 
+import importlib
 from typing import Any
 
 import pytest
 
-import batchgen.submit
+import batchgen
 from batchgen.launch import slurm_array
 from tests.cluster.cluster import NewRun, kill, until
 
@@ -28,7 +29,9 @@ def test_a_job_with_the_old_module_names_works_and_is_requeued_after_a_death(
         return parameters
 
     monkeypatch.setattr(slurm_array, "sbatch_parameters", with_old_names)
-    monkeypatch.setattr(batchgen.submit.Element, "__module__", "batchgen.submit")
+    shim = importlib.import_module("batchgen.submit")
+    del batchgen.submit  # to other tests it is the function
+    monkeypatch.setattr(shim.Element, "__module__", "batchgen.submit")
     one = new_run()
     assert one.submit(pattern__delay_s=1.5).code == 0
     folder = one.root / ".batchgen/jobs/0001/submitit"
