@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
@@ -89,14 +88,15 @@ def _insert_functions() -> None:
             return made_on_host(data, device=device, **kwargs)
         return made_on_host(data, device="cpu", **kwargs).to(where)
 
+    # The numbers are on a CPU, which has two kernels: nothing else may be chosen for them.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
     attend_on_host = torch.nn.functional.scaled_dot_product_attention
     attention = torch.ops.aten.scaled_dot_product_attention.default
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *more: Any, **named: Any) -> Tensor:
         if isinstance(query, CudaTensor):
-            # Whichever kernel the program asks for, the CPU has its own.
-            with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
-                out: Tensor = compute(attention, (query, key, value, *more), named)
+            out: Tensor = compute(attention, (query, key, value, *more), named)
             return out
         return attend_on_host(query, key, value, *more, **named)
 

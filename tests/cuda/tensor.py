@@ -94,7 +94,9 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _attend(*qkv: Tensor) -> Any:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*qkv)
+    """The CPU's kernel, and in the places of a card's further outputs something."""
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*qkv)
+    return out, lse, lse, lse, 0, 0, lse, lse, lse
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:

@@ -25,20 +25,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from batchgen.engine.rules import FAST_ATTENTION_CAPABILITY, check_attention
 from batchgen.errors import JobError
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of every token to every token: q, k, v → the weighted values, all [R, S, H, E]."""
-
-_BACKENDS = {
-    "sdpa": None,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "math": SDPBackend.MATH,
-}
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Attend, str]:
@@ -59,18 +51,35 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> tup
     if name == "fa3":
         flash_attention_3()
         return _attend_fa3, name
-    return _sdpa(_BACKENDS[name]), name
+    return {"sdpa": _sdpa, "cudnn": _cudnn, "flash": _flash, "math": _math}[name], name
 
 
-def _sdpa(backend: SDPBackend | None) -> Attend:
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        if backend is None:
-            return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        with sdpa_kernel(backend):
-            return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+# Kernels are called by name. `torch.nn.attention.sdpa_kernel` chooses one for all threads of the
+# process: the VAE, which decodes in another thread and whose heads are too wide for most kernels,
+# would find none now and then.
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
-    return attend
+
+def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    operator: Any = torch.ops.aten._scaled_dot_product_cudnn_attention
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    out: Tensor = operator(*heads_first, None, compute_log_sumexp=False)[0]
+    return out.transpose(1, 2)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    name = "_scaled_dot_product_flash_attention" + ("" if q.is_cuda else "_for_cpu")
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    out: Tensor = getattr(torch.ops.aten, name)(*heads_first)[0]
+    return out.transpose(1, 2)
+
+
+def _math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    out: Tensor = torch.ops.aten._scaled_dot_product_attention_math(*heads_first)[0]
+    return out.transpose(1, 2)
 
 
 @functools.cache
