@@ -14,6 +14,7 @@ import torch
 from batchgen.engine.attention.fuse import fuse_projections
 from batchgen.engine.attention.joint import install_attention
 from batchgen.engine.attention.kernels import choose_attention
+from batchgen.engine.attention.lengths import Lengths, RowsAttention
 from batchgen.engine.attention.log_sum_exp import choose_attend_part
 from batchgen.engine.cache import make_policy
 from batchgen.engine.compile.blocks import CompiledBlocks
@@ -82,11 +83,12 @@ def build_engine(
     # they stay in the trained precision.
     modulator = family.modulator()
     # Linears of the same input become one, so that it is quantized once and not three times.
-    fuse_projections(family.blocks)
+    fuse_projections(family.blocks, family.attentions())
     # Weights are rounded once they are final, and before the compiler sees their kernels.
     numerics = _quantize(job, family, modulator, weights, device)
     # Attention must be final before anything is traced.
-    attentions, kernel = _choose_attention(job, checkpoint, family, ranks, device)
+    lengths = Lengths()
+    kernel = _choose_attention(job, checkpoint, family, ranks, device, lengths)
     # What is not there yet goes to the device when nothing about it will change any more: no larger
     # than it must be, and without what may leave again.
     residence = device.attempt(
@@ -97,7 +99,7 @@ def build_engine(
     identity = f"{device.identity}{numerics} attention={kernel}"
     vae = plain_decode(family.vae, device.kind)
     engine = TorchEngine(
-        identity, family, modulator, policy, device, ranks, attentions, residence, vae
+        identity, family, modulator, policy, device, ranks, lengths, residence, vae
     )
     engine.records = job.cache.record
     # Compilation and warm-up come last: what is traced stays as it is, and everything that a group
@@ -167,21 +169,21 @@ def _quantize(
 
 
 def _choose_attention(
-    job: Job, checkpoint: Checkpoint, family: Family, ranks: Ranks, device: Device
-) -> tuple[tuple[RanksAttention, RanksAttention] | None, str]:
-    """Put the attention into the blocks.
-
-    Return that of text and image tokens and that of image tokens alone, if they are split over
-    ranks; and the name of the kernel, for the engine's identity.
-    """
+    job: Job, checkpoint: Checkpoint, family: Family, ranks: Ranks, device: Device, lengths: Lengths
+) -> str:
+    """Put the attention into the blocks. Return the kernel's name, for the engine's identity."""
     attend, kernel = choose_attention(job.engine.attention, device.kind, device.dtype)
     if ranks.degree == 1:
-        install_attention(family.blocks, attend, attend)
-        return None, kernel
+        joint = RowsAttention(lengths, attend) if family.ragged else attend
+        install_attention(family.attentions(), joint, attend)
+        return kernel
     part = choose_attend_part(kernel)
-    joint, image = (RanksAttention(ranks, checkpoint.heads, attend, part) for _ in range(2))
-    install_attention(family.blocks, joint, image)
-    return (joint, image), f"{kernel} ulysses={ranks.mesh.ulysses} ring={ranks.mesh.ring}"
+    over, alone = (
+        RanksAttention(ranks, checkpoint.heads, lengths, attend, part, alone=alone)
+        for alone in (False, True)
+    )
+    install_attention(family.attentions(), over, alone)
+    return f"{kernel} ulysses={ranks.mesh.ulysses} ring={ranks.mesh.ring}"
 
 
 def _compile_mode(job: Job, device: Device) -> Mode | None:

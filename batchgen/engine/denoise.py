@@ -21,7 +21,7 @@ from batchgen.engine.cache.selection import Selection
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Family, Schedule, Text
-from batchgen.engine.forward_pass import Forward
+from batchgen.engine.forward_pass import Forward, SomeRows
 from batchgen.manifest import Picture
 
 
@@ -41,15 +41,15 @@ class Rows:
     # R rows: prompts, then negative prompts.
     text: Text
 
-    def of(self, pictures: Selection) -> tuple[Rows, Tensor]:
-        """The rows of n pictures, and their numbers [r] among all rows."""
+    def of(self, pictures: Selection) -> tuple[Rows, SomeRows]:
+        """The rows of n pictures, and which ones these are of all rows."""
         place = {picture: at for at, picture in enumerate(pictures.numbers)}
         chosen = [row for row, picture in enumerate(self.owner) if picture in place]
         owner = [place[self.owner[row]] for row in chosen]
         numbers, index = upload([chosen, owner], self.index.device, torch.int64)
         first = len(self.owner) - len(self.scales)  # B
         scales = self.scales.index_select(0, numbers[len(pictures.numbers) :] - first)
-        return Rows(owner, index, scales, self.text), numbers
+        return Rows(owner, index, scales, self.text), SomeRows(chosen, numbers)
 
 
 def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tensor:
@@ -61,7 +61,7 @@ def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tens
     shape = family.noise_shape(group[0].width, group[0].height)
     generators = (torch.Generator().manual_seed(picture.seed) for picture in group)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    return family.pack(upload(noise.to(device.dtype), device.kind))
+    return family.pack(upload(noise.to(family.latents_dtype or device.dtype), device.kind))
 
 
 def denoise(
@@ -102,9 +102,9 @@ def _compute(
     """The velocity of n pictures, [n, T, C]; None stands for all."""
     if pictures is None or pictures.index is None:
         return contrast(forward.velocity(_every(latents, rows), step), rows)
-    some, numbers = rows.of(pictures)
+    some, which = rows.of(pictures)
     every = _every(pictures.of(latents), some)
-    return contrast(forward.velocity(every, step, numbers), some)
+    return contrast(forward.velocity(every, step, which), some)
 
 
 def _every(latents: Tensor, rows: Rows) -> Tensor:

@@ -16,14 +16,26 @@ T image tokens, C latent channels of a token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from batchgen.engine.attention.lengths import Lengths
 from batchgen.engine.cache.probe import Probe
 from batchgen.engine.families.family import Conditions, Family, Tokens
 from batchgen.engine.modulation import Modulations, Modulator
 from batchgen.engine.parallel.collectives import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class SomeRows:
+    """r of a group's R rows."""
+
+    # In rising order.
+    numbers: Sequence[int]
+    # The same on the device, int64.
+    index: Tensor
 
 
 class Forward:
@@ -37,13 +49,17 @@ class Forward:
         size: tuple[int, int],
         ranks: Ranks,
         probe: Probe | None,
+        lengths: Lengths,
     ) -> None:
         """:param size: (width, height) of the group's pictures, in pixels.
         :param probe: what `measure` measures; None: nothing.
+        :param lengths: what the attention of the blocks reads.
         """
         self._family, self._size, self._ranks, self._probe = family, size, ranks, probe
         self._temb, self._modulations = conditions.temb, Modulations(modulator, conditions.temb)
         self._text, self._rotary = ranks.split(conditions.text), _split_rotary(conditions, ranks)
+        self._lengths, self._own = lengths, conditions.lengths
+        self._lengths.text = conditions.text.shape[1]
         # All rows after the probe blocks, between `measure` and `velocity`.
         self._probed: Tokens | None = None
 
@@ -57,40 +73,57 @@ class Forward:
         assert self._probe is not None, "the policy measures nothing"
         embedded, modulations = self._embed(latents, None), self._modulations.at(step)
         signal = self._probe.signal
-        self._probed = self._run(0, signal.blocks, embedded, modulations)
+        self._probed = self._run(0, signal.blocks, embedded, modulations, None)
         if signal.kind == "residual":
             return self._probe.measure(self._probed.image - embedded.image)
         return self._probe.measure(self._family.modulated(embedded.image, modulations[0]))
 
-    def velocity(self, latents: Tensor, step: int, rows: Tensor | None = None) -> Tensor:
+    def velocity(self, latents: Tensor, step: int, rows: SomeRows | None = None) -> Tensor:
         """The velocity of latents, both [R, T, C]; the same bits on every rank.
 
         Steps come in order, each at most once.
 
-        :param rows: the numbers of the group's rows that the latents are; None: all.
+        :param rows: which of the group's rows the latents are; None: all.
         """
-        modulations, temb, first = self._modulations.at(step, rows), self._temb[step], 0
-        if rows is not None:
-            temb = temb.index_select(0, rows)
+        index = None if rows is None else rows.index
+        modulations, temb, first = self._modulations.at(step, index), self._temb[step], 0
+        if index is not None:
+            temb = temb.index_select(0, index)
         if self._probe is None:
-            tokens = self._embed(latents, rows)
+            tokens = self._embed(latents, index)
         else:
             assert self._probed is not None, "measure comes first"
-            tokens = self._probed if rows is None else self._probed.rows(rows)
+            tokens = self._probed if index is None else self._probed.rows(index)
             first, self._probed = self._probe.signal.blocks, None
-            self._probe.computed(rows)
-        image = self._run(first, len(self._family.blocks), tokens, modulations).image
-        return self._ranks.gather(self._family.head(image, temb), latents.shape[1])
+            self._probe.computed(index)
+        image = self._run(first, len(self._family.blocks), tokens, modulations, rows).image
+        velocity = self._ranks.gather(self._family.head(image, temb), self._lengths.image)
+        # Families may add image tokens of their own behind those of the latents.
+        return velocity[:, : latents.shape[1]]
 
     def _embed(self, latents: Tensor, rows: Tensor | None) -> Tokens:
         text = self._text if rows is None else self._text.index_select(0, rows)
-        return Tokens(self._ranks.split(self._family.embed(latents, self._size)), text)
+        image = self._family.embed(latents, self._size)
+        self._lengths.image = image.shape[1]
+        return Tokens(self._ranks.split(image), text)
 
-    def _run(self, first: int, last: int, tokens: Tokens, modulations: Sequence[Tensor]) -> Tokens:
-        """The tokens after blocks first … last - 1."""
-        image, text = tokens.image, tokens.text
+    def _run(
+        self,
+        first: int,
+        last: int,
+        tokens: Tokens,
+        modulations: Sequence[Tensor],
+        rows: SomeRows | None,
+    ) -> Tokens:
+        """The tokens of some rows after blocks first … last - 1."""
+        image, text, own, rotary = tokens.image, tokens.text, self._own, self._rotary
+        if rows is not None and own is not None:
+            own = tuple(own[row] for row in rows.numbers)
+        if rows is not None and rotary is not None and rotary[0].ndim == 3:
+            rotary = rotary[0].index_select(0, rows.index), rotary[1].index_select(0, rows.index)
+        self._lengths.own = own
         for index in range(first, last):
-            image, text = self._family.block(index, image, text, modulations[index], self._rotary)
+            image, text = self._family.block(index, image, text, modulations[index], rotary)
         return Tokens(image, text)
 
 
@@ -100,7 +133,7 @@ def _split_rotary(conditions: Conditions, ranks: Ranks) -> tuple[Tensor, Tensor]
         return None
     text = conditions.text.shape[1]
     cosines, sines = (
-        torch.cat([ranks.split(part[:text], 0), ranks.split(part[text:], 0)])
-        for part in conditions.rotary
+        torch.cat([ranks.split(of_text, -2), ranks.split(of_image, -2)], dim=-2)
+        for of_text, of_image in (part.tensor_split([text], dim=-2) for part in conditions.rotary)
     )
     return cosines, sines

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from batchgen.engine.attention.lengths import Lengths
 from batchgen.engine.cache.policy import Policy
 from batchgen.engine.cache.probe import Probe
 from batchgen.engine.cache.products import Products
@@ -26,7 +27,6 @@ from batchgen.engine.interface import Compilation, Denoised
 from batchgen.engine.modulation import Modulator
 from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
-from batchgen.engine.parallel.ulysses_ring import RanksAttention
 from batchgen.engine.vae.decode import Decode, decode_latents
 from batchgen.manifest import Picture
 
@@ -44,8 +44,8 @@ class TorchEngine:
     policy: Policy | None
     device: Device
     ranks: Ranks
-    # Attention of text and image tokens, and of image tokens alone. None on a single rank.
-    attentions: tuple[RanksAttention, RanksAttention] | None
+    # What the blocks' attention reads of a group.
+    lengths: Lengths
     residence: Residence
     vae: Decode
     compiler: Compiler | None = None
@@ -86,9 +86,10 @@ class TorchEngine:
             text = self.family.encode([""]).rows([0] * rows)
         schedule, guidance = self.family.schedule(1, *size), self._tensor([1.0] * rows)
         conditions = self.family.conditions(text, schedule.timesteps, guidance, size)
-        noise = torch.zeros(rows, *self.family.noise_shape(*size), dtype=self.device.dtype)
+        dtype = self.family.latents_dtype or self.device.dtype
+        noise = torch.zeros(rows, *self.family.noise_shape(*size), dtype=dtype)
         latents = self.family.pack(noise.to(self.device.kind))
-        self._forward(conditions, latents, size, None).velocity(latents, 0)
+        self._forward(conditions, size, None).velocity(latents, 0)
 
     @torch.inference_mode()
     def _denoise(self, group: Sequence[Picture], *, cached: bool) -> Denoised:
@@ -102,7 +103,7 @@ class TorchEngine:
         noise = draw_noise(self.family, group, self.device)
         conditions = self.family.conditions(rows.text, schedule.timesteps, guidance, size)
         probe = self._probe(rows) if cached else None
-        forward = self._forward(conditions, noise, size, probe)
+        forward = self._forward(conditions, size, probe)
         velocities = self._velocities(group, noise, schedule) if cached else None
         products = Products(schedule.sigmas.tolist()) if self.records else None
         latents = denoise(forward, noise, rows, schedule, velocities, products)
@@ -141,13 +142,11 @@ class TorchEngine:
         return self.family.encode(list(distinct)).rows([distinct[prompt] for prompt in prompts])
 
     def _forward(
-        self, conditions: Conditions, latents: Tensor, size: tuple[int, int], probe: Probe | None
+        self, conditions: Conditions, size: tuple[int, int], probe: Probe | None
     ) -> Forward:
-        if self.attentions:
-            joint, image = self.attentions
-            joint.set_lengths(conditions.text.shape[1], latents.shape[1])
-            image.set_lengths(0, latents.shape[1])
-        return Forward(self.family, self.modulator, conditions, size, self.ranks, probe)
+        return Forward(
+            self.family, self.modulator, conditions, size, self.ranks, probe, self.lengths
+        )
 
     def _probe(self, rows: Rows) -> Probe | None:
         if self.policy is None or self.policy.signal is None:

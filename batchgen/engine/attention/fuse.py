@@ -8,6 +8,7 @@ beside their attention `to_qkv_mlp` holds the MLP's first linear too. The norms 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,23 +17,34 @@ from torch import nn
 from batchgen.engine.attention.heads import QueryKeyNorm
 from batchgen.engine.attention.parallel_block import ParallelBlock
 
+# Of an attention among the parts of a block.
+_NAMES = ("attn", "attn2")
 _QKV = ("to_q", "to_k", "to_v")
 _ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
 
 
-def attentions(blocks: Sequence[nn.Module]) -> list[tuple[str, Any]]:
-    """Every attention of the blocks, with its name in its block."""
+@dataclass(frozen=True, slots=True)
+class AttentionOf:
+    """An attention of a block."""
+
+    module: Any
+    # Image tokens attend among themselves, without the text.
+    alone: bool = False
+
+
+def find_attentions(blocks: Sequence[nn.Module]) -> list[AttentionOf]:
+    """Every attention of diffusers' MMDiT blocks."""
     children = (child for block in blocks for child in block.named_children())
-    return [(name, child) for name, child in children if name in ("attn", "attn2")]
+    return [AttentionOf(child, name == "attn2") for name, child in children if name in _NAMES]
 
 
 @torch.no_grad()
-def fuse_projections(blocks: Sequence[nn.Module]) -> None:
+def fuse_projections(blocks: Sequence[nn.Module], attentions: Sequence[AttentionOf]) -> None:
     """Replace what reads the same tokens by its stack, in place, in every block."""
     for block in blocks:
         if hasattr(block, "proj_mlp"):
             _fuse_parallel(block)
-    for _, attn in attentions(blocks):
+    for attn in (each.module for each in attentions):
         if hasattr(attn, "to_q"):
             attn.to_qkv = _stack(_take(attn, _QKV))
         if getattr(attn, "add_q_proj", None) is not None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines [S, E] of every token's angles, each angle twice, for all rows."""
+"""Cosines and sines of every token's angles, each twice: [S, E] for all rows, or [R, S, E]."""
 
 
 class QueryKeyNorm(nn.Module):

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from batchgen.engine.attention.fuse import attentions
+from batchgen.engine.attention.fuse import AttentionOf
 from batchgen.engine.attention.heads import Rotary, split_heads
 from batchgen.engine.attention.kernels import Attend
 
@@ -92,17 +92,18 @@ def _split_rotary(
     """The positions of the text, and those of the image."""
     if rotary is None:
         return None, None
-    (cosines, sines), length = rotary, text_tokens
-    return (cosines[:length], sines[:length]), (cosines[length:], sines[length:])
+    (cosines, sines), at = rotary, [text_tokens]
+    of_text, of_image = zip(cosines.tensor_split(at, -2), sines.tensor_split(at, -2), strict=True)
+    return of_text, of_image
 
 
-def install_attention(blocks: Sequence[nn.Module], joint: Attend, image: Attend) -> None:
-    """Have every attention of the blocks computed so. Their projections must have been fused.
+def install_attention(attentions: Sequence[AttentionOf], joint: Attend, image: Attend) -> None:
+    """Have every attention computed so. Their projections must have been fused.
 
     :param joint: for attention of text and image tokens.
-    :param image: for the second attention of some blocks, among image tokens alone (SD3.5 medium).
+    :param image: for attention of image tokens alone, as the second one of SD3.5 medium's blocks.
     """
-    for name, attn in attentions(blocks):
-        holds_mlp = hasattr(attn, "to_qkv_mlp_proj")
+    for each in attentions:
+        holds_mlp = hasattr(each.module, "to_qkv_mlp_proj")
         kind = ParallelAttention if holds_mlp else JointAttention
-        attn.processor = kind(image if name == "attn2" else joint)
+        each.module.processor = kind(image if each.alone else joint)

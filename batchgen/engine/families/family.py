@@ -19,6 +19,7 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
+from batchgen.engine.attention.fuse import AttentionOf, find_attentions
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.loading import LoadModule, load_scheduler
 from batchgen.engine.modulation import Modulator, hoist_modulations
@@ -33,11 +34,17 @@ class Text:
     tokens: Tensor
     # [R, pooled width of the text encoder]; None where the family pools none.
     pooled: Tensor | None = None
+    # How many tokens of each row are its own; the others are padding. None: every token is.
+    lengths: tuple[int, ...] | None = None
 
     def rows(self, index: Sequence[int]) -> Text:
         """The text of these rows, in this order. A row may appear several times."""
         rows = upload(index, self.tokens.device, torch.int64)
-        return Text(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
+        return Text(
+            self.tokens[rows],
+            None if self.pooled is None else self.pooled[rows],
+            None if self.lengths is None else tuple(self.lengths[row] for row in index),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +65,11 @@ class Conditions:
     text: Tensor
     # [N, R, D]: each step's embedding of time, guidance and pooled text.
     temb: Tensor
-    # Cosines and sines, [S + T, ·], text first; None where the family has no rotary positions.
+    # Cosines and sines, text first: [S + T, ·], or [R, S + T, ·] where rows differ in them. None
+    # where the family has no rotary positions.
     rotary: tuple[Tensor, Tensor] | None
+    # How many text tokens of each row are attended to, the first ones; None: all of them.
+    lengths: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,10 @@ class Family(ABC):
     token_order: ClassVar[tuple[int, ...]]
     # p.
     patch: int = 2
+    # Type of the latents between two steps; None: the device's, as in most pipelines.
+    latents_dtype: ClassVar[torch.dtype | None] = None
+    # Whether texts keep their lengths in a group: `Conditions.lengths` may be given.
+    ragged: ClassVar[bool] = False
     # The VAE's class in diffusers.
     autoencoder: ClassVar[Any] = diffusers.AutoencoderKL
     # The transformer's blocks, in the order of the data.
@@ -210,6 +224,10 @@ class Family(ABC):
     def modulator(self) -> Modulator:
         """Take the modulation linears out of the transformer, once; see `modulation.py`."""
         return hoist_modulations(self.blocks)
+
+    def attentions(self) -> list[AttentionOf]:
+        """Every attention of the blocks; see `attention/joint.py`."""
+        return find_attentions(self.blocks)
 
     def modulated(self, image: Tensor, modulation: Tensor) -> Tensor:
         """Image tokens [R, T, D] as the first block's attention sees them: TeaCache's signal."""

@@ -12,9 +12,12 @@ log-sum-exp):
 On a mesh the ring runs between Ulysses groups. The sources are in `mesh.py`; for the merge, Online
 softmax, https://arxiv.org/abs/1805.02867.
 
+Rows whose texts are shorter than the group's attend to their own tokens alone (`lengths.py`). Every
+rank has image tokens, so that no row is ever without a key.
+
 In exchanged buffers the tokens are the first dimension. Parts of unequal lengths are then joined as
 they are received, without padding and without a mask. To compiled blocks all of this is one opaque
-operator, `batchgen::attend_over_ranks`.
+operator.
 
 Legend: R rows; H heads; E head width; n tokens of this rank, its text share and then its image
 share; U ranks of a Ulysses group, N tokens of all of them, h = H / U heads of each.
@@ -22,57 +25,72 @@ share; U ranks of a Ulysses group, N tokens of all of them, h = H / U heads of e
 
 from __future__ import annotations
 
-import itertools
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from batchgen.engine.attention.kernels import Attend
+from batchgen.engine.attention.lengths import Lengths, Part, join, rows_by_length
 from batchgen.engine.attention.log_sum_exp import AttendPart
+from batchgen.engine.attention.opaque import OpaqueAttention
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import check_mesh, shares
 
-# Attention on one device: q, k, v → the weighted values, each [R, S, H, E].
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+class RanksAttention(OpaqueAttention):
+    """Attention over all ranks' tokens."""
 
-class RanksAttention:
-    """Attention over all ranks' tokens; an `Attend` for eager and for compiled blocks."""
-
-    def __init__(self, ranks: Ranks, heads: int, attend: Attend, attend_part: AttendPart) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        heads: int,
+        lengths: Lengths,
+        attend: Attend,
+        attend_part: AttendPart,
+        *,
+        alone: bool = False,
+    ) -> None:
         """:param attend: used without a ring.
         :param attend_part: used with a ring.
+        :param alone: image tokens attend among themselves, without the text.
         :raises JobError: the Ulysses degree does not divide the heads.
         """
+        super().__init__()
         self._ulysses, self._ring = ranks.mesh.ulysses, ranks.mesh.ring
         check_mesh(ranks.degree, self._ulysses, self._ring, heads)
-        self._ranks, self._attend, self._attend_part = ranks, attend, attend_part
+        self._ranks, self._kernel, self._attend_part = ranks, attend, attend_part
         self._ring_rank, self._ulysses_rank = divmod(ranks.rank, self._ulysses)
-        # How many tokens every rank holds.
-        self._tokens = (0,) * ranks.degree
-        self._handle = next(number for number in itertools.count() if number not in _ATTENTIONS)
-        _ATTENTIONS[self._handle] = self
+        self._lengths, self._alone = lengths, alone
 
-    def set_lengths(self, text: int, image: int) -> None:
-        """Say how many tokens all ranks hold together. Needed before a group's first block."""
-        degree = self._ranks.degree
-        both = zip(shares(text, degree), shares(image, degree), strict=True)
-        self._tokens = tuple(text + image for text, image in both)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from this rank's tokens to those of all ranks: [R, n, H, E] → [R, n, H, E]."""
-        out: Tensor = _attend_over_ranks(q, k, v, self._handle)
-        return out
-
-    def over_ranks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Do what the operator does, for the operator."""
+        self._parts = self._parts_of_ranks()
+        # How many tokens every rank holds.
+        self._tokens = tuple(part.text + part.image for part in self._parts)
         mine = self._tokens[self._ranks.rank]
         assert q.shape[1] == mine, f"{q.shape[1]} tokens, {self._tokens} set"
         if self._ulysses > 1:
             q, k, v = self._heads_for_tokens(q, k, v)
-        out = self._attend_around(q, k, v) if self._ring > 1 else self._attend(q, k, v)
+        if self._ring > 1:
+            out = self._attend_around(q, k, v)
+        else:
+            parts = self._parts[self._members(0)]
+            each = rows_by_length(q, k, v, parts, self._own())
+            out = join([self._kernel(*qkv) for qkv in each])
         return (self._tokens_for_heads(out) if self._ulysses > 1 else out).contiguous()
+
+    def _parts_of_ranks(self) -> list[Part]:
+        """Which tokens every rank holds."""
+        degree, text = self._ranks.degree, 0 if self._alone else self._lengths.text
+        both = zip(shares(text, degree), shares(self._lengths.image, degree), strict=True)
+        parts: list[Part] = []
+        for of_text, of_image in both:
+            parts.append(Part(parts[-1].first + parts[-1].text if parts else 0, of_text, of_image))
+        return parts
+
+    def _own(self) -> Sequence[int] | None:
+        return None if self._alone else self._lengths.own
 
     def _members(self, ring_rank: int) -> slice:
         """The ranks of one Ulysses group."""
@@ -116,7 +134,10 @@ class RanksAttention:
                 incoming = block.new_empty(*block.shape[:2], length, *block.shape[3:])
                 wait = self._ranks.rotate(block, incoming)
             if q.shape[1] and block.shape[2]:  # no kernel takes empty operands
-                part = self._attend_part(q, *block)
+                parts = self._parts[self._members((self._ring_rank - step) % self._ring)]
+                each = rows_by_length(q, block[0], block[1], parts, self._own())
+                out, lse = zip(*(self._attend_part(*qkv) for qkv in each), strict=True)
+                part = join(out), join(lse)
                 merged = (part[0].float(), part[1]) if merged is None else merge(*merged, *part)
             if more:
                 block = wait()
@@ -131,19 +152,3 @@ def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[T
     """
     weight = torch.sigmoid(other_lse - lse).transpose(1, 2).unsqueeze(-1)
     return torch.lerp(out, other.float(), weight), torch.logaddexp(lse, other_lse)
-
-
-# An operator takes only tensors and numbers, so a `RanksAttention` is handed to it as a number and
-# looked up here. The lowest free number is taken, because compiled code contains the number and is
-# cached for the next process.
-_ATTENTIONS: weakref.WeakValueDictionary[int, RanksAttention] = weakref.WeakValueDictionary()
-
-
-@torch.library.custom_op("batchgen::attend_over_ranks", mutates_args=())
-def _attend_over_ranks(q: Tensor, k: Tensor, v: Tensor, handle: int) -> Tensor:
-    return _ATTENTIONS[handle].over_ranks(q, k, v)
-
-
-@_attend_over_ranks.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, handle: int) -> Tensor:  # noqa: ARG001 - its signature
-    return q.new_empty(q.shape)

@@ -8,7 +8,7 @@ from diffusers import FluxTransformer2DModel
 from torch import nn
 from torch._inductor import compile_fx
 
-from batchgen.engine.attention.fuse import fuse_projections
+from batchgen.engine.attention.fuse import find_attentions, fuse_projections
 from batchgen.engine.attention.joint import install_attention
 from batchgen.engine.attention.kernels import choose_attention
 from batchgen.engine.compile.blocks import CompiledBlocks
@@ -30,9 +30,10 @@ def load_blocks() -> list[nn.Module]:
 
 def load_fused() -> list[nn.Module]:
     blocks = load_blocks()
-    fuse_projections(blocks)
+    attentions = find_attentions(blocks)
+    fuse_projections(blocks, attentions)
     attend, _ = choose_attention("auto", torch.device("cpu"), torch.float32)
-    install_attention(blocks, attend, attend)
+    install_attention(attentions, attend, attend)
     return blocks
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from batchgen.engine.attention.lengths import Lengths
 from batchgen.engine.cache import make_policy
 from batchgen.engine.cache.policy import Policy
 from batchgen.engine.cache.probe import Probe
@@ -98,7 +99,8 @@ class BlockStack:
         probe = Probe(signal, owner, ranks) if signal else None
         family: Any = self
         every_block: Any = lambda temb: [temb] * BLOCKS  # noqa: E731
-        forward = Forward(family, every_block, Conditions(text, temb, None), (0, 0), ranks, probe)
+        conditions = Conditions(text, temb, None)
+        forward = Forward(family, every_block, conditions, (0, 0), ranks, probe, Lengths())
         pictures = [picture(key) for key in keys]
         velocities = Velocities(policy, pictures, noise, SIGMAS) if policy else None
         schedule = Schedule(torch.tensor(SIGMAS), torch.tensor(SIGMAS[:-1]))

@@ -23,6 +23,7 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import scaled_dot_product_attention
 
 from batchgen.engine import torch_engine
+from batchgen.engine.attention.lengths import Lengths
 from batchgen.engine.attention.log_sum_exp import choose_attend_part
 from batchgen.engine.build import build_engine
 from batchgen.engine.cache import make_policy
@@ -51,6 +52,16 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
 
+def rows_alone(qkv: Tensor, text: int, own: Sequence[int]) -> Tensor:
+    """Attention of each row to its own text tokens and to all image tokens."""
+    out = []
+    for row, length in enumerate(own):
+        q, k, v = qkv[:, row : row + 1]
+        k, v = (torch.cat([x[:, :length], x[:, text:]], dim=1) for x in (k, v))
+        out.append(sdpa(q, k, v))
+    return torch.cat(out)
+
+
 def share(ranks: Ranks, x: Tensor, text: int) -> Tensor:
     """This rank's text share, then its image share."""
     return torch.cat([ranks.split(x[:, :text]), ranks.split(x[:, text:])], dim=1)
@@ -69,15 +80,17 @@ def attend(
     dtype: str = "fp32",
     kernel: str = "sdpa",
     scale: float = 1.0,
+    own: Sequence[int] | None = None,
 ) -> Any:
     """Attention over the ranks: its largest error, and a digest of what this rank gathered."""
     torch.manual_seed(rows + text + image)
     qkv = torch.randn(3, rows, text + image, HEADS, WIDTH, dtype=DTYPES[dtype]) * scale
-    attention = RanksAttention(ranks, HEADS, sdpa, choose_attend_part(kernel))
-    attention.set_lengths(text, image)
+    attention = RanksAttention(
+        ranks, HEADS, Lengths(text, image, own), sdpa, choose_attend_part(kernel)
+    )
     with torch.inference_mode():
         out = whole(ranks, attention(*(share(ranks, x, text) for x in qkv)), text, image)
-        expected = sdpa(*qkv)
+        expected = sdpa(*qkv) if own is None else rows_alone(qkv, text, own)
     assert out.shape == expected.shape
     assert out.dtype == expected.dtype
     return (out - expected).abs().max().item(), digest(out)
@@ -126,8 +139,7 @@ def compiled(ranks: Ranks, dtype: str, backend: str) -> tuple[float, int, int]:
     torch._dynamo.reset()
     counters.clear()
     text, image = 7, 30
-    attention = RanksAttention(ranks, HEADS, sdpa, choose_attend_part("sdpa"))
-    attention.set_lengths(text, image)
+    attention = RanksAttention(ranks, HEADS, Lengths(text, image), sdpa, choose_attend_part("sdpa"))
     block = Block(attention).to(DTYPES[dtype])
     fast = torch.compile(block, fullgraph=True, backend=backend)
     errors = []
@@ -153,17 +165,16 @@ def linear_over_ranks(ranks: Ranks, kind: str) -> bool:
 
 def check_operator(ranks: Ranks) -> None:
     """PyTorch's own checks of the operator: its schema and its fake tensors' shapes."""
-    attention = RanksAttention(ranks, HEADS, sdpa, choose_attend_part("sdpa"))
-    attention.set_lengths(7, 30)
+    attention = RanksAttention(ranks, HEADS, Lengths(7, 30), sdpa, choose_attend_part("sdpa"))
     q, k, v = (share(ranks, torch.randn(2, 37, HEADS, WIDTH), 7) for _ in range(3))
-    operator = torch.ops.batchgen.attend_over_ranks.default
+    operator = torch.ops.batchgen.attend.default
     torch.library.opcheck(
         operator, (q, k, v, attention._handle), test_utils=("test_schema", "test_faketensor")
     )
 
 
 def build(ranks: Ranks, heads: int) -> None:
-    RanksAttention(ranks, heads, sdpa, choose_attend_part("math"))
+    RanksAttention(ranks, heads, Lengths(), sdpa, choose_attend_part("math"))
 
 
 def exit_at_once(_: Ranks) -> None:

@@ -57,6 +57,11 @@ def test_attention_over_ranks_is_attention_on_one(
     assert attention_error(ranks, rows, text, image) <= 1e-5
 
 
+@pytest.mark.parametrize("own", [(9, 3, 3), (12, 12, 1), (0, 5, 11)])
+def test_texts_keep_their_lengths_over_ranks(ranks: RankProcesses, own: tuple[int, ...]) -> None:
+    assert attention_error(ranks, 3, 12, 18, "fp32", "sdpa", 1.0, own) <= 1e-5
+
+
 @pytest.mark.parametrize(("text", "image"), [(0, 9), (1, 1), (3, 2), (2, 5), (0, 1)])
 def test_a_rank_may_hold_one_token_or_none(ranks: RankProcesses, text: int, image: int) -> None:
     assert attention_error(ranks, 2, text, image) <= 1e-5

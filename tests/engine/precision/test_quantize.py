@@ -8,7 +8,7 @@ from torch._dynamo import mark_dynamic
 from torch._inductor.compile_fx import compile_fx
 from transformers import T5EncoderModel
 
-from batchgen.engine.attention.fuse import fuse_projections
+from batchgen.engine.attention.fuse import find_attentions, fuse_projections
 from batchgen.engine.modulation import hoist_modulations
 from batchgen.engine.precision.quantize import (
     Format,
@@ -233,7 +233,7 @@ def test_all_linears_of_flux_dev_are_quantized_but_its_76_modulations(fused, cou
         )
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     if fused:
-        fuse_projections(blocks)
+        fuse_projections(blocks, find_attentions(blocks))
     everything = sum(
         isinstance(module, nn.Linear) for block in blocks for module in block.modules()
     )
