@@ -8,9 +8,8 @@
     contents.py         weight files against the configuration: nothing missing, nothing left over
     index.py            model_index.json against the family
     guidance.py         which guidance values of a picture a model reads
-    families.py         what planning must know of a model family: components, tokens, FLOP
-    expected.py         the tensors of a component, name → shape
-    configs.py          the configurations of components, checked
+    families/           what planning must know of a model family: transformer, tokens, FLOP
+    components/         configurations of components, checked, and their tensors, name → shape
     weights.py          headers of weight files; a digest that need not read all of a file
     folder.py           the files that loading reads
     tiny/               the embedded model, a FLUX.1 small enough for a laptop (made by training/)
@@ -19,7 +18,7 @@ A room imports only rooms below it.
 """
 
 from batchgen.model.checkpoint import TINY, Checkpoint, resolve
-from batchgen.model.configs import QWEN3_LAYERS
+from batchgen.model.families import QWEN3_LAYERS
 from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled
 from batchgen.model.lora import linear_name, read_lora

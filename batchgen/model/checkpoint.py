@@ -15,9 +15,10 @@ from typing import Any
 
 from batchgen.errors import ModelError
 from batchgen.model.chat_template import read_chat_template
-from batchgen.model.configs import Config, Scheduler, parse_config
+from batchgen.model.components.config import Config, parse_config
+from batchgen.model.components.scheduler import SCHEDULER, Scheduler
 from batchgen.model.contents import FLOATS, canonical_names, check_weights, is_harmless
-from batchgen.model.families import FAMILIES, SCHEDULER, FamilyFacts, encoder_of
+from batchgen.model.families import FAMILIES, FamilyFacts, encoder_of
 from batchgen.model.folder import (
     component_files,
     expand_home,
@@ -115,7 +116,7 @@ class Checkpoint:
     def tensors(self, component: str) -> dict[str, tuple[int, ...]]:
         """Name → shape of the weights that the engine loads of a component.
 
-        Names are those of `expected.py`, and so are the shapes: `check` compares them.
+        Names are those of `components/`, and so are the shapes: `check` compares them.
 
         :raises ModelError: a file is missing or broken.
         """

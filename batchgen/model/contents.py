@@ -12,19 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import ModelError, counted
-from batchgen.model.configs import (
-    QWEN3_LAYERS,
-    T5,
-    Autoencoder,
-    Clip,
-    ClipWithProjection,
-    Config,
-    Flux2Qwen3,
-    Flux2Vae,
-    Qwen3,
-    Vae,
-)
-from batchgen.model.expected import Shape, expected_tensors
+from batchgen.model.components.autoencoder import Autoencoder, Flux2Vae, Vae
+from batchgen.model.components.clip import Clip, ClipWithProjection
+from batchgen.model.components.config import Config
+from batchgen.model.components.qwen3 import Qwen3
+from batchgen.model.components.t5 import T5
+from batchgen.model.components.tensors import Shape
+from batchgen.model.families import QWEN3_LAYERS
+from batchgen.model.families.flux2 import Flux2Qwen3
 
 # Types that can stand for weights as they are. FP8 with scales has tensors without a place.
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
@@ -68,7 +63,7 @@ _OTHER = "The weights and config.json are of different models: fetch both again"
 
 
 def canonical_names(header: Mapping[str, Any], kind: type[Config]) -> Iterator[tuple[str, str]]:
-    """Each tensor of a weight file under its name in `expected.py`, and under its own.
+    """Each tensor of a weight file under its name in `components/`, and under its own.
 
     :param header: of the file.
     :param kind: of the component.
@@ -94,7 +89,7 @@ def check_weights(config: Config, headers: Mapping[Path, Mapping[str, Any]], bui
     :raises ModelError: tensors are missing, of another shape, of a type that stands for other
         numbers, or without a place; with their file, their number and the first of them.
     """
-    expected, kind = expected_tensors(config), type(config)
+    expected, kind = dict(config.tensors()), type(config)
     problems: list[str] = []
     found: dict[str, Path] = {}
     for path, header in headers.items():

@@ -15,8 +15,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from batchgen.errors import ModelError
-from batchgen.model.configs import T5, Clip, Config, Qwen3
-from batchgen.model.families import ANY_TOKENIZER, TokenizerKind
+from batchgen.model.components.clip import Clip
+from batchgen.model.components.config import Config
+from batchgen.model.components.qwen3 import Qwen3
+from batchgen.model.components.t5 import T5
+from batchgen.model.components.tokenizer import ANY_TOKENIZER, TokenizerKind
 from batchgen.model.folder import check_file, read_json
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")

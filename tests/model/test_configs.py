@@ -13,30 +13,36 @@ from diffusers import (
 )
 
 from batchgen.errors import ModelError
-from batchgen.model import TINY, configs
-from batchgen.model.configs import parse_config
+from batchgen.model import TINY
+from batchgen.model.components.autoencoder import Vae
+from batchgen.model.components.clip import Clip
+from batchgen.model.components.config import Config, parse_config
+from batchgen.model.components.scheduler import Scheduler
+from batchgen.model.components.t5 import T5
+from batchgen.model.families.flux import FluxTransformer
+from batchgen.model.families.sd3 import SD3Transformer
 from tests.model.test_expected import SD3
 
 
 @pytest.mark.parametrize(
     ("kind", "built"),
     [
-        (configs.FluxTransformer, FluxTransformer2DModel),
-        (configs.SD3Transformer, SD3Transformer2DModel),
-        (configs.Vae, AutoencoderKL),
-        (configs.Scheduler, FlowMatchEulerDiscreteScheduler),
+        (FluxTransformer, FluxTransformer2DModel),
+        (SD3Transformer, SD3Transformer2DModel),
+        (Vae, AutoencoderKL),
+        (Scheduler, FlowMatchEulerDiscreteScheduler),
     ],
 )
-def test_the_keys_of_diffusers_are_known(kind: type[configs.Config], built: Any) -> None:
+def test_the_keys_of_diffusers_are_known(kind: type[Config], built: Any) -> None:
     assert set(kind.model_fields) == set(inspect.signature(built.__init__).parameters) - {"self"}
 
 
 KINDS = {
-    "transformer": configs.FluxTransformer,
-    "vae": configs.Vae,
-    "text_encoder": configs.Clip,
-    "text_encoder_2": configs.T5,
-    "scheduler": configs.Scheduler,
+    "transformer": FluxTransformer,
+    "vae": Vae,
+    "text_encoder": Clip,
+    "text_encoder_2": T5,
+    "scheduler": Scheduler,
 }
 IMPOSSIBLE = [
     ("transformer", {"num_attention_heads": 0}, "num_attention_heads = 0"),
@@ -104,10 +110,10 @@ def test_an_impossible_value_is_refused(component: str, changes: dict[str, Any],
 )
 def test_an_impossible_value_of_sd3_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ModelError) as error:
-        parse_config(SD3 | changes, configs.SD3Transformer, where="x")
+        parse_config(SD3 | changes, SD3Transformer, where="x")
     assert told in str(error.value)
 
 
 def test_every_problem_of_a_configuration_is_told_at_once() -> None:
     with pytest.raises(ModelError, match=r"in_channels = 0.*; num_layers = 0"):
-        parse_config(SD3 | {"in_channels": 0, "num_layers": 0}, configs.SD3Transformer, where="x")
+        parse_config(SD3 | {"in_channels": 0, "num_layers": 0}, SD3Transformer, where="x")

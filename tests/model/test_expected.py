@@ -22,10 +22,16 @@ from transformers import (
     T5EncoderModel,
 )
 
-from batchgen.model import TINY, configs
-from batchgen.model.configs import parse_config
+from batchgen.model import TINY
+from batchgen.model.components.autoencoder import Flux2Vae, Vae
+from batchgen.model.components.clip import Clip, ClipWithProjection
+from batchgen.model.components.config import parse_config
+from batchgen.model.components.qwen3 import Qwen3
+from batchgen.model.components.t5 import T5
 from batchgen.model.contents import is_harmless
-from batchgen.model.expected import expected_tensors
+from batchgen.model.families.flux import FluxTransformer
+from batchgen.model.families.flux2 import Flux2Qwen3, Flux2Transformer
+from batchgen.model.families.sd3 import SD3Transformer
 
 SD3 = {
     "in_channels": 16,
@@ -76,8 +82,8 @@ def test_a_flux_transformer_has_the_expected_tensors(guidance: bool, singles: in
     config = tiny("transformer", guidance_embeds=guidance, num_single_layers=singles)
     with torch.device("meta"):
         built = FluxTransformer2DModel.from_config(config)
-    checked = parse_config(config, configs.FluxTransformer, where="here")
-    assert expected_tensors(checked) == shapes(built)
+    checked = parse_config(config, FluxTransformer, where="here")
+    assert dict(checked.tensors()) == shapes(built)
 
 
 @pytest.mark.parametrize("norm", ["rms_norm", None])
@@ -86,8 +92,8 @@ def test_an_sd3_transformer_has_the_expected_tensors(norm: str | None, dual: lis
     config = SD3 | {"qk_norm": norm, "dual_attention_layers": dual}
     with torch.device("meta"):
         built = SD3Transformer2DModel.from_config(config)
-    checked = parse_config(config, configs.SD3Transformer, where="here")
-    assert expected_tensors(checked) == shapes(built)
+    checked = parse_config(config, SD3Transformer, where="here")
+    assert dict(checked.tensors()) == shapes(built)
 
 
 @pytest.mark.parametrize("what", VAES)
@@ -95,17 +101,16 @@ def test_a_vae_has_the_expected_tensors(what: str) -> None:
     config = tiny("vae", **VAES[what])
     with torch.device("meta"):
         built = AutoencoderKL.from_config(config)
-    assert expected_tensors(parse_config(config, configs.Vae, where="here")) == shapes(built)
+    assert dict(parse_config(config, Vae, where="here").tensors()) == shapes(built)
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"),
-    [(CLIPTextModel, configs.Clip), (CLIPTextModelWithProjection, configs.ClipWithProjection)],
+    ("kind", "config"), [(CLIPTextModel, Clip), (CLIPTextModelWithProjection, ClipWithProjection)]
 )
-def test_a_clip_has_the_expected_tensors(kind: Any, config: type[configs.Clip]) -> None:
+def test_a_clip_has_the_expected_tensors(kind: Any, config: type[Clip]) -> None:
     with torch.device("meta"):
         built = kind(CLIPTextConfig(**SMALL_CLIP))
-    assert expected_tensors(parse_config(SMALL_CLIP, config, where="here")) == shapes(built)
+    assert dict(parse_config(SMALL_CLIP, config, where="here").tensors()) == shapes(built)
 
 
 @pytest.mark.parametrize("mlp", ["relu", "gated-gelu"])
@@ -113,7 +118,7 @@ def test_a_t5_has_the_expected_tensors(mlp: str) -> None:
     config = SMALL_T5 | {"feed_forward_proj": mlp}
     with torch.device("meta"):
         built = T5EncoderModel(T5Config(**config))
-    assert expected_tensors(parse_config(config, configs.T5, where="here")) == shapes(built)
+    assert dict(parse_config(config, T5, where="here").tensors()) == shapes(built)
 
 
 @pytest.mark.parametrize("singles", [0, 3])
@@ -131,8 +136,8 @@ def test_a_flux2_transformer_has_the_expected_tensors(singles: int) -> None:
     }
     with torch.device("meta"):
         built = Flux2Transformer2DModel.from_config(config)
-    checked = parse_config(config, configs.Flux2Transformer, where="here")
-    assert expected_tensors(checked) == shapes(built)
+    checked = parse_config(config, Flux2Transformer, where="here")
+    assert dict(checked.tensors()) == shapes(built)
 
 
 @pytest.mark.parametrize("decoder", [None, [4, 8]])
@@ -148,7 +153,7 @@ def test_the_vae_of_flux2_has_the_expected_tensors(decoder: list[int] | None) ->
     with torch.device("meta"):
         built = shapes(AutoencoderKLFlux2.from_config(config))
     built.pop("bn.num_batches_tracked")
-    assert expected_tensors(parse_config(config, configs.Flux2Vae, where="here")) == built
+    assert dict(parse_config(config, Flux2Vae, where="here").tensors()) == built
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -167,11 +172,11 @@ def test_qwen3_has_the_expected_tensors_as_far_as_it_is_read(bias: bool) -> None
         built = shapes(Qwen3Model(Qwen3Config(**config)))
     if bias:  # of q, k, v and the output
         assert "layers.0.self_attn.o_proj.bias" in built
-    assert expected_tensors(parse_config(config, configs.Qwen3, where="here")) == built
+    assert dict(parse_config(config, Qwen3, where="here").tensors()) == built
     read = {
         name: shape
         for name, shape in built.items()
         if not name.startswith(("layers.27.", "layers.28.", "norm."))
     }
-    assert expected_tensors(parse_config(config, configs.Flux2Qwen3, where="here")) == read
-    assert all(is_harmless(name, configs.Flux2Qwen3) != (name in read) for name in built)
+    assert dict(parse_config(config, Flux2Qwen3, where="here").tensors()) == read
+    assert all(is_harmless(name, Flux2Qwen3) != (name in read) for name in built)

@@ -1,7 +1,7 @@
 """One file a model family: the parts in which families differ.
 
 To add a family: a file here, its line in `_FAMILIES`, and its facts for planning in
-`model/families.py`, `configs.py` and `expected.py`.
+`model/families/`.
 
     flux.py      FLUX.1
     flux2.py     FLUX.2 klein

@@ -107,7 +107,7 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], length: int, device: Devic
 def load_scheduler(folder: Path) -> Any:
     """The flow-matching Euler scheduler, for its noise levels. `denoise.py` takes the steps itself.
 
-    Planning has checked that the folder asks for it, and for plain steps: `model/configs.py`.
+    Planning has checked that the folder asks for it, and for plain steps: `model/components/`.
     """
     scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler
     return scheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)

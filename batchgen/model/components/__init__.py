@@ -1,0 +1,13 @@
+"""The components of a model: their configurations, checked, and the tensors that these imply.
+
+    autoencoder.py    VAEs
+    clip.py           CLIP's text encoder
+    t5.py             T5's encoder
+    qwen3.py          Qwen3, a language model, as a text encoder
+    scheduler.py      noise levels
+    tokenizer.py      what a tokenizer has to be
+    config.py         what the configurations of all components share
+    tensors.py        names and shapes of linears, convolutions and norms
+
+Transformers are in `families/`. A room imports only rooms below it.
+"""

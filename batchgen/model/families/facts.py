@@ -1,0 +1,78 @@
+"""What planning must know of a model family, without torch: components, tokens and FLOP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchgen.model.components.config import Component
+from batchgen.model.components.scheduler import SCHEDULER
+from batchgen.model.components.tokenizer import ANY_TOKENIZER, TokenizerKind
+
+TEXT, POOLED = "transformer joint_attention_dim", "transformer pooled_projection_dim"
+
+
+def _t5_encoding(config: dict[str, Any], tokens: int) -> int:
+    """Scores and their softmax, and the MLP; `planning/memory.py` tells what was measured."""
+    return int(tokens * (2 * config["num_heads"] * tokens + 4 * config["d_ff"]))
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyFacts:
+    """Facts of a model family. How it computes is in `engine/families/NAME.py`."""
+
+    name: str
+    # By the component's folder.
+    components: Mapping[str, Component]
+    # By the tokenizer's folder. The last one's length limits a prompt.
+    tokenizers: Mapping[str, TokenizerKind]
+    # From the configurations of components to widths that have to be equal: what, is, expected.
+    fits: Callable[[Mapping[str, Any]], Iterator[tuple[str, int, int]]]
+    # Width of a token in latent pixels.
+    patch: int
+    # From transformer config, image tokens and text tokens to the FLOP of one picture's step.
+    step_flops: Callable[[dict[str, Any], int, int], float]
+    # Numbers that blocks take at their peak, for each token and value of its width:
+    # `planning/memory.py` tells what was measured.
+    activations: int
+    # Text tokens beside those of T5.
+    clip_tokens: int = 0
+    # Every picture has classifier-free guidance, not only those with a negative prompt; unless the
+    # model is distilled.
+    contrasts: bool = False
+    # What the tokenizer's chat template is told beside the prompt; None: it has no template.
+    chat: Mapping[str, Any] | None = None
+    # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
+    # takes beside the weights.
+    encoding: Callable[[dict[str, Any], int], int] = _t5_encoding
+    # Key of the transformer's config with the most tokens along a side; "": any number.
+    most_positions: str = ""
+
+    @property
+    def tokenizer(self) -> str:
+        """Folder of the tokenizer whose length limits a prompt."""
+        return list(self.tokenizers)[-1]
+
+    @property
+    def text(self) -> str:
+        """Folder of the text encoder that this tokenizer serves, the largest one."""
+        return encoder_of(self.tokenizer)
+
+    @property
+    def classes(self) -> dict[str, list[tuple[str, str]]]:
+        """Every component of the pipeline → the libraries and classes that it may have."""
+        built = {
+            name: [(component.library, component.class_name)]
+            for name, component in self.components.items()
+        }
+        tokenizers = {
+            name: [("transformers", each) for each in (*kind.class_names, *ANY_TOKENIZER)]
+            for name, kind in self.tokenizers.items()
+        }
+        return {"scheduler": [("diffusers", SCHEDULER)], **built, **tokenizers}
+
+
+def encoder_of(tokenizer: str) -> str:
+    """Folder of the text encoder that a tokenizer serves."""
+    return tokenizer.replace("tokenizer", "text_encoder")
