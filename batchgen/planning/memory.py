@@ -184,14 +184,15 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
 def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
     """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
-    The matrices in a block's norms compute modulations. Blocks may share theirs, outside.
+    The matrices in a block's norms compute modulations, or have a name that says so. Blocks may
+    share theirs, outside.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
         if "modulation" in stack:
             yield stack, shape, True
-        elif len(shape) == 2 and stack.endswith("transformer_blocks"):
-            modulates = any(part.startswith("norm") for part in path)
+        elif len(shape) == 2 and stack in checkpoint.stacks:
+            modulates = any(part.startswith("norm") or "modulation" in part for part in path)
             yield f"{stack}.{path[0]}", shape, modulates
 
 
@@ -209,8 +210,7 @@ def _denoising(
     :param eager: on CUDA, and blocks are not compiled.
     """
     config, cp = checkpoint.config("transformer"), job.parallel.degree
-    heads = config["num_attention_heads"]
-    width = heads * config["attention_head_dim"]
+    heads, width = checkpoint.heads, checkpoint.transformer.width
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
     single = bool(config.get("num_single_layers"))
     more = _EAGER_8_BIT.get(job.precision.linear, {}).get(single, 0) if eager else 0
