@@ -116,13 +116,21 @@ class Need:
 
 
 def estimate_memory(
-    job: Job, checkpoint: Checkpoint, shapes: Sequence[Shape], *, cuda: bool
+    job: Job,
+    checkpoint: Checkpoint,
+    shapes: Sequence[Shape],
+    *,
+    cuda: bool,
+    contrasted: bool = True,
 ) -> Need:
     """What each rank of a replica needs.
 
     :param shapes: of all pictures that are planned.
     :param cuda: on a CUDA card, where "auto" means bf16; else on a CPU.
+    :param contrasted: whether some picture has classifier-free guidance, if any may have it.
     """
+    if checkpoint.contrasts:  # with a negative prompt or without
+        shapes = [shape._replace(negative=contrasted) for shape in shapes]
     size = _number_bytes(job, cuda=cuda)
     modulators: list[tuple[int, ...]] = []
     blocks: Counter[str] = Counter()
@@ -196,10 +204,10 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ..
             yield f"{stack}.{path[0]}", shape, modulates
 
 
-def _rows(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
+def _rows(job: Job, shape: Shape) -> int:
     """Rows of a group: two for each picture with classifier-free guidance."""
     pictures = min(job.engine.batch_size, shape.pictures)
-    return pictures * (2 if shape.negative or checkpoint.contrasts else 1)
+    return pictures * (2 if shape.negative else 1)
 
 
 def _denoising(
@@ -221,7 +229,7 @@ def _denoising(
         numbers += 2 * -(-image // cp) * width
     if job.engine.attention == "math":
         numbers += 2 * heads * (image + text) ** 2 // cp
-    rows = _rows(job, checkpoint, shape)
+    rows = _rows(job, shape)
     return int(rows * numbers) + _velocities(job, checkpoint, shape, image)
 
 
@@ -242,7 +250,7 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     """Numbers that encoding a group's prompts takes beside the weights."""
     numbers = checkpoint.encoding_numbers(job.model.max_sequence_length)
-    return _rows(job, checkpoint, shape) * numbers
+    return _rows(job, shape) * numbers
 
 
 def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> int:
