@@ -90,6 +90,8 @@ class TorchEngine:
         noise = torch.zeros(rows, *self.family.noise_shape(*size), dtype=dtype)
         latents = self.family.pack(noise.to(self.device.kind))
         self._forward(conditions, size, None).velocity(latents, 0)
+        # Other numbers of rows may be tried next, and theirs have no lengths.
+        self.lengths.own = None
 
     @torch.inference_mode()
     def _denoise(self, group: Sequence[Picture], *, cached: bool) -> Denoised:

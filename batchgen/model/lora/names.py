@@ -130,6 +130,8 @@ _FLUX2 = {
     "txt_in": ["context_embedder"],
     "time_in_in_layer": ["time_guidance_embed_timestep_embedder_linear_1"],
     "time_in_out_layer": ["time_guidance_embed_timestep_embedder_linear_2"],
+    "guidance_in_in_layer": ["time_guidance_embed_guidance_embedder_linear_1"],
+    "guidance_in_out_layer": ["time_guidance_embed_guidance_embedder_linear_2"],
     "double_stream_modulation_img_lin": ["double_stream_modulation_img_linear"],
     "double_stream_modulation_txt_lin": ["double_stream_modulation_txt_linear"],
     "single_stream_modulation_lin": ["single_stream_modulation_linear"],
@@ -162,13 +164,20 @@ _SD3 = {
     "final_layer_linear": ["proj_out"],
     "final_layer_adaLN_modulation_1": ["norm_out_linear"],
 }
-_ORIGINAL = {"FLUX.1": _FLUX, "FLUX.2": _FLUX2, "Stable Diffusion 3": _SD3}
+# ERNIE-Image has diffusers' names everywhere.
+_ORIGINAL: dict[str, dict[str, list[str]]] = {
+    "ERNIE-Image": {},
+    "FLUX.1": _FLUX,
+    "FLUX.2": _FLUX2,
+    "Stable Diffusion 3": _SD3,
+}
 # What paths tell of the model that a LoRA was made for.
 _MADE_FOR = {
     r"(double|single)_stream_modulation|time_guidance|.*to_qkv_mlp_proj": "FLUX.2",
     r"guidance_|vector_in|.*_mod(ulation)?_lin$": "FLUX.1",
     r"(double_blocks|single_blocks|single_transformer_blocks)_\d": "FLUX.1 or FLUX.2",
     r"joint_blocks_\d": "Stable Diffusion 3",
+    r"layers_\d+_(self_attention|mlp_linear_fc2)": "ERNIE-Image",
     r"(down|up|input|output|mid|middle)_blocks?_": "Stable Diffusion 1, 2 or XL",
     r"blocks_\d+_(self|cross)_attn_|patch_embedding": "Wan",
 }
@@ -187,9 +196,10 @@ class Linears:
 def linear_name(component: str, path: str) -> str:
     """A linear's name for comparison: `component.path`, with `_` for the path's `.`.
 
-    CLIP's `text_model` and Qwen3's `model` are left out, because some formats and versions do so.
+    CLIP's `text_model` and a language model's `model` and `language_model` are left out, because
+    some formats and versions do so.
     """
-    name = path.replace(".", "_").removeprefix("text_model_").removeprefix("model_")
+    name = re.sub(r"^((text_|language_)?model_)+", "", path.replace(".", "_"))
     return f"{component}.{name}"
 
 
@@ -240,6 +250,8 @@ def kind_of(known: Mapping[str, Shape]) -> str:
     """The model that has these linears. Stable Diffusion 3 embeds patches by a convolution."""
     if linear_name("transformer", "single_stream_modulation.linear") in known:
         return "FLUX.2"
+    if linear_name("transformer", "layers.0.mlp.linear_fc2") in known:
+        return "ERNIE-Image"
     return "FLUX.1" if linear_name("transformer", "x_embedder") in known else "Stable Diffusion 3"
 
 
