@@ -199,7 +199,9 @@ def _compile(
     if work is None:
         raise JobError("[compile] needs to know the sizes to come")
     family, ranks, device = engine.family, engine.ranks, engine.device
-    tokens = {size: shares(_tokens(family, size), ranks.degree)[ranks.rank] for size in work.sizes}
+    tokens = {
+        size: shares(family.image_tokens(*size), ranks.degree)[ranks.rank] for size in work.sizes
+    }
     rows = work.batch * (2 if work.negative or checkpoint.contrasts else 1)
     work.tell("compiling")
     engine.compiler = Compiler(mode)
@@ -251,8 +253,3 @@ def _configuration(module: Any) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(module.to_json_string())
     values.pop("_name_or_path", None)
     return values
-
-
-def _tokens(family: Family, size: tuple[int, int]) -> int:
-    """Image tokens of a picture of this size, (width, height) in pixels."""
-    return family.pack(torch.empty(1, *family.noise_shape(*size), device="meta")).shape[1]

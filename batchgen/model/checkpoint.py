@@ -106,7 +106,7 @@ class Checkpoint:
     def guidance(self) -> Guidance:
         """Which guidance values of a picture the model reads."""
         embedded = bool(self.config("transformer").get("guidance_embeds"))
-        return Guidance(embedded, self.contrasts)
+        return Guidance(embedded, self.contrasts, self._facts.unguided)
 
     @property
     def text(self) -> str:
@@ -119,9 +119,10 @@ class Checkpoint:
         return [what for component, what in self._facts.left_out.items() if component in named]
 
     def tokens(self, width: int, height: int, max_sequence_length: int) -> tuple[int, int]:
-        """Image and text tokens of a picture of so many px."""
+        """Image and text tokens of a picture of so many px, those that the family adds included."""
         image = (width // self.pixel_multiple) * (height // self.pixel_multiple)
-        return image, max_sequence_length + self._facts.clip_tokens
+        text, multiple = max_sequence_length + self._facts.clip_tokens, self._facts.token_multiple
+        return -(-image // multiple) * multiple, -(-text // multiple) * multiple
 
     def components(self) -> list[str]:
         """Folders of the components with weights."""

@@ -160,6 +160,11 @@ class TinyFamily:
     def reads_guidance(self) -> bool:
         return self.contrasts or self.embedded
 
+    # The guidance at which a picture has no classifier-free guidance.
+    unguided: float = 1.0
+    # Of the first block's residual, by which some steps are skipped and some are not.
+    threshold: float = 1.03
+
     def open(self, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         """The stock pipeline."""
         pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
@@ -215,7 +220,7 @@ class TinyFamily:
         """Whether batchgen keeps a linear of the pipeline: others change no picture."""
         if component == "transformer":
             return True
-        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        layer = re.match(r"(?:model\.)?layers\.(\d+)\.", name)
         return layer is not None and int(layer[1]) < self.layers
 
 
@@ -227,7 +232,7 @@ BROKEN_KLEIN = (
     ("transformer/config.json", {"axes_dims_rope": [8, 8, 8, 16]}, "expected four even numbers"),
     ("transformer/config.json", {"num_single_layers": 5}, "needs 4 tensors"),
     ("vae/config.json", {"patch_size": [1, 1]}, "patch_size"),
-    ("model_index.json", {"_class_name": "Flux2Pipeline"}, "'Flux2Pipeline' has no family here"),
+    ("model_index.json", {"_class_name": "Flux2Pipeline"}, "paints Flux2Pipeline with"),
 )
 KLEIN_ORIGINALS = {
     "double_blocks.1.img_attn.qkv": [
@@ -254,10 +259,12 @@ KLEIN = TinyFamily(
 # Here, because these files take what stands above.
 from tests.support.tiny_ernie_image import ERNIE  # noqa: E402
 from tests.support.tiny_flux2_dev import DEV as FLUX2_DEV  # noqa: E402
+from tests.support.tiny_zimage import ZIMAGE  # noqa: E402
 
 FAMILIES = {
     "ernie image": ERNIE,
     "flux2 dev": FLUX2_DEV,
+    "z-image": ZIMAGE,
     "klein base": KLEIN,
     "klein distilled": replace(
         KLEIN, save=partial(save_klein, distilled=True), contrasts=False, broken=()

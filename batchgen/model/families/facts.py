@@ -57,6 +57,10 @@ class FamilyFacts:
     # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
     # takes beside the weights.
     encoding: Callable[[dict[str, Any], int], int] = _t5_encoding
+    # The `guidance` at and below which a picture has no classifier-free guidance.
+    unguided: float = 1.0
+    # The numbers of image tokens and of text tokens are padded to multiples of this.
+    token_multiple: int = 1
     # The transformer's lists of blocks that every step calls.
     stacks: tuple[str, ...] = ("transformer_blocks", "single_transformer_blocks")
     # Components that the pipeline can do without, and batchgen always does → what follows from it,
