@@ -155,15 +155,15 @@ class TinyFamily:
     originals: Mapping[str, Sequence[str]]
     # `guidance` is an input of the model.
     embedded: bool = False
-
-    @property
-    def reads_guidance(self) -> bool:
-        return self.contrasts or self.embedded
-
     # The guidance at which a picture has no classifier-free guidance.
     unguided: float = 1.0
     # Of the first block's residual, by which some steps are skipped and some are not.
     threshold: float = 1.03
+
+    @property
+    def reads_guidance(self) -> bool:
+        """Whether `guidance` changes pictures."""
+        return self.contrasts or self.embedded
 
     def open(self, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         """The stock pipeline."""
