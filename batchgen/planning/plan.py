@@ -73,6 +73,8 @@ class Plan(Section):
     # sentence each.
     idle_columns: tuple[str, ...] = ()
     unused_keys: tuple[str, ...] = ()
+    # What else whoever plans the run is to be told: a sentence each.
+    remarks: tuple[str, ...] = ()
     groups: int
     shards: tuple[Shard, ...]
     # Estimated seconds of one device for the whole run.
@@ -86,7 +88,7 @@ class Plan(Section):
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever plans the run is to be told."""
-        return self.idle_columns + self.unused_keys
+        return self.idle_columns + self.unused_keys + self.remarks
 
 
 def plan_order(picture: Picture) -> tuple[int, int, int, bool, int]:
