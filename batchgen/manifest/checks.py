@@ -170,7 +170,9 @@ class Checks:
         if name in ("width", "height"):
             return self.limits.wrong_sides(values), self.limits.accepted_sides
         if name == "steps" and sigmas:
-            return values != len(sigmas), f"{len(sigmas)}, a step for each of sampling.sigmas"
+            accepted = f"{len(sigmas)}, a step for each of sampling.sigmas"
+            model = "--set sampling.sigmas=[] takes the model's levels"
+            return values != len(sigmas), f"{accepted}; {model}"
         # NaN is in no range.
         return ~((values >= column.low) & (values <= column.high)), column.accepted
 

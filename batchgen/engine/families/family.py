@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from batchgen.engine.attention.fuse import AttentionOf, find_attentions
 from batchgen.engine.device import Device, upload
-from batchgen.engine.families.loading import LoadModule, load_scheduler
+from batchgen.engine.families.loading import LoadModule, load_scheduler, shifted_scheduler
 from batchgen.engine.modulation import Modulator, hoist_modulations
 from batchgen.manifest import Picture
 
@@ -203,8 +203,7 @@ class Family(ABC):
         """
         self._sigmas = sigmas
         if shift is not None:
-            trained = self._scheduler.config.num_train_timesteps
-            self._scheduler = diffusers.FlowMatchEulerDiscreteScheduler(trained, shift)
+            self._scheduler = shifted_scheduler(self._scheduler, shift)
 
     def schedule(self, steps: int, width: int, height: int) -> Schedule:
         """The noise levels of a picture, as the checkpoint's scheduler spaces and shifts them.

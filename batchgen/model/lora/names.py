@@ -74,9 +74,10 @@ class Linears:
 def linear_name(component: str, path: str) -> str:
     """A linear's name for comparison: `component.path`, with `_` for the path's `.`.
 
-    CLIP's `text_model` and Qwen3's `model` are left out, because some formats and versions do so.
+    CLIP's `text_model` and a language model's `model` and `language_model` are left out, because
+    some formats and versions do so.
     """
-    name = _comparable(path).removeprefix("text_model_").removeprefix("model_")
+    name = re.sub(r"^((text_|language_)?model_)+", "", _comparable(path))
     return f"{component}.{name}"
 
 
