@@ -73,6 +73,7 @@ def build_engine(
     trained = weights is None or not weights.stored()
     settled = _settled(job, checkpoint, device)
     family = device.attempt(lambda: load(checkpoint, device, text_tokens, trained, settled))
+    family.state_levels(job.sampling.shift, job.sampling.sigmas)
 
     # LoRAs come first: they are stated against the trained weights, under the trained names, in the
     # trained precision. Later steps move linears (modulations), rename them (fused q, k and v),

@@ -76,8 +76,8 @@ class Plan(Section):
     # sentence each.
     idle_columns: tuple[str, ...] = ()
     unused_keys: tuple[str, ...] = ()
-    # What the model's pipeline can do and batchgen does not.
-    left_out: tuple[str, ...] = ()
+    # What else whoever plans the run is to be told: a sentence each.
+    remarks: tuple[str, ...] = ()
     groups: int
     shards: tuple[Shard, ...]
     # Estimated seconds of one device for the whole run.
@@ -91,7 +91,7 @@ class Plan(Section):
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever plans the run is to be told."""
-        return self.idle_columns + self.unused_keys + self.left_out
+        return self.idle_columns + self.unused_keys + self.remarks
 
 
 def plan_order(picture: Picture) -> tuple[int, int, int, bool, int]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 from torch._inductor import compile_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -131,6 +132,18 @@ def test_bf16_differs_from_stock_by_rounding_alone(tiny: Opened) -> None:
     theirs = family.stock(family.open(folder, torch.bfloat16), picture).float()
     ours = family.as_stock(engine, engine.denoise([picture]), picture).float()
     assert psnr(theirs, ours) >= 45
+
+
+@pytest.mark.slow
+def test_a_stated_shift_is_a_stock_scheduler_of_that_shift(tiny: Opened) -> None:
+    family, folder = tiny
+    engine, picture = open_engine(folder, sampling={"shift": 2.2}), group_of(family)[0]
+    stock = family.open(folder)
+    stock.register_modules(scheduler=FlowMatchEulerDiscreteScheduler(shift=2.2))
+    theirs = family.stock(stock, picture)
+    assert (
+        difference(theirs, family.as_stock(engine, engine.denoise([picture]), picture)) <= RELATIVE
+    )
 
 
 @pytest.mark.slow
