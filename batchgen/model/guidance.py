@@ -39,17 +39,31 @@ class Guidance:
         """The value of each that asks for nothing."""
         return {"guidance": 1.0 if self.contrasts else 0.0, "true_cfg": 1.0, "negative_prompt": ""}
 
+    def contrasted(self, guidance: Floats, true_cfg: Floats, negative: Flags) -> Flags:
+        """Which of R rows have classifier-free guidance.
+
+        :param guidance: of R rows, as `true_cfg`.
+        :param negative: whether the rows have a negative prompt.
+        """
+        return guidance > 1 if self.contrasts else (true_cfg > 1) & negative
+
+    @property
+    def contrast(self) -> str:
+        """When classifier-free guidance acts, in words that follow "where"."""
+        if self.contrasts:
+            return "guidance is over 1"
+        return "true_cfg is over 1 and there is a negative prompt"
+
     def idle(self, guidance: Floats, true_cfg: Floats, negative: Flags) -> dict[str, Flags]:
         """Where `guidance`, `true_cfg` and `negative_prompt` ask for something and change nothing.
 
         :param guidance: of R rows, as `true_cfg`.
         :param negative: whether the rows have a negative prompt.
         """
+        contrasted = self.contrasted(guidance, true_cfg, negative)
         if self.contrasts:
-            contrasted = guidance > 1
             idle = {"guidance": _asks(guidance) & ~contrasted, "true_cfg": _asks(true_cfg)}
         else:
-            contrasted = (true_cfg > 1) & negative
             unread = np.zeros_like(negative) if self.embedded else guidance != 0
             idle = {"guidance": unread, "true_cfg": _asks(true_cfg) & ~contrasted}
         return idle | {"negative_prompt": negative & ~contrasted}
