@@ -90,10 +90,11 @@ class Ranks:
         def own_group(parts: list[list[int]]) -> dist.ProcessGroup:
             limit = dt.timedelta(seconds=timeout_s)
             # Every rank takes part in making every group, in the same order.
-            groups = [dist.new_group(ranks, timeout=limit) for ranks in parts]
-            return next(
-                group for group, ranks in zip(groups, parts, strict=True) if self.rank in ranks
-            )
+            groups: list[dist.ProcessGroup] = [
+                dist.new_group(ranks, timeout=limit) for ranks in parts
+            ]
+            (own,) = (number for number, ranks in enumerate(parts) if self.rank in ranks)
+            return groups[own]
 
         alone = self.mesh.cp == 1
         tokens = Mesh(self.mesh.ulysses, self.mesh.ring)
