@@ -60,6 +60,13 @@ class Guidance:
         """
         return guidance > self.unguided if self.contrasts else (true_cfg > 1) & negative
 
+    @property
+    def contrast(self) -> str:
+        """When classifier-free guidance acts, in words that follow "where"."""
+        if self.contrasts:
+            return f"guidance is over {self.unguided:g}"
+        return "true_cfg is over 1 and there is a negative prompt"
+
     def idle(self, guidance: Floats, true_cfg: Floats, negative: Flags) -> dict[str, Flags]:
         """Where `guidance`, `true_cfg` and `negative_prompt` ask for something and change nothing.
 

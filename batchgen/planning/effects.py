@@ -24,6 +24,8 @@ _MEASURING = ("multistep", "first_block", "teacache")
 def refuse_without_effect(job: Job, effects: Effects) -> None:
     """Check that every value of `[sampling]` changes a picture in some row that takes it.
 
+    Also that there is something to share where halves of a replica share guidance's rows.
+
     :raises JobError: a value that was written changes none; the message says what would act.
     """
     if (guidance := effects.guidance) is None:
@@ -33,8 +35,15 @@ def refuse_without_effect(job: Job, effects: Effects) -> None:
         for name, rows in effects.idle_from_job.items()
         if name in job.sampling.model_fields_set and rows and rows == effects.from_job[name]
     ]
-    if idle:
-        raise JobError("\n".join(_refusal(job, name, guidance) for name in sorted(idle)))
+    reasons = [_refusal(job, name, guidance) for name in sorted(idle)]
+    if job.parallel.halves > 1 and not effects.contrasted:
+        reasons.append(
+            f"parallel.cfg = {job.parallel.halves}: no row has classifier-free guidance, whose two "
+            f"branches the halves would share; it acts where {guidance.contrast}. Leave "
+            "parallel.cfg out: single devices make more pictures an hour"
+        )
+    if reasons:
+        raise JobError("\n".join(reasons))
 
 
 def _refusal(job: Job, name: str, guidance: Guidance) -> str:

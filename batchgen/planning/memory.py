@@ -10,8 +10,9 @@ A device holds weights all the time, and more in three phases. A job needs the l
                 ranks, which do one thing after the other
 
 Weights are exact: their number, times 4 bytes in fp32, 2 in bf16, 1 where `[precision]` quantizes
-them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance),
-S text and T image tokens of a rank, the transformer's width D and its H heads, all in numbers:
+them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance;
+half of them where a replica has two halves), S text and T image tokens of a rank, the transformer's
+width D and its H heads, all in numbers:
 
     blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 18 of ERNIE-Image, 16 of Stable Diffusion
                     3. The peak over all tensors of a step on a CPU was 20 (fp32), 23 (bf16), 16
@@ -205,9 +206,9 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ..
 
 
 def _rows(job: Job, shape: Shape) -> int:
-    """Rows of a group: two for each picture with classifier-free guidance."""
+    """Rows of a group that a rank computes: two for each picture with classifier-free guidance."""
     pictures = min(job.engine.batch_size, shape.pictures)
-    return pictures * (2 if shape.negative else 1)
+    return -(-pictures * (2 if shape.negative else 1) // job.parallel.halves)
 
 
 def _denoising(
@@ -217,7 +218,7 @@ def _denoising(
 
     :param eager: on CUDA, and blocks are not compiled.
     """
-    config, cp = checkpoint.config("transformer"), job.parallel.degree
+    config, cp = checkpoint.config("transformer"), job.parallel.shared
     heads, width = checkpoint.heads, checkpoint.transformer.width
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
     single = bool(config.get("num_single_layers"))
@@ -258,13 +259,13 @@ def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> i
     config = checkpoint.config("vae")
     channels = config.get("decoder_block_out_channels") or config["block_out_channels"]
     narrow, wide = channels[:2]
-    pictures, cp = min(job.engine.batch_size, shape.pictures), job.parallel.degree
-    return int(_pixels_at_once(shape, pictures, cp) * max(share * wide, 5 * narrow))
+    pictures, ranks = min(job.engine.batch_size, shape.pictures), job.parallel.degree
+    return int(_pixels_at_once(shape, pictures, ranks) * max(share * wide, 5 * narrow))
 
 
-def _pixels_at_once(shape: Shape, pictures: int, cp: int) -> float:
+def _pixels_at_once(shape: Shape, pictures: int, ranks: int) -> float:
     """Px whose activations a rank holds together, as many as if pictures were decoded whole."""
     px = shape.width * shape.height
-    if count := bands(shape.width, shape.height, cp):
-        return px / cp * (BANDED if count > 1 else 1)
-    return px * min(-(-pictures // cp), at_once(shape.width, shape.height))
+    if count := bands(shape.width, shape.height, ranks):
+        return px / ranks * (BANDED if count > 1 else 1)
+    return px * min(-(-pictures // ranks), at_once(shape.width, shape.height))

@@ -101,7 +101,7 @@ def _remedies(
         yield _set("precision", "linear", "fp8" if fp8 else "int8")
     free = cards is None or len(cards) >= 2 * ranks
     if free and not (job.parallel.ulysses or job.parallel.ring):
-        yield _set("parallel", "cp", 2 * ranks)
+        yield _set("parallel", "cp", 2 * job.parallel.shared)
     if hardware.cuda and offload != "layers" and job.compile.mode in ("auto", "none"):
         yield _set("engine", "offload", "layers")
 

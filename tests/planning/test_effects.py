@@ -73,6 +73,27 @@ def test_a_setting_that_changes_no_picture_is_refused(plan, model, settings, col
 
 
 @pytest.mark.parametrize(
+    ("model", "settings", "columns", "told"),
+    [
+        ("dev", [], {}, "acts where true_cfg is over 1 and there is a negative prompt"),
+        ("dev", [], {"negative_prompt": ["grey", ""], "true_cfg": [1.0, 4.0]}, "no row has"),
+        ("sd3", ["sampling.guidance=1"], {}, r"it acts where guidance is over 1\. Leave"),
+        ("dev", [NEGATIVE, TRUE_CFG], {}, ""),
+        ("dev", [], {"negative_prompt": ["grey", ""], "true_cfg": [4.0, 1.0]}, ""),
+        ("sd3", [], {}, ""),
+        ("sd3", ["sampling.guidance=1"], {"guidance": [None, 2.0]}, ""),
+    ],
+)
+def test_halves_are_refused_where_no_row_has_two_branches(plan, model, settings, columns, told):
+    if not told:
+        assert plan(model, "parallel.cfg=2", *settings, **columns)
+        return
+    with pytest.raises(JobError, match=f"parallel\\.cfg = 2: .*{told}"):
+        plan(model, "parallel.cfg=2", *settings, **columns)
+    assert plan(model, "parallel.cfg=1", *settings, **columns)
+
+
+@pytest.mark.parametrize(
     ("model", "settings", "columns"),
     [
         ("dev", [NEGATIVE, TRUE_CFG], {}),
