@@ -8,7 +8,6 @@ import pytest
 from batchgen.manifest import Source
 from batchgen.model import TINY
 from batchgen.planning import Pace, Plan, Shard, describe_layout, look_ahead, pace, remember
-from batchgen.planning.plan import Shape
 from batchgen.settings.job import load_job
 
 IDENTITY = {"engine": {"batch_size": 4}, "cache": {"policy": "none"}, "manifest": ["aa"]}
