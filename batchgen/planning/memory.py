@@ -233,7 +233,7 @@ def _denoising(
 
     :param eager: on CUDA, and blocks are not compiled.
     """
-    config, cp = checkpoint.config("transformer"), job.parallel.shared
+    cp = job.parallel.shared
     heads, width = checkpoint.heads, checkpoint.transformer.width
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
     of_token = checkpoint.activations * width

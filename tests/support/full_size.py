@@ -21,6 +21,7 @@ from batchgen.engine.precision.quantized_weights import QuantizedWeights
 from benchmarks.random_flux import FULL, MODULES, write_configurations
 from tests.support.sd3_folder import save_sd3
 from tests.support.tiny_families import save_klein
+from tests.support.tiny_zimage import save_zimage
 
 FILES = dict.fromkeys(MODULES, "model.safetensors") | dict.fromkeys(
     ("transformer", "vae"), "diffusion_pytorch_model.safetensors"
@@ -69,6 +70,28 @@ _CLIP_G = {
 # The layers of Qwen3 that FLUX.2 reads; it has more.
 _QWEN3_USED = {"text_encoder": {"num_hidden_layers": 27}}
 
+_QWEN3 = {
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    # One for each layer; all are alike.
+    "layer_types": None,
+}
+_QWEN3_4B = {"hidden_size": 2560, "intermediate_size": 9728}
+_ZIMAGE = {
+    "dim": 3840,
+    "n_layers": 30,
+    "n_refiner_layers": 2,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "cap_feat_dim": 2560,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+}
+
 
 def _sd3(heads: int, layers: int, positions: int, dual: int) -> FullSize:
     """Stable Diffusion 3.5.
@@ -111,20 +134,10 @@ def _klein(heads: int, layers: int, singles: int, text: dict[str, int], **save: 
         "joint_attention_dim": 3 * text["hidden_size"],
         "axes_dims_rope": [32, 32, 32, 32],
     }
-    qwen3 = {
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151936,
-        "max_position_embeddings": 40960,
-        # One for each layer; all are alike.
-        "layer_types": None,
-    }
     configs = {
         "transformer": transformer,
         "vae": _VAE | {"latent_channels": 32},
-        "text_encoder": qwen3 | text,
+        "text_encoder": _QWEN3 | text,
     }
     return FullSize(partial(save_klein, **save), configs, _SHALLOW | _QWEN3_USED)
 
@@ -133,10 +146,17 @@ MODELS = {
     "FLUX.1-dev": FullSize(write_configurations, FULL, _SHALLOW),
     "SD3.5-large": _sd3(heads=38, layers=38, positions=192, dual=0),
     "SD3.5-medium": _sd3(heads=24, layers=24, positions=384, dual=13),
-    "FLUX.2-klein-4B": _klein(
-        24, 5, 20, {"hidden_size": 2560, "intermediate_size": 9728}, distilled=True
-    ),
+    "FLUX.2-klein-4B": _klein(24, 5, 20, _QWEN3_4B, distilled=True),
     "FLUX.2-klein-base-9B": _klein(32, 8, 24, {"hidden_size": 4096, "intermediate_size": 12288}),
+    # Turbo's are the same.
+    "Z-Image": FullSize(
+        save_zimage,
+        {"transformer": _ZIMAGE, "vae": _VAE, "text_encoder": _QWEN3 | _QWEN3_4B},
+        {
+            "transformer": {"n_layers": 3, "n_refiner_layers": 1},
+            "text_encoder": {"num_hidden_layers": 3},
+        },
+    ),
 }
 
 
