@@ -203,7 +203,9 @@ def _compile(
         raise JobError("[compile] needs to know the sizes to come")
     family, ranks, device = engine.family, engine.ranks, engine.device
     half = ranks.half
-    tokens = {size: shares(_tokens(family, size), half.degree)[half.rank] for size in work.sizes}
+    tokens = {
+        size: shares(family.image_tokens(*size), half.degree)[half.rank] for size in work.sizes
+    }
     rows = work.batch * (2 if work.negative or checkpoint.contrasts else 1)
     rows = shares(rows, ranks.mesh.cfg)[0]  # no half has more
     work.tell("compiling")
@@ -256,8 +258,3 @@ def _configuration(module: Any) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(module.to_json_string())
     values.pop("_name_or_path", None)
     return values
-
-
-def _tokens(family: Family, size: tuple[int, int]) -> int:
-    """Image tokens of a picture of this size, (width, height) in pixels."""
-    return family.pack(torch.empty(1, *family.noise_shape(*size), device="meta")).shape[1]

@@ -94,6 +94,8 @@ class TorchEngine:
         # Halves compile apart: their ranks, and therefore their graphs, differ.
         alone = Halves(Ranks(), rows)
         self._forward(conditions, size, None, alone).velocity(latents, 0)
+        # Other numbers of rows may be tried next, and theirs have no lengths.
+        self.lengths.own = None
 
     @torch.inference_mode()
     def _denoise(self, group: Sequence[Picture], *, cached: bool) -> Denoised:

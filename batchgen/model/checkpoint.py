@@ -15,7 +15,7 @@ from typing import Any
 
 from batchgen.errors import ModelError
 from batchgen.model.chat_template import read_chat_template
-from batchgen.model.components.config import Config, parse_config
+from batchgen.model.components.config import AnyTransformer, Config, parse_config
 from batchgen.model.components.scheduler import SCHEDULER, Scheduler
 from batchgen.model.contents import FLOATS, canonical_names, check_weights, is_harmless
 from batchgen.model.families import FAMILIES, FamilyFacts, encoder_of
@@ -67,21 +67,30 @@ class Checkpoint:
         """
         if self.folder == TINY:
             return _TINY_MOST_PX
-        key = self._facts.most_positions
-        if not key:
-            return MAX_SIDE_PX
-        return min(MAX_SIDE_PX, int(self.config("transformer")[key]) * self.pixel_multiple)
+        most = self.transformer.most_side * self.pixel_multiple
+        return min(MAX_SIDE_PX, most or MAX_SIDE_PX)
+
+    @property
+    def transformer(self) -> AnyTransformer:
+        """The transformer's configuration: its heads, width and blocks."""
+        config = self._parsed("transformer")
+        assert isinstance(config, AnyTransformer)
+        return config
 
     @property
     def heads(self) -> int:
         """Attention heads of the transformer."""
-        return int(self.config("transformer")["num_attention_heads"])
+        return self.transformer.heads
 
     @property
     def blocks(self) -> int:
         """Transformer blocks."""
-        config = self.config("transformer")
-        return int(config["num_layers"] + config.get("num_single_layers", 0))
+        return self.transformer.blocks
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The transformer's lists of these blocks."""
+        return self._facts.stacks
 
     @property
     def activations(self) -> int:
@@ -97,7 +106,7 @@ class Checkpoint:
     def guidance(self) -> Guidance:
         """Which guidance values of a picture the model reads."""
         embedded = bool(self.config("transformer").get("guidance_embeds"))
-        return Guidance(embedded, self.contrasts)
+        return Guidance(embedded, self.contrasts, self._facts.unguided)
 
     @property
     def text(self) -> str:
@@ -105,9 +114,10 @@ class Checkpoint:
         return self._facts.text
 
     def tokens(self, width: int, height: int, max_sequence_length: int) -> tuple[int, int]:
-        """Image and text tokens of a picture of so many px."""
+        """Image and text tokens of a picture of so many px, those that the family adds included."""
         image = (width // self.pixel_multiple) * (height // self.pixel_multiple)
-        return image, max_sequence_length + self._facts.clip_tokens
+        text, multiple = max_sequence_length + self._facts.clip_tokens, self._facts.token_multiple
+        return -(-image // multiple) * multiple, -(-text // multiple) * multiple
 
     def components(self) -> list[str]:
         """Folders of the components with weights."""
@@ -120,12 +130,12 @@ class Checkpoint:
 
         :raises ModelError: a file is missing or broken.
         """
-        kind = self._facts.components[component].config
+        config = self._parsed(component)
         return {
             name: tuple(header[own]["shape"])
             for header in self._headers(component).values()
-            for name, own in canonical_names(header, kind)
-            if not is_harmless(name, kind)
+            for name, own in canonical_names(header, type(config))
+            if not is_harmless(name, config)
         }
 
     def check(self) -> None:

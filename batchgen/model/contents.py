@@ -18,8 +18,6 @@ from batchgen.model.components.config import Config
 from batchgen.model.components.qwen3 import Qwen3
 from batchgen.model.components.t5 import T5
 from batchgen.model.components.tensors import Shape
-from batchgen.model.families import QWEN3_LAYERS
-from batchgen.model.families.flux2 import Flux2Qwen3
 
 # Types that can stand for weights as they are. FP8 with scales has tensors without a place.
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
@@ -33,12 +31,6 @@ _HARMLESS: dict[type[Config], str] = {
     # Of encoding. What decodes is never harmless.
     Vae: r"quant_conv\.(weight|bias)",
     Flux2Vae: r"quant_conv\.(weight|bias)|bn\.num_batches_tracked",
-    # What predicts the next token.
-    Qwen3: r"lm_head\.weight",
-    # And what comes after the last layer that is read.
-    Flux2Qwen3: r"lm_head\.weight|norm\.weight|layers\.(?!BEFORE)\d+\..+".replace(
-        "BEFORE", rf"({'|'.join(map(str, range(QWEN3_LAYERS[-1])))})\."
-    ),
 }
 # Older names of a VAE's attention, which diffusers renames.
 _OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -73,12 +65,14 @@ def canonical_names(header: Mapping[str, Any], kind: type[Config]) -> Iterator[t
             yield _canonical(name, kind), name
 
 
-def is_harmless(name: str, kind: type[Config]) -> bool:
+def is_harmless(name: str, config: Config) -> bool:
     """Whether a tensor has no place in the model and cannot change a picture.
 
     :param name: canonical.
     """
-    return re.fullmatch(_HARMLESS.get(kind, ""), name) is not None
+    if isinstance(config, Qwen3) and config.comes_after(name):
+        return True
+    return re.fullmatch(_HARMLESS.get(type(config), ""), name) is not None
 
 
 def check_weights(config: Config, headers: Mapping[Path, Mapping[str, Any]], built: str) -> None:
@@ -96,7 +90,7 @@ def check_weights(config: Config, headers: Mapping[Path, Mapping[str, Any]], bui
         tensors = {
             ours: header[theirs]
             for ours, theirs in canonical_names(header, kind)
-            if ours in expected or not is_harmless(ours, kind)
+            if ours in expected or not is_harmless(ours, config)
         }
         problems += (f"{path}: {problem}" for problem in _misfits(tensors, expected, built))
         if twice := [name for name in tensors if name in found]:

@@ -8,9 +8,14 @@ A picture has `guidance`, `true_cfg` and a negative prompt, and no model reads a
     FLUX.2 klein             none                   true_cfg, where there is a negative prompt
     FLUX.2 klein, base       none                   guidance
     Stable Diffusion 3       none                   guidance
+    Z-Image, Turbo           none                   guidance + 1
 
 Classifier-free guidance acts where its scale is over 1, and only there a negative prompt is read.
 The scales 0 and 1 ask for none. A scale between them asks for something that does not happen.
+
+`guidance` is always the number that the model's own pipeline in diffusers calls so. Z-Image's is
+one less than the scale: its velocity is positive + guidance · (positive - negative), so that it
+acts over 0. Z-Image-Turbo is used with 0.
 """
 
 from __future__ import annotations
@@ -33,11 +38,17 @@ class Guidance:
     embedded: bool
     # Whether `guidance` is the scale of classifier-free guidance.
     contrasts: bool
+    # The `guidance` at and below which a picture has no classifier-free guidance.
+    unguided: float = 1.0
 
     @property
     def none(self) -> dict[str, Any]:
         """The value of each that asks for nothing."""
-        return {"guidance": 1.0 if self.contrasts else 0.0, "true_cfg": 1.0, "negative_prompt": ""}
+        return {
+            "guidance": self.unguided if self.contrasts else 0.0,
+            "true_cfg": 1.0,
+            "negative_prompt": "",
+        }
 
     def contrasted(self, guidance: Floats, true_cfg: Floats, negative: Flags) -> Flags:
         """Which of R rows have classifier-free guidance.
@@ -45,13 +56,13 @@ class Guidance:
         :param guidance: of R rows, as `true_cfg`.
         :param negative: whether the rows have a negative prompt.
         """
-        return guidance > 1 if self.contrasts else (true_cfg > 1) & negative
+        return guidance > self.unguided if self.contrasts else (true_cfg > 1) & negative
 
     @property
     def contrast(self) -> str:
         """When classifier-free guidance acts, in words that follow "where"."""
         if self.contrasts:
-            return "guidance is over 1"
+            return f"guidance is over {self.unguided:g}"
         return "true_cfg is over 1 and there is a negative prompt"
 
     def idle(self, guidance: Floats, true_cfg: Floats, negative: Flags) -> dict[str, Flags]:
@@ -71,9 +82,11 @@ class Guidance:
     def condition(self, name: str) -> str:
         """When the value of a name acts, in words that follow a colon."""
         if name == "guidance":
-            return "it acts over 1" if self.contrasts else "this model has no guidance embedding"
+            acts = f"it acts over {self.unguided:g}"
+            return acts if self.contrasts else "this model has no guidance embedding"
         if name == "negative_prompt":
-            return f"it acts where {'guidance' if self.contrasts else 'true_cfg'} is over 1"
+            guided = f"guidance is over {self.unguided:g}"
+            return f"it acts where {guided if self.contrasts else 'true_cfg is over 1'}"
         if self.contrasts:
             return "guidance is the only scale of this model"
         return "it acts over 1, and where there is a negative prompt"

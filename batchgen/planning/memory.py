@@ -117,13 +117,21 @@ class Need:
 
 
 def estimate_memory(
-    job: Job, checkpoint: Checkpoint, shapes: Sequence[Shape], *, cuda: bool
+    job: Job,
+    checkpoint: Checkpoint,
+    shapes: Sequence[Shape],
+    *,
+    cuda: bool,
+    contrasted: bool = True,
 ) -> Need:
     """What each rank of a replica needs.
 
     :param shapes: of all pictures that are planned.
     :param cuda: on a CUDA card, where "auto" means bf16; else on a CPU.
+    :param contrasted: whether some picture has classifier-free guidance, if any may have it.
     """
+    if checkpoint.contrasts:  # with a negative prompt or without
+        shapes = [shape._replace(negative=contrasted) for shape in shapes]
     size = _number_bytes(job, cuda=cuda)
     modulators: list[tuple[int, ...]] = []
     blocks: Counter[str] = Counter()
@@ -185,21 +193,22 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
 def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
     """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
-    The matrices in a block's norms compute modulations. Blocks may share theirs, outside.
+    The matrices in a block's norms compute modulations, or have a name that says so. Blocks may
+    share theirs, outside.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
         if "modulation" in stack:
             yield stack, shape, True
-        elif len(shape) == 2 and stack.endswith("transformer_blocks"):
-            modulates = any(part.startswith("norm") for part in path)
+        elif len(shape) == 2 and stack in checkpoint.stacks:
+            modulates = any(part.startswith("norm") or "modulation" in part for part in path)
             yield f"{stack}.{path[0]}", shape, modulates
 
 
-def _rows(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
+def _rows(job: Job, shape: Shape) -> int:
     """Rows of a group that a rank computes: two for each picture with classifier-free guidance."""
     pictures = min(job.engine.batch_size, shape.pictures)
-    rows = pictures * (2 if shape.negative or checkpoint.contrasts else 1)
+    rows = pictures * (2 if shape.negative else 1)
     return -(-rows // job.parallel.halves)
 
 
@@ -211,8 +220,7 @@ def _denoising(
     :param eager: on CUDA, and blocks are not compiled.
     """
     config, cp = checkpoint.config("transformer"), job.parallel.shared
-    heads = config["num_attention_heads"]
-    width = heads * config["attention_head_dim"]
+    heads, width = checkpoint.heads, checkpoint.transformer.width
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
     single = bool(config.get("num_single_layers"))
     more = _EAGER_8_BIT.get(job.precision.linear, {}).get(single, 0) if eager else 0
@@ -223,7 +231,7 @@ def _denoising(
         numbers += 2 * -(-image // cp) * width
     if job.engine.attention == "math":
         numbers += 2 * heads * (image + text) ** 2 // cp
-    rows = _rows(job, checkpoint, shape)
+    rows = _rows(job, shape)
     return int(rows * numbers) + _velocities(job, checkpoint, shape, image)
 
 
@@ -244,7 +252,7 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     """Numbers that encoding a group's prompts takes beside the weights."""
     numbers = checkpoint.encoding_numbers(job.model.max_sequence_length)
-    return _rows(job, checkpoint, shape) * numbers
+    return _rows(job, shape) * numbers
 
 
 def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> int:

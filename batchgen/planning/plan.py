@@ -68,6 +68,9 @@ class Plan(Section):
     # How many prompts will be truncated, because `model.long_prompts` allows it.
     over_long: int
     shapes: tuple[Shape, ...]
+    # Share of the rows that have classifier-free guidance; all of them in older plans, which did
+    # not count them.
+    contrasted: float = 1.0
     has_ids: bool
     # Columns with values that change no picture, and written keys of the job that no row takes: a
     # sentence each.

@@ -104,7 +104,8 @@ def make_plan(
     files = [source.path for source in valid.sources]
     if checkpoint:
         refuse_missing_classes(job, shapes, files)
-    cost = estimate_cost(shapes, job, checkpoint)
+    contrasted = valid.effects.contrasted / valid.rows
+    cost = estimate_cost(shapes, job, checkpoint, contrasted)
     batch_size = job.engine.batch_size
     size = job.shards.pictures or shard_size(valid.pictures, batch_size, cost)
     size = min(size, valid.pictures)  # a larger number, of any length, means one shard too
@@ -124,6 +125,7 @@ def make_plan(
         pictures=valid.pictures,
         over_long=valid.over_long,
         shapes=shapes,
+        contrasted=contrasted,
         has_ids=valid.has_ids,
         idle_columns=tuple(idle_columns(valid.effects)),
         unused_keys=tuple(unused_keys(job, valid.effects)),

@@ -11,6 +11,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
+    ZImageTransformer2DModel,
 )
 from transformers import (
     CLIPTextConfig,
@@ -32,6 +33,7 @@ from batchgen.model.contents import is_harmless
 from batchgen.model.families.flux import FluxTransformer
 from batchgen.model.families.flux2 import Flux2Qwen3, Flux2Transformer
 from batchgen.model.families.sd3 import SD3Transformer
+from batchgen.model.families.zimage import ZImageQwen3, ZImageTransformer
 
 SD3 = {
     "in_channels": 16,
@@ -140,6 +142,30 @@ def test_a_flux2_transformer_has_the_expected_tensors(singles: int) -> None:
     assert dict(checked.tensors()) == shapes(built)
 
 
+@pytest.mark.parametrize("width", [48, 300])  # narrower and wider than what modulates
+@pytest.mark.parametrize("refiners", [0, 2])
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_zimage_transformer_has_the_expected_tensors(
+    width: int, refiners: int, norm: bool
+) -> None:
+    config = {
+        "dim": width,
+        "n_layers": 2,
+        "n_refiner_layers": refiners,
+        "n_heads": 3,
+        "n_kv_heads": 3,
+        "qk_norm": norm,
+        "in_channels": 6,
+        "cap_feat_dim": 10,
+        "axes_dims": [width // 3 - 8, 4, 4],
+        "axes_lens": [600, 9, 9],
+    }
+    with torch.device("meta"):
+        built = ZImageTransformer2DModel.from_config(config)
+    checked = parse_config(config, ZImageTransformer, where="here")
+    assert dict(checked.tensors()) == shapes(built)
+
+
 @pytest.mark.parametrize("decoder", [None, [4, 8]])
 def test_the_vae_of_flux2_has_the_expected_tensors(decoder: list[int] | None) -> None:
     config = {
@@ -178,5 +204,11 @@ def test_qwen3_has_the_expected_tensors_as_far_as_it_is_read(bias: bool) -> None
         for name, shape in built.items()
         if not name.startswith(("layers.27.", "layers.28.", "norm."))
     }
-    assert dict(parse_config(config, Flux2Qwen3, where="here").tensors()) == read
-    assert all(is_harmless(name, Flux2Qwen3) != (name in read) for name in built)
+    checked = parse_config(config, Flux2Qwen3, where="here")
+    assert dict(checked.tensors()) == read
+    assert all(is_harmless(name, checked) != (name in read) for name in built)
+    assert not is_harmless("layers.29.mlp.up_proj.weight", checked)
+    but_one = parse_config(config, ZImageQwen3, where="here")
+    read = {name for name in built if not name.startswith(("layers.28.", "norm."))}
+    assert dict(but_one.tensors()).keys() == read
+    assert all(is_harmless(name, but_one) != (name in read) for name in built)

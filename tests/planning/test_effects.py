@@ -13,26 +13,21 @@ from batchgen.planning.plan import Plan
 from batchgen.planning.planner import dry_run
 from batchgen.settings.job import load_job
 from tests.support.rehearsal import write_prompts
+from tests.support.sd3_folder import save_sd3
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     """Small models of three kinds, as far as planning asks."""
     made = {}
-    for name, family, embedded in (
-        ("dev", "flux", True),
-        ("schnell", "flux", False),
-        ("sd3", "sd3", False),
-    ):
+    for name, embedded in (("dev", True), ("schnell", False)):
         folder = shutil.copytree(TINY, tmp_path_factory.mktemp(name) / "model")
-        shutil.copytree(folder / "tokenizer_2", folder / "tokenizer_3")
         file = folder / "transformer" / "config.json"
         config = json.loads(file.read_text())
-        file.write_text(
-            json.dumps(config | {"guidance_embeds": embedded, "pos_embed_max_size": 32})
-        )
-        made[name] = Checkpoint(folder, family, {})
-    return made
+        file.write_text(json.dumps(config | {"guidance_embeds": embedded}))
+        made[name] = Checkpoint(folder, "flux", {})
+    folder = save_sd3(tmp_path_factory.mktemp("sd3") / "model", pos_embed_max_size=64)
+    return made | {"sd3": Checkpoint(folder, "sd3", {})}
 
 
 @pytest.fixture
@@ -151,3 +146,11 @@ def test_a_key_of_the_file_that_belonged_to_an_overridden_choice_is_told(
 def test_test_cards_show_every_value(tmp_path: Path) -> None:
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat"], true_cfg=[0.5])
     assert not dry_run([file], load_job(None, ["engine.kind=pattern", NEGATIVE]), None).notes
+
+
+def test_classifier_free_guidance_doubles_time_only_where_it_acts(plan):
+    """A model that has it for every picture may be used without, as step-distilled ones are."""
+    without, half, every = (plan("sd3", guidance=scales) for scales in ([1, 0], [1, 4], [4, 4]))
+    assert [one.contrasted for one in (without, half, every)] == [0, 0.5, 1]
+    assert half.seconds == pytest.approx(1.5 * without.seconds)
+    assert every.seconds == pytest.approx(2 * without.seconds)

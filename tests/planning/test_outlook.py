@@ -8,7 +8,6 @@ import pytest
 from batchgen.manifest import Source
 from batchgen.model import TINY
 from batchgen.planning import Pace, Plan, Shard, describe_layout, look_ahead, pace, remember
-from batchgen.planning.plan import Shape
 from batchgen.settings.job import load_job
 
 IDENTITY = {"engine": {"batch_size": 4}, "cache": {"policy": "none"}, "manifest": ["aa"]}
@@ -51,12 +50,12 @@ def test_an_earlier_run_of_the_same_settings_tells_the_pace_of_another_manifest(
     assert look_ahead(planned(cache={"policy": "multistep"}), "", 1, None).device_s == 3600
 
 
-def laid_out(given: str = "", *, negative: bool = False, model: Path = Path("dev")) -> str:
+def laid_out(given: str = "", *, contrasted: float = 0.0, model: Path = Path("dev")) -> str:
     """What a plan of 360 pictures in 90 groups says of its layout."""
-    shape = Shape(1024, 1024, 28, negative, 360)
-    plan = planned().model_copy(update={"pictures": 360, "groups": 90, "shapes": (shape,)})
+    counts = {"pictures": 360, "groups": 90, "contrasted": contrasted}
+    plan = planned().model_copy(update=counts)
     job = load_job(None, given.split())
-    checkpoint = Mock(folder=model, contrasts=False)
+    checkpoint = Mock(folder=model)
     return describe_layout(job, checkpoint, plan, look_ahead(plan, "", 1, None))
 
 
@@ -65,8 +64,8 @@ def test_a_layout_is_told_with_the_seconds_of_a_group_and_what_it_is_for() -> No
     single = laid_out()
     assert "one device makes a group (4 pictures on average) in 40 s: the most" in single
     assert "(parallel.cp = 2) would need 20 s or more: for pictures soon" in single
-    assert "parallel.cp = 2, or cfg = 2 for the two rows of guidance" in laid_out(negative=True)
-    both = laid_out("parallel.cp=2 parallel.cfg=2", negative=True)
+    assert "parallel.cp = 2, or cfg = 2 for the two rows of guidance" in laid_out(contrasted=0.5)
+    both = laid_out("parallel.cp=2 parallel.cfg=2", contrasted=0.5)
     assert "4 devices (parallel.cp * parallel.cfg = 2 * 2 = 4) make a group" in both
     assert "together, in 10 s at best: for pictures soon. A device by itself takes 40 s" in both
 

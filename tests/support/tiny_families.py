@@ -147,6 +147,10 @@ class TinyFamily:
     layers: int
     # What the model's authors call some linears, and what diffusers calls them.
     originals: Mapping[str, Sequence[str]]
+    # The guidance at which a picture has no classifier-free guidance.
+    unguided: float = 1.0
+    # Of the first block's residual, by which some steps are skipped and some are not.
+    threshold: float = 1.03
 
     def open(self, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         """The stock pipeline."""
@@ -203,7 +207,7 @@ class TinyFamily:
         """Whether batchgen keeps a linear of the pipeline: others change no picture."""
         if component == "transformer":
             return True
-        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        layer = re.match(r"(?:model\.)?layers\.(\d+)\.", name)
         return layer is not None and int(layer[1]) < self.layers
 
 
@@ -239,7 +243,11 @@ KLEIN = TinyFamily(
     layers=27,
     originals=KLEIN_ORIGINALS,
 )
+# Here, because these files take what stands above.
+from tests.support.tiny_zimage import ZIMAGE  # noqa: E402
+
 FAMILIES = {
+    "z-image": ZIMAGE,
     "klein base": KLEIN,
     "klein distilled": replace(
         KLEIN, save=partial(save_klein, distilled=True), contrasts=False, broken=()

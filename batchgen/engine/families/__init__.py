@@ -6,6 +6,7 @@ To add a family: a file here, its line in `_FAMILIES`, and its facts for plannin
     flux.py      FLUX.1
     flux2.py     FLUX.2 klein
     sd3.py       Stable Diffusion 3 and 3.5
+    zimage.py    Z-Image and Z-Image-Turbo
     family.py    what the engine asks of a family, and what families share
     lora.py      LoRAs, fused at load
     loading.py   the parts of a diffusers folder
@@ -25,13 +26,15 @@ from batchgen.engine.families.flux import Flux
 from batchgen.engine.families.flux2 import Flux2
 from batchgen.engine.families.loading import load_module, straight_to_device, without_transformer
 from batchgen.engine.families.sd3 import StableDiffusion3
+from batchgen.engine.families.zimage import ZImage
 from batchgen.errors import ModelError
 from batchgen.model import Checkpoint
 
-_FAMILIES: dict[str, type[Flux | Flux2 | StableDiffusion3]] = {
+_FAMILIES: dict[str, type[Flux | Flux2 | StableDiffusion3 | ZImage]] = {
     "flux": Flux,
     "flux2": Flux2,
     "sd3": StableDiffusion3,
+    "zimage": ZImage,
 }
 # By their name in safetensors.
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

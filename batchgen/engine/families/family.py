@@ -173,6 +173,11 @@ class Family(ABC):
         _, high, wide = self.noise_shape(width, height)
         return high // self.patch, wide // self.patch
 
+    def image_tokens(self, width: int, height: int) -> int:
+        """T of a picture of width × height pixels, with the tokens that `embed` adds."""
+        rows, columns = self.grid(width, height)
+        return rows * columns
+
     def pack(self, noise: Tensor) -> Tensor:
         """[B, C', h, w] → latents as the transformer takes them, [B, T, C]."""
         (batch, channels, high, wide), p = noise.shape, self.patch
@@ -189,7 +194,8 @@ class Family(ABC):
 
     def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
         """Latents [B, T, C] → what the VAE decodes, [B, C', h, w], scaled and shifted."""
-        config, pixels = self.vae.config, self.unpatchify(latents, width, height)
+        config = self.vae.config
+        pixels = self.unpatchify(latents.to(self._device.dtype), width, height)
         scaled: Tensor = pixels / config.scaling_factor + config.shift_factor
         return scaled
 

@@ -3,6 +3,7 @@
     flux.py     FLUX.1
     flux2.py    FLUX.2 klein
     sd3.py      Stable Diffusion 3 and 3.5
+    zimage.py   Z-Image and Z-Image-Turbo
     mmdit.py    tensors that FLUX.1 and Stable Diffusion 3 share
     facts.py    what there is to know of a family
 
@@ -13,12 +14,14 @@ from batchgen.model.families.facts import FamilyFacts, encoder_of
 from batchgen.model.families.flux import FLUX
 from batchgen.model.families.flux2 import FLUX2_KLEIN, QWEN3_LAYERS
 from batchgen.model.families.sd3 import SD3
+from batchgen.model.families.zimage import ZIMAGE, ZIMAGE_MULTIPLE
 
 # By the pipeline class that a model folder names.
 FAMILIES = {
     "FluxPipeline": FLUX,
     "Flux2KleinPipeline": FLUX2_KLEIN,
     "StableDiffusion3Pipeline": SD3,
+    "ZImagePipeline": ZIMAGE,
 }
 
-__all__ = ["FAMILIES", "QWEN3_LAYERS", "FamilyFacts", "encoder_of"]
+__all__ = ["FAMILIES", "QWEN3_LAYERS", "ZIMAGE_MULTIPLE", "FamilyFacts", "encoder_of"]

@@ -46,8 +46,12 @@ class FamilyFacts:
     # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
     # takes beside the weights.
     encoding: Callable[[dict[str, Any], int], int] = _t5_encoding
-    # Key of the transformer's config with the most tokens along a side; "": any number.
-    most_positions: str = ""
+    # The `guidance` at and below which a picture has no classifier-free guidance.
+    unguided: float = 1.0
+    # The numbers of image tokens and of text tokens are padded to multiples of this.
+    token_multiple: int = 1
+    # The transformer's lists of blocks that every step calls.
+    stacks: tuple[str, ...] = ("transformer_blocks", "single_transformer_blocks")
 
     @property
     def tokenizer(self) -> str:

@@ -162,13 +162,24 @@ _SD3 = {
     "final_layer_linear": ["proj_out"],
     "final_layer_adaLN_modulation_1": ["norm_out_linear"],
 }
-_ORIGINAL = {"FLUX.1": _FLUX, "FLUX.2": _FLUX2, "Stable Diffusion 3": _SD3}
+_ZIMAGE = {
+    **{
+        f"{stack}_{{}}_attention_{theirs}": [f"{stack}_{{}}_attention_{each}" for each in ours]
+        for stack in ("layers", "noise_refiner", "context_refiner")
+        for theirs, ours in (("qkv", ("to_q", "to_k", "to_v")), ("out", ("to_out_0",)))
+    },
+    "x_embedder": ["all_x_embedder_2-1"],
+    "final_layer_linear": ["all_final_layer_2-1_linear"],
+    "final_layer_adaLN_modulation_1": ["all_final_layer_2-1_adaLN_modulation_1"],
+}
+_ORIGINAL = {"FLUX.1": _FLUX, "FLUX.2": _FLUX2, "Stable Diffusion 3": _SD3, "Z-Image": _ZIMAGE}
 # What paths tell of the model that a LoRA was made for.
 _MADE_FOR = {
     r"(double|single)_stream_modulation|time_guidance|.*to_qkv_mlp_proj": "FLUX.2",
     r"guidance_|vector_in|.*_mod(ulation)?_lin$": "FLUX.1",
     r"(double_blocks|single_blocks|single_transformer_blocks)_\d": "FLUX.1 or FLUX.2",
     r"joint_blocks_\d": "Stable Diffusion 3",
+    r"(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN)_": "Z-Image",
     r"(down|up|input|output|mid|middle)_blocks?_": "Stable Diffusion 1, 2 or XL",
     r"blocks_\d+_(self|cross)_attn_|patch_embedding": "Wan",
 }
@@ -226,7 +237,9 @@ def find_linears(component: str, path: str, known: Mapping[str, Shape]) -> Linea
     if not all(each in known for each in names):
         return None
     outputs, inputs = known[names[0]]
-    halves = name.endswith("adaLN_modulation_1") and outputs == 2 * inputs
+    # Those of Z-Image, which are in no norm, have a scale alone.
+    two = name.endswith("adaLN_modulation_1") and "norm" in names[0]
+    halves = two and outputs == 2 * inputs
     return Linears(names, halves_exchanged=halves)
 
 
@@ -238,6 +251,8 @@ def made_for(path: str) -> str:
 
 def kind_of(known: Mapping[str, Shape]) -> str:
     """The model that has these linears. Stable Diffusion 3 embeds patches by a convolution."""
+    if linear_name("transformer", "cap_embedder.1") in known:
+        return "Z-Image"
     if linear_name("transformer", "single_stream_modulation.linear") in known:
         return "FLUX.2"
     return "FLUX.1" if linear_name("transformer", "x_embedder") in known else "Stable Diffusion 3"
@@ -245,7 +260,7 @@ def kind_of(known: Mapping[str, Shape]) -> str:
 
 def _from_original(name: str, original: Mapping[str, list[str]]) -> list[str] | None:
     """A name of the model's authors in diffusers' words; None: it is none of theirs."""
-    block = re.match(r"[a-z]+_blocks_(\d+)_", name)
+    block = re.match(r"[a-z_]+?_(\d+)_", name)
     if block is None:
         return original.get(name)
     ours = original.get(name.replace(f"_{block[1]}_", "_{}_", 1))
