@@ -32,6 +32,7 @@ from batchgen.model.locate import TINY, locate
 from batchgen.model.lora import Shape, is_table, linear_name, lora_files, read_lora
 from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer
 from batchgen.model.weights import digest, read_header
+from batchgen.model.token_counter import TokenCounter
 from batchgen.settings import MAX_SIDE_PX, Model
 
 __all__ = ["TINY", "Checkpoint", "resolve"]
@@ -203,14 +204,13 @@ class Checkpoint:
         """How many numbers a component's weights have."""
         return sum(math.prod(shape) for shape in self.tensors(component).values())
 
-    def token_counter(self) -> Callable[[str], int]:
-        """A function that counts the tokens of a prompt, with the end token or the template's.
+    def token_counter(self) -> TokenCounter:
+        """What counts the tokens of a prompt, with the end token or the template's.
 
         This is the number that `model.max_sequence_length` limits.
         """
         tokenizer = read_tokenizer(self.folder / self._facts.tokenizer)
-        render = self._template()
-        return lambda prompt: len(tokenizer.encode(render(prompt)).ids)
+        return TokenCounter(tokenizer, self._template())
 
     @property
     def template_bytes(self) -> int:
