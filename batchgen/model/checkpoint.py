@@ -30,9 +30,9 @@ from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled, read_index
 from batchgen.model.locate import TINY, locate
 from batchgen.model.lora import Shape, is_table, linear_name, lora_files, read_lora
-from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer
-from batchgen.model.weights import digest, read_header
 from batchgen.model.token_counter import TokenCounter
+from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer, special_tokens
+from batchgen.model.weights import digest, read_header
 from batchgen.settings import MAX_SIDE_PX, Model
 
 __all__ = ["TINY", "Checkpoint", "resolve"]
@@ -113,6 +113,11 @@ class Checkpoint:
     def text(self) -> str:
         """Component folder of the largest text encoder."""
         return self._facts.text
+
+    def left_out(self) -> list[str]:
+        """What the model's pipeline can do and batchgen does not do with it, for people."""
+        named = named_components(self.folder)
+        return [what for component, what in self._facts.left_out.items() if component in named]
 
     def tokens(self, width: int, height: int, max_sequence_length: int) -> tuple[int, int]:
         """Image and text tokens of a picture of so many px, those that the family adds included."""
@@ -209,8 +214,9 @@ class Checkpoint:
 
         This is the number that `model.max_sequence_length` limits.
         """
-        tokenizer = read_tokenizer(self.folder / self._facts.tokenizer)
-        return TokenCounter(tokenizer, self._template())
+        folder = self.folder / self._facts.tokenizer
+        begin = special_tokens(folder).get("bos_token", "") if self._facts.chat is not None else ""
+        return TokenCounter(read_tokenizer(folder), self._template(), begin)
 
     @property
     def template_bytes(self) -> int:
@@ -229,7 +235,8 @@ class Checkpoint:
         facts = self._facts
         if facts.chat is None:
             return lambda prompt: prompt
-        return read_chat_template(self.folder / facts.tokenizer, facts.chat)
+        folder = self.folder / facts.tokenizer
+        return read_chat_template(folder, {**special_tokens(folder), **facts.chat}, facts.messages)
 
     def flops(self, width: int, height: int, steps: int, text_tokens: int, cfg: bool) -> float:
         """FLOP of one picture's denoising; classifier-free guidance doubles them.
@@ -279,6 +286,8 @@ def _resolve(model: Model) -> Checkpoint:
     facts = read_index(folder)
     files = [folder / "model_index.json"]
     for component in named_components(folder):
+        if component in facts.left_out:
+            continue
         files += component_files(folder / component)
     identity = {path.relative_to(folder).as_posix(): digest(path) for path in sorted(files)}
     loras = [expand_home(lora.path) for lora in model.lora]

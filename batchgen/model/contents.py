@@ -15,6 +15,7 @@ from batchgen.errors import ModelError, counted
 from batchgen.model.components.autoencoder import Autoencoder, Flux2Vae, Vae
 from batchgen.model.components.clip import Clip, ClipWithProjection
 from batchgen.model.components.config import Config
+from batchgen.model.components.mistral3 import Mistral3
 from batchgen.model.components.qwen3 import Qwen3
 from batchgen.model.components.t5 import T5
 from batchgen.model.components.tensors import Shape
@@ -35,6 +36,8 @@ _HARMLESS: dict[type[Config], str] = {
 # Older names of a VAE's attention, which diffusers renames.
 _OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLDER_NAME = re.compile(rf"(\.attentions\.\d+\.)({'|'.join(_OLDER)})\.")
+# Where versions of transformers have put the language model in a Mistral3.
+_LANGUAGE_MODEL = re.compile(r"^(model\.)?(language_model\.(model\.)?)?")
 # What names without a place say about a file, and what to do.
 _STRANGERS = {
     r"^(model\.diffusion_model|double_blocks|single_blocks|joint_blocks)\.": (
@@ -70,7 +73,7 @@ def is_harmless(name: str, config: Config) -> bool:
 
     :param name: canonical.
     """
-    if isinstance(config, Qwen3) and config.comes_after(name):
+    if isinstance(config, Qwen3 | Mistral3) and config.comes_after(name):
         return True
     return re.fullmatch(_HARMLESS.get(type(config), ""), name) is not None
 
@@ -133,6 +136,8 @@ def _canonical(name: str, kind: type[Config]) -> str:
         return "shared.weight" if name == "encoder.embed_tokens.weight" else name
     if issubclass(kind, Qwen3):
         return name.removeprefix("model.")
+    if issubclass(kind, Mistral3):
+        return _LANGUAGE_MODEL.sub("", name)
     if issubclass(kind, Autoencoder):
         return _OLDER_NAME.sub(lambda part: f"{part[1]}{_OLDER[part[2]]}.", name)
     return name

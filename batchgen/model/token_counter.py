@@ -23,15 +23,20 @@ _BESIDE = string.ascii_letters + string.digits + string.punctuation + "éß中�
 class TokenCounter:
     """Counts the tokens of a prompt, with the end token or the template's."""
 
-    def __init__(self, tokenizer: Tokenizer, render: Callable[[str], str]) -> None:
-        """:param render: from a prompt to what the tokenizer is given."""
-        self._tokenizer, self._render = tokenizer, render
+    def __init__(self, tokenizer: Tokenizer, render: Callable[[str], str], begin: str = "") -> None:
+        """:param render: from a prompt to what the tokenizer is given.
+        :param begin: the token of the beginning. A text that begins with it has all the special
+            tokens that it needs.
+        """
+        self._tokenizer, self._render, self._begin = tokenizer, render, begin
         # Counts the tokens of words; None where texts are not taken apart at spaces.
         self.words: CountWords | None = self._words if _splits_at_spaces(tokenizer) else None
 
     def __call__(self, prompt: str) -> int:
-        """The number that `model.max_sequence_length` limits."""
-        return len(self._tokenizer.encode(self._render(prompt)).ids)
+        """The number that `model.max_sequence_length` limits. No family encodes less than one."""
+        text = self._render(prompt)
+        complete = bool(self._begin) and text.startswith(self._begin)
+        return max(1, len(self._tokenizer.encode(text, add_special_tokens=not complete).ids))
 
     def _words(self, words: Sequence[str]) -> list[int]:
         every = self._tokenizer.encode_batch_fast(list(words), add_special_tokens=False)

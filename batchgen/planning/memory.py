@@ -14,14 +14,14 @@ them. The rest follows from R rows (the pictures of a group, twice with classifi
 half of them where a replica has two halves), S text and T image tokens of a rank, the transformer's
 width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 16 of Stable Diffusion 3. The peak over
-                    all tensors of a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable
-                    Diffusion 3.5); on an emulated card in bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein
-                    4B), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs less. 26 and
-                    20 more in FP8, 13 and 11 in int8, with single blocks and without, on CUDA where
-                    blocks are not compiled: there torchao writes inputs out in fp32. On the
-                    emulated card these were 27 (FLUX.1), 21 (FLUX.2) and 17 to 22, 13, 18 and 8 to
-                    12
+    blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 18 of ERNIE-Image, 16 of Stable Diffusion
+                    3. The peak over all tensors of a step on a CPU was 20 (fp32), 23 (bf16), 16
+                    (ERNIE-Image; 18 in bf16) and 15 (Stable Diffusion 3.5); on an emulated card in
+                    bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein 4B), 13 to 14 (3.5 large), 14 to 15
+                    (medium); torch.compile needs less. 26 and 20 more in FP8, 13 and 11 in int8,
+                    with single blocks and without, on CUDA where blocks are not compiled: there
+                    torchao writes inputs out in fp32. On the emulated card these were 27 (FLUX.1),
+                    21 (FLUX.2) and 17 to 22, 13, 18 and 8 to 12
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And

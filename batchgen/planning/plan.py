@@ -76,6 +76,8 @@ class Plan(Section):
     # sentence each.
     idle_columns: tuple[str, ...] = ()
     unused_keys: tuple[str, ...] = ()
+    # What the model's pipeline can do and batchgen does not.
+    left_out: tuple[str, ...] = ()
     groups: int
     shards: tuple[Shard, ...]
     # Estimated seconds of one device for the whole run.
@@ -89,7 +91,7 @@ class Plan(Section):
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever plans the run is to be told."""
-        return self.idle_columns + self.unused_keys
+        return self.idle_columns + self.unused_keys + self.left_out
 
 
 def plan_order(picture: Picture) -> tuple[int, int, int, bool, int]:

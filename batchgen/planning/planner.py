@@ -129,6 +129,7 @@ def make_plan(
         has_ids=valid.has_ids,
         idle_columns=tuple(idle_columns(valid.effects)),
         unused_keys=tuple(unused_keys(job, valid.effects)),
+        left_out=tuple(checkpoint.left_out()) if checkpoint else (),
         groups=groups,
         shards=shards,
         # Audited pictures are made twice. The shards are cut as if there were no audit.

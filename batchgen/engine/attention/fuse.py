@@ -34,6 +34,8 @@ class AttentionOf:
     module: Any
     # Image tokens attend among themselves, without the text.
     alone: bool = False
+    # Rotary pairs are of the two halves of a head, and not neighbours; see `heads.py`.
+    halves: bool = False
 
 
 def find_attentions(blocks: Sequence[nn.Module]) -> list[AttentionOf]:

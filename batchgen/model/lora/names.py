@@ -130,6 +130,8 @@ _FLUX2 = {
     "txt_in": ["context_embedder"],
     "time_in_in_layer": ["time_guidance_embed_timestep_embedder_linear_1"],
     "time_in_out_layer": ["time_guidance_embed_timestep_embedder_linear_2"],
+    "guidance_in_in_layer": ["time_guidance_embed_guidance_embedder_linear_1"],
+    "guidance_in_out_layer": ["time_guidance_embed_guidance_embedder_linear_2"],
     "double_stream_modulation_img_lin": ["double_stream_modulation_img_linear"],
     "double_stream_modulation_txt_lin": ["double_stream_modulation_txt_linear"],
     "single_stream_modulation_lin": ["single_stream_modulation_linear"],
@@ -172,13 +174,21 @@ _ZIMAGE = {
     "final_layer_linear": ["all_final_layer_2-1_linear"],
     "final_layer_adaLN_modulation_1": ["all_final_layer_2-1_adaLN_modulation_1"],
 }
-_ORIGINAL = {"FLUX.1": _FLUX, "FLUX.2": _FLUX2, "Stable Diffusion 3": _SD3, "Z-Image": _ZIMAGE}
+# ERNIE-Image has diffusers' names everywhere.
+_ORIGINAL: dict[str, dict[str, list[str]]] = {
+    "ERNIE-Image": {},
+    "FLUX.1": _FLUX,
+    "FLUX.2": _FLUX2,
+    "Stable Diffusion 3": _SD3,
+    "Z-Image": _ZIMAGE,
+}
 # What paths tell of the model that a LoRA was made for.
 _MADE_FOR = {
     r"(double|single)_stream_modulation|time_guidance|.*to_qkv_mlp_proj": "FLUX.2",
     r"guidance_|vector_in|.*_mod(ulation)?_lin$": "FLUX.1",
     r"(double_blocks|single_blocks|single_transformer_blocks)_\d": "FLUX.1 or FLUX.2",
     r"joint_blocks_\d": "Stable Diffusion 3",
+    r"layers_\d+_(self_attention|mlp_linear_fc2)": "ERNIE-Image",
     r"(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN)_": "Z-Image",
     r"(down|up|input|output|mid|middle)_blocks?_": "Stable Diffusion 1, 2 or XL",
     r"blocks_\d+_(self|cross)_attn_|patch_embedding": "Wan",
@@ -198,9 +208,10 @@ class Linears:
 def linear_name(component: str, path: str) -> str:
     """A linear's name for comparison: `component.path`, with `_` for the path's `.`.
 
-    CLIP's `text_model` and Qwen3's `model` are left out, because some formats and versions do so.
+    CLIP's `text_model` and a language model's `model` and `language_model` are left out, because
+    some formats and versions do so.
     """
-    name = path.replace(".", "_").removeprefix("text_model_").removeprefix("model_")
+    name = re.sub(r"^((text_|language_)?model_)+", "", path.replace(".", "_"))
     return f"{component}.{name}"
 
 
@@ -255,6 +266,8 @@ def kind_of(known: Mapping[str, Shape]) -> str:
         return "Z-Image"
     if linear_name("transformer", "single_stream_modulation.linear") in known:
         return "FLUX.2"
+    if linear_name("transformer", "layers.0.mlp.linear_fc2") in known:
+        return "ERNIE-Image"
     return "FLUX.1" if linear_name("transformer", "x_embedder") in known else "Stable Diffusion 3"
 
 

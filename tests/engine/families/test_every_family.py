@@ -74,12 +74,17 @@ def group_of(family: TinyFamily, **changes: Any) -> list[Picture]:
     group = [
         make_picture(key, steps=6, guidance=scale, **changes)
         for key, scale in enumerate(
-            (family.unguided, 4.5, 2.0, 3.0) if family.contrasts else (0.0,) * 4
+            (family.unguided, 4.5, 2.0, 3.0) if family.reads_guidance else (0.0,) * 4
         )
     ]
     true_cfg = {} if family.contrasts else {"true_cfg": 2.5}
     group[1] = replace(group[1], negative_prompt="a blue circle", **true_cfg)
     return group
+
+
+def longest_prompt(folder: Path) -> str:
+    """As many tokens as a prompt may have."""
+    return "x" * (TEXT_TOKENS - resolve(new_job(folder).model).token_counter()(""))
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -281,7 +286,7 @@ def attention_flops(q: torch.Size, k: torch.Size, *_: Any, **__: Any) -> int:
 def test_flops_are_those_of_the_blocks(tiny: Opened, engine: TorchEngine) -> None:
     family, folder = tiny
     # Of a prompt that takes all text tokens: others take less.
-    picture = replace(group_of(family)[0], steps=1, prompt="x" * TEXT_TOKENS)
+    picture = replace(group_of(family)[0], steps=1, prompt=longest_prompt(folder))
     blocks, flops = list(engine.family.blocks), []
 
     def counted(block: Any) -> Callable[..., Any]:
@@ -318,8 +323,8 @@ def job_words(folder: Path, **more: object) -> list[str]:
 def test_planning_knows_the_family(tiny: Opened, tmp_path: Path) -> None:
     """Tokens are counted as the encoder sees them."""
     family, folder = tiny
-    given = job_words(folder, sampling__guidance=4.5 if family.contrasts else 0)
-    longest = "x" * (TEXT_TOKENS - resolve(new_job(folder).model).token_counter()(""))
+    given = job_words(folder, sampling__guidance=4.5 if family.reads_guidance else 0)
+    longest = longest_prompt(folder)
     fits = write_prompts(tmp_path / "fits.parquet", [longest, "a red circle"])
     assert ask("plan", fits, *given).code == 0
     longer = write_prompts(tmp_path / "longer.parquet", [longest + "x", "a red circle"])
@@ -334,7 +339,7 @@ def test_planning_knows_the_family(tiny: Opened, tmp_path: Path) -> None:
 def test_guidance_that_changes_nothing_is_refused(tiny: Opened, tmp_path: Path) -> None:
     family, folder = tiny
     prompts = write_prompts(tmp_path / "prompts.parquet", ["a red circle"])
-    wrong = {"sampling__true_cfg": 4.0} if family.contrasts else {"sampling__guidance": 4.0}
+    wrong = {"sampling__true_cfg": 4.0} if family.reads_guidance else {"sampling__guidance": 4.0}
     refused = ask("plan", prompts, *job_words(folder, **wrong))
     assert refused.code == 2
     assert f"{next(iter(wrong)).removeprefix('sampling__')}" in refused.err
