@@ -5,8 +5,8 @@ shallow: layers add weights and modulation vectors, which planning counts exactl
 activations are gone when the next one begins.
 
 Tried are all sizes and groups in bf16 and FP8 with everything on the device, the smallest and the
-largest in int8, and every offload with one picture: activations follow from size, group and precision, whatever has left the
-device, and weights do not follow from the group.
+largest in int8, and every offload with one picture: activations follow from size, group and
+precision, whatever has left the device, and weights do not follow from the group.
 """
 
 from __future__ import annotations
