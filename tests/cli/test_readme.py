@@ -35,7 +35,7 @@ def test_its_commands_make_watch_and_verify_a_run(
     for record in made:
         assert (record["outcome"], record["path"], record["steps"]) == ("ok", "normal", 2)
         assert record["identity"].startswith(("cpu", "cuda"))
-        assert record["denoise_s"] > 0
+        assert record["device_s"] > 0
     (block,) = re.findall(r"(?ms)^```python\n(import batchgen\n.*?)^```", readme)
     finished = {}
     exec(block.replace('"flux-dev"', '"flux-dev", out="from python"'), finished)

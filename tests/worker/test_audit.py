@@ -304,7 +304,7 @@ def test_a_breach_is_told_and_stops_the_run_if_it_is_asked_to(
     assert text in caplog.text
     stop = read_stop(one.directory)
     assert (stop and (stop.cause, stop.text)) == (("audit", text) if action == "stop" else None)
-    found = {row["key"]: row["audit"] for row in records(one.directory.root)}
+    found = {row["index"]: row["audit"] for row in records(one.directory.root)}
     assert found == {key: "below" if key == 1 else "measured" for key in range(made)}
 
 

@@ -52,9 +52,7 @@ class Entry:
     @property
     def device_s(self) -> float:
         """The picture's share of the seconds that the device worked on its group."""
-        record = self.record
-        group_s: float = record["text_s"] + record["denoise_s"] + record["decode_s"]
-        return group_s / int(record["group_size"])
+        return float(self.record["device_s"])
 
 
 def sample_pictures(directory: RunDirectory, done: Sequence[Done], extension: str) -> list[Entry]:
@@ -90,17 +88,17 @@ def worst_pictures(
 
     :raises DamagedRun: a published file is gone or damaged.
     """
-    keys = defaultdict(list)
+    places = defaultdict(list)
     for one in worst:
-        keys[one.shard].append(one.key)
+        places[one.shard].append(one.index)
     found = {}
-    for shard, ours in keys.items():
+    for shard, ours in places.items():
         rows: list[dict[str, Any]] = []
         for table in stream_metadata(directory.metadata(shard)):
-            rows += table.filter(pc.is_in(table["key"], pa.array(ours))).to_pylist()
+            rows += table.filter(pc.is_in(table["index"], pa.array(ours))).to_pylist()
         for entry in _entries(directory, shard, rows, extension):
-            found[entry.record["key"]] = entry
-    return [found[one.key] for one in worst]
+            found[entry.record["index"]] = entry
+    return [found[one.index] for one in worst]
 
 
 def middles(total: int, most: int) -> list[int]:
@@ -135,7 +133,7 @@ def _records(
 def _entries(
     directory: RunDirectory, shard: int, records: Sequence[dict[str, Any]], extension: str
 ) -> list[Entry]:
-    names = [f"{record['key']:09d}.{extension}" for record in records]
+    names = [f"{record['key']}.{extension}" for record in records]
     tar = directory.data(shard)
     try:
         images = _images(tar, set(names))

@@ -42,7 +42,7 @@ def published_run(folder: Path, pictures: int = 24, *settings: str, left: int = 
         partial.begin(0, len(keys))
         records = [_record(key, prompts[key], number) for key in keys]
         partial.end(b"".join(map(_sample, records)), records)
-        publish_shard(run.directory, partial, shard, pa.table({}), 0)
+        publish_shard(run.directory, partial, shard, pa.table({}), run.plan)
         partial.close()
     return run
 

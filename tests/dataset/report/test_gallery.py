@@ -73,14 +73,14 @@ def test_good_and_failed_pictures_come_with_their_whole_records(run: Run) -> Non
     for one in good:
         size = decoded(one.thumb).size
         assert size == (one.record["width"], one.record["height"])
-        assert one.member == f"{one.record['key']:09d}.jpg"
+        assert one.member == f"{one.record['index']:09d}.jpg"
         assert one.computed == one.record["skipped"].count("0")
 
 
 def test_the_named_pictures_come_in_the_order_of_their_names(run: Run) -> None:
     worst = [Audited(20.0, 2, 16), Audited(21.0, 0, 0), Audited(22.0, 2, 20)]
     entries = worst_pictures(run.directory, worst, "jpg")
-    assert [one.record["key"] for one in entries] == [16, 0, 20]
+    assert [one.record["index"] for one in entries] == [16, 0, 20]
 
 
 def test_a_picture_that_is_gone_is_told_with_the_remedy(tmp_path: Path) -> None:
