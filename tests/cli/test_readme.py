@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
@@ -40,6 +41,17 @@ def test_its_commands_make_watch_and_verify_a_run(
     finished = {}
     exec(block.replace('"flux-dev"', '"flux-dev", out="from python"'), finished)
     assert finished["run"].status().ok == len(made)
+    (query,) = re.findall(r"(?ms)^```sql\n(.*?)^```", readme)
+    rows = {
+        (one["tar"], f"{one['key']}.jpg", one["prompt"], one["device_s"]): one["device_s"]
+        for one in made
+    }
+    dearest = duckdb.sql(query).fetchall()
+    assert set(dearest) == set(rows)
+    assert dearest[0][3] == max(rows.values())
+    (block,) = re.findall(r"(?ms)^```python\n(import pyarrow.dataset.*?)^```", readme)
+    exec(block, finished)
+    assert finished["records"].num_rows == len(made)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda path: path.name)
