@@ -48,7 +48,7 @@ Each sample holds `{kind}` (the picture), `txt` (its prompt) and `json` (key, id
 steps, guidance{_extra(plan)}).
 `metadata/*.parquet` holds a record for every planned picture, also if it failed, with all
 times; its columns are explained below. [report.html](report.html) shows pictures from the whole
-run and how it went, `contact.jpg` the first pictures; `statistics.json` has the numbers below and
+run and how it went, `contact.jpg` sixty of them; `statistics.json` has the numbers below and
 more.
 
 ## Load

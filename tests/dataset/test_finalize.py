@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from batchgen import durable, manifest
+from batchgen.dataset import contact_sheet
 from batchgen.dataset.finalize import finalize_run
 from batchgen.run.run import Run
 from batchgen.shard import commit
@@ -149,6 +150,19 @@ def test_a_shard_taken_away_is_made_again_and_the_run_is_what_it_was(run: Run) -
 def test_the_contact_sheet_shows_the_good_pictures(run: Run) -> None:
     with Image.open(run.directory.root / "contact.jpg") as sheet:
         assert sheet.width == 4 * (160 + 8) + 8
+
+
+def test_the_contact_sheet_shows_pictures_from_the_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, shown = worked(planned(tmp_path, [f"prompt {n}" for n in range(10)])), []
+    monkeypatch.setattr(contact_sheet, "PICTURES", 3)
+    monkeypatch.setattr(
+        contact_sheet.textwrap, "wrap", lambda prompt, *_, **__: shown.append(prompt) or [prompt]
+    )
+    tars = [(run.directory.data(shard), count) for shard, count in enumerate((4, 4, 2))]
+    assert contact_sheet.contact_sheet(tars, run.job.output.format)
+    assert shown == ["prompt 1", "prompt 5", "prompt 8"]
 
 
 def test_a_run_without_one_good_picture_is_complete_and_says_so(tmp_path: Path) -> None:

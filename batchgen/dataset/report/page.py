@@ -18,16 +18,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from batchgen.dataset.report.explained import FIGURES, prepare
-from batchgen.dataset.report.gallery import (
-    Entry,
-    middles,
-    sample_failures,
-    sample_pictures,
-    worst_pictures,
-)
+from batchgen.dataset.report.gallery import Entry, sample_failures, sample_pictures, worst_pictures
 from batchgen.dataset.report.numbers import Numbers, Worker, count_numbers
 from batchgen.dataset.report.plots import plot_course, plot_steps, steps_of_a_cell
 from batchgen.dataset.report.words import filters
+from batchgen.dataset.spread import middles
 from batchgen.dataset.statistics import Statistics
 from batchgen.errors import DamagedRun
 from batchgen.planning import Plan
