@@ -38,7 +38,9 @@ def test_numbers_keep_their_types_and_so_do_travelling_columns(
 ) -> None:
     features = load(finished[0], split="train").features["json"]
     assert {name: value.dtype for name, value in features.pop("extra").items()} == {
-        "score": "float64"
+        **dict.fromkeys(("score", "tags"), "string"),
+        "weight": "float64",
+        "rank": "int64",
     }
     types = {name: value.dtype for name, value in features.items()}
     floats, integers = (

@@ -16,14 +16,14 @@ _OLDER = """(
     (text_s + denoise_s + decode_s) / group_size AS device_s
   FROM read_parquet('metadata/*.parquet', union_by_name = true))"""
 _VIEW = """\
-CREATE VIEW records AS SELECT * REPLACE (
-    -- the share of the time that all devices of a worker worked on the picture's group
-    device_s * getvariable('ranks') AS device_s,
-    epoch(finished_at) AS finished_at),
+CREATE VIEW records AS SELECT *,
   -- `skipped` has a letter a step: 1 for skipped, 0 for computed; without a cache it is empty
   steps - length(skipped) + length(replace(skipped, '1', '')) AS computed,
   floor(finished_at / getvariable('moment_s')) AS moment
-FROM {metadata};
+FROM (SELECT * REPLACE (
+    -- the share of the time that all devices of a worker worked on the picture's group
+    device_s * getvariable('ranks') AS device_s,
+    epoch(finished_at) AS finished_at) FROM {metadata});
 CREATE VIEW good AS FROM records WHERE outcome = 'ok';"""
 
 
