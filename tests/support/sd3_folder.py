@@ -3,7 +3,6 @@
 It has every peculiarity of the published model.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,14 +20,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from batchgen.engine.build import build_engine
-from batchgen.engine.interface import Denoised
-from batchgen.engine.parallel.collectives import Ranks
-from batchgen.manifest import Picture
 from batchgen.model import TINY
-from batchgen.model.checkpoint import resolve
-from batchgen.settings.job import Cache
-from tests.support.stock import make_job
 
 # The CLIPs' tokens, side by side, are padded to T5's width.
 CLIP_WIDTHS, T5_WIDTH = (16, 32), 64
@@ -120,11 +112,3 @@ def _vae() -> AutoencoderKL:
         scaling_factor=1.5305,
         shift_factor=0.0609,
     )
-
-
-def denoise_over_ranks(
-    ranks: Ranks, folder: Path, group: Sequence[Picture], cache: Cache
-) -> Denoised:
-    """Denoise as one rank of a replica."""
-    job = make_job(folder).model_copy(update={"cache": cache})
-    return build_engine(job, resolve(job.model), ranks).denoise(group)
