@@ -29,9 +29,10 @@ POSITIONS = 13
 MOST_PX = POSITIONS * 16
 
 
-def save_sd3(folder: Path, **changes: object) -> Path:
+def save_sd3(folder: Path, *, strength: float = 1.0, **changes: object) -> Path:
     """Make the model and save it.
 
+    :param strength: factor of the transformer's matrices.
     :param changes: to the transformer's configuration.
     """
     torch.manual_seed(0)
@@ -52,6 +53,8 @@ def save_sd3(folder: Path, **changes: object) -> Path:
         # The norms of queries and keys are all ones when new: none could be told from another.
         if ".norm_" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        if parameter.ndim == 2:
+            parameter.data *= strength
     clip, t5 = (AutoTokenizer.from_pretrained(TINY / name) for name in ("tokenizer", "tokenizer_2"))
     first, second = (_clip(width, len(clip)) for width in CLIP_WIDTHS)
     StableDiffusion3Pipeline(

@@ -147,6 +147,10 @@ class TinyFamily:
     layers: int
     # What the model's authors call some linears, and what diffusers calls them.
     originals: Mapping[str, Sequence[str]]
+    # Of the first block's residual, by which some steps are skipped and some are not.
+    threshold: float = 1.03
+    # Denoising steps, of which multistep skips some.
+    steps: int = 6
     # `guidance` is an input of the model.
     embedded: bool = False
     # TeaCache's coefficients are published.

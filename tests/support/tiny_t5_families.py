@@ -89,6 +89,7 @@ DEV = TinyFlux(
     kinds=2,
     contrasts=False,
     embedded=True,
+    steps=8,
     teacache=True,
     encoders=("text_encoder", "text_encoder_2"),
     layers=0,
@@ -113,7 +114,7 @@ DEV = TinyFlux(
     },
 )
 SD3 = TinySD3(
-    partial(save_sd3, pos_embed_max_size=64),
+    partial(save_sd3, strength=1.5, pos_embed_max_size=64),
     # Of each block two stacks of q, k and v, two outputs and two MLPs; the last one has no text
     # output and no MLP of text; the first two have a second attention.
     linears=4 * 8 - 3 + 2 * 2,
