@@ -8,6 +8,7 @@ transformers makes a tokenizer of it; so does this, without transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ def read_pieces(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     check_file(path)
     # Imported here, because most folders do without it.
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
 
-    model: Any = sentencepiece_model_pb2.ModelProto()
+    messages: Any = import_module("sentencepiece.sentencepiece_model_pb2")
+    model = messages.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
         scores = [(piece.piece, piece.score) for piece in model.pieces]

@@ -142,7 +142,7 @@ class Chroma(Family):
         text, image = self.blocks[index](
             hidden_states=image,
             encoder_hidden_states=text,
-            temb=modulation.unflatten(1, (-1, image.shape[-1])),
+            temb=torch.unflatten(modulation, 1, (-1, image.shape[-1])),
             image_rotary_emb=rotary,
         )
         return image, text
@@ -153,7 +153,7 @@ class Chroma(Family):
         :param temb: [R, 2·D], shift and scale.
         """
         model = self.transformer
-        normed = model.norm_out(image, temb.unflatten(1, (_OF_HEAD, -1)))
+        normed = model.norm_out(image, torch.unflatten(temb, 1, (_OF_HEAD, -1)))
         velocity: Tensor = model.proj_out(normed)
         return velocity
 

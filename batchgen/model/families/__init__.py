@@ -18,8 +18,8 @@ from batchgen.model.families.sd3 import SD3
 
 # By the pipeline class that a model folder names.
 FAMILIES = {
-    "ChromaPipeline": CHROMA,
     "FluxPipeline": FLUX,
+    "ChromaPipeline": CHROMA,
     "Flux2KleinPipeline": FLUX2_KLEIN,
     "StableDiffusion3Pipeline": SD3,
 }
