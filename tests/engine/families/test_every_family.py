@@ -180,14 +180,18 @@ def test_two_ranks_paint_what_one_does(tiny: Opened, two: RankProcesses) -> None
 
 @pytest.mark.slow
 def test_all_linears_of_the_blocks_and_no_others_are_quantized(
-    tiny: Opened, engine: TorchEngine
+    tiny: Opened, engine: TorchEngine, tmp_path: Path
 ) -> None:
+    """The second engine reads what the first one wrote, and no weights of the transformer's."""
     family, folder = tiny
-    eight = open_engine(folder, precision={"linear": "int8", "text": "int8"})
+    sections = {"precision": {"linear": "int8", "text": "int8"}}
+    sections |= {"run": {"quantized_weights": str(tmp_path)}}
+    eight, read = open_engine(folder, **sections), open_engine(folder, **sections)
     assert f" int8/rowx{family.linears} " in eight.identity
     picture = group_of(family)[0]
-    plain, coarse = (each.denoise([picture]).latents for each in (engine, eight))
+    plain, coarse, same = (each.denoise([picture]).latents for each in (engine, eight, read))
     assert 30 <= psnr(plain, coarse) <= 70
+    assert torch.equal(coarse, same)
 
 
 @pytest.mark.slow
