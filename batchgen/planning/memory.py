@@ -13,8 +13,8 @@ Weights are exact: their number, times 4 bytes in fp32, 2 in bf16, 1 where `[pre
 them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance),
 S text and T image tokens of a rank, the transformer's width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 16 of Stable Diffusion 3. The peak over
-                    all tensors of a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable
+    blocks          20·R·(S+T)·D of FLUX.1 and Chroma, 25 of FLUX.2, 16 of Stable Diffusion 3. The
+                    peak over all tensors of a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable
                     Diffusion 3.5); on an emulated card in bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein
                     4B), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs less. 26 and
                     20 more in FP8, 13 and 11 in int8, with single blocks and without, on CUDA where
@@ -135,7 +135,9 @@ def estimate_memory(
     transformer = numbers * linear_size + (checkpoint.parameters("transformer") - numbers) * size
     encoders = _encoders(job, checkpoint, size)
     vae = checkpoint.parameters("vae") * size
-    modulations = sum(shape[0] for shape in modulators)
+    modulations = checkpoint.modulations
+    if modulations is None:
+        modulations = sum(shape[0] for shape in modulators)
     kind, offload = "cuda" if cuda else "cpu", job.engine.offload
     eager = cuda and (offload == "layers" or job.compile.mode == "none")
     denoising = max(
@@ -184,11 +186,12 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
 def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
     """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
-    The matrices in a block's norms compute modulations. Blocks may share theirs, outside.
+    The matrices in a block's norms compute modulations. Blocks may share theirs, outside: these are
+    tensors of any shape.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
-        if "modulation" in stack:
+        if "modulation" in stack or stack == checkpoint.modulator:
             yield stack, shape, True
         elif len(shape) == 2 and stack.endswith("transformer_blocks"):
             modulates = any(part.startswith("norm") for part in path)

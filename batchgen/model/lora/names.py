@@ -106,6 +106,11 @@ _FLUX = {
     "final_layer_linear": ["proj_out"],
     "final_layer_adaLN_modulation_1": ["norm_out_linear"],
 }
+# FLUX.1's, without what embeds conditions and modulates; and what computes the modulations.
+_CHROMA = _FLUX | {
+    "distilled_guidance_layer_layers_{}_in_layer": ["distilled_guidance_layer_layers_{}_linear_1"],
+    "distilled_guidance_layer_layers_{}_out_layer": ["distilled_guidance_layer_layers_{}_linear_2"],
+}
 _FLUX2 = {
     **_blocks(
         "double_blocks",
@@ -162,12 +167,13 @@ _SD3 = {
     "final_layer_linear": ["proj_out"],
     "final_layer_adaLN_modulation_1": ["norm_out_linear"],
 }
-_ORIGINAL = {"FLUX.1": _FLUX, "FLUX.2": _FLUX2, "Stable Diffusion 3": _SD3}
+_ORIGINAL = {"FLUX.1": _FLUX, "Chroma": _CHROMA, "FLUX.2": _FLUX2, "Stable Diffusion 3": _SD3}
 # What paths tell of the model that a LoRA was made for.
 _MADE_FOR = {
     r"(double|single)_stream_modulation|time_guidance|.*to_qkv_mlp_proj": "FLUX.2",
+    r"distilled_guidance_layer_": "Chroma",
     r"guidance_|vector_in|.*_mod(ulation)?_lin$": "FLUX.1",
-    r"(double_blocks|single_blocks|single_transformer_blocks)_\d": "FLUX.1 or FLUX.2",
+    r"(double_blocks|single_blocks|single_transformer_blocks)_\d": "FLUX.1, Chroma or FLUX.2",
     r"joint_blocks_\d": "Stable Diffusion 3",
     r"(down|up|input|output|mid|middle)_blocks?_": "Stable Diffusion 1, 2 or XL",
     r"blocks_\d+_(self|cross)_attn_|patch_embedding": "Wan",
@@ -240,12 +246,14 @@ def kind_of(known: Mapping[str, Shape]) -> str:
     """The model that has these linears. Stable Diffusion 3 embeds patches by a convolution."""
     if linear_name("transformer", "single_stream_modulation.linear") in known:
         return "FLUX.2"
+    if linear_name("transformer", "distilled_guidance_layer.in_proj") in known:
+        return "Chroma"
     return "FLUX.1" if linear_name("transformer", "x_embedder") in known else "Stable Diffusion 3"
 
 
 def _from_original(name: str, original: Mapping[str, list[str]]) -> list[str] | None:
     """A name of the model's authors in diffusers' words; None: it is none of theirs."""
-    block = re.match(r"[a-z]+_blocks_(\d+)_", name)
+    block = re.match(r"(?:[a-z]+_blocks|distilled_guidance_layer_layers)_(\d+)_", name)
     if block is None:
         return original.get(name)
     ours = original.get(name.replace(f"_{block[1]}_", "_{}_", 1))
