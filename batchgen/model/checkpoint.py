@@ -149,9 +149,7 @@ class Checkpoint:
         :raises ModelError: some are not.
         """
         configs = {name: self._parsed(name) for name in self._facts.components}
-        scheduler = self.folder / "scheduler" / "scheduler_config.json"
-        _check_class(scheduler, self._read_once(scheduler, read_json), SCHEDULER)
-        parse_config(self._read_once(scheduler, read_json), Scheduler, where=str(scheduler))
+        self.scheduler()
         for what, given, expected in self._facts.fits(configs):
             if given != expected:
                 raise ModelError(
@@ -163,6 +161,16 @@ class Checkpoint:
         for name, kind in self._facts.tokenizers.items():
             check_tokenizer(self.folder / name, kind, configs[encoder_of(name)])
         self._template()  # raises if it is missing or damaged
+
+    def scheduler(self) -> Scheduler:
+        """How the model's noise levels are spaced and moved.
+
+        :raises ModelError: it is another scheduler than the engine's, or has impossible values.
+        """
+        path = self.folder / "scheduler" / "scheduler_config.json"
+        content = self._read_once(path, read_json)
+        _check_class(path, content, SCHEDULER)
+        return parse_config(content, Scheduler, where=str(path))
 
     def _parsed(self, component: str) -> Config:
         """A component's configuration, checked.

@@ -52,17 +52,31 @@ class Guidance:
             "negative_prompt": "",
         }
 
+    def contrasted(self, guidance: Floats, true_cfg: Floats, negative: Flags) -> Flags:
+        """Which of R rows have classifier-free guidance.
+
+        :param guidance: of R rows, as `true_cfg`.
+        :param negative: whether the rows have a negative prompt.
+        """
+        return guidance > self.unguided if self.contrasts else (true_cfg > 1) & negative
+
+    @property
+    def contrast(self) -> str:
+        """When classifier-free guidance acts, in words that follow "where"."""
+        if self.contrasts:
+            return f"guidance is over {self.unguided:g}"
+        return "true_cfg is over 1 and there is a negative prompt"
+
     def idle(self, guidance: Floats, true_cfg: Floats, negative: Flags) -> dict[str, Flags]:
         """Where `guidance`, `true_cfg` and `negative_prompt` ask for something and change nothing.
 
         :param guidance: of R rows, as `true_cfg`.
         :param negative: whether the rows have a negative prompt.
         """
+        contrasted = self.contrasted(guidance, true_cfg, negative)
         if self.contrasts:
-            contrasted = guidance > self.unguided
             idle = {"guidance": _asks(guidance) & ~contrasted, "true_cfg": _asks(true_cfg)}
         else:
-            contrasted = (true_cfg > 1) & negative
             unread = np.zeros_like(negative) if self.embedded else guidance != 0
             idle = {"guidance": unread, "true_cfg": _asks(true_cfg) & ~contrasted}
         return idle | {"negative_prompt": negative & ~contrasted}

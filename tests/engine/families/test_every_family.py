@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
-from torch._inductor import compile_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,6 +35,7 @@ from batchgen.planning.memory import estimate_memory
 from batchgen.planning.plan import Shape
 from batchgen.settings.job import Job, parse_job
 from tests.planning.test_memory import bytes_of, peak
+from tests.support.graphs import record_graphs, refusals, symbolic_batches
 from tests.support.rehearsal import ask, settings, write_prompts
 from tests.support.replica_processes import RankProcesses
 from tests.support.stock import make_picture, psnr
@@ -134,6 +135,18 @@ def test_bf16_differs_from_stock_by_rounding_alone(tiny: Opened) -> None:
 
 
 @pytest.mark.slow
+def test_a_stated_shift_is_a_stock_scheduler_of_that_shift(tiny: Opened) -> None:
+    family, folder = tiny
+    engine, picture = open_engine(folder, sampling={"shift": 2.2}), group_of(family)[0]
+    stock = family.open(folder)
+    stock.register_modules(scheduler=FlowMatchEulerDiscreteScheduler(shift=2.2))
+    theirs = family.stock(stock, picture)
+    assert (
+        difference(theirs, family.as_stock(engine, engine.denoise([picture]), picture)) <= RELATIVE
+    )
+
+
+@pytest.mark.slow
 def test_planning_counts_the_tokens_that_stock_makes(tiny: Opened) -> None:
     family, folder = tiny
     count, stock = resolve(new_job(folder).model).token_counter(), family.open(folder)
@@ -197,13 +210,15 @@ def test_compiled_blocks_compute_what_the_others_do(
     tiny: Opened, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Traced, and executed as traced: what the compiler makes of a graph is not of the family."""
-    monkeypatch.setattr(compile_fx, "compile_fx", lambda graph, *_, **__: graph)
+    graphs = record_graphs(monkeypatch)
     family, folder = tiny
     group = group_of(family)[:2]
     work = Workload(sizes=((128, 128),), batch=len(group), negative=True)
     sections = {"compile": {"mode": "default"}, "run": {"compile_cache": str(tmp_path)}}
     compiled = open_engine(folder, work, **sections)
     assert compiled.compilation.graphs == 2 * family.kinds
+    many = [graph for graph in graphs if symbolic_batches(graph)]
+    assert [refusals(graph) for graph in many] == [[]] * family.kinds
     latents = compiled.denoise(group).latents
     assert difference(engine.denoise(group).latents, latents) <= RELATIVE
     assert compiled.compilation.recompilations == 0
