@@ -19,15 +19,25 @@ A room imports only rooms below it.
 """
 
 from batchgen.model.checkpoint import TINY, Checkpoint, resolve
-from batchgen.model.families import QWEN3_LAYERS
+from batchgen.model.families import (
+    FLUX2_DEV,
+    FLUX2_KLEIN,
+    MISTRAL3_LAYERS,
+    QWEN3_LAYERS,
+    ZIMAGE_MULTIPLE,
+)
 from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled
 from batchgen.model.lora import linear_name, read_lora
 from batchgen.model.weights import digest, read_header
 
 __all__ = [
+    "FLUX2_DEV",
+    "FLUX2_KLEIN",
+    "MISTRAL3_LAYERS",
     "QWEN3_LAYERS",
     "TINY",
+    "ZIMAGE_MULTIPLE",
     "Checkpoint",
     "Guidance",
     "digest",

@@ -4,6 +4,7 @@
     clip.py           CLIP's text encoder
     t5.py             T5's encoder
     qwen3.py          Qwen3, a language model, as a text encoder
+    mistral3.py       the language model in a Mistral3, as a text encoder
     scheduler.py      noise levels
     tokenizer.py      what a tokenizer has to be
     config.py         what the configurations of all components share

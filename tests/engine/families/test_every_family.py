@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
-from torch._inductor import compile_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,6 +35,7 @@ from batchgen.planning.memory import estimate_memory
 from batchgen.planning.plan import Shape
 from batchgen.settings.job import Job, parse_job
 from tests.planning.test_memory import bytes_of, peak
+from tests.support.graphs import record_graphs, refusals, symbolic_batches
 from tests.support.rehearsal import ask, settings, write_prompts
 from tests.support.replica_processes import RankProcesses
 from tests.support.stock import make_picture, psnr
@@ -73,7 +74,9 @@ def group_of(family: TinyFamily, **changes: Any) -> list[Picture]:
     """Pictures of texts of other lengths and of other guidance; one has a negative prompt."""
     group = [
         make_picture(key, steps=family.steps, guidance=scale, **changes)
-        for key, scale in enumerate((1.0, 4.5, 2.0, 3.0) if family.reads_guidance else (0.0,) * 4)
+        for key, scale in enumerate(
+            (family.unguided, 4.5, 2.0, 3.0) if family.reads_guidance else (0.0,) * 4
+        )
     ]
     true_cfg = {} if family.contrasts else {"true_cfg": 2.5}
     group[1] = replace(group[1], negative_prompt="a blue circle", **true_cfg)
@@ -129,6 +132,18 @@ def test_bf16_differs_from_stock_by_rounding_alone(tiny: Opened) -> None:
     theirs = family.stock(family.open(folder, torch.bfloat16), picture).float()
     ours = family.as_stock(engine, engine.denoise([picture]), picture).float()
     assert psnr(theirs, ours) >= 45
+
+
+@pytest.mark.slow
+def test_a_stated_shift_is_a_stock_scheduler_of_that_shift(tiny: Opened) -> None:
+    family, folder = tiny
+    engine, picture = open_engine(folder, sampling={"shift": 2.2}), group_of(family)[0]
+    stock = family.open(folder)
+    stock.register_modules(scheduler=FlowMatchEulerDiscreteScheduler(shift=2.2))
+    theirs = family.stock(stock, picture)
+    assert (
+        difference(theirs, family.as_stock(engine, engine.denoise([picture]), picture)) <= RELATIVE
+    )
 
 
 @pytest.mark.slow
@@ -199,13 +214,15 @@ def test_compiled_blocks_compute_what_the_others_do(
     tiny: Opened, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Traced, and executed as traced: what the compiler makes of a graph is not of the family."""
-    monkeypatch.setattr(compile_fx, "compile_fx", lambda graph, *_, **__: graph)
+    graphs = record_graphs(monkeypatch)
     family, folder = tiny
     group = group_of(family)[:2]
     work = Workload(sizes=((128, 128),), batch=len(group), negative=True)
     sections = {"compile": {"mode": "default"}, "run": {"compile_cache": str(tmp_path)}}
     compiled = open_engine(folder, work, **sections)
     assert compiled.compilation.graphs == 2 * family.kinds
+    many = [graph for graph in graphs if symbolic_batches(graph)]
+    assert [refusals(graph) for graph in many] == [[]] * family.kinds
     latents = compiled.denoise(group).latents
     assert difference(engine.denoise(group).latents, latents) <= RELATIVE
     assert compiled.compilation.recompilations == 0
@@ -291,7 +308,8 @@ OPAQUE = {torch.ops.batchgen.attend: attention_flops}
 @pytest.mark.slow
 def test_flops_are_those_of_the_blocks(tiny: Opened, engine: TorchEngine) -> None:
     family, folder = tiny
-    picture = replace(group_of(family)[0], steps=1)
+    # Of a prompt that takes all text tokens: others take less.
+    picture = replace(group_of(family)[0], steps=1, prompt=longest_prompt(folder))
     blocks, flops = list(engine.family.blocks), []
 
     def counted(block: Any) -> Callable[..., Any]:
@@ -310,7 +328,7 @@ def test_flops_are_those_of_the_blocks(tiny: Opened, engine: TorchEngine) -> Non
     finally:
         engine.family.blocks = blocks
     planned = resolve(new_job(folder).model).flops(128, 128, 1, TEXT_TOKENS, cfg=False)
-    # The picture has a guidance of 1, and thereby one row.
+    # The picture has no guidance, and thereby one row.
     assert planned == pytest.approx(sum(flops) * (2 if family.contrasts else 1), rel=1e-6)
 
 
