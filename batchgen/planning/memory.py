@@ -238,9 +238,9 @@ def _denoising(
     cp = job.parallel.shared
     heads, width = checkpoint.heads, checkpoint.transformer.width
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
-    of_token = checkpoint.activations * width
+    of_token: float = checkpoint.activations * width
     of_token += _eager_8_bit(job, checkpoint) if eager else 0
-    numbers: float = of_token * -(-(image + text) // cp)
+    numbers = of_token * -(-(image + text) // cp)
     numbers += min(shape.steps, WINDOW) * modulations
     cache = job.cache
     if cache.policy in ("first_block", "teacache") or (cache.policy == "replay" and cache.blocks):
