@@ -25,7 +25,6 @@ from batchgen.engine.families import load_family
 from batchgen.engine.families.family import Family
 from batchgen.engine.families.lora import fuse_lora
 from batchgen.engine.interface import Workload
-from batchgen.engine.modulation import Modulator
 from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
@@ -73,6 +72,7 @@ def build_engine(
     trained = weights is None or not weights.stored()
     settled = _settled(job, checkpoint, device)
     family = device.attempt(lambda: load(checkpoint, device, text_tokens, trained, settled))
+    family.state_levels(job.sampling.shift, job.sampling.sigmas)
 
     # LoRAs come first: they are stated against the trained weights, under the trained names, in the
     # trained precision. Later steps move linears (modulations), rename them (fused q, k and v),
@@ -154,7 +154,11 @@ def _settled(job: Job, checkpoint: Checkpoint, device: Device) -> set[str]:
 
 
 def _quantize(
-    job: Job, family: Family, modulator: Modulator, weights: QuantizedWeights | None, device: Device
+    job: Job,
+    family: Family,
+    modulator: torch.nn.Module,
+    weights: QuantizedWeights | None,
+    device: Device,
 ) -> str:
     """Put the blocks' linears and the text encoder into 8 bits as the job asks.
 

@@ -164,14 +164,10 @@ class Checks:
         return f"{tokens} tokens, the limit is {self.max_tokens}: {', '.join(remedies)}"
 
     def _check_numbers(self, found: pa.Array, name: str, report: ColumnReport) -> None:
-        column = COLUMNS[name]
-        is_side = name in ("width", "height")
-        default = getattr(self.sampling, name) if is_side else column.low
+        takes_the_jobs = name in ("width", "height", "steps")
+        default = getattr(self.sampling, name) if takes_the_jobs else COLUMNS[name].low
         values = normalise(found, name).fill_null(default).to_numpy(zero_copy_only=False)
-        accepted = self.limits.accepted_sides if is_side else column.accepted
-        # NaN is in no range.
-        out_of_range = ~((values >= column.low) & (values <= column.high))
-        wrong = self.limits.wrong_sides(values) if is_side else out_of_range
+        wrong, accepted = self._wrong_numbers(values, name)
 
         def describe(row: int) -> str:
             value = found[row].as_py()
@@ -183,6 +179,18 @@ class Checks:
         if name == "true_cfg" and guidance and guidance.contrasts:
             meaningless = np.flatnonzero(~wrong & (values > 1))
             report(meaningless, lambda row: f"{found[row].as_py()}; {_NO_TRUE_CFG}")
+
+    def _wrong_numbers(self, values: Rows, name: str) -> tuple[npt.NDArray[np.bool_], str]:
+        """Tell which of R values of a column are wrong, and what is accepted."""
+        column, sigmas = COLUMNS[name], self.sampling.sigmas
+        if name in ("width", "height"):
+            return self.limits.wrong_sides(values), self.limits.accepted_sides
+        if name == "steps" and sigmas:
+            accepted = f"{len(sigmas)}, a step for each of sampling.sigmas"
+            model = "--set sampling.sigmas=[] takes the model's levels"
+            return values != len(sigmas), f"{accepted}; {model}"
+        # NaN is in no range.
+        return ~((values >= column.low) & (values <= column.high)), column.accepted
 
 
 def _check_exact(found: pa.Array, name: str, report: ColumnReport) -> None:

@@ -99,6 +99,17 @@ class Checkpoint:
         return self._facts.activations
 
     @property
+    def modulator(self) -> str:
+        """Part of the transformer that computes all modulations; "": there is none."""
+        return self._facts.modulator
+
+    @property
+    def modulations(self) -> int | None:
+        """Values of one row's modulations in a step; None: the outputs of modulation linears."""
+        of = self._facts.modulations
+        return None if of is None else of(self.config("transformer"))
+
+    @property
     def contrasts(self) -> bool:
         """Whether every picture has classifier-free guidance, and so two rows of the batch."""
         return self._facts.contrasts and not is_distilled(self.folder)
@@ -150,9 +161,7 @@ class Checkpoint:
         :raises ModelError: some are not.
         """
         configs = {name: self._parsed(name) for name in self._facts.components}
-        scheduler = self.folder / "scheduler" / "scheduler_config.json"
-        _check_class(scheduler, self._read_once(scheduler, read_json), SCHEDULER)
-        parse_config(self._read_once(scheduler, read_json), Scheduler, where=str(scheduler))
+        self.scheduler()
         for what, given, expected in self._facts.fits(configs):
             if given != expected:
                 raise ModelError(
@@ -164,6 +173,16 @@ class Checkpoint:
         for name, kind in self._facts.tokenizers.items():
             check_tokenizer(self.folder / name, kind, configs[encoder_of(name)])
         self._template()  # raises if it is missing or damaged
+
+    def scheduler(self) -> Scheduler:
+        """How the model's noise levels are spaced and moved.
+
+        :raises ModelError: it is another scheduler than the engine's, or has impossible values.
+        """
+        path = self.folder / "scheduler" / "scheduler_config.json"
+        content = self._read_once(path, read_json)
+        _check_class(path, content, SCHEDULER)
+        return parse_config(content, Scheduler, where=str(path))
 
     def _parsed(self, component: str) -> Config:
         """A component's configuration, checked.

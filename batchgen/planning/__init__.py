@@ -7,6 +7,7 @@
     planner.py      manifest + job → Plan
     effects.py      what was asked for and changes no picture
     schedule_file.py   which steps each class computes, as calibrate wrote it for a model
+    noise_levels.py   what a job states of them, beside the model's scheduler
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
     outlook.py      time and money of a plan, with the devices that there are

@@ -7,6 +7,7 @@ groups meanwhile, and exchange nothing. So the first is for latency, and the sec
 
 from __future__ import annotations
 
+from batchgen.engine.parallel.mesh import choose_mesh
 from batchgen.model import TINY, Checkpoint
 from batchgen.planning.outlook import Outlook
 from batchgen.planning.plan import Plan
@@ -25,13 +26,15 @@ def describe_layout(job: Job, checkpoint: Checkpoint | None, plan: Plan, outlook
     group_s = outlook.device_s / plan.groups
     full = f"a group ({plan.pictures / plan.groups:.3g} pictures on average)"
     if parallel.degree > 1:
+        mesh = choose_mesh(parallel.shared, parallel.ulysses, parallel.ring, checkpoint.heads)
+        how = f"{parallel.spelled}; ulysses = {mesh.ulysses}, ring = {mesh.ring}"
         return (
-            f"{parallel.degree} devices ({parallel.spelled}) make {full} together, in "
+            f"{parallel.degree} devices ({how}) make {full} together, in "
             f"{_short(group_s / parallel.degree)} at best: for pictures soon. A device by itself "
             f"takes {_short(group_s)} and exchanges nothing: more pictures an hour, without "
             "[parallel]"
         )
-    cfg = ", or cfg = 2 for the two rows of guidance," if plan.contrasted else ""
+    cfg = ", or cfg = 2 for the two rows of guidance" if plan.contrasted else ""
     return (
         f"one device makes {full} in {_short(group_s)}: the most pictures an hour. Two to a group "
         f"(parallel.cp = 2{cfg}) would need {_short(group_s / 2)} or more: for pictures soon"

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from batchgen.manifest import Picture, Source
+from batchgen.manifest import JsonType, Picture, Source
 from batchgen.settings import Section
 
-PLAN_VERSION = 1
+# Runs of version 1 keep the records and samples of batchgen 0.2 and older.
+PLAN_VERSION = 2
+READ_VERSIONS = (1, 2)
 
 
 class Shard(NamedTuple):
@@ -63,6 +65,8 @@ class Plan(Section):
     columns: dict[str, str] = Field(default_factory=dict)
     # The manifest's other columns, which travel along.
     travelling: tuple[str, ...] = ()
+    # What they are in a sample's JSON, the same in all samples; see `manifest/json_types.py`.
+    json_types: dict[str, JsonType] = Field(default_factory=dict)
     rows: int
     pictures: int
     # How many prompts will be truncated, because `model.long_prompts` allows it.
@@ -76,8 +80,8 @@ class Plan(Section):
     # sentence each.
     idle_columns: tuple[str, ...] = ()
     unused_keys: tuple[str, ...] = ()
-    # What the model's pipeline can do and batchgen does not.
-    left_out: tuple[str, ...] = ()
+    # What else whoever plans the run is to be told: a sentence each.
+    remarks: tuple[str, ...] = ()
     groups: int
     shards: tuple[Shard, ...]
     # Estimated seconds of one device for the whole run.
@@ -89,9 +93,14 @@ class Plan(Section):
     software: dict[str, str]
 
     @property
+    def is_older(self) -> bool:
+        """Whether batchgen 0.2 or older has made the plan."""
+        return self.version < PLAN_VERSION
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What whoever plans the run is to be told."""
-        return self.idle_columns + self.unused_keys + self.left_out
+        return self.idle_columns + self.unused_keys + self.remarks
 
 
 def plan_order(picture: Picture) -> tuple[int, int, int, bool, int]:

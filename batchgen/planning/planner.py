@@ -18,9 +18,15 @@ from batchgen.errors import JobError, counted
 from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, resolve
 from batchgen.planning.cut import cut_shards, shard_size
-from batchgen.planning.effects import idle_columns, refuse_without_effect, unused_keys
+from batchgen.planning.effects import (
+    idle_columns,
+    notes_on_cache,
+    refuse_without_effect,
+    unused_keys,
+)
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
+from batchgen.planning.noise_levels import notes_on_levels
 from batchgen.planning.plan import Plan, Shape, Shard
 from batchgen.planning.schedule_file import refuse_missing_classes, with_classes
 from batchgen.settings import Job
@@ -121,6 +127,7 @@ def make_plan(
         read_as=valid.described,
         columns=valid.columns.used,
         travelling=tuple(valid.columns.travelling),
+        json_types=dict(valid.json_types),
         rows=valid.rows,
         pictures=valid.pictures,
         over_long=valid.over_long,
@@ -129,7 +136,11 @@ def make_plan(
         has_ids=valid.has_ids,
         idle_columns=tuple(idle_columns(valid.effects)),
         unused_keys=tuple(unused_keys(job, valid.effects)),
-        left_out=tuple(checkpoint.left_out()) if checkpoint else (),
+        remarks=(
+            *(checkpoint.left_out() if checkpoint else ()),
+            *notes_on_levels(job.sampling, checkpoint),
+            *notes_on_cache(job, shapes),
+        ),
         groups=groups,
         shards=shards,
         # Audited pictures are made twice. The shards are cut as if there were no audit.

@@ -25,6 +25,7 @@ from batchgen.errors import JobError, counted
 from batchgen.model import Checkpoint
 from batchgen.planning.hardware import UNKNOWN, Hardware, check_enough
 from batchgen.planning.memory_fit import shortage
+from batchgen.planning.noise_levels import check_levels
 from batchgen.planning.plan import Plan
 from batchgen.settings import Job, Section, place
 
@@ -93,6 +94,7 @@ def _checks(job: Job, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[Ca
         where=hardware.name,
     )
     yield lambda: check_true_cfg(job.sampling.true_cfg, contrasts=checkpoint.contrasts)
+    yield lambda: check_levels(job.sampling, checkpoint)
 
 
 def _misfits(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -> Iterator[str]:

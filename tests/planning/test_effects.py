@@ -143,6 +143,18 @@ def test_a_key_of_the_file_that_belonged_to_an_overridden_choice_is_told(
     assert dry_run([file], job, models["dev"]).notes == (told,)
 
 
+@pytest.mark.parametrize("policy", ["multistep", "first_block", "teacache"])
+def test_a_cache_for_pictures_of_few_steps_is_told_with_what_to_set_instead(plan, policy):
+    cached = f"cache.policy={policy}"
+    (told,) = plan("dev", cached, steps=[4, 9, 10, 28]).notes
+    assert told.startswith(f'cache.policy = "{policy}": 2 pictures have at most 9 steps, so far')
+    assert "batchgen calibrate measures" in told
+    assert "--set cache.policy=none" in told
+    assert not plan("dev", cached, steps=[10, 28]).notes
+    assert not plan("dev", steps=[4, 8]).notes, "without a cache there is nothing to tell"
+    assert not plan("dev", "cache.policy=schedule", "cache.skip=[2]", steps=[4, 8]).notes
+
+
 def test_test_cards_show_every_value(tmp_path: Path) -> None:
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat"], true_cfg=[0.5])
     assert not dry_run([file], load_job(None, ["engine.kind=pattern", NEGATIVE]), None).notes

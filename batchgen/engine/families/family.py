@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from batchgen.engine.attention.fuse import AttentionOf, find_attentions
 from batchgen.engine.device import Device, upload
-from batchgen.engine.families.loading import LoadModule, load_scheduler
-from batchgen.engine.modulation import Modulator, hoist_modulations
+from batchgen.engine.families.loading import LoadModule, load_scheduler, shifted_scheduler
+from batchgen.engine.modulation import hoist_modulations
 from batchgen.manifest import Picture
 
 
@@ -121,6 +121,7 @@ class Family(ABC):
         self.transformer = load(folder, "transformer", transformer, device)
         self.vae = load(folder, "vae", self.autoencoder, device)
         self._scheduler = load_scheduler(folder)
+        self._sigmas: Sequence[float] = ()
         self._shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @abstractmethod
@@ -199,15 +200,29 @@ class Family(ABC):
         scaled: Tensor = pixels / config.scaling_factor + config.shift_factor
         return scaled
 
+    def state_levels(self, shift: float | None, sigmas: Sequence[float]) -> None:
+        """Take what a job states of the noise levels in the place of what the checkpoint does.
+
+        :param shift: of all pictures alike; None: the checkpoint's. It stands for the scheduler's
+            whole way to move levels: its shift with the size, its end, its curve.
+        :param sigmas: a step each, before the shift; none: those of `levels`.
+        """
+        self._sigmas = sigmas
+        if shift is not None:
+            self._scheduler = shifted_scheduler(self._scheduler, shift)
+
     def schedule(self, steps: int, width: int, height: int) -> Schedule:
         """The noise levels of a picture, as the checkpoint's scheduler spaces and shifts them.
 
-        With dynamic shift, larger pictures stay noisy for longer.
+        With dynamic shift, larger pictures stay noisy for longer. A job may state both otherwise.
+
+        :param steps: as many as the stated levels, or fewer: the first ones.
         """
         rows, columns = self.grid(width, height)
         # Schedulers without dynamic shift do not read it.
         mu = self.shift(rows * columns, steps)
-        self._scheduler.set_timesteps(**self.levels(steps), mu=mu, device="cpu")
+        stated = {"sigmas": self._sigmas[:steps]} if self._sigmas else self.levels(steps)
+        self._scheduler.set_timesteps(**stated, mu=mu, device="cpu")
         timesteps = upload(self._scheduler.timesteps, self._device.kind)
         return Schedule(self._scheduler.sigmas, timesteps)
 
@@ -227,8 +242,12 @@ class Family(ABC):
         )
         return mu
 
-    def modulator(self) -> Modulator:
-        """Take the modulation linears out of the transformer, once; see `modulation.py`."""
+    def modulator(self) -> nn.Module:
+        """Take what computes modulations out of the transformer, once; see `modulation.py`.
+
+        It takes the embedding of some steps, [n, R, D], and gives each block's modulation,
+        [n, R, M]. A further one is for `head`.
+        """
         return hoist_modulations(self.blocks)
 
     def attentions(self) -> list[AttentionOf]:
@@ -244,7 +263,8 @@ class Family(ABC):
         """The velocity [R, T, C]: a modulated norm and a linear.
 
         :param image: [R, T, D], after the last block.
-        :param temb: [R, D], of the step.
+        :param temb: [R, D], of the step; where the modulator makes one more modulation than there
+            are blocks, this one.
         """
         velocity: Tensor = self.transformer.proj_out(self.transformer.norm_out(image, temb))
         return velocity

@@ -116,3 +116,11 @@ def load_scheduler(folder: Path) -> Any:
     """
     scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler
     return scheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+
+
+def shifted_scheduler(scheduler: Any, shift: float) -> Any:
+    """The scheduler that moves noise levels by this shift, and does nothing else to them.
+
+    :param scheduler: of the model, for the number of levels with which that was trained.
+    """
+    return type(scheduler)(num_train_timesteps=scheduler.config.num_train_timesteps, shift=shift)
