@@ -184,7 +184,7 @@ def test_two_ranks_paint_what_one_does(tiny: Opened, two: RankProcesses) -> None
     group = group_of(family, width=112, height=112)
     job = new_job(folder, cache=caching(family, "first_block"))
     alone = build_engine(job, resolve(job.model)).denoise(group)
-    for layout in (Mesh(ulysses=2), Mesh(ring=2)):
+    for layout in (Mesh(ulysses=2), Mesh(ring=2), Mesh(cfg=2)):
         two.connect(layout)
         for denoised in two.run(over_ranks, job, group):
             assert difference(alone.latents, denoised.latents) <= 1e-4
