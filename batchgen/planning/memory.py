@@ -186,12 +186,11 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
 def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
     """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
-    The matrices in a block's norms compute modulations. Blocks may share theirs, outside: these are
-    tensors of any shape.
+    The matrices in a block's norms compute modulations. Blocks may share theirs, outside.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
-        if "modulation" in stack or stack == checkpoint.modulator:
+        if "modulation" in stack or (stack == checkpoint.modulator and len(shape) == 2):
             yield stack, shape, True
         elif len(shape) == 2 and stack.endswith("transformer_blocks"):
             modulates = any(part.startswith("norm") for part in path)
