@@ -201,13 +201,15 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, str, tuple[in
     """Every matrix in the transformer's blocks: its block, name and shape, whether it modulates.
 
     The matrices in a block's norms compute modulations, or have a name that says so. Blocks may
-    share theirs, outside: these are tensors of any shape.
+    share theirs, outside.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
+        if len(shape) != 2:
+            continue
         if "modulation" in stack or stack == checkpoint.modulator:
             yield stack, name, shape, True
-        elif len(shape) == 2 and stack in checkpoint.stacks:
+        elif stack in checkpoint.stacks:
             modulates = any(part.startswith("norm") or "modulation" in part for part in path)
             yield f"{stack}.{path[0]}", name, shape, modulates
 
