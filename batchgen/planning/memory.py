@@ -202,9 +202,11 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, str, tuple[in
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
+        if len(shape) != 2:
+            continue
         if "modulation" in stack:
             yield stack, name, shape, True
-        elif len(shape) == 2 and stack in checkpoint.stacks:
+        elif stack in checkpoint.stacks:
             modulates = any(part.startswith("norm") or "modulation" in part for part in path)
             yield f"{stack}.{path[0]}", name, shape, modulates
 
