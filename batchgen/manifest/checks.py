@@ -6,7 +6,7 @@ Arrow and numpy check whole columns. Only rows that break the contract are looke
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -26,7 +26,8 @@ from batchgen.manifest.contract import (
 )
 from batchgen.manifest.problems import ColumnReport, Place, Problems, Rows, shorten
 from batchgen.manifest.utf8 import replace, undecodable
-from batchgen.model import Guidance
+from batchgen.manifest.words import Words
+from batchgen.model import CountWords, Guidance
 from batchgen.settings import MAX_SIDE_PX, Sampling
 
 # Tokens that a tokenizer adds: the end, and a space at the beginning.
@@ -50,6 +51,8 @@ class Limits:
     guidance: Guidance | None = None
     # What stands around a prompt when its tokens are counted: the bytes of a chat template.
     template_bytes: int = 0
+    # How the tokens of words are counted; None: only whole texts can be.
+    count_words: CountWords | None = None
 
     @property
     def accepted_sides(self) -> str:
@@ -76,6 +79,11 @@ class Checks:
     count_tokens: Callable[[str], int]
     # Texts over `max_tokens` found so far.
     over_long: int = 0
+    _words: Words | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if count := self.limits.count_words:
+            self._words = Words(count)
 
     def check(
         self, batch: pa.RecordBatch, place: Place, problems: Problems, first_row: int
@@ -129,16 +137,24 @@ class Checks:
         return texts
 
     def _check_prompts(self, texts: pa.Array, name: str, report: ColumnReport) -> None:
-        """Count the tokens of texts with many bytes; a token takes at least one."""
+        """Count the tokens of texts that may have too many."""
         if name == "prompt":
             _check_not_blank(texts, report)
-        most = self.max_tokens - _ADDED_TOKENS - self.limits.template_bytes
-        doubtful = _where(pc.greater(_most_bytes(texts), most))
-        counts = {row: self.count_tokens(texts[row].as_py()) for row in doubtful.tolist()}
+        doubtful = self._doubtful(texts).tolist()
+        counts = {row: self.count_tokens(texts[row].as_py()) for row in doubtful}
         over = [row for row, tokens in counts.items() if tokens > self.max_tokens]
         self.over_long += len(over)
         if self.refuse_long:
             report(np.array(over, np.int64), lambda row: self._too_long(counts[row]))
+
+    def _doubtful(self, texts: pa.Array) -> Rows:
+        """The texts with many bytes, of which a token takes at least one, and many tokens."""
+        most = self.max_tokens - _ADDED_TOKENS - self.limits.template_bytes
+        many = _where(pc.greater(_most_bytes(texts), most))
+        if self._words is None or not len(many):
+            return many
+        found: Rows = many[self._words.most_tokens(texts.take(pa.array(many))) > most]
+        return found
 
     def _too_long(self, tokens: int) -> str:
         remedies = ["shorten it"]

@@ -30,6 +30,7 @@ from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled, read_index
 from batchgen.model.locate import TINY, locate
 from batchgen.model.lora import Shape, is_table, linear_name, lora_files, read_lora
+from batchgen.model.token_counter import TokenCounter
 from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer, special_tokens
 from batchgen.model.weights import digest, read_header
 from batchgen.settings import MAX_SIDE_PX, Model
@@ -216,23 +217,14 @@ class Checkpoint:
         """How many numbers a component's weights have."""
         return sum(math.prod(shape) for shape in self.tensors(component).values())
 
-    def token_counter(self) -> Callable[[str], int]:
-        """A function that counts the tokens of a prompt, with the end token or the template's.
+    def token_counter(self) -> TokenCounter:
+        """What counts the tokens of a prompt, with the end token or the template's.
 
         This is the number that `model.max_sequence_length` limits.
         """
         folder = self.folder / self._facts.tokenizer
-        tokenizer, render = read_tokenizer(folder), self._template()
         begin = special_tokens(folder).get("bos_token", "") if self._facts.chat is not None else ""
-
-        def count(prompt: str) -> int:
-            text = render(prompt)
-            # A template that begins with the token of the beginning has all that are needed. No
-            # family encodes less than one token.
-            complete = bool(begin) and text.startswith(begin)
-            return max(1, len(tokenizer.encode(text, add_special_tokens=not complete).ids))
-
-        return count
+        return TokenCounter(read_tokenizer(folder), self._template(), begin)
 
     @property
     def template_bytes(self) -> int:

@@ -34,7 +34,7 @@ def describe_layout(job: Job, checkpoint: Checkpoint | None, plan: Plan, outlook
             f"takes {_short(group_s)} and exchanges nothing: more pictures an hour, without "
             "[parallel]"
         )
-    cfg = ", or cfg = 2 for the two rows of guidance," if plan.contrasted else ""
+    cfg = ", or cfg = 2 for the two rows of guidance" if plan.contrasted else ""
     return (
         f"one device makes {full} in {_short(group_s)}: the most pictures an hour. Two to a group "
         f"(parallel.cp = 2{cfg}) would need {_short(group_s / 2)} or more: for pictures soon"

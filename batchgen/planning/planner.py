@@ -178,10 +178,12 @@ def _limits(checkpoint: Checkpoint | None) -> tuple[Callable[[str], int], Limits
     """How tokens are counted, and what the model takes of a row; test cards take everything."""
     if checkpoint is None:
         return len, Limits()
+    counter = checkpoint.token_counter()
     limits = Limits(
         checkpoint.pixel_multiple,
         checkpoint.most_px,
         checkpoint.guidance,
         checkpoint.template_bytes,
+        counter.words,
     )
-    return checkpoint.token_counter(), limits
+    return counter, limits

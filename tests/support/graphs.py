@@ -40,7 +40,12 @@ def refusals(graph: GraphModule) -> list[str]:
     asked = [guard.expr for guard in shapes.guards if batch in guard.expr.free_symbols]
     within = shapes.var_to_range[batch]
     asked += [batch >= within.lower, batch <= within.upper]
-    return [str(each) for each in asked if not all(each.subs(batch, n) for n in _BATCHES)]
+    return [str(each) for each in asked if not all(_holds(each, n) for n in _BATCHES)]
+
+
+def _holds(asked: Any, batch: int) -> bool:
+    """Whether a batch fulfils it. Inputs' batches are symbols of their own, and equal."""
+    return bool(asked.subs(dict.fromkeys(asked.free_symbols, batch)))
 
 
 def _first_sizes(graph: GraphModule) -> list[int | torch.SymInt]:

@@ -183,7 +183,7 @@ ZIMAGE = FamilyFacts(
     _fits,
     patch=2,
     step_flops=_step_flops,
-    activations=25,
+    activations=20,
     contrasts=True,
     unguided=0.0,
     chat={"enable_thinking": True},
