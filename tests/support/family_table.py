@@ -215,8 +215,8 @@ with some family. *no*: refused when the run is planned, with the reason below.
 Halves of a replica (`cfg = 2`) need a picture with classifier-free guidance, as these have; without
 one they are refused.
 """
-_HELD = """What is written in the job file, and the tests. Bands need no asking: pictures of 2048×2048
-px and more are decoded so by several ranks, and from 2896×2896 px on by a single one.
+_HELD = """What is written in the job file, and the tests. Bands need no asking: pictures of
+2048×2048 px and more are decoded so by several ranks, and from 2896×2896 px on by a single one.
 
 | technique | job file | tests |
 | --- | --- | --- |"""
