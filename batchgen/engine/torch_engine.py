@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from batchgen.engine.attention.lengths import Lengths
 from batchgen.engine.cache.policy import Policy
@@ -24,7 +24,6 @@ from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Schedule, Text
 from batchgen.engine.forward_pass import Forward
 from batchgen.engine.interface import Compilation, Denoised
-from batchgen.engine.modulation import Modulator
 from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.halves import Halves
@@ -41,7 +40,7 @@ class TorchEngine:
 
     identity: str
     family: Family
-    modulator: Modulator
+    modulator: nn.Module
     policy: Policy | None
     device: Device
     ranks: Ranks

@@ -14,18 +14,18 @@ them. The rest follows from R rows (the pictures of a group, twice with classifi
 half of them where a replica has two halves), S text and T image tokens of a rank, the transformer's
 width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D of FLUX.1 and Z-Image, 25 of FLUX.2, 18 of ERNIE-Image, 16 of
-                    Stable Diffusion 3. The peak over all tensors of a step on a CPU was 20 (fp32,
-                    also Z-Image), 23 (bf16), 16 (ERNIE-Image; 18 in bf16) and 15 (Stable Diffusion
-                    3.5); on an emulated card in bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein 4B), 18
-                    (Z-Image), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs less
+    blocks          20·R·(S+T)·D of FLUX.1, Chroma and Z-Image, 25 of FLUX.2, 18 of ERNIE-Image, 16
+                    of Stable Diffusion 3. The peak over all tensors of a step on a CPU was 20
+                    (fp32, also Z-Image), 23 (bf16), 16 (ERNIE-Image; 18 in bf16) and 15 (Stable
+                    Diffusion 3.5); on an emulated card in bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein
+                    4B), 18 (Z-Image), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs
+                    less
     8 bits          on CUDA, where blocks are not compiled, torchao writes out in between, of the
                     widest product: in FP8 what it reads, 5.3 numbers for each value; in int8 what
                     it makes, 2 numbers in int32 and 1 scaled, of which the blocks' peak has a part
-                    already: 2.5. It reads 5·D of FLUX.1, 4·D of FLUX.2 and Stable Diffusion 3, and
-                    2.7·D of Z-Image; it makes 7·D, 9·D, 4·D and 5.3·D. On the emulated card these
-                    were, of the first three, 5.3, 5.2 and 4.3 to 5.5; 2.3 to 2.7, 2.0 to 2.3 and
-                    2.4 to 2.8
+                    already: 2.5. It reads 5·D of FLUX.1, 2.7·D of Z-Image and 4·D of the others; it
+                    makes 7·D, 5.3·D, 9·D of FLUX.2, and 4·D. On the emulated card these were 5.3
+                    (FLUX.1), 5.2 (FLUX.2) and 4.3 to 5.5; 2.3 to 2.7, 2.0 to 2.3 and 2.4 to 2.8
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And
@@ -151,7 +151,9 @@ def estimate_memory(
     transformer = numbers * linear_size + (checkpoint.parameters("transformer") - numbers) * size
     encoders = _encoders(job, checkpoint, size)
     vae = checkpoint.parameters("vae") * size
-    modulations = sum(shape[0] for shape in modulators)
+    modulations = checkpoint.modulations
+    if modulations is None:
+        modulations = sum(shape[0] for shape in modulators)
     kind, offload = "cuda" if cuda else "cpu", job.engine.offload
     eager = cuda and (offload == "layers" or job.compile.mode == "none")
     denoising = max(
@@ -205,9 +207,11 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, str, tuple[in
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
-        if "modulation" in stack:
+        if len(shape) != 2:
+            continue
+        if "modulation" in stack or stack == checkpoint.modulator:
             yield stack, name, shape, True
-        elif len(shape) == 2 and stack in checkpoint.stacks:
+        elif stack in checkpoint.stacks:
             modulates = any(part.startswith("norm") or "modulation" in part for part in path)
             yield f"{stack}.{path[0]}", name, shape, modulates
 

@@ -159,6 +159,12 @@ class TinyFamily:
     unguided: float = 1.0
     # Of the first block's residual, by which some steps are skipped and some are not.
     threshold: float = 1.03
+    # Denoising steps, of which multistep skips some.
+    steps: int = 6
+    # TeaCache's coefficients are published.
+    teacache: bool = False
+    # Text of one token more, wherever it is appended.
+    word: str = "x"
 
     @property
     def reads_guidance(self) -> bool:
@@ -257,11 +263,16 @@ KLEIN = TinyFamily(
     originals=KLEIN_ORIGINALS,
 )
 # Here, because these files take what stands above.
+from tests.support.tiny_chroma import CHROMA  # noqa: E402
 from tests.support.tiny_ernie_image import ERNIE  # noqa: E402
 from tests.support.tiny_flux2_dev import DEV as FLUX2_DEV  # noqa: E402
+from tests.support.tiny_t5_families import DEV, SD3  # noqa: E402
 from tests.support.tiny_zimage import ZIMAGE  # noqa: E402
 
 FAMILIES = {
+    "flux dev": DEV,
+    "sd3": SD3,
+    "chroma": CHROMA,
     "ernie image": ERNIE,
     "flux2 dev": FLUX2_DEV,
     "z-image": ZIMAGE,

@@ -3,6 +3,7 @@
 To add a family: a file here, its line in `_FAMILIES`, and its facts for planning in
 `model/families/`.
 
+    chroma.py       Chroma
     ernie_image.py  ERNIE-Image and ERNIE-Image-Turbo
     flux.py         FLUX.1
     flux2.py        FLUX.2 klein and dev
@@ -24,6 +25,7 @@ from collections.abc import Collection
 import torch
 
 from batchgen.engine.device import Device
+from batchgen.engine.families.chroma import Chroma
 from batchgen.engine.families.ernie_image import ErnieImage
 from batchgen.engine.families.family import Family
 from batchgen.engine.families.flux import Flux
@@ -34,7 +36,8 @@ from batchgen.engine.families.zimage import ZImage
 from batchgen.errors import ModelError
 from batchgen.model import Checkpoint
 
-_FAMILIES: dict[str, type[ErnieImage | Flux | Flux2 | StableDiffusion3 | ZImage]] = {
+_FAMILIES: dict[str, type[Chroma | ErnieImage | Flux | Flux2 | StableDiffusion3 | ZImage]] = {
+    "chroma": Chroma,
     "ernie_image": ErnieImage,
     "flux": Flux,
     "flux2": Flux2,

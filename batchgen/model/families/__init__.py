@@ -1,16 +1,18 @@
 """What planning must know of each model family, without torch. A family is a file here.
 
+    chroma.py       Chroma
     ernie_image.py  ERNIE-Image
     flux.py         FLUX.1
     flux2.py        FLUX.2 klein and dev
     sd3.py          Stable Diffusion 3 and 3.5
     zimage.py       Z-Image and Z-Image-Turbo
-    mmdit.py        tensors that FLUX.1 and Stable Diffusion 3 share
+    mmdit.py        tensors that FLUX.1, Chroma and Stable Diffusion 3 share
     facts.py        what there is to know of a family
 
 How families compute is in `engine/families/`. A room imports only rooms below it.
 """
 
+from batchgen.model.families.chroma import CHROMA
 from batchgen.model.families.ernie_image import ERNIE_IMAGE
 from batchgen.model.families.facts import FamilyFacts, encoder_of
 from batchgen.model.families.flux import FLUX
@@ -22,6 +24,7 @@ from batchgen.model.families.zimage import ZIMAGE, ZIMAGE_MULTIPLE
 FAMILIES = {
     "ErnieImagePipeline": ERNIE_IMAGE,
     "FluxPipeline": FLUX,
+    "ChromaPipeline": CHROMA,
     "Flux2KleinPipeline": FLUX2_KLEIN,
     "Flux2Pipeline": FLUX2_DEV,
     "StableDiffusion3Pipeline": SD3,
