@@ -25,7 +25,8 @@ from batchgen.planning import Hardware, dry_run, refuse_impossible, refuse_unfit
 from batchgen.settings.job import Job, parse_job
 from batchgen.settings.written import mark_written
 from tests.support.rehearsal import write_prompts
-from tests.support.tiny_families import FAMILIES, TEXT_TOKENS, TinyFamily
+from tests.support.tiny_families import FAMILIES
+from tests.support.tiny_family import TEXT_TOKENS, TinyFamily
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "families.md"
 CARDS = Hardware(True, "H100", 85_520_809_984, (9, 0), tuple(map(str, range(8))))

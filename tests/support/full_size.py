@@ -21,8 +21,8 @@ from batchgen.engine.precision.quantized_weights import QuantizedWeights
 from benchmarks.random_flux import FULL, MODULES, write_configurations
 from tests.support.sd3_folder import save_sd3
 from tests.support.tiny_ernie_image import save_ernie
-from tests.support.tiny_families import save_klein
 from tests.support.tiny_flux2_dev import save_dev
+from tests.support.tiny_klein import save_klein
 from tests.support.tiny_zimage import save_zimage
 
 FILES = dict.fromkeys(MODULES, "model.safetensors") | dict.fromkeys(

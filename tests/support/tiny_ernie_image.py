@@ -21,7 +21,7 @@ from transformers import Mistral3Model
 from batchgen.engine.interface import Denoised
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.manifest import Picture
-from tests.support.tiny_families import STRENGTH, TinyFamily, spread_norms, strengthen, tiny_vae
+from tests.support.tiny_family import STRENGTH, TinyFamily, spread_norms, strengthen, tiny_vae
 from tests.support.tiny_mistral3 import mistral3_config, mistral_tokenizer
 
 # As published, but for the lengths.

@@ -39,7 +39,8 @@ from tests.support.graphs import record_graphs, refusals, symbolic_batches
 from tests.support.rehearsal import ask, settings, write_prompts
 from tests.support.replica_processes import RankProcesses
 from tests.support.stock import make_picture, psnr
-from tests.support.tiny_families import FAMILIES, TEXT_TOKENS, TinyFamily
+from tests.support.tiny_families import FAMILIES
+from tests.support.tiny_family import TEXT_TOKENS, TinyFamily
 
 RELATIVE = 1e-5
 CPU = torch.device("cpu")
