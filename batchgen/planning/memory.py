@@ -239,7 +239,7 @@ def _denoising(
     cp = job.parallel.shared
     heads, width = checkpoint.heads, checkpoint.transformer.width
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
-    of_token = checkpoint.activations * width
+    of_token: float = checkpoint.activations * width
     of_token += _eager_8_bit(job, checkpoint) if eager else 0
     numbers = of_token * -(-(image + text) // cp)
     numbers += min(shape.steps, WINDOW) * modulations
