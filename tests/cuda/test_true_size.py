@@ -4,8 +4,8 @@ Models are those of tests/support/full_size.py, as wide as the published ones. A
 shallow: layers add weights and modulation vectors, which planning counts exactly, and a layer's
 activations are gone when the next one begins.
 
-Tried are all sizes and groups in bf16 and FP8 with everything on the device, the smallest and the
-largest in int8, and every offload with one picture: activations follow from size, group and
+Tried are all sizes and groups in bf16 and FP8 with everything on the device, the smallest and a
+large one in int8, and every offload with one picture: activations follow from size, group and
 precision, whatever has left the device, and weights do not follow from the group.
 """
 
