@@ -29,6 +29,8 @@ GROUPS = {model: [SMALL, MANY, LARGE, LARGEST] for model in MODELS}
 GROUPS["SD3.5-large"] = [SMALL, MANY, LARGE]
 # Its blocks are klein's, wider.
 GROUPS["FLUX.2-dev"] = [SMALL, LARGE]
+# Its blocks are FLUX.1's.
+GROUPS["Chroma1-HD"] = [SMALL, FOUR]
 # In int8 a product of few tokens copies its weight. That is not planned: of FLUX.2 dev's widest one
 # it is 0.7 GB, which is much beside what one picture takes, and little in all.
 INT8 = {model: [SMALL, LARGE] for model in GROUPS} | {"FLUX.2-dev": [LARGE]}

@@ -20,6 +20,7 @@ from batchgen.engine.precision.quantize import quantize_blocks
 from batchgen.engine.precision.quantized_weights import QuantizedWeights
 from benchmarks.random_flux import FULL, MODULES, write_configurations
 from tests.support.sd3_folder import save_sd3
+from tests.support.tiny_chroma import save_chroma
 from tests.support.tiny_families import FAMILIES
 from tests.support.tiny_klein import save_klein
 from tests.support.tiny_zimage import save_zimage
@@ -192,6 +193,16 @@ MODELS = {
         },
         # The layers of Mistral's that are read; it has more.
         _SHALLOW | {"text_encoder": _mistral3(_MISTRAL_24B, 30)},
+    ),
+    "Chroma1-HD": FullSize(
+        save_chroma,
+        {
+            "transformer": FULL["transformer"]
+            | {"approximator_hidden_dim": 5120, "approximator_layers": 5},
+            "vae": FULL["vae"],
+            "text_encoder": FULL["text_encoder_2"],
+        },
+        _SHALLOW | {"text_encoder": {"num_layers": 2}},
     ),
     "ERNIE-Image": FullSize(
         FAMILIES["ernie image"].save,
