@@ -16,11 +16,13 @@ S text and T image tokens of a rank, the transformer's width D and its H heads, 
     blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 16 of Stable Diffusion 3. The peak over
                     all tensors of a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable
                     Diffusion 3.5); on an emulated card in bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein
-                    4B), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs less. 26 and
-                    20 more in FP8, 13 and 11 in int8, with single blocks and without, on CUDA where
-                    blocks are not compiled: there torchao writes inputs out in fp32. On the
-                    emulated card these were 27 (FLUX.1), 21 (FLUX.2) and 17 to 22, 13, 18 and 8 to
-                    12
+                    4B), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs less
+    8 bits          on CUDA, where blocks are not compiled, torchao writes out in between, of the
+                    widest product: in FP8 what it reads, 5.3 numbers for each value; in int8 what
+                    it makes, 2 numbers in int32 and 1 scaled, of which the blocks' peak has a part
+                    already: 2.5. It reads 5·D of FLUX.1, and 4·D of FLUX.2 and Stable Diffusion 3;
+                    it makes 7·D, 9·D and 4·D. On the emulated card these were 5.3, 5.2 and 4.3 to
+                    5.5; 2.3 to 2.7, 2.0 to 2.3 and 2.4 to 2.8
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And
@@ -49,6 +51,7 @@ too, because workers may share them, mapped from their files.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,9 +68,11 @@ WINDOW = 32
 WORKSPACE = {"cuda": 10**9, "cpu": 5 * 10**8}
 # What decoding in bands takes, of what decoding the picture whole takes: engine/sizes.py.
 BANDED = 0.6
-# Numbers that blocks in 8 bits take more if they are not compiled, for each token and the width, by
-# whether some of them are single blocks.
-_EAGER_8_BIT = {"fp8": {True: 26, False: 20}, "int8": {True: 13, False: 11}}
+# Numbers that blocks in 8 bits take more if they are not compiled: for each token and each value
+# that the widest product reads, and that it makes.
+_EAGER_8_BIT = {"fp8": (5.3, 0.0), "int8": (0.0, 2.5)}
+# Linears that read the same tokens are one: as attention/fuse.py, which imports torch.
+_STACKED = re.compile(r"(attn\.)?(to_[qkv]|proj_mlp)\b")
 # Numbers of decoding for each px and each channel of the VAE's last block but one.
 _DECODING = {"cuda": 3.4, "cpu": 4.0}
 # Weights of the largest text encoder that are never quantized.
@@ -126,7 +131,7 @@ def estimate_memory(
     size = _number_bytes(job, cuda=cuda)
     modulators: list[tuple[int, ...]] = []
     blocks: Counter[str] = Counter()
-    for block, shape, modulates in _block_matrices(checkpoint):
+    for block, _, shape, modulates in _block_matrices(checkpoint):
         if modulates:
             modulators.append(shape)
         else:
@@ -181,18 +186,29 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
     return linears * (1 if job.precision.text != "none" else size) + other * size
 
 
-def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
-    """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
+def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, str, tuple[int, ...], bool]]:
+    """Every matrix in the transformer's blocks: its block, name and shape, whether it modulates.
 
     The matrices in a block's norms compute modulations. Blocks may share theirs, outside.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
         if "modulation" in stack:
-            yield stack, shape, True
+            yield stack, name, shape, True
         elif len(shape) == 2 and stack.endswith("transformer_blocks"):
             modulates = any(part.startswith("norm") for part in path)
-            yield f"{stack}.{path[0]}", shape, modulates
+            yield f"{stack}.{path[0]}", name, shape, modulates
+
+
+def _eager_8_bit(job: Job, checkpoint: Checkpoint) -> float:
+    """Numbers that blocks in 8 bits take more for each token if they are not compiled."""
+    of_read, of_made = _EAGER_8_BIT.get(job.precision.linear, (0.0, 0.0))
+    read, made = 0, Counter[str]()
+    for _, name, (out, into), modulates in _block_matrices(checkpoint):
+        if not modulates:
+            read = max(read, into)
+            made[_STACKED.sub("attn.to_qkv", name)] += out
+    return of_read * read + of_made * max(made.values())
 
 
 def _rows(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
@@ -212,9 +228,9 @@ def _denoising(
     heads = config["num_attention_heads"]
     width = heads * config["attention_head_dim"]
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
-    single = bool(config.get("num_single_layers"))
-    more = _EAGER_8_BIT.get(job.precision.linear, {}).get(single, 0) if eager else 0
-    numbers = (checkpoint.activations + more) * -(-(image + text) // cp) * width
+    of_token = checkpoint.activations * width
+    of_token += _eager_8_bit(job, checkpoint) if eager else 0
+    numbers = of_token * -(-(image + text) // cp)
     numbers += min(shape.steps, WINDOW) * modulations
     cache = job.cache
     if cache.policy in ("first_block", "teacache") or (cache.policy == "replay" and cache.blocks):
