@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch._inductor import compile_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,6 +34,7 @@ from batchgen.planning.memory import estimate_memory
 from batchgen.planning.plan import Shape
 from batchgen.settings.job import Job, parse_job
 from tests.planning.test_memory import bytes_of, peak
+from tests.support.graphs import record_graphs, refusals, symbolic_batches
 from tests.support.rehearsal import ask, settings, write_prompts
 from tests.support.replica_processes import RankProcesses
 from tests.support.stock import make_picture, psnr
@@ -184,13 +184,15 @@ def test_compiled_blocks_compute_what_the_others_do(
     tiny: Opened, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Traced, and executed as traced: what the compiler makes of a graph is not of the family."""
-    monkeypatch.setattr(compile_fx, "compile_fx", lambda graph, *_, **__: graph)
+    graphs = record_graphs(monkeypatch)
     family, folder = tiny
     group = group_of(family)[:2]
     work = Workload(sizes=((128, 128),), batch=len(group), negative=True)
     sections = {"compile": {"mode": "default"}, "run": {"compile_cache": str(tmp_path)}}
     compiled = open_engine(folder, work, **sections)
     assert compiled.compilation.graphs == 2 * family.kinds
+    many = [graph for graph in graphs if symbolic_batches(graph)]
+    assert [refusals(graph) for graph in many] == [[]] * family.kinds
     latents = compiled.denoise(group).latents
     assert difference(engine.denoise(group).latents, latents) <= RELATIVE
     assert compiled.compilation.recompilations == 0
