@@ -54,7 +54,13 @@ ROWS_A_GROUP = 1 << 20
 # Rows that are written at a time, where prompts are long.
 MIXED_ROWS = 1 << 16
 TEXTS = Path(__file__).parents[1]
-SETTINGS = {"model.max_sequence_length": 512, "sampling.width": 1024, "sampling.height": 1024}
+SETTINGS = {
+    "model.max_sequence_length": 512,
+    # The embedded model has tokens for few words.
+    "model.long_prompts": "truncate",
+    "sampling.width": 1024,
+    "sampling.height": 1024,
+}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -313,3 +314,14 @@ def test_a_row_that_fails_is_told_with_the_reason(tmp_path: Path) -> None:
     words = ("--small", "--compile", "nonsense", "--only", "bf16", "--out", str(tmp_path / "a.md"))
     (row,) = lines(run("gpu.py", *words))
     assert "compile.mode" in row["cannot"]
+
+
+@pytest.mark.slow
+def test_a_mixed_manifest_is_planned_rehearsed_and_looked_at() -> None:
+    """The rehearsal ends before its first group: exit status 3 says that pictures are left."""
+    printed = run("plan_scale", "--mixed", "--rows", "2000", "--rehearse")
+    told = dict(re.findall(r"^([a-z][a-z -]*): .* MB, exit status (\d)$", printed, re.MULTILINE))
+    assert told == {"plan": "0", "submit --rehearse": "3", "status": "3", "verify": "0"}
+    assert "2,000 rows, 2,000 pictures" in printed
+    assert "512×512  4" in printed
+    assert "0 ok, 0 failed, 2,000 pending of 2,000 pictures" in printed

@@ -220,8 +220,9 @@ def _eager_8_bit(job: Job, checkpoint: Checkpoint) -> float:
     """Numbers that blocks in 8 bits take more for each token if they are not compiled."""
     of_read, of_made = _EAGER_8_BIT.get(job.precision.linear, (0.0, 0.0))
     read, made = 0, Counter[str]()
-    for _, name, (out, into), modulates in _block_matrices(checkpoint):
+    for _, name, shape, modulates in _block_matrices(checkpoint):
         if not modulates:
+            out, into = shape
             read = max(read, into)
             made[_STACKED.sub("attn.to_qkv", name)] += out
     return of_read * read + of_made * max(made.values())

@@ -107,7 +107,7 @@ def test_two_nodes_pair_up_and_exchange_a_tensor(cluster: Cluster, tmp_path: Pat
         task = partial(between_nodes, tmp_path, node, needs)
         job = submit_to_node(site, tmp_path, node, task, limit_min=5)
         answers[node] = tmp_path / f"{job}_0_result.pkl"
-    until(lambda: all(file.exists() for file in answers.values()), "both nodes have answered")
+    until(lambda: all(file.exists() for file in answers.values()), "both have answered", 240)
     for node, other in zip(NODES[:2], NODES[1::-1], strict=True):
         ended, found = pickle.loads(answers[node].read_bytes())
         assert (ended, found.state) == ("success", "ok"), found

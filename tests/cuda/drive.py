@@ -42,7 +42,7 @@ from batchgen.settings.job import parse_job
 from tests.cuda import streams, tensor
 from tests.cuda.mutants import put_in
 from tests.cuda.ranks import Exchanges
-from tests.support import stock, tiny_families
+from tests.support import stock, tiny_families, tiny_family
 from tests.support.sd3_folder import save_sd3
 from tests.support.stock import make_picture, psnr
 
@@ -227,7 +227,7 @@ def _open(model: str) -> tuple[str, int, bool]:
         (family.save if family else save_sd3)(folder)
     if family is None:
         return str(folder), stock.TEXT_TOKENS, True
-    return str(folder), tiny_families.TEXT_TOKENS, family.contrasts
+    return str(folder), tiny_family.TEXT_TOKENS, family.contrasts
 
 
 def _write(name: str, value: Any) -> str:

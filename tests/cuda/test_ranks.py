@@ -21,6 +21,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "2×2": {"ulysses": 2, "ring": 2, "policy": "multistep"},
     "1×4": {"ulysses": 1, "ring": 4},
 }
+RAGGED = {"ulysses": 2, "ring": 2, "model": "klein base", "ragged": True, "steps": 2}
 MUTANTS: dict[str, dict[str, Any]] = {
     "a buffer has gaps": {"ulysses": 4, "ring": 1},
     "a length is wrong": {"ulysses": 2, "ring": 2},
@@ -33,7 +34,8 @@ def results(guard: Path) -> dict[str, Any]:
     """What each replica did."""
     mutants = {name: {"mutant": name, "steps": 1} | its for name, its in MUTANTS.items()}
     runs = {name: {"steps": STEPS} | its for name, its in RUNS.items()}
-    told: dict[str, Any] = run("drive", guard, json.dumps(runs | mutants))
+    runs |= {"ragged": RAGGED} | mutants
+    told: dict[str, Any] = run("drive", guard, json.dumps(runs))
     return told
 
 
@@ -60,6 +62,17 @@ def test_no_exchange_makes_the_host_wait(results: dict[str, Any], name: str) -> 
     computed = sum("0" in letters for letters in zip(*result["skipped"][0], strict=True))
     decisions = {"4×1": STEPS - 1, "2×2": computed, "1×4": 0}
     assert sum(result["waits"].values()) == 4 * (decisions[name] + 1)
+
+
+def test_rows_of_their_own_lengths_make_nobody_wait(results: dict[str, Any]) -> None:
+    """But for what each rank asks before it encodes (test_waits.py). Random weights: 41 dB."""
+    result = results["ragged"]
+    assert result["error"] == ""
+    assert result["faults"] == {}
+    assert result["alike"]
+    assert result["psnr"] >= 41
+    waits = [count for place, count in result["waits"].items() if not place.endswith(" encode")]
+    assert sum(waits) == result["ranks"] == 4
 
 
 def test_the_layouts_exchange_as_they_say(results: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ Models are those of tests/support/full_size.py, as wide as the published ones. A
 shallow: layers add weights and modulation vectors, which planning counts exactly, and a layer's
 activations are gone when the next one begins.
 
-Tried are all sizes and groups in bf16 and FP8 with everything on the device, the smallest and the
-largest in int8, and every offload with one picture: activations follow from size, group and
+Tried are all sizes and groups in bf16 and FP8 with everything on the device, the smallest and a
+large one in int8, and every offload with one picture: activations follow from size, group and
 precision, whatever has left the device, and weights do not follow from the group.
 """
 
@@ -29,6 +29,8 @@ GROUPS = {model: [SMALL, MANY, LARGE, LARGEST] for model in MODELS}
 GROUPS["SD3.5-large"] = [SMALL, MANY, LARGE]
 # Its blocks are klein's, wider.
 GROUPS["FLUX.2-dev"] = [SMALL, LARGE]
+# Its blocks are FLUX.1's.
+GROUPS["Chroma1-HD"] = [SMALL, FOUR]
 # In int8 a product of few tokens copies its weight. That is not planned: of FLUX.2 dev's widest one
 # it is 0.7 GB, which is much beside what one picture takes, and little in all.
 INT8 = {model: [SMALL, LARGE] for model in GROUPS} | {"FLUX.2-dev": [LARGE]}

@@ -27,6 +27,8 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("flux")
     (folder / "transformer").mkdir()
     config = {"num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
+    config |= {"in_channels": 64, "attention_head_dim": 128, "joint_attention_dim": 4096}
+    config |= {"pooled_projection_dim": 768, "guidance_embeds": True}
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
     return Checkpoint(folder, "flux", {})
 

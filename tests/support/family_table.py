@@ -25,19 +25,17 @@ from batchgen.planning import Hardware, dry_run, refuse_impossible, refuse_unfit
 from batchgen.settings.job import Job, parse_job
 from batchgen.settings.written import mark_written
 from tests.support.rehearsal import write_prompts
-from tests.support.tiny_families import FAMILIES, TEXT_TOKENS, TinyFamily
+from tests.support.tiny_families import FAMILIES
+from tests.support.tiny_family import TEXT_TOKENS, TinyFamily
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "families.md"
 CARDS = Hardware(True, "H100", 85_520_809_984, (9, 0), tuple(map(str, range(8))))
 # Tests that every family passes, and others.
 _EVERY = "tests/engine/families/test_every_family.py"
-_TOGETHER, _CARD = "tests/engine/test_combined.py", "tests/cuda/test_emulated_card.py"
+_CARD = "tests/cuda/test_emulated_card.py"
 _POLICIES = "tests/engine/cache/test_velocities.py"
 _SCHEDULES = "tests/engine/cache/test_schedules.py"
-_KERNELS, _HALVES = (
-    "tests/engine/attention/test_lengths.py",
-    "tests/engine/parallel/test_halves.py",
-)
+_HALVES = "tests/engine/parallel/test_halves.py"
 Sections = dict[str, dict[str, Any]]
 
 
@@ -48,7 +46,7 @@ class Technique:
     name: str
     # As a job file has it.
     sections: Sections
-    # A file of tests, and a test in it; of other rows than those of `_EVERY` with some families.
+    # A file of tests, and the test in it that runs for every family; "" where some run for some.
     test: tuple[str, str]
     # Guided pictures alone can have it.
     guided: bool = False
@@ -81,10 +79,8 @@ def _parallel(name: str, test: tuple[str, str], *, guided: bool = False, **keys:
 _ALONE = _EVERY, "test_a_picture_is_the_same_alone_and_in_a_group"
 _RANKS = _EVERY, "test_two_ranks_paint_what_one_does"
 _EIGHT = _EVERY, "test_all_linears_of_the_blocks_and_no_others_are_quantized"
-_FP8 = _TOGETHER, "test_stable_diffusion_in_fp8_paints_a_picture_over_ranks_and_in_a_group_as_alone"
 _DECODED = _EVERY, "test_latents_and_pixels_equal_stock"
-_OFFLOADED = _CARD, "test_the_engine_paints_on_a_card_what_it_paints_on_the_cpu"
-_ON_CARD = _OFFLOADED
+_ON_CARD = _CARD, "test_the_engine_paints_on_a_card_what_it_paints_on_the_cpu"
 TECHNIQUES = (
     Technique(
         "LoRA, fused at load",
@@ -92,15 +88,15 @@ TECHNIQUES = (
         (_EVERY, "test_a_lora_of_every_linear_is_what_a_change_of_the_weights_is"),
     ),
     Technique("8 bits: int8", {"precision": {"linear": "int8"}}, _EIGHT),
-    Technique("8 bits: FP8", {"precision": {"linear": "fp8"}}, _FP8),
+    Technique("8 bits: FP8", {"precision": {"linear": "fp8"}}, _ON_CARD),
     Technique("8 bits: text encoder", {"precision": {"text": "int8"}}, _EIGHT),
     Technique(
         "compiled blocks",
         {"compile": {"mode": "default"}},
         (_EVERY, "test_compiled_blocks_compute_what_the_others_do"),
     ),
-    Technique("offload: text", {"engine": {"offload": "text"}}, _OFFLOADED),
-    Technique("offload: model", {"engine": {"offload": "model"}}, _OFFLOADED),
+    Technique("offload: text", {"engine": {"offload": "text"}}, (_CARD, "")),
+    Technique("offload: model", {"engine": {"offload": "model"}}, _ON_CARD),
     Technique(
         "offload: layers",
         {"engine": {"offload": "layers"}},
@@ -131,7 +127,7 @@ TECHNIQUES = (
     Technique("attention: cudnn", {"engine": {"attention": "cudnn"}}, _ON_CARD),
     Technique("attention: flash", {"engine": {"attention": "flash"}}, _ON_CARD),
     Technique("attention: fa3", {"engine": {"attention": "fa3"}}, _ON_CARD),
-    Technique("attention: math", {"engine": {"attention": "math"}}, (_KERNELS, "")),
+    Technique("attention: math", {"engine": {"attention": "math"}}, _ON_CARD),
 )
 
 
@@ -189,7 +185,7 @@ def table(models: Mapping[str, Model]) -> str:
 
     def cell(technique: Technique, model: Model) -> str:
         if not (said := model.refusal(technique, guided=True)):
-            return "yes" if technique.test[0] == _EVERY else "yes*"
+            return "yes" if technique.test[1] else "yes*"
         return f"no [{reasons.setdefault(said, len(reasons) + 1)}]"
 
     rows = [["technique", *models], ["---"] * (len(models) + 1)]
@@ -215,8 +211,8 @@ with some family. *no*: refused when the run is planned, with the reason below.
 Halves of a replica (`cfg = 2`) need a picture with classifier-free guidance, as these have; without
 one they are refused.
 """
-_HELD = """What is written in the job file, and the tests. Bands need no asking: pictures of
-2048×2048 px and more are decoded so by several ranks, and from 2896×2896 px on by a single one.
+_HELD = """What is written in the job file, and the tests. Nobody asks for bands: several ranks
+decode pictures of 2048×2048 px and more in them, and a single one from 2896×2896 px on.
 
 | technique | job file | tests |
 | --- | --- | --- |"""

@@ -20,9 +20,9 @@ from batchgen.engine.precision.quantize import quantize_blocks
 from batchgen.engine.precision.quantized_weights import QuantizedWeights
 from benchmarks.random_flux import FULL, MODULES, write_configurations
 from tests.support.sd3_folder import save_sd3
-from tests.support.tiny_ernie_image import save_ernie
-from tests.support.tiny_families import save_klein
-from tests.support.tiny_flux2_dev import save_dev
+from tests.support.tiny_chroma import save_chroma
+from tests.support.tiny_families import FAMILIES
+from tests.support.tiny_klein import save_klein
 from tests.support.tiny_zimage import save_zimage
 
 FILES = dict.fromkeys(MODULES, "model.safetensors") | dict.fromkeys(
@@ -185,7 +185,7 @@ MODELS = {
     "FLUX.2-klein-4B": _klein(24, 5, 20, _QWEN3_4B, distilled=True),
     "FLUX.2-klein-base-9B": _klein(32, 8, 24, {"hidden_size": 4096, "intermediate_size": 12288}),
     "FLUX.2-dev": FullSize(
-        save_dev,
+        FAMILIES["flux2 dev"].save,
         {
             "transformer": _FLUX2_DEV,
             "vae": _VAE | {"latent_channels": 32},
@@ -194,8 +194,18 @@ MODELS = {
         # The layers of Mistral's that are read; it has more.
         _SHALLOW | {"text_encoder": _mistral3(_MISTRAL_24B, 30)},
     ),
+    "Chroma1-HD": FullSize(
+        save_chroma,
+        {
+            "transformer": FULL["transformer"]
+            | {"approximator_hidden_dim": 5120, "approximator_layers": 5},
+            "vae": FULL["vae"],
+            "text_encoder": FULL["text_encoder_2"],
+        },
+        _SHALLOW | {"text_encoder": {"num_layers": 2}},
+    ),
     "ERNIE-Image": FullSize(
-        save_ernie,
+        FAMILIES["ernie image"].save,
         {
             "transformer": _ERNIE,
             "vae": _VAE | {"latent_channels": 32},

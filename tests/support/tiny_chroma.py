@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from batchgen.manifest import Picture
 from tests.support.t5_tokenizer import save_t5_tokenizer
-from tests.support.tiny_families import TEXT_TOKENS, spread_norms, strengthen
+from tests.support.tiny_family import TEXT_TOKENS, spread_norms, strengthen
 from tests.support.tiny_t5_families import T5Family
 
 

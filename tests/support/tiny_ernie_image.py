@@ -21,22 +21,8 @@ from transformers import Mistral3Model
 from batchgen.engine.interface import Denoised
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.manifest import Picture
-from tests.support.tiny_families import STRENGTH, TinyFamily, spread_norms, strengthen, tiny_vae
-from tests.support.tiny_mistral3 import mistral3_config, mistral_tokenizer
-
-# As published, but for the lengths.
-YARN = {
-    "rope_type": "yarn",
-    "type": "yarn",
-    "rope_theta": 1e6,
-    "factor": 16.0,
-    "original_max_position_embeddings": 32,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "mscale": 1.0,
-    "mscale_all_dim": 1.0,
-    "llama_4_scaling_beta": 0.1,
-}
+from tests.support.tiny_family import STRENGTH, TinyFamily, spread_norms, strengthen, tiny_vae
+from tests.support.tiny_mistral3 import YARN, mistral3_config, mistral_tokenizer
 
 
 def save_ernie(folder: Path, *, text: str = "mistral", **changes: Any) -> Path:

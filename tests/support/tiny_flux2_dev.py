@@ -26,7 +26,7 @@ from transformers.processing_utils import ProcessorMixin
 from batchgen.engine.interface import Denoised
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.manifest import Picture
-from tests.support.tiny_families import (
+from tests.support.tiny_family import (
     STRENGTH,
     TEXT_TOKENS,
     TinyFamily,

@@ -21,6 +21,19 @@ TEMPLATE = (
     "{{- '[/INST]' }}{%- endif %}{%- endfor %}"
     "{% if add_generation_prompt %}{{ raise_exception('The answer begins by itself.') }}{% endif %}"
 )
+# As ERNIE-Image's, but for the lengths.
+YARN = {
+    "rope_type": "yarn",
+    "type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 
 
 def mistral_tokenizer(**changes: Any) -> PreTrainedTokenizerFast:

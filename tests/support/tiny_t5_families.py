@@ -19,7 +19,7 @@ from batchgen.manifest import Picture
 from batchgen.model import TINY
 from tests.support.sd3_folder import save_sd3
 from tests.support.stock import sd3_call, stock_call
-from tests.support.tiny_families import TEXT_TOKENS, TinyFamily
+from tests.support.tiny_family import TEXT_TOKENS, TinyFamily
 
 
 class SeenEnoughError(Exception):

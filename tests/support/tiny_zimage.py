@@ -18,7 +18,7 @@ from transformers import Qwen3Config, Qwen3Model
 from batchgen.engine.interface import Denoised
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.manifest import Picture
-from tests.support.tiny_families import (
+from tests.support.tiny_family import (
     STRENGTH,
     TEXT_TOKENS,
     TinyFamily,

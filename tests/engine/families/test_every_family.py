@@ -39,7 +39,8 @@ from tests.support.graphs import record_graphs, refusals, symbolic_batches
 from tests.support.rehearsal import ask, settings, write_prompts
 from tests.support.replica_processes import RankProcesses
 from tests.support.stock import make_picture, psnr
-from tests.support.tiny_families import FAMILIES, TEXT_TOKENS, TinyFamily
+from tests.support.tiny_families import FAMILIES
+from tests.support.tiny_family import TEXT_TOKENS, TinyFamily
 
 RELATIVE = 1e-5
 CPU = torch.device("cpu")
@@ -309,7 +310,7 @@ OPAQUE = {torch.ops.batchgen.attend: attention_flops}
 def test_flops_are_those_of_the_blocks(tiny: Opened, engine: TorchEngine) -> None:
     family, folder = tiny
     # Of a prompt that takes all text tokens: others take less.
-    picture = replace(group_of(family)[0], steps=1, prompt=longest_prompt(folder))
+    picture = replace(group_of(family)[0], steps=1, prompt=longest_prompt(family, folder))
     blocks, flops = list(engine.family.blocks), []
 
     def counted(block: Any) -> Callable[..., Any]:

@@ -17,8 +17,8 @@ from batchgen.model.families.flux2 import SYSTEM_MESSAGE
 from batchgen.settings.job import Model
 from tests.engine.families.test_every_family import open_engine
 from tests.support.rehearsal import ask, settings, write_prompts
-from tests.support.tiny_ernie_image import YARN, save_ernie
-from tests.support.tiny_mistral3 import mistral3_config
+from tests.support.tiny_families import FAMILIES
+from tests.support.tiny_mistral3 import YARN, mistral3_config
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
 
@@ -59,7 +59,8 @@ def test_the_system_message_is_the_one_that_the_pipeline_of_flux2_dev_sends() ->
 @pytest.fixture(scope="module")
 def ernie(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ERNIE-Image as published: with a prompt enhancer, of which no file is there."""
-    folder = save_ernie(tmp_path_factory.mktemp("ernie") / "model", text="ministral3")
+    save = FAMILIES["ernie image"].save
+    folder = save(tmp_path_factory.mktemp("ernie") / "model", text="ministral3")
     index = folder / "model_index.json"
     enhancer = {
         "pe": ["transformers", "Ministral3ForCausalLM"],

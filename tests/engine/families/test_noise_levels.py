@@ -18,7 +18,7 @@ from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import parse_job
 from tests.support.sd3_folder import save_sd3
 from tests.support.stock import TEXT_TOKENS, make_picture, psnr
-from tests.support.tiny_families import save_klein
+from tests.support.tiny_klein import save_klein
 
 TOLERANCE = 1e-5
 # Some of those published with fal/FLUX.2-dev-Turbo.

@@ -26,7 +26,8 @@ from tests.support import replica_processes as processes
 from tests.support.replica_processes import RankProcesses, ReplicaProcesses
 from tests.support.sd3_folder import save_sd3
 from tests.support.stock import make_picture
-from tests.support.tiny_families import TEXT_TOKENS, save_klein
+from tests.support.tiny_family import TEXT_TOKENS
+from tests.support.tiny_klein import save_klein
 
 RELATIVE = 1e-4
 LAYOUTS = {
