@@ -130,7 +130,8 @@ class TorchEngine:
         prompts = [picture.prompt for picture in group]
         text = self._encode([*prompts, *(group[row].negative_prompt for row in scales)])
         owner = [*range(len(group)), *scales]
-        return Rows(owner, self._tensor(owner), self._tensor(list(scales.values())), text)
+        index, factors = self._tensor(owner), self._tensor(list(scales.values()))
+        return Rows(owner, index, factors, text, self.family.renormalised)
 
     def _encode(self, prompts: Sequence[str]) -> Text:
         """Text of the prompts, one row each, in their order.
