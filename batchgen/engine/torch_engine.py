@@ -84,7 +84,8 @@ class TorchEngine:
         """
         with self.residence.encoding():
             text = self.family.encode([""]).rows([0] * rows)
-        schedule, guidance = self.family.schedule(1, *size), self._tensor([1.0] * rows)
+        # Two steps: some schedulers cannot put one step between their ends.
+        schedule, guidance = self.family.schedule(2, *size), self._tensor([1.0] * rows)
         conditions = self.family.conditions(text, schedule.timesteps, guidance, size)
         dtype = self.family.latents_dtype or self.device.dtype
         noise = torch.zeros(rows, *self.family.noise_shape(*size), dtype=dtype)

@@ -18,7 +18,7 @@ A room imports only rooms below it.
 """
 
 from batchgen.model.checkpoint import TINY, Checkpoint, resolve
-from batchgen.model.families import QWEN3_LAYERS
+from batchgen.model.families import QWEN3_LAYERS, QWEN_IMAGE
 from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled
 from batchgen.model.lora import linear_name, read_lora
@@ -26,6 +26,7 @@ from batchgen.model.weights import digest, read_header
 
 __all__ = [
     "QWEN3_LAYERS",
+    "QWEN_IMAGE",
     "TINY",
     "Checkpoint",
     "Guidance",

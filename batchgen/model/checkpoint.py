@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from batchgen.errors import ModelError
 from batchgen.model.chat_template import read_chat_template
-from batchgen.model.components.config import Config, parse_config
+from batchgen.model.components.config import AnyVae, Config, parse_config
 from batchgen.model.components.scheduler import SCHEDULER, Scheduler
 from batchgen.model.contents import FLOATS, canonical_names, check_weights, is_harmless
 from batchgen.model.families import FAMILIES, FamilyFacts, encoder_of
@@ -52,12 +52,13 @@ class Checkpoint:
     identity: dict[str, str]
     # Configurations and weight headers, each read once.
     _contents: dict[Path, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    # Checked configurations, by component.
+    _configs: dict[str, Config] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def pixel_multiple(self) -> int:
         """Width and height are multiples of this many px: the VAE's reduction times the patch."""
-        reduction = 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
-        return int(reduction * self._facts.patch)
+        return self.vae.reduction * self._facts.patch
 
     @property
     def most_px(self) -> int:
@@ -71,6 +72,13 @@ class Checkpoint:
         if not key:
             return MAX_SIDE_PX
         return min(MAX_SIDE_PX, int(self.config("transformer")[key]) * self.pixel_multiple)
+
+    @property
+    def vae(self) -> AnyVae:
+        """The VAE's channels, and how many pixels a latent pixel has along a side."""
+        if "vae" not in self._configs:
+            self._configs["vae"] = self._parsed("vae")
+        return cast("AnyVae", self._configs["vae"])
 
     @property
     def heads(self) -> int:
@@ -114,19 +122,21 @@ class Checkpoint:
         return list(self._facts.components)
 
     def tensors(self, component: str) -> dict[str, tuple[int, ...]]:
-        """Name → shape of the weights that the engine loads of a component.
+        """Name → shape of the weights that the engine keeps of a component.
 
         Names are those of `components/`, and so are the shapes: `check` compares them.
 
         :raises ModelError: a file is missing or broken.
         """
         kind = self._facts.components[component].config
-        return {
+        stored = {
             name: tuple(header[own]["shape"])
             for header in self._headers(component).values()
             for name, own in canonical_names(header, kind)
             if not is_harmless(name, kind)
         }
+        held = ((name, kind.held(name, shape)) for name, shape in stored.items())
+        return {name: shape for name, shape in held if shape is not None}
 
     def check(self) -> None:
         """Check that the components are whole, fit each other, and hold nothing without effect.
@@ -199,17 +209,17 @@ class Checkpoint:
         This is the number that `model.max_sequence_length` limits.
         """
         tokenizer = read_tokenizer(self.folder / self._facts.tokenizer)
-        render = self._template()
-        return lambda prompt: len(tokenizer.encode(render(prompt)).ids)
+        render, unread = self._template(), self._facts.unread
+        return lambda prompt: len(tokenizer.encode(render(prompt)).ids) - unread
 
     @property
     def template_bytes(self) -> int:
-        """Bytes of the chat template around a prompt."""
-        return len(self._template()("").encode())
+        """Bytes of the text around a prompt, less one for each token that is not counted."""
+        return len(self._template()("").encode()) - self._facts.unread
 
     def encoding_numbers(self, tokens: int) -> int:
         """Numbers that encoding a prompt of so many tokens takes beside the weights."""
-        return self._facts.encoding(self.config(self.text), tokens)
+        return self._facts.encoding(self.config(self.text), tokens + self._facts.unread)
 
     def _template(self) -> Callable[[str], str]:
         """A function from a prompt to what the tokenizer is given.
@@ -218,7 +228,8 @@ class Checkpoint:
         """
         facts = self._facts
         if facts.chat is None:
-            return lambda prompt: prompt
+            before, behind = facts.around
+            return lambda prompt: f"{before}{prompt}{behind}"
         return read_chat_template(self.folder / facts.tokenizer, facts.chat)
 
     def flops(self, width: int, height: int, steps: int, text_tokens: int, cfg: bool) -> float:

@@ -16,6 +16,7 @@ from batchgen.model.components.autoencoder import Autoencoder, Flux2Vae, Vae
 from batchgen.model.components.clip import Clip, ClipWithProjection
 from batchgen.model.components.config import Config
 from batchgen.model.components.qwen3 import Qwen3
+from batchgen.model.components.qwen25_vl import Qwen25VL
 from batchgen.model.components.t5 import T5
 from batchgen.model.components.tensors import Shape
 from batchgen.model.families import QWEN3_LAYERS
@@ -33,6 +34,8 @@ _HARMLESS: dict[type[Config], str] = {
     # Of encoding. What decodes is never harmless.
     Vae: r"quant_conv\.(weight|bias)",
     Flux2Vae: r"quant_conv\.(weight|bias)|bn\.num_batches_tracked",
+    # What sees, and what predicts the next token.
+    Qwen25VL: r"visual\..+|lm_head\.weight",
     # What predicts the next token.
     Qwen3: r"lm_head\.weight",
     # And what comes after the last layer that is read.
@@ -139,6 +142,8 @@ def _canonical(name: str, kind: type[Config]) -> str:
         return "shared.weight" if name == "encoder.embed_tokens.weight" else name
     if issubclass(kind, Qwen3):
         return name.removeprefix("model.")
+    if kind is Qwen25VL:
+        return name.removeprefix("model.").removeprefix("language_model.")
     if issubclass(kind, Autoencoder):
         return _OLDER_NAME.sub(lambda part: f"{part[1]}{_OLDER[part[2]]}.", name)
     return name

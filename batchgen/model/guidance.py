@@ -7,6 +7,7 @@ A picture has `guidance`, `true_cfg` and a negative prompt, and no model reads a
     FLUX.1 schnell           none                   true_cfg, where there is a negative prompt
     FLUX.2 klein             none                   true_cfg, where there is a negative prompt
     FLUX.2 klein, base       none                   guidance
+    Qwen-Image               none                   guidance
     Stable Diffusion 3       none                   guidance
 
 Classifier-free guidance acts where its scale is over 1, and only there a negative prompt is read.

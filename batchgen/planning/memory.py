@@ -184,14 +184,15 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
 def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
     """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
-    The matrices in a block's norms compute modulations. Blocks may share theirs, outside.
+    The matrices in a block's norms compute modulations, and those of Qwen-Image that are named so.
+    Blocks may share theirs, outside.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
         if "modulation" in stack:
             yield stack, shape, True
         elif len(shape) == 2 and stack.endswith("transformer_blocks"):
-            modulates = any(part.startswith("norm") for part in path)
+            modulates = any(part.startswith("norm") or part.endswith("_mod") for part in path)
             yield f"{stack}.{path[0]}", shape, modulates
 
 
@@ -235,8 +236,8 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
         kept = shape.steps if job.cache.record else 0
     pictures = min(job.engine.batch_size, shape.pictures)
     # A token holds 2 × 2 latent pixels.
-    channels = 4 * checkpoint.config("vae")["latent_channels"]
-    return pictures * kept * image * int(channels)
+    channels = 4 * checkpoint.vae.latent_channels
+    return pictures * kept * image * channels
 
 
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
@@ -247,9 +248,7 @@ def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
 
 def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> int:
     """Numbers that decoding a group takes beside the weights; `share` of `_DECODING`."""
-    config = checkpoint.config("vae")
-    channels = config.get("decoder_block_out_channels") or config["block_out_channels"]
-    narrow, wide = channels[:2]
+    narrow, wide = checkpoint.vae.decoder_channels[:2]
     pictures, cp = min(job.engine.batch_size, shape.pictures), job.parallel.degree
     return int(_pixels_at_once(shape, pictures, cp) * max(share * wide, 5 * narrow))
 

@@ -239,7 +239,11 @@ KLEIN = TinyFamily(
     layers=27,
     originals=KLEIN_ORIGINALS,
 )
+
+from tests.support.tiny_qwen_image import QWEN_IMAGE  # noqa: E402 - it needs `TinyFamily`
+
 FAMILIES = {
+    "qwen image": QWEN_IMAGE,
     "klein base": KLEIN,
     "klein distilled": replace(
         KLEIN, save=partial(save_klein, distilled=True), contrasts=False, broken=()

@@ -5,6 +5,7 @@ To add a family: a file here, its line in `_FAMILIES`, and its facts for plannin
 
     flux.py      FLUX.1
     flux2.py     FLUX.2 klein
+    qwen_image.py   Qwen-Image
     sd3.py       Stable Diffusion 3 and 3.5
     family.py    what the engine asks of a family, and what families share
     lora.py      LoRAs, fused at load
@@ -24,13 +25,15 @@ from batchgen.engine.families.family import Family
 from batchgen.engine.families.flux import Flux
 from batchgen.engine.families.flux2 import Flux2
 from batchgen.engine.families.loading import load_module, straight_to_device, without_transformer
+from batchgen.engine.families.qwen_image import QwenImage
 from batchgen.engine.families.sd3 import StableDiffusion3
 from batchgen.errors import ModelError
 from batchgen.model import Checkpoint
 
-_FAMILIES: dict[str, type[Flux | Flux2 | StableDiffusion3]] = {
+_FAMILIES: dict[str, type[Flux | Flux2 | QwenImage | StableDiffusion3]] = {
     "flux": Flux,
     "flux2": Flux2,
+    "qwen_image": QwenImage,
     "sd3": StableDiffusion3,
 }
 # By their name in safetensors.

@@ -51,8 +51,8 @@ class ChannelNorm(nn.Module):
         """[B, C, …] → the same, computed in fp32 and rounded once."""
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
         weight = self.weight.float() * len(self.weight) ** 0.5
-        scaled = (x / length.clamp_min(_LEAST)).mul_(weight.view(-1, *[1] * (x.ndim - 2)))
-        return scaled.to(x.dtype)
+        unit: Tensor = x / length.clamp_min(_LEAST)
+        return unit.mul_(weight.view(-1, *[1] * (x.ndim - 2))).to(x.dtype)
 
 
 class FrameDecoder(nn.Module):
@@ -78,6 +78,9 @@ class FrameDecoder(nn.Module):
 class OneFrameVae(AutoencoderKLQwenImage):
     """What a VAE of videos becomes. `one_frame` changes its class; the configuration stays."""
 
+    decoder: nn.Module
+    post_quant_conv: nn.Module
+
     def decode(self, z: Tensor, return_dict: bool = True) -> Any:
         """[B, C', h, w] → [B, 3, H, W], in [-1, 1] but for overshoots, which the caller cuts."""
         pixels = self.decoder(self.post_quant_conv(z))
@@ -87,13 +90,14 @@ class OneFrameVae(AutoencoderKLQwenImage):
 @torch.no_grad()
 def one_frame(vae: Any) -> Any:
     """Turn a VAE of videos into a VAE of pictures, in place; another one stays as it is."""
-    if type(vae) is not AutoencoderKLQwenImage:
-        return vae
-    del vae.encoder, vae.quant_conv
-    _convert(vae)
-    vae.decoder = FrameDecoder(vae.decoder)
-    vae.__class__ = OneFrameVae
-    return vae.eval()
+    kind: type[Any] = AutoencoderKLQwenImage
+    if type(vae) is kind:
+        del vae.encoder, vae.quant_conv
+        _convert(vae)
+        vae.decoder = FrameDecoder(vae.decoder)
+        vae.__class__ = OneFrameVae
+        vae.eval()
+    return vae
 
 
 def _convert(module: nn.Module) -> None:
@@ -126,10 +130,10 @@ def _norm(norm: Any) -> ChannelNorm:
     return ChannelNorm(norm.gamma.flatten().clone())
 
 
-def _attention(block: Any) -> Attention:
+def _attention(block: Any) -> Any:
     """Linears take the place of convolutions over one pixel."""
     with torch.device("meta"):
-        attention = Attention(
+        attention: Any = Attention(
             block.dim,
             heads=1,
             dim_head=block.dim,
@@ -156,7 +160,7 @@ def _upsampling(layer: Any) -> Upsample2D:
     return flat
 
 
-_OVER_PIXELS: dict[type[Any], Callable[[Any], nn.Module]] = {
+_OVER_PIXELS: dict[type[Any], Callable[[Any], Any]] = {
     QwenImageCausalConv3d: _convolution,
     QwenImageRMS_norm: _norm,
     QwenImageAttentionBlock: _attention,

@@ -43,6 +43,10 @@ class FamilyFacts:
     contrasts: bool = False
     # What the tokenizer's chat template is told beside the prompt; None: it has no template.
     chat: Mapping[str, Any] | None = None
+    # Where there is no template: the text around every prompt.
+    around: tuple[str, str] = ("", "")
+    # How many tokens, the first ones, are encoded and then dropped. No limit counts them.
+    unread: int = 0
     # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
     # takes beside the weights.
     encoding: Callable[[dict[str, Any], int], int] = _t5_encoding

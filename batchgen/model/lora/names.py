@@ -162,10 +162,17 @@ _SD3 = {
     "final_layer_linear": ["proj_out"],
     "final_layer_adaLN_modulation_1": ["norm_out_linear"],
 }
-_ORIGINAL = {"FLUX.1": _FLUX, "FLUX.2": _FLUX2, "Stable Diffusion 3": _SD3}
+_ORIGINAL: dict[str, dict[str, list[str]]] = {
+    "FLUX.1": _FLUX,
+    "FLUX.2": _FLUX2,
+    # Its authors' names are diffusers'.
+    "Qwen-Image": {},
+    "Stable Diffusion 3": _SD3,
+}
 # What paths tell of the model that a LoRA was made for.
 _MADE_FOR = {
     r"(double|single)_stream_modulation|time_guidance|.*to_qkv_mlp_proj": "FLUX.2",
+    r"transformer_blocks_\d+_(img|txt)_(mod|mlp)_": "Qwen-Image",
     r"guidance_|vector_in|.*_mod(ulation)?_lin$": "FLUX.1",
     r"(double_blocks|single_blocks|single_transformer_blocks)_\d": "FLUX.1 or FLUX.2",
     r"joint_blocks_\d": "Stable Diffusion 3",
@@ -187,9 +194,11 @@ class Linears:
 def linear_name(component: str, path: str) -> str:
     """A linear's name for comparison: `component.path`, with `_` for the path's `.`.
 
-    CLIP's `text_model` and Qwen3's `model` are left out, because some formats and versions do so.
+    CLIP's `text_model`, Qwen3's `model` and Qwen2.5-VL's `model.language_model` are left out,
+    because some formats and versions do so.
     """
     name = path.replace(".", "_").removeprefix("text_model_").removeprefix("model_")
+    name = name.removeprefix("language_model_")
     return f"{component}.{name}"
 
 
@@ -240,6 +249,8 @@ def kind_of(known: Mapping[str, Shape]) -> str:
     """The model that has these linears. Stable Diffusion 3 embeds patches by a convolution."""
     if linear_name("transformer", "single_stream_modulation.linear") in known:
         return "FLUX.2"
+    if linear_name("transformer", "txt_in") in known:
+        return "Qwen-Image"
     return "FLUX.1" if linear_name("transformer", "x_embedder") in known else "Stable Diffusion 3"
 
 
