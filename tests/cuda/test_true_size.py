@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cuda.program import run
-from tests.support.full_size import write_full_size, write_full_size_sd3
+from tests.support.full_size import write_full_size, write_full_size_qwen_image, write_full_size_sd3
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +31,8 @@ RUNS: list[dict[str, Any]] = [
     *({"folder": model, "groups": groups} for model, groups in GROUPS.items()),
     *({"folder": model, "groups": groups, "precision": FP8} for model, groups in GROUPS.items()),
     {"folder": "flux", "groups": [SMALL, LARGE, LARGEST], "decode": True},
+    {"folder": "qwen", "groups": [SMALL, LARGE], "decode": True},
+    {"folder": "qwen", "groups": [SMALL, MANY], "precision": FP8},
     *(
         {"folder": model, "groups": [SMALL], "engine": {"offload": offload}}
         for model in ("flux", "medium")
@@ -46,6 +48,7 @@ def test_an_estimate_is_at_most_a_quarter_too_large_and_a_tenth_too_small(
 ) -> None:
     write_full_size(tmp_path / "whole")
     write_full_size(tmp_path / "flux", shallow=True)
+    write_full_size_qwen_image(tmp_path / "qwen", shallow=True)
     for size in ("large", "medium"):
         write_full_size_sd3(tmp_path / size, size, shallow=True)
     runs = [its | {"folder": str(tmp_path / its["folder"])} for its in RUNS]

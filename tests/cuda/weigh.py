@@ -49,7 +49,8 @@ def shapes_alone(folder: Path, component: str, kind: Any, device: Device) -> Any
         module = (
             kind.from_config(config)
             if hasattr(kind, "from_config")
-            else kind(kind.config_class.from_dict(config))
+            # From the folder: some models are a part of what its configuration is of.
+            else kind(kind.config_class.from_pretrained(folder / component))
         )
     return torch.nn.Module.to(module.eval(), device.dtype)
 

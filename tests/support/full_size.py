@@ -1,5 +1,5 @@
-"""FLUX.1-dev and Stable Diffusion 3.5 as planning sees them: true configurations, and weight files
-that are holes.
+"""FLUX.1-dev, Stable Diffusion 3.5 and Qwen-Image as planning sees them: true configurations, and
+weight files that are holes.
 """
 
 import json
@@ -14,6 +14,7 @@ import transformers
 
 from benchmarks.random_flux import FULL, MODULES, write_configurations
 from tests.support.sd3_folder import save_sd3
+from tests.support.tiny_families import FAMILIES
 
 FILES = dict.fromkeys(MODULES, "model.safetensors") | dict.fromkeys(
     ("transformer", "vae"), "diffusion_pytorch_model.safetensors"
@@ -24,6 +25,36 @@ SD3_MODULES: dict[str, Any] = {
     "text_encoder": transformers.CLIPTextModelWithProjection,
     "text_encoder_2": transformers.CLIPTextModelWithProjection,
     "text_encoder_3": transformers.T5EncoderModel,
+}
+QWEN_IMAGE_MODULES: dict[str, Any] = {
+    "transformer": diffusers.QwenImageTransformer2DModel,
+    "vae": diffusers.AutoencoderKLQwenImage,
+    "text_encoder": transformers.Qwen2_5_VLForConditionalGeneration,
+}
+# What Qwen/Qwen-Image has other than the small model.
+QWEN_IMAGE: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "num_layers": 60,
+        "num_attention_heads": 24,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+        "joint_attention_dim": 3584,
+    },
+    "vae": {"base_dim": 96},
+    "text_encoder": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": [16, 24, 24],
+        },
+        "vocab_size": 152064,
+        "layer_types": ["full_attention"] * 28,
+    },
 }
 # What stabilityai's stable-diffusion-3.5-large and -medium have other than the small model.
 SD3_TRANSFORMERS: dict[str, dict[str, Any]] = {
@@ -88,6 +119,20 @@ def write_full_size_sd3(folder: Path, size: str, *, shallow: bool = False) -> Pa
     for component, its in changes.items():
         _change(folder / component / "config.json", its)
     return _write(folder, SD3_MODULES, shallow=shallow)
+
+
+def write_full_size_qwen_image(folder: Path, *, shallow: bool = False) -> Path:
+    """Qwen-Image. The text encoder's eyes stay small: they are not read."""
+    FAMILIES["qwen image"].save(folder)
+    for component, its in QWEN_IMAGE.items():
+        config = folder / component / "config.json"
+        if component == "text_encoder":
+            language = json.loads(config.read_text())["text_config"] | its
+            if shallow:
+                language |= {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+            its = {"text_config": language}
+        _change(config, its)
+    return _write(folder, QWEN_IMAGE_MODULES, shallow=shallow)
 
 
 def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]], number_type: str = "BF16") -> None:

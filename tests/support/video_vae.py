@@ -14,4 +14,5 @@ def make_video_vae(base_dim: int = 8) -> AutoencoderKLQwenImage:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
         elif name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.2)
+    vae.decoder.conv_out.weight *= 2
     return vae

@@ -72,7 +72,7 @@ class QwenImage(Family):
         self._max_sequence_length = max_sequence_length
 
     def encode(self, prompts: Sequence[str]) -> Text:
-        """The last hidden state. The encoder is causal: padding comes last and changes nothing."""
+        """The last hidden state. The encoder is causal: padding comes last and needs no mask."""
         (before, behind), unread = QWEN_IMAGE.around, QWEN_IMAGE.unread
         batch = self._tokenizer(
             [f"{before}{prompt}{behind}" for prompt in prompts],
@@ -82,11 +82,8 @@ class QwenImage(Family):
             truncation=True,
             return_tensors="pt",
         )
-        hidden = self.text(
-            input_ids=upload(batch.input_ids, self._device.kind),
-            attention_mask=upload(batch.attention_mask, self._device.kind),
-            use_cache=False,
-        ).last_hidden_state
+        ids = upload(batch.input_ids, self._device.kind)
+        hidden = self.text(input_ids=ids, use_cache=False).last_hidden_state
         lengths = (batch.attention_mask.sum(dim=1) - unread).tolist()
         return Text(hidden[:, unread:], lengths=tuple(map(int, lengths)))
 

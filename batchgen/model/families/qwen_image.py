@@ -108,7 +108,7 @@ QWEN_IMAGE = FamilyFacts(
     _fits,
     patch=2,
     step_flops=_step_flops,
-    activations=20,
+    activations=17,
     contrasts=True,
     around=(_BEFORE, _BEHIND),
     unread=34,
