@@ -5,7 +5,7 @@
     run = batchgen.submit("prompts.parquet", "flux-dev")
     run.wait()
     run.status().ok
-    run.records(["key", "prompt", "denoise_s"]).to_pandas()
+    run.records(["key", "tar", "prompt", "device_s"]).to_pandas()
 
 `submit` and `resume` return when workers are started. These go on when Python ends. What the
 command line refuses raises a `BatchgenError` with the same message.

@@ -65,6 +65,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
         width=[128] * 30 + [192] * 8,
         score=[None] + [n / 2 for n in range(37)],
         tags=[["a"] * (n % 3) for n in range(38)],
+        weight=[float(n) for n in range(38)],
+        rank=list(range(38)),
     )
     run = folder / "test-train-dev"
     with faulty():

@@ -27,7 +27,7 @@ from batchgen.regular_file import read_regular
 from batchgen.run import RunDirectory, inspect_run
 from batchgen.shard import published_shards, read_metadata, remake
 
-_RECORD = ("key", "outcome", "steps", "skipped", "group_size", "text_s", "denoise_s", "decode_s")
+_RECORD = ("index", "outcome", "steps", "skipped", "device_s", "group_size")
 _SHAPE = ("width", "height", "steps", "negative_prompt")
 # Pictures that are compared at a time: each takes about 360 MB at 2048×2048.
 THREADS = 8
@@ -95,14 +95,13 @@ def measure(trial: Trial, plain: Trial) -> Measured:
         return known
     _refuse_other_device(run.directory, against.directory)
     records = [one for one in _records(run.directory) if one["outcome"] == "ok"]
-    shares = np.array([_seconds(one) / one["group_size"] for one in records])
     measured = Measured(
         trial.name,
         *ids,
         tuple(_likenesses(run.directory, against.directory)),
         steps=_mean([one["steps"] for one in records]),
         computed=_mean([_computed(one) for one in records]),
-        device_s=_mean(shares) * run.job.parallel.degree,
+        device_s=_mean([one["device_s"] for one in records]) * run.job.parallel.degree,
         noise=_noise(records),
     )
     durable.replace(kept, seal(asdict(measured)))
@@ -139,10 +138,6 @@ def _records(directory: RunDirectory) -> list[dict[str, Any]]:
     return rows
 
 
-def _seconds(record: dict[str, Any]) -> float:
-    return float(record["text_s"] + record["denoise_s"] + record["decode_s"])
-
-
 def _computed(record: dict[str, Any]) -> int:
     """Steps whose blocks were computed; without a cache there is no list of steps."""
     skipped = record["skipped"]
@@ -157,7 +152,7 @@ def _noise(records: list[dict[str, Any]]) -> float:
     groups: dict[tuple[Any, ...], set[float]] = defaultdict(set)
     for one in records:
         shape = *(one[name] for name in _SHAPE[:3]), bool(one["negative_prompt"])
-        groups[*shape, one["group_size"]].add(_seconds(one))  # one value a group
+        groups[*shape, one["group_size"]].add(one["device_s"])  # one value a group
     alike = [np.array(sorted(times)) for times in groups.values() if len(times) > 1]
     if not alike:
         return 0.0

@@ -231,19 +231,19 @@ def read_recorded(trial: Trial) -> dict[PictureClass, Recorded]:
         if is_searched(kind):
             pictures = [_gram(row["products"], kind.steps) for row in some]
             sigmas = tuple(some[0]["products"][: kind.steps + 1])
-            found[kind] = Recorded(sigmas, np.stack(pictures), tuple(row["key"] for row in some))
+            found[kind] = Recorded(sigmas, np.stack(pictures), tuple(row["index"] for row in some))
     return found
 
 
 def _records(trial: Trial) -> list[dict[str, Any]]:
-    columns = ["key", "width", "height", "steps", "negative_prompt", "products"]
+    columns = ["index", "width", "height", "steps", "negative_prompt", "products"]
     directory = inspect_run(trial.root).directory
     rows = [
         row
         for shard in sorted(published_shards(directory))
         for row in read_metadata(directory.metadata(shard), columns).to_pylist()
     ]
-    return sorted(rows, key=lambda row: int(row["key"]))
+    return sorted(rows, key=lambda row: int(row["index"]))
 
 
 def _gram(numbers: Sequence[float], steps: int) -> Floats:

@@ -82,6 +82,29 @@ def logs(
             show(terminal(), directory, worker, lines)
 
 
+def records(
+    run: Annotated[Path | None, typer.Argument(help="The run's directory.")] = None,
+    columns: Annotated[
+        bool, typer.Option("--columns", help="Say what every column means.")
+    ] = False,
+) -> None:
+    """The published records as JSON lines, one for every picture; or what their columns mean.
+
+    They are the rows of RUN/metadata/*.parquet.
+    """
+    with errors():
+        from batchgen.view.show_records import show_columns, write_records
+
+        if columns:
+            show_columns(terminal())
+        elif run is None:
+            raise InputError("which run? batchgen records RUN, or batchgen records --columns")
+        else:
+            from batchgen.run import RunDirectory
+
+            write_records(RunDirectory.open(run), sys.stdout)
+
+
 def report(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="The file; default report.html in RUN.")] = None,

@@ -8,6 +8,7 @@
     contact_sheet.py   a sheet of thumbnails
     statistics.py      counts and times of a finished run, from its records
     open_picture.py    pictures of a run are opened however large they are
+    spread.py          a sample that is spread evenly over a run
 
 A room imports only rooms below it.
 """

@@ -7,11 +7,18 @@ import json
 from huggingface_hub import DatasetCardData
 
 from batchgen.dataset.statistics import Statistics
-from batchgen.errors import counted
+from batchgen.errors import counted, one_line
 from batchgen.planning import Plan
 from batchgen.run import Run
-from batchgen.shard import Loss
+from batchgen.shard import COLUMNS, Loss
 
+# Of the records, for DuckDB.
+_QUERY = """\
+```sql
+-- DuckDB, in the folder of the dataset: the dearest pictures, and where they are
+SELECT key, tar, prompt, device_s FROM 'metadata/*.parquet' ORDER BY device_s DESC LIMIT 10;
+```
+"""
 _CATEGORIES = [
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),
@@ -38,10 +45,11 @@ def dataset_card(run: Run, statistics: Statistics) -> str:
 batchgen {plan.software["batchgen"]}.
 {_failures(statistics)}{_idle_columns(plan)}
 Each sample holds `{kind}` (the picture), `txt` (its prompt) and `json` (key, id, seed, size,
-steps, guidance and the manifest's other columns as the JSON string `extra`).
+steps, guidance{_extra(plan)}).
 `metadata/*.parquet` holds a record for every planned picture, also if it failed, with all
-times. [report.html](report.html) shows pictures from the whole run and how it went, `contact.jpg`
-the first pictures; `statistics.json` has the numbers below and more.
+times; its columns are explained below. [report.html](report.html) shows pictures from the whole
+run and how it went, `contact.jpg` sixty of them; `statistics.json` has the numbers below and
+more.
 
 ## Load
 
@@ -66,6 +74,7 @@ import wids  # pip install wids
 pictures = wids.ShardListDataset({_quoted(name, "index.json")})  # random access
 ```
 
+{_QUERY}
 ## What is in it
 
 | size | pictures |
@@ -83,7 +92,28 @@ Seconds of the group a picture was in:
 | plan fingerprint | `{plan.fingerprint}` |
 | planned | {plan.created} |
 | software | {", ".join(f"{package} {version}" for package, version in plan.software.items())} |
-"""
+{_columns(plan)}"""
+
+
+def _extra(plan: Plan) -> str:
+    """How the sample's JSON has the manifest's other columns."""
+    if plan.is_older:
+        return " and the manifest's other columns as the JSON string `extra`"
+    if not plan.json_types:
+        return ""
+    types = ", ".join(f"`{one_line(name)}` {kind}" for name, kind in plan.json_types.items())
+    return (
+        f"; in `extra` the manifest's other columns: {types}. A `json` is text with JSON in it; "
+        "text is empty where a row has no value"
+    )
+
+
+def _columns(plan: Plan) -> str:
+    """What the columns of the records mean."""
+    if plan.is_older:
+        return ""
+    rows = "\n".join(f"| `{one.name}` | {one.type} | {one.meaning} |" for one in COLUMNS)
+    return f"\n## Columns of the records\n\n| column | type | |\n|---|---|---|\n{rows}\n"
 
 
 def _front_matter(run: Run, statistics: Statistics) -> str:

@@ -1,4 +1,4 @@
-"""A contact sheet: the first pictures of a run with their prompts, to be seen at a glance."""
+"""A contact sheet: pictures from the whole run with their prompts, to be seen at a glance."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import io
 import tarfile
 import textwrap
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from batchgen.dataset.open_picture import open_picture
+from batchgen.dataset.spread import spread
 
 PICTURES = 60
 COLUMNS = 10
@@ -24,9 +25,14 @@ LETTERS = 27
 CELL_PX = (THUMB_PX + GAP_PX, THUMB_PX + LINES * LINE_PX + GAP_PX)
 
 
-def contact_sheet(tars: Sequence[Path], extension: str) -> bytes | None:
-    """A JPEG of up to 60 pictures; None if the tars hold no picture."""
-    pictures = list(islice(_pictures(tars, extension), PICTURES))
+def contact_sheet(tars: Sequence[tuple[Path, int]], extension: str) -> bytes | None:
+    """A JPEG of up to 60 pictures, spread evenly over the tars; None if they hold no picture.
+
+    :param tars: each with the number of its pictures.
+    """
+    places = spread([count for _, count in tars], PICTURES)
+    chosen = [_pictures(tars[place][0], ordinals, extension) for place, ordinals in places]
+    pictures = list(chain.from_iterable(chosen))
     if not pictures:
         return None
     columns, rows = min(COLUMNS, len(pictures)), -(-len(pictures) // COLUMNS)
@@ -47,15 +53,19 @@ def contact_sheet(tars: Sequence[Path], extension: str) -> bytes | None:
     return buffer.getvalue()
 
 
-def _pictures(tars: Sequence[Path], extension: str) -> Iterator[tuple[bytes, str]]:
-    """The image file and the prompt of every sample, in order."""
-    for path in tars:
-        with tarfile.open(path) as tar:
-            image = b""
-            for member in tar:
-                stream = tar.extractfile(member)
-                assert stream is not None, "our tars hold files only"
-                if member.name.endswith(f".{extension}"):
-                    image = stream.read()
-                elif member.name.endswith(".txt"):
-                    yield image, stream.read().decode()
+def _pictures(path: Path, ordinals: Sequence[int], extension: str) -> Iterator[tuple[bytes, str]]:
+    """The image file and the prompt of some samples, in order."""
+    passed = -1
+    with tarfile.open(path) as tar:
+        image = b""
+        for member in tar:
+            if is_image := member.name.endswith(f".{extension}"):
+                passed += 1
+            if passed not in ordinals or member.name.endswith(".json"):
+                continue
+            stream = tar.extractfile(member)
+            assert stream is not None, "our tars hold files only"
+            if is_image:
+                image = stream.read()
+            else:
+                yield image, stream.read().decode()

@@ -119,7 +119,7 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
     statistics = gather(directory, done)
     text = json.dumps(asdict(statistics), indent=1) + "\n"
     replace_keeping(directory, root / "statistics.json", text.encode())
-    tars = [directory.data(one.shard) for one in done if one.tar]
+    tars = [(directory.data(one.shard), one.ok) for one in done if one.tar]
     try:
         sheet = contact_sheet(tars, run.job.output.format)
     except (tarfile.TarError, OSError, SyntaxError) as error:  # Pillow's, for a broken PNG

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from batchgen.run import RunDirectory
 from batchgen.shard import Done, Loss, read_metadata
 
-STAGES = ("text_s", "denoise_s", "decode_s", "image_encode_s", "total_s")
+STAGES = ("group_text_s", "group_denoise_s", "group_decode_s", "image_encode_s", "total_s")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 EXACT_PICTURES = 100_000
 # The relative error of a quantile from the histogram, and the times in seconds that its bins cover.

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen.checked_json import unseal
 from batchgen.dataset.finalize import wids_index
@@ -32,6 +31,7 @@ from batchgen.shard import (
     count_pictures,
     missing_names,
     read_done,
+    read_metadata,
     read_shard,
     strange_files,
     visible_shards,
@@ -142,8 +142,8 @@ def _shard_problems(
     if hashlib.sha256(content).hexdigest() != done.metadata_sha256:
         yield f"{metadata}: its hash is not the committed one"
         return
-    table = pq.read_table(pa.BufferReader(content), columns=["key", "outcome", *_OF_THE_ROW])
-    keys, outcomes = table["key"].to_pylist(), table["outcome"].to_pylist()
+    table = read_metadata(metadata, ["index", "outcome", *_OF_THE_ROW], content=content)
+    keys, outcomes = table["index"].to_pylist(), table["outcome"].to_pylist()
     good = [f"{key:09d}" for key, outcome in zip(keys, outcomes, strict=True) if outcome == "ok"]
     problems = [*_count_problems(run.plan.shards[number], done, keys, len(good))]
     problems = problems or [*_row_problems(run, number, table, manifest=manifest)]
@@ -168,7 +168,7 @@ def _count_problems(shard: Shard, done: Done, keys: list[int], good: int) -> Ite
 
 def _row_problems(run: Run, number: int, table: pa.Table, *, manifest: bool) -> Iterator[str]:
     """Records whose row is not the planned one, or that differ from their row of the manifest."""
-    records = table.sort_by("key").to_pylist()
+    records = table.sort_by("index").to_pylist()
     shards = run.plan.shards
     after = shards[number + 1] if number + 1 < len(shards) else None
     end = (after.row, after.skip) if after else (run.plan.rows, 0)
@@ -177,7 +177,7 @@ def _row_problems(run: Run, number: int, table: pa.Table, *, manifest: bool) -> 
         row, image = record["row"], record["image"]
         if (row, image) not in possible:
             planned = " or ".join(f"row {row}, image {image}" for row, image in possible)
-            yield f"picture {record['key']:09d} is of row {row}, image {image}; not of {planned}"
+            yield f"picture {record['index']:09d} is of row {row}, image {image}; not of {planned}"
             return
         possible = [(row, image + 1), (row + 1, 0)]
     if end not in possible:
@@ -192,9 +192,9 @@ def _row_problems(run: Run, number: int, table: pa.Table, *, manifest: bool) -> 
     pictures = {picture.key: picture for group in groups for picture in group}
     for record in records:
         for name in _OF_THE_ROW:
-            wanted = getattr(pictures[record["key"]], name)
+            wanted = getattr(pictures[record["index"]], name)
             if record[name] != wanted:
-                what = f"picture {record['key']:09d} has {name} {record[name]!r}"
+                what = f"picture {record['index']:09d} has {name} {record[name]!r}"
                 yield f"{what}; its row of the manifest says {wanted!r}"
                 return
 

@@ -25,7 +25,6 @@ from batchgen.engine.families import load_family
 from batchgen.engine.families.family import Family
 from batchgen.engine.families.lora import fuse_lora
 from batchgen.engine.interface import Workload
-from batchgen.engine.modulation import Modulator
 from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import shares
@@ -154,7 +153,11 @@ def _settled(job: Job, checkpoint: Checkpoint, device: Device) -> set[str]:
 
 
 def _quantize(
-    job: Job, family: Family, modulator: Modulator, weights: QuantizedWeights | None, device: Device
+    job: Job,
+    family: Family,
+    modulator: torch.nn.Module,
+    weights: QuantizedWeights | None,
+    device: Device,
 ) -> str:
     """Put the blocks' linears and the text encoder into 8 bits as the job asks.
 

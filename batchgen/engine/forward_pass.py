@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from batchgen.engine.attention.lengths import Lengths
 from batchgen.engine.cache.probe import Probe
 from batchgen.engine.families.family import Conditions, Family, Tokens
-from batchgen.engine.modulation import Modulations, Modulator
+from batchgen.engine.modulation import Modulations
 from batchgen.engine.parallel.collectives import Ranks
 
 
@@ -44,7 +44,7 @@ class Forward:
     def __init__(
         self,
         family: Family,
-        modulator: Modulator,
+        modulator: nn.Module,
         conditions: Conditions,
         size: tuple[int, int],
         ranks: Ranks,
@@ -86,9 +86,7 @@ class Forward:
         :param rows: which of the group's rows the latents are; None: all.
         """
         index = None if rows is None else rows.index
-        modulations, temb, first = self._modulations.at(step, index), self._temb[step], 0
-        if index is not None:
-            temb = temb.index_select(0, index)
+        modulations, first = self._modulations.at(step, index), 0
         if self._probe is None:
             tokens = self._embed(latents, index)
         else:
@@ -97,9 +95,17 @@ class Forward:
             first, self._probed = self._probe.signal.blocks, None
             self._probe.computed(index)
         image = self._run(first, len(self._family.blocks), tokens, modulations, rows).image
-        velocity = self._ranks.gather(self._family.head(image, temb), self._lengths.image)
+        of_head = self._of_head(modulations, step, index)
+        velocity = self._ranks.gather(self._family.head(image, of_head), self._lengths.image)
         # Families may add image tokens of their own behind those of the latents.
         return velocity[:, : latents.shape[1]]
+
+    def _of_head(self, modulations: Sequence[Tensor], step: int, rows: Tensor | None) -> Tensor:
+        """What modulates the head: see `Family.head`."""
+        if len(modulations) > len(self._family.blocks):
+            return modulations[-1]
+        temb = self._temb[step]
+        return temb if rows is None else temb.index_select(0, rows)
 
     def _embed(self, latents: Tensor, rows: Tensor | None) -> Tokens:
         text = self._text if rows is None else self._text.index_select(0, rows)

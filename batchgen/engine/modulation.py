@@ -58,14 +58,16 @@ class Modulator(nn.Module):
 class Modulations:
     """The modulations of one group, computed a window of steps at a time."""
 
-    def __init__(self, modulator: Modulator, temb: Tensor) -> None:
-        """:param temb: [N, R, D], the embedding of every step."""
+    def __init__(self, modulator: nn.Module, temb: Tensor) -> None:
+        """:param modulator: see `Family.modulator`.
+        :param temb: [N, R, D], the embedding of every step.
+        """
         self._modulator, self._temb = modulator, temb
         self._window: list[Tensor] = []
         self._first = -WINDOW
 
     def at(self, step: int, rows: Tensor | None = None) -> list[Tensor]:
-        """For each block [r, M].
+        """For each block [r, M], and for the head where the family's is modulated so.
 
         :param rows: the numbers of r of the R rows; None: all.
         """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from batchgen.engine.attention.lengths import Lengths
 from batchgen.engine.cache.policy import Policy
@@ -24,7 +24,6 @@ from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Schedule, Text
 from batchgen.engine.forward_pass import Forward
 from batchgen.engine.interface import Compilation, Denoised
-from batchgen.engine.modulation import Modulator
 from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.vae.decode import Decode, decode_latents
@@ -40,7 +39,7 @@ class TorchEngine:
 
     identity: str
     family: Family
-    modulator: Modulator
+    modulator: nn.Module
     policy: Policy | None
     device: Device
     ranks: Ranks
@@ -91,6 +90,8 @@ class TorchEngine:
         noise = torch.zeros(rows, *self.family.noise_shape(*size), dtype=dtype)
         latents = self.family.pack(noise.to(self.device.kind))
         self._forward(conditions, size, None).velocity(latents, 0)
+        # Other numbers of rows may be tried next, and theirs have no lengths.
+        self.lengths.own = None
 
     @torch.inference_mode()
     def _denoise(self, group: Sequence[Picture], *, cached: bool) -> Denoised:

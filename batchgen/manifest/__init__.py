@@ -15,6 +15,7 @@
     arrow_rows.py   Arrow files as batches
     text_file.py    UTF-8 or UTF-16, compressed or not
     extras.py       columns that travel along, as JSON
+    json_types.py   the type of each of them in the samples' JSON
     parquet.py      one Parquet file as a stream of batches
     columns.py      which columns are read as which of the contract, and which travel along
     near_misses.py  names that look like a column of the contract
@@ -34,15 +35,18 @@ number over the pictures of all rows.
 from batchgen.manifest.checks import Limits
 from batchgen.manifest.columns import column_label, deciding, list_columns
 from batchgen.manifest.effects import Effects
-from batchgen.manifest.extras import extra_columns
+from batchgen.manifest.extras import NOTHING, extra_columns
 from batchgen.manifest.files import Source, check_unchanged, identify_file
 from batchgen.manifest.find import find_files
+from batchgen.manifest.json_types import JsonType
 from batchgen.manifest.rows import Picture, pictures, read_rows
 from batchgen.manifest.shapes import ShapeColumns, decode_shape, image_shapes
 from batchgen.manifest.validate import validate_manifest
 
 __all__ = [
+    "NOTHING",
     "Effects",
+    "JsonType",
     "Limits",
     "Picture",
     "ShapeColumns",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchgen.manifest.contract import plain, unencode
+from batchgen.manifest.json_types import JsonType
 from batchgen.manifest.utf8 import encodable
 
+# What travels along where no column does.
+NOTHING = "{}"
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -30,12 +33,20 @@ def extra_columns(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema(list(zip(names, types, strict=True)))) if names else table
 
 
-def json_rows(table: pa.Table, rows: int) -> list[str]:
-    """Return each of `rows` rows of travelling columns as one JSON object."""
+def json_rows(table: pa.Table, rows: int, types: Mapping[str, JsonType] | None = None) -> list[str]:
+    """Return each of `rows` rows of travelling columns as one JSON object.
+
+    :param types: of the columns in JSON; None: each value has its own.
+    """
     if not table.num_columns:
-        return ["{}"] * rows
-    columns = [_values(pa.concat_arrays(column.chunks)) for column in table.columns]
+        return [NOTHING] * rows
     names = table.schema.names
+    columns = [_values(pa.concat_arrays(column.chunks)) for column in table.columns]
+    if types is not None:
+        columns = [
+            [_typed(value, types[name]) for value in column]
+            for name, column in zip(names, columns, strict=True)
+        ]
     return [json_text(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
@@ -44,6 +55,17 @@ def json_text(value: Any) -> str:
     options: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "allow_nan": False}
     text = json.dumps(value, ensure_ascii=False, **options)
     return text if encodable(text) else json.dumps(value, **options)
+
+
+def _typed(value: Any, type_: JsonType) -> Any:
+    """A value as it stands where all values of its column have this type in JSON."""
+    if type_ in ("boolean", "integer"):
+        return value
+    if type_ == "number":
+        return float(value)
+    if value is None:
+        return ""
+    return value if type_ == "string" else json_text(value)
 
 
 def _values(array: pa.Array) -> list[Any]:

@@ -33,6 +33,7 @@ from batchgen.manifest.contract import (
 )
 from batchgen.manifest.extras import json_rows
 from batchgen.manifest.files import Source
+from batchgen.manifest.json_types import JsonType
 from batchgen.manifest.parquet import ParquetManifest
 from batchgen.settings import MAX_SEED, Sampling
 
@@ -63,7 +64,8 @@ class Picture:
     guidance: float
     # The scale of classifier-free guidance, used only with a negative prompt.
     true_cfg: float
-    # The row's columns outside the contract as one JSON object, "{}" without any.
+    # The row's columns outside the contract as one JSON object, "{}" without any. In runs that
+    # batchgen 0.2 and older has planned it is that object as a JSON string.
     extra: str
 
 
@@ -167,7 +169,14 @@ def _open(source: Source) -> ParquetManifest:
 
 
 def pictures(
-    rows: ManifestRows, *, first_row: int, first_key: int, skip: int, count: int, sampling: Sampling
+    rows: ManifestRows,
+    *,
+    first_row: int,
+    first_key: int,
+    skip: int,
+    count: int,
+    sampling: Sampling,
+    json_types: Mapping[str, JsonType] | None = None,
 ) -> list[Picture]:
     """Expand rows to their pictures, in the order of keys.
 
@@ -176,10 +185,11 @@ def pictures(
     :param skip: pictures of the first row to leave out.
     :param count: pictures to return; the rows must hold them.
     :param sampling: the job's values for what a row leaves out.
+    :param json_types: of the travelling columns in JSON; None: each value has its own.
     """
     columns = {name: _column(rows.contract, name, sampling) for name in COLUMNS}
     made: list[Picture] = []
-    for i, extra in enumerate(json_rows(rows.travelling, rows.contract.num_rows)):
+    for i, extra in enumerate(json_rows(rows.travelling, rows.contract.num_rows, json_types)):
         values = {name: column[i] for name, column in columns.items()}
         images, seed, row = values.pop("images"), values.pop("seed"), first_row + i
         if seed is None:

@@ -4,6 +4,7 @@
     locate.py           folder or hub id → folder
     lora/               a LoRA file: which linears it changes, and how strongly
     tokenizer_files.py  whether a tokenizer loads as it was made
+    pieces.py           T5's older tokenizer file
     chat_template.py    what a language model's prompt stands in
     contents.py         weight files against the configuration: nothing missing, nothing left over
     index.py            model_index.json against the family

@@ -97,6 +97,17 @@ class Checkpoint:
         return self._facts.activations
 
     @property
+    def modulator(self) -> str:
+        """Part of the transformer that computes all modulations; "": there is none."""
+        return self._facts.modulator
+
+    @property
+    def modulations(self) -> int | None:
+        """Values of one row's modulations in a step; None: the outputs of modulation linears."""
+        of = self._facts.modulations
+        return None if of is None else of(self.config("transformer"))
+
+    @property
     def contrasts(self) -> bool:
         """Whether every picture has classifier-free guidance, and so two rows of the batch."""
         return self._facts.contrasts and not is_distilled(self.folder)

@@ -20,21 +20,44 @@ from batchgen.model.components.config import Config
 from batchgen.model.components.qwen3 import Qwen3
 from batchgen.model.components.qwen25_vl import Qwen25VL
 from batchgen.model.components.t5 import T5
-from batchgen.model.components.tokenizer import ANY_TOKENIZER, TokenizerKind
+from batchgen.model.components.tokenizer import ANY_TOKENIZER, T5_TOKENIZER, TokenizerKind
 from batchgen.model.folder import check_file, read_json
+from batchgen.model.pieces import PIECES, read_pieces
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 _AGAIN = "fetch the folder again, or save the tokenizer with save_pretrained"
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """What `tokenizer.json` holds, without padding and truncation.
+    """What `tokenizer.json` holds, or T5's older file, without padding and truncation.
 
     :raises ModelError: there is no such file, or it is damaged.
     """
     path = folder / "tokenizer.json"
-    if not path.exists():
+    if path.exists():
+        tokenizer = _read(path)
+    elif _has_pieces(folder):
+        tokenizer = read_pieces(folder, read_json(folder / "tokenizer_config.json"))
+    else:
         raise ModelError(f"{path}: missing; {_AGAIN}.")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _has_pieces(folder: Path) -> bool:
+    """Whether T5's class makes a tokenizer of its older file."""
+    settings = folder / "tokenizer_config.json"
+    if not (folder / PIECES).exists() or not settings.exists():
+        return False
+    return read_json(settings).get("tokenizer_class") in T5_TOKENIZER.class_names
+
+
+def _read(path: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json.
+
+    :raises ModelError: it is damaged.
+    """
     check_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -44,8 +67,6 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
             raise
         raise ModelError(f"{path}: not a tokenizer: {error}; {_AGAIN}.") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     return tokenizer
 
 

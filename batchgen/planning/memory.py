@@ -13,8 +13,8 @@ Weights are exact: their number, times 4 bytes in fp32, 2 in bf16, 1 where `[pre
 them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance),
 S text and T image tokens of a rank, the transformer's width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D of FLUX.1, 25 of FLUX.2, 17 of Qwen-Image (measured: 15.6 in fp32,
-                    16.8 in bf16 and on the card), 16 of Stable Diffusion 3. The peak over
+    blocks          20·R·(S+T)·D of FLUX.1 and Chroma, 25 of FLUX.2, 17 of Qwen-Image (measured
+                    15.6 in fp32, 16.8 in bf16 and on the card), 16 of Stable Diffusion 3. The peak over
                     all tensors of a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable
                     Diffusion 3.5); on an emulated card in bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein
                     4B), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs less. 26 and
@@ -136,7 +136,9 @@ def estimate_memory(
     transformer = numbers * linear_size + (checkpoint.parameters("transformer") - numbers) * size
     encoders = _encoders(job, checkpoint, size)
     vae = checkpoint.parameters("vae") * size
-    modulations = sum(shape[0] for shape in modulators)
+    modulations = checkpoint.modulations
+    if modulations is None:
+        modulations = sum(shape[0] for shape in modulators)
     kind, offload = "cuda" if cuda else "cpu", job.engine.offload
     eager = cuda and (offload == "layers" or job.compile.mode == "none")
     denoising = max(
@@ -186,11 +188,11 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ..
     """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
 
     The matrices in a block's norms compute modulations, and those of Qwen-Image that are named so.
-    Blocks may share theirs, outside.
+    Blocks may share theirs, outside: these are tensors of any shape.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
-        if "modulation" in stack:
+        if "modulation" in stack or stack == checkpoint.modulator:
             yield stack, shape, True
         elif len(shape) == 2 and stack.endswith("transformer_blocks"):
             modulates = any(part.startswith("norm") or part.endswith("_mod") for part in path)

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from batchgen.manifest import Picture, Source
+from batchgen.manifest import JsonType, Picture, Source
 from batchgen.settings import Section
 
-PLAN_VERSION = 1
+# Runs of version 1 keep the records and samples of batchgen 0.2 and older.
+PLAN_VERSION = 2
+READ_VERSIONS = (1, 2)
 
 
 class Shard(NamedTuple):
@@ -63,6 +65,8 @@ class Plan(Section):
     columns: dict[str, str] = Field(default_factory=dict)
     # The manifest's other columns, which travel along.
     travelling: tuple[str, ...] = ()
+    # What they are in a sample's JSON, the same in all samples; see `manifest/json_types.py`.
+    json_types: dict[str, JsonType] = Field(default_factory=dict)
     rows: int
     pictures: int
     # How many prompts will be truncated, because `model.long_prompts` allows it.
@@ -82,6 +86,11 @@ class Plan(Section):
     # What the estimate of seconds assumes, for people.
     speed: str
     software: dict[str, str]
+
+    @property
+    def is_older(self) -> bool:
+        """Whether batchgen 0.2 or older has made the plan."""
+        return self.version < PLAN_VERSION
 
     @property
     def notes(self) -> tuple[str, ...]:

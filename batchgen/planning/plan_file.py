@@ -13,7 +13,7 @@ from itertools import pairwise
 from batchgen.checked_json import parse, seal, unseal
 from batchgen.errors import DamagedRun, counted, shell_command
 from batchgen.planning.identity import fingerprint
-from batchgen.planning.plan import PLAN_VERSION, Plan, Shard
+from batchgen.planning.plan import READ_VERSIONS, Plan, Shard
 
 
 def encode_plan(plan: Plan) -> bytes:
@@ -31,7 +31,7 @@ def decode_plan(text: bytes, where: object) -> Plan:
     try:
         values = unseal(text)
         version = values.get("version")
-        if version == PLAN_VERSION:
+        if version in READ_VERSIONS:
             plan = parse(Plan, values)
             if wrong := next(contradictions(plan), None):
                 raise ValueError(wrong)
@@ -39,9 +39,10 @@ def decode_plan(text: bytes, where: object) -> Plan:
     except ValueError as error:
         wrong = str(error)
     else:
+        known = " and ".join(map(str, READ_VERSIONS))
         raise DamagedRun(
             f"{where}: written by another version of batchgen (its plan has version {version!r}, "
-            f"and this one reads {PLAN_VERSION}); resume with the one that planned it"
+            f"and this one reads {known}); resume with the one that planned it"
         )
     again = shell_command("batchgen", "submit", "MANIFEST", "--out", "ANOTHER_FOLDER")
     raise DamagedRun(

@@ -120,6 +120,7 @@ def make_plan(
         read_as=valid.described,
         columns=valid.columns.used,
         travelling=tuple(valid.columns.travelling),
+        json_types=dict(valid.json_types),
         rows=valid.rows,
         pictures=valid.pictures,
         over_long=valid.over_long,

@@ -66,7 +66,8 @@ class Sampling(Section):
     steps: int = setting(28, "denoising steps", ge=1, le=1000)
     guidance: Scale = setting(
         3.5,
-        "FLUX.1's embedded guidance; classifier-free guidance of FLUX.2 base, Stable Diffusion 3",
+        "FLUX.1's embedded guidance; classifier-free guidance of Chroma, FLUX.2 base and "
+        "Stable Diffusion 3",
     )
     true_cfg: Scale = setting(1.0, "classifier-free guidance, used with a negative prompt")
     negative_prompt: str = setting("", '"" for none')

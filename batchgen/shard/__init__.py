@@ -10,6 +10,8 @@
     commit.py          the commit is one link; anyone completes it
     journal.py         what an attempt has begun and ended, in lines with checksums
     loss.py            what audits have measured
+    metadata.py        published records, and what each of their columns means
+    older_metadata.py  those of batchgen 0.2 and older
     records.py         the record of one picture
     pictures.py        a shard's pictures, read from the manifest
 
@@ -35,18 +37,19 @@ from batchgen.shard.in_progress import (
     unpublished_verdicts,
 )
 from batchgen.shard.loss import Loss
-from batchgen.shard.partial_shard import PartialShard
-from batchgen.shard.pictures import read_shard
-from batchgen.shard.publish import publish_shard
-from batchgen.shard.records import (
+from batchgen.shard.metadata import (
+    COLUMNS,
+    EXTRA,
     SCHEMA,
-    AuditOutcome,
-    Record,
-    Route,
-    identity_of,
+    key_text,
+    moments_s,
     read_metadata,
     stream_metadata,
 )
+from batchgen.shard.partial_shard import PartialShard
+from batchgen.shard.pictures import read_shard
+from batchgen.shard.publish import publish_shard
+from batchgen.shard.records import AuditOutcome, Record, Route, identity_of
 from batchgen.shard.tally import Tally, count_pictures
 from batchgen.shard.visible_files import (
     lost_shards,
@@ -56,6 +59,8 @@ from batchgen.shard.visible_files import (
 )
 
 __all__ = [
+    "COLUMNS",
+    "EXTRA",
     "KILLED",
     "SCHEMA",
     "AuditOutcome",
@@ -72,9 +77,11 @@ __all__ = [
     "committed_shards",
     "count_pictures",
     "identity_of",
+    "key_text",
     "last_attempt",
     "lost_shards",
     "missing_names",
+    "moments_s",
     "plan_tasks",
     "publish_shard",
     "published_shards",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pyarrow as pa
 
 from batchgen import manifest
@@ -29,7 +32,12 @@ def read_shard(run: Run, number: int) -> tuple[list[list[Picture]], pa.Table]:
         skip=shard.skip,
         count=shard.pictures,
         sampling=run.job.sampling,
+        json_types=None if plan.is_older else plan.json_types,
     )
+    if plan.is_older:
+        pictures = [
+            replace(one, extra=json.dumps(one.extra, ensure_ascii=False)) for one in pictures
+        ]
     order = list(groups(pictures, run.job.engine.batch_size))
     places = [picture.row - shard.row for group in order for picture in group]
     return order, manifest.extra_columns(rows.travelling).take(places)

@@ -15,16 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen import durable
-from batchgen.planning import Shard
+from batchgen.planning import Plan, Shard
 from batchgen.run import RunDirectory
 from batchgen.shard.commit import Done, commit_shard
 from batchgen.shard.loss import Loss
+from batchgen.shard.metadata import to_table
 from batchgen.shard.partial_shard import PartialShard
-from batchgen.shard.records import Record, to_table
+from batchgen.shard.records import Record
 
 
 def publish_shard(
-    directory: RunDirectory, partial: PartialShard, shard: Shard, extras: pa.Table, generation: int
+    directory: RunDirectory, partial: PartialShard, shard: Shard, extras: pa.Table, plan: Plan
 ) -> bool:
     """Commit a finished attempt and give the winner's files their published names.
 
@@ -35,13 +36,13 @@ def publish_shard(
     ok = sum(record.outcome == "ok" for record in records)
     tar_bytes, tar_sha256, tar_md5 = _fingerprints(partial.seal()) if ok else (0, "", "")
     sink = pa.BufferOutputStream()
-    pq.write_table(to_table(records, extras), sink, compression="zstd")
+    pq.write_table(to_table(records, extras, older=plan.is_older), sink, compression="zstd")
     metadata = sink.getvalue().to_pybytes()
     durable.write(partial.path("parquet"), metadata)
     done = Done(
         shard=partial.shard,
         attempt=partial.attempt,
-        generation=generation,
+        generation=plan.generation,
         first_key=shard.first_key,
         ok=ok,
         failed=len(records) - ok,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from batchgen.regular_file import read_regular
 from batchgen.run import RunDirectory, load_plan, own_lines
-from batchgen.shard import published_shards, read_metadata, unpublished_records
+from batchgen.shard import key_text, published_shards, read_metadata, unpublished_records
 from batchgen.slurm import Queue
 from batchgen.view.console import print_lines
 from batchgen.view.last_words import last_words
@@ -91,7 +91,7 @@ def show_failures(console: Console, directory: RunDirectory) -> None:
     shown = 0
     for row in _failures(directory):
         name = f" id {row['id']!r}" if row["id"] else ""
-        picture = f"{row['key']:09d} row {row['row']}{name}"
+        picture = f"{row['key']} row {row['row']}{name}"
         where = f"on {row['host']}, worker {row['worker']}"
         reason = f"{picture}: {row['cause']}: {row['error']}"
         print_lines(console, [reason, f"    {row['prompt'][:200]!r} {where}"])
@@ -109,7 +109,7 @@ def _failures(directory: RunDirectory) -> Iterator[dict[str, Any]]:
         yield from table.to_pylist()
     for record in unpublished_records(directory):
         if record.outcome == "failed":
-            yield asdict(record)
+            yield asdict(record) | {"key": key_text(record.key)}
 
 
 def show_last_words(console: Console, directory: RunDirectory) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from batchgen.manifest import Picture
+from batchgen.manifest import NOTHING, Picture
 from batchgen.settings import Output
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
@@ -50,10 +50,11 @@ def sample(picture: Picture, image: bytes, output: Output) -> bytes:
         "steps": picture.steps,
         "guidance": float(picture.guidance),
         "true_cfg": float(picture.true_cfg),
-        "extra": picture.extra,
     }
-    text = json.dumps(about, ensure_ascii=False, allow_nan=False).encode()
-    members = [(output.format, image), ("txt", picture.prompt.encode()), ("json", text)]
+    text = json.dumps(about, ensure_ascii=False, allow_nan=False)
+    if picture.extra != NOTHING:  # loaders take no object without fields
+        text = f'{text[:-1]}, "extra": {picture.extra}}}'
+    members = [(output.format, image), ("txt", picture.prompt.encode()), ("json", text.encode())]
     return b"".join(_member(f"{key}.{kind}", data) for kind, data in members)
 
 

@@ -58,9 +58,10 @@ def known_good(directory: RunDirectory, records: Iterable[Record]) -> Picture | 
             return _picture({name: getattr(record, name) for name in _SHARED})
     ok = [("outcome", "=", "ok")]
     for shard in sorted(published_shards(directory)):
-        table = read_metadata(directory.metadata(shard), [*_SHARED, "outcome"], ok)
+        table = read_metadata(directory.metadata(shard), ["index", *_SHARED, "outcome"], ok)
         if table.num_rows:
-            return _picture(table.slice(0, 1).to_pylist()[0])
+            row = table.slice(0, 1).to_pylist()[0]
+            return _picture({**row, "key": row["index"]})
     return None
 
 

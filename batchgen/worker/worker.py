@@ -119,7 +119,7 @@ class Worker:
             ):
                 self._learn(partial, made)
             if partial.position == shard.pictures:
-                won = publish_shard(run.directory, partial, shard, extras, run.plan.generation)
+                won = publish_shard(run.directory, partial, shard, extras, run.plan)
                 by = "" if won else " by another attempt"
                 log.info("shard %06d published%s", claim.shard, by)
         except DeviceFault:  # a death of the groups in flight, although the process lives

@@ -71,10 +71,11 @@ def test_a_csv_with_several_pictures_a_row_becomes_lossless_webp(tmp_path: Path)
     assert (answer.code, len(made)) == (0, 5)
     assert [json.loads(sample["json"])["seed"] for sample in made.values()][:3] == [5, 6, 7]
     assert made["000000002"]["txt"].decode() == 'a cat, "sleeping"\non a mat'
-    assert json.loads(made["000000003"]["json"])["extra"] == '{"source":null}'
+    assert json.loads(made["000000003"]["json"])["extra"] == {"source": ""}
     for sample, record in zip(made.values(), records(tmp_path / "run"), strict=True):
         assert json.loads(sample["json"])["image"] == record["image"]
         fields = {name: record[name] for name in Picture.__slots__ if name != "extra"}
+        fields["key"] = record["index"]
         pixels = np.asarray(Image.open(io.BytesIO(sample["webp"])).convert("RGB"))
         assert (pixels == draw_card(Picture(**fields, extra="{}"))).all()
 
@@ -95,5 +96,6 @@ def test_a_jsonl_whose_rows_differ_becomes_png(tmp_path: Path) -> None:
     assert [one["guidance"] for one in told] == [3.5, 2.0, 3.5]
     assert told[2]["seed"] == 2**62 + 1
     assert told[1]["negative_prompt"] == "blurry"
-    assert [json.loads(one["extra"])["tags"] for one in told] == [["x", {"y": None}], None, None]
+    assert [one["extra"]["tags"] for one in told] == ['["x",{"y":null}]', "", ""]
+    assert [one["extra"]["score"] for one in told] == ["", "0.5", ""]
     assert records(tmp_path / "run")[0]["extra"]["tags"] == '["x",{"y":null}]'

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
@@ -35,11 +36,22 @@ def test_its_commands_make_watch_and_verify_a_run(
     for record in made:
         assert (record["outcome"], record["path"], record["steps"]) == ("ok", "normal", 2)
         assert record["identity"].startswith(("cpu", "cuda"))
-        assert record["denoise_s"] > 0
+        assert record["device_s"] > 0
     (block,) = re.findall(r"(?ms)^```python\n(import batchgen\n.*?)^```", readme)
     finished = {}
     exec(block.replace('"flux-dev"', '"flux-dev", out="from python"'), finished)
     assert finished["run"].status().ok == len(made)
+    (query,) = re.findall(r"(?ms)^```sql\n(.*?)^```", readme)
+    rows = {
+        (one["tar"], f"{one['key']}.jpg", one["prompt"], one["device_s"]): one["device_s"]
+        for one in made
+    }
+    dearest = duckdb.sql(query).fetchall()
+    assert set(dearest) == set(rows)
+    assert dearest[0][3] == max(rows.values())
+    (block,) = re.findall(r"(?ms)^```python\n(import pyarrow.dataset.*?)^```", readme)
+    exec(block, finished)
+    assert finished["records"].num_rows == len(made)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda path: path.name)

@@ -48,7 +48,7 @@ def pixels(run: Path) -> dict[str, np.ndarray]:
 def complete(run: Path, pictures: int) -> bool:
     """Whether every picture is there exactly once, and sound."""
     rows = recount.records(run)
-    once = sorted(row["key"] for row in rows) == list(range(pictures))
+    once = sorted(row["index"] for row in rows) == list(range(pictures))
     normal = {row["path"] for row in rows} == {"normal"}
     there = len(pixels(run)) == pictures
     return once and normal and there and ask("verify", run, "--deep").code == 0
@@ -134,5 +134,5 @@ def test_a_replica_may_be_larger_than_a_node(
     assert one.element().endswith("_0")
     assert {int(path.stem[-1]) for path in one.root.glob(".batchgen/logs/*.rank*.log")} == {1, 2, 3}
     assert furthest(one.root, alone) <= 1
-    denoise_s = sum(row["denoise_s"] for row in recount.records(one.root))
+    denoise_s = sum(row["group_denoise_s"] for row in recount.records(one.root))
     assert status(one.root)["used_s"] > 4 * denoise_s

@@ -22,7 +22,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def good(finished: Finished) -> list[int]:
-    return [record["key"] for record in records(finished[0]) if record["outcome"] == "ok"]
+    return [record["index"] for record in records(finished[0]) if record["outcome"] == "ok"]
 
 
 def test_a_folder_named_like_splits_is_one_split_called_train(
@@ -33,10 +33,15 @@ def test_a_folder_named_like_splits_is_one_split_called_train(
     assert [int(key) for key in loaded["train"]["__key__"]] == good
 
 
-def test_numbers_keep_their_types_and_travelling_columns_are_one_string(
+def test_numbers_keep_their_types_and_so_do_travelling_columns(
     load: Any, finished: Finished
 ) -> None:
     features = load(finished[0], split="train").features["json"]
+    assert {name: value.dtype for name, value in features.pop("extra").items()} == {
+        **dict.fromkeys(("score", "tags"), "string"),
+        "weight": "float64",
+        "rank": "int64",
+    }
     types = {name: value.dtype for name, value in features.items()}
     floats, integers = (
         ("guidance", "true_cfg"),
@@ -44,7 +49,7 @@ def test_numbers_keep_their_types_and_travelling_columns_are_one_string(
     )
     assert {types[name] for name in floats} == {"float64"}
     assert {types[name] for name in integers} == {"int64"}
-    words = ("key", "id", "prompt", "negative_prompt", "extra")
+    words = ("key", "id", "prompt", "negative_prompt")
     assert {types[name] for name in words} == {"string"}
 
 

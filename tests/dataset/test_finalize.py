@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from batchgen import durable, manifest
+from batchgen.dataset import contact_sheet
 from batchgen.dataset.finalize import finalize_run
 from batchgen.run.run import Run
 from batchgen.shard import commit
@@ -61,10 +62,8 @@ def test_the_statistics_are_those_of_the_records(run: Run) -> None:
     assert told["failures"] == {"not finite": 1, "exception": 1, "one colour": 4}
     assert told["sizes"] == {"16x16": 4}
     assert sum(told["paths"].values()) == 4
-    assert told["seconds"]["denoise_s"] == dict.fromkeys(("mean", "p50", "p95", "p99"), 2.0)
-    shares = [
-        (row["text_s"] + row["denoise_s"] + row["decode_s"]) / row["group_size"] for row in rows
-    ]
+    assert told["seconds"]["group_denoise_s"] == dict.fromkeys(("mean", "p50", "p95", "p99"), 2.0)
+    shares = [row["device_s"] for row in rows]
     assert told["device_s"] == pytest.approx(sum(shares))
 
 
@@ -121,7 +120,7 @@ def commit_only(run: Run) -> None:
     list(pipeline.run(partial, [Task(0, [picture()])], lambda _: True))
     pipeline.close()
     extras = manifest.extra_columns(manifest.read_rows(run.plan.sources, 0, 1).travelling)
-    assert publish_shard(run.directory, partial, run.plan.shards[0], extras, 0)
+    assert publish_shard(run.directory, partial, run.plan.shards[0], extras, run.plan)
     partial.close()
 
 
@@ -151,6 +150,19 @@ def test_a_shard_taken_away_is_made_again_and_the_run_is_what_it_was(run: Run) -
 def test_the_contact_sheet_shows_the_good_pictures(run: Run) -> None:
     with Image.open(run.directory.root / "contact.jpg") as sheet:
         assert sheet.width == 4 * (160 + 8) + 8
+
+
+def test_the_contact_sheet_shows_pictures_from_the_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, shown = worked(planned(tmp_path, [f"prompt {n}" for n in range(10)])), []
+    monkeypatch.setattr(contact_sheet, "PICTURES", 3)
+    monkeypatch.setattr(
+        contact_sheet.textwrap, "wrap", lambda prompt, *_, **__: shown.append(prompt) or [prompt]
+    )
+    tars = [(run.directory.data(shard), count) for shard, count in enumerate((4, 4, 2))]
+    assert contact_sheet.contact_sheet(tars, run.job.output.format)
+    assert shown == ["prompt 1", "prompt 5", "prompt 8"]
 
 
 def test_a_run_without_one_good_picture_is_complete_and_says_so(tmp_path: Path) -> None:

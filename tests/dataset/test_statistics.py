@@ -76,7 +76,7 @@ def test_a_run_of_many_shards_is_gathered_within_a_bound(tmp_path: Path) -> None
     directory = new_directory(tmp_path, shards)
     columns = {stage: np.full(pictures, 2.0) for stage in STAGES}
     columns |= {"width": np.full(pictures, 64), "height": np.full(pictures, 32)}
-    words = {"outcome": "ok", "cause": "", "path": "normal"}
+    words = {"key": "000000000", "outcome": "ok", "cause": "", "path": "normal"}
     columns |= {name: [word] * pictures for name, word in words.items()}
     pq.write_table(pa.table(columns), directory.metadata(0))
     for shard in range(1, shards):

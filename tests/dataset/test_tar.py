@@ -21,13 +21,13 @@ def members(path: Path) -> list[str]:
 def test_every_good_picture_is_three_members_in_a_row(finished: Finished) -> None:
     run, _ = finished
     names = [name for path in sorted(run.glob("data/*.tar")) for name in members(path)]
-    good = [f"{record['key']:09d}" for record in records(run) if record["outcome"] == "ok"]
+    good = [record["key"] for record in records(run) if record["outcome"] == "ok"]
     assert names == [f"{key}.{kind}" for key in good for kind in ("jpg", "txt", "json")]
 
 
 def test_a_sample_is_what_its_record_says(finished: Finished) -> None:
     run, _ = finished
-    told = {f"{record['key']:09d}": record for record in records(run)}
+    told = {record["key"]: record for record in records(run)}
     with tarfile.open(run / "data" / "000004.tar") as tar:
         content = {name: tar.extractfile(name).read() for name in tar.getnames()}
     for key in {name.split(".")[0] for name in content}:
@@ -35,9 +35,12 @@ def test_a_sample_is_what_its_record_says(finished: Finished) -> None:
         size = Image.open(io.BytesIO(content[f"{key}.jpg"])).size
         assert size == (record["width"], record["height"])
         assert content[f"{key}.txt"].decode() == about["prompt"] == record["prompt"]
-        for name in about.keys() - {"key", "prompt", "extra"}:
-            assert about[name] == record[name]
-        assert json.loads(about["extra"]) == record["extra"]
+        for name in about.keys() - {"prompt"}:
+            assert about[name] == record[name] or name == "extra"
+        # Some rows have no score, and lists are JSON too.
+        for name, value in about["extra"].items():
+            told_value = json.loads(value) if isinstance(value, str) else value
+            assert told_value == record["extra"][name]
 
 
 def test_json_fields_have_one_type_in_all_samples(finished: Finished) -> None:

@@ -30,7 +30,7 @@ def test_a_picture_that_kills_twice_alone_is_recorded_and_only_it(
     poisoned: tuple[Path, Answer],
 ) -> None:
     killers = [record for record in records(poisoned[0]) if record["cause"] == "killed its worker"]
-    assert [record["key"] for record in killers] == sorted(POISON)
+    assert [record["index"] for record in killers] == sorted(POISON)
     assert {record["path"] for record in killers} == {"solo"}
 
 
@@ -38,9 +38,9 @@ def test_a_picture_that_throws_or_turns_out_bad_costs_one_record(
     poisoned: tuple[Path, Answer],
 ) -> None:
     told = {
-        record["key"]: (record["cause"], record["error"])
+        record["index"]: (record["cause"], record["error"])
         for record in records(poisoned[0])
-        if record["key"] in COSTLY
+        if record["index"] in COSTLY
     }
     causes = [cause for cause, _ in told.values()]
     assert causes == ["exception", "exception", "not finite", "one colour"]
@@ -49,7 +49,7 @@ def test_a_picture_that_throws_or_turns_out_bad_costs_one_record(
 
 
 def test_no_good_picture_is_missing(poisoned: tuple[Path, Answer]) -> None:
-    good = [record["key"] for record in records(poisoned[0]) if record["outcome"] == "ok"]
+    good = [record["index"] for record in records(poisoned[0]) if record["outcome"] == "ok"]
     assert good == [key for key in range(32) if key not in POISON | COSTLY]
 
 

@@ -67,7 +67,7 @@ def test_a_killed_rank_ends_its_replica_and_the_next_one_completes_the_run(tmp_p
         assert time.monotonic() < until, ask("logs", run).out
         time.sleep(0.5)
     assert ask("verify", "--deep", run).code == 0
-    assert [record["key"] for record in records(run)] == list(range(16))
+    assert [record["index"] for record in records(run)] == list(range(16))
     assert {record["attempt"] for record in records(run)} > {1}, "nobody died"
     ours, theirs = pixels(run), pixels(alone)
     assert ours.keys() == theirs.keys()

@@ -105,7 +105,7 @@ def test_only_the_picture_that_cannot_be_made_is_missing_and_the_failing_ranks_w
     run: Finished,
 ) -> None:
     made = records(run.folder)
-    assert [record["key"] for record in made] == list(range(len(PROMPTS)))
+    assert [record["index"] for record in made] == list(range(len(PROMPTS)))
     assert [told(record) for record in made[:4]] == [("", "normal", 4)] * 4
     retried = [("exception" if key == 5 else "", "retry", 1) for key in range(4, 8)]
     assert [told(record) for record in made[4:8]] == retried

@@ -1,6 +1,7 @@
 """Names and shapes from a configuration are those of the modules that the libraries build."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
+    ChromaTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
@@ -29,6 +31,7 @@ from batchgen.model.components.config import parse_config
 from batchgen.model.components.qwen3 import Qwen3
 from batchgen.model.components.t5 import T5
 from batchgen.model.contents import is_harmless
+from batchgen.model.families.chroma import ChromaTransformer
 from batchgen.model.families.flux import FluxTransformer
 from batchgen.model.families.flux2 import Flux2Qwen3, Flux2Transformer
 from batchgen.model.families.sd3 import SD3Transformer
@@ -119,6 +122,55 @@ def test_a_t5_has_the_expected_tensors(mlp: str) -> None:
     with torch.device("meta"):
         built = T5EncoderModel(T5Config(**config))
     assert dict(parse_config(config, T5, where="here").tensors()) == shapes(built)
+
+
+CHROMA = {
+    "in_channels": 12,
+    "num_layers": 2,
+    "num_single_layers": 3,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 24,
+    "axes_dims_rope": [4, 2, 2],
+    "approximator_num_channels": 16,
+    "approximator_hidden_dim": 20,
+    "approximator_layers": 2,
+}
+
+
+@pytest.mark.parametrize("singles", [0, 3])
+def test_a_chroma_transformer_has_the_expected_tensors(singles: int) -> None:
+    config = CHROMA | {"num_single_layers": singles}
+    with torch.device("meta"):
+        built = ChromaTransformer2DModel.from_config(config)
+    checked = parse_config(config, ChromaTransformer, where="here")
+    assert dict(checked.tensors()) == shapes(built)
+
+
+def test_chroma_has_the_published_number_of_parameters() -> None:
+    """Chroma1-HD's configuration, and the size of its transformer in 16 bits: 17.80 GB.
+
+    https://huggingface.co/lodestones/Chroma1-HD tells of 8.9 billion parameters.
+    """
+    config = {
+        "approximator_hidden_dim": 5120,
+        "approximator_layers": 5,
+        "approximator_num_channels": 64,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+        "guidance_embeds": False,
+        "in_channels": 64,
+        "joint_attention_dim": 4096,
+        "num_attention_heads": 24,
+        "num_layers": 19,
+        "num_single_layers": 38,
+        "out_channels": None,
+        "patch_size": 1,
+        "pooled_projection_dim": 768,
+    }
+    tensors = parse_config(config, ChromaTransformer, where="here").tensors()
+    parameters = sum(math.prod(shape) for _, shape in tensors)
+    assert 2 * parameters == pytest.approx(9_946_193_392 + 7_853_894_360, rel=1e-5)
 
 
 @pytest.mark.parametrize("singles", [0, 3])

@@ -10,7 +10,10 @@ from transformers import AutoTokenizer
 
 from batchgen.errors import ModelError
 from batchgen.model import resolve
+from batchgen.model.tokenizer_files import read_tokenizer
 from batchgen.settings import Model
+from tests.support.stock import PROMPTS
+from tests.support.t5_tokenizer import save_t5_tokenizer
 
 WORDS = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2, "r": 3, "e": 4, "d</w>": 5}
 CLIP = {
@@ -67,10 +70,27 @@ def test_a_missing_file_is_named(folder: str, file: str, model_folder: Path) -> 
     assert f"{model_folder / folder / file}: missing; fetch" in refusal(model_folder)
 
 
-def test_a_published_t5_tokenizer_without_its_json_is_refused(model_folder: Path) -> None:
+def test_pieces_of_words_make_the_tokenizer_that_transformers_makes_of_them(tmp_path: Path) -> None:
+    save_t5_tokenizer(tmp_path)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    assert ours.get_vocab() == theirs.get_vocab()
+    for text in (*PROMPTS, "", "  ünknown\n words ,,", "ﬁ ½ a<extra_id_1>b </s> c", "<pad>"):
+        assert ours.encode(text).ids == theirs(text).input_ids
+
+
+@pytest.mark.parametrize("length", [0, 5, -50])
+def test_damaged_pieces_are_named(length: int, tmp_path: Path) -> None:
+    save_t5_tokenizer(tmp_path)
+    path = tmp_path / "spiece.model"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ModelError, match="not a T5 tokenizer") as error:
+        read_tokenizer(tmp_path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_pieces_are_refused_where_another_class_would_not_read_them(model_folder: Path) -> None:
     folder = model_folder / "tokenizer_2"
     (folder / "tokenizer.json").rename(folder / "spiece.model")
-    settings(folder, tokenizer_class="T5Tokenizer")
     told = f"{folder / 'tokenizer.json'}: missing; fetch the folder again, or save the tokenizer"
     assert told in refusal(model_folder)
 

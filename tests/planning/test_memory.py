@@ -67,12 +67,12 @@ def parts(weight: Tensor) -> Iterator[Tensor]:
 
 
 def bytes_of(*modules: nn.Module) -> int:
-    """Bytes of the modules' weights; one that several modules share counts once."""
+    """Bytes of what the modules are saved with; what several modules share counts once."""
     weights = {
         part.data_ptr(): part.nbytes
         for module in modules
-        for weight in module.parameters()
-        for part in parts(weight.data)
+        for weight in module.state_dict().values()
+        for part in parts(weight)
     }
     return sum(weights.values())
 

@@ -68,10 +68,10 @@ def wrong_in_view(root: Path, reference: Mapping[str, str]) -> list[str]:
 
 def _wrong_metadata(path: Path, tar: Path) -> list[str]:
     try:
-        rows = pq.read_table(path, columns=["key", "outcome"], use_threads=False).to_pylist()
+        rows = pq.read_table(path, columns=["index", "outcome"], use_threads=False).to_pylist()
     except Exception as error:  # noqa: BLE001 - unreadable in whatever way
         return [f"metadata/{path.name} cannot be read: {error}"]
-    good = sorted(row["key"] for row in rows if row["outcome"] == "ok")
+    good = sorted(row["index"] for row in rows if row["outcome"] == "ok")
     try:
         there = sorted(samples(tar)) if tar.exists() else []
     except (ValueError, tarfile.TarError) as error:
@@ -117,8 +117,8 @@ def _wrong_counts(
 ) -> list[str]:
     """What is wrong with the records (`rows`) and with how often each picture is in a tar."""
     wrong = []
-    counted = Counter(row["key"] for row in rows)
-    good = {row["key"] for row in rows if row["outcome"] == "ok"}
+    counted = Counter(row["index"] for row in rows)
+    good = {row["index"] for row in rows if row["outcome"] == "ok"}
     for key, prompt in enumerate(prompts):
         if counted[key] != 1:
             wrong.append(f"picture {key} has {counted[key]} records")
@@ -148,7 +148,7 @@ Audit = tuple[str, str, float | None, float | None]
 def audits(root: Path) -> dict[int, Audit]:
     """What the published records say of audited pictures, by key."""
     return {
-        row["key"]: (row["path"], row["audit"], row["psnr"], row["ssim"])
+        row["index"]: (row["path"], row["audit"], row["psnr"], row["ssim"])
         for row in records(root)
         if row["audit"]
     }

@@ -74,7 +74,7 @@ def test_the_supervisor_replaces_what_is_killed_until_all_is_made(slow_run: Slow
     # Where the kills meet one picture again and again, it is blamed: two kills in its group, two
     # more alone. A slow machine makes that likelier.
     rows = recount.records(root)
-    blamed = frozenset(row["key"] for row in rows if row["cause"] == "killed its worker")
+    blamed = frozenset(row["index"] for row in rows if row["cause"] == "killed its worker")
     assert 4 * len(blamed) <= KILLS, output
     assert recount.wrong_at_end(root, prompts, blamed) == []
     assert blamed or recount.tar_hashes(root) == reference

@@ -91,9 +91,9 @@ def _blamed(copy: RunCopy, killed: list[int]) -> frozenset[int]:
     last = {begin["pid"]: begin for begin in copy.begins()}
     begins = [last[pid] for pid in killed if pid in last and last[pid]["count"] == 1]
     alone = Counter((begin["shard"], begin["at"]) for begin in begins)
-    kills = [alone[row["shard"], row["key"] % SHARD] for row in blamed]
+    kills = [alone[row["shard"], row["index"] % SHARD] for row in blamed]
     assert all(number >= 2 for number in kills), (blamed, alone)
-    return frozenset(row["key"] for row in blamed)
+    return frozenset(row["index"] for row in blamed)
 
 
 def _differences(expected: Path, found: Path) -> list[str]:
@@ -102,7 +102,7 @@ def _differences(expected: Path, found: Path) -> list[str]:
     A tar with pictures that were made one by one after deaths is compared sample by sample, and
     those pictures without their pixels.
     """
-    solo = {row["key"] for row in recount.records(found) if row["path"] != "normal"}
+    solo = {row["index"] for row in recount.records(found) if row["path"] != "normal"}
     hashes, others = recount.tar_hashes(expected), recount.tar_hashes(found)
     wrong = []
     for name in [name for name in hashes if others[name] != hashes[name]]:

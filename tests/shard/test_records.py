@@ -3,13 +3,16 @@
 import dataclasses
 import io
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import DamagedRun
-from batchgen.shard.records import SCHEMA, Record, identity_of, parse, to_table
+from batchgen.shard.metadata import COLUMNS, SCHEMA, read_metadata, stream_metadata, to_table
+from batchgen.shard.records import Record, identity_of, parse
 from tests.support.specimens import failure, picture, record
 
 NOTHING = pa.table({})
@@ -57,12 +60,44 @@ def test_a_time_that_is_no_number_is_never_written() -> None:
         record(total_s=float("nan")).line()
 
 
-def test_the_schema_has_every_field_once_typed_and_null_only_for_what_was_not_measured() -> None:
-    assert SCHEMA.names == [field.name for field in dataclasses.fields(Record)]
-    assert [field.name for field in SCHEMA if field.nullable] == ["psnr", "ssim", "products"]
-    types = {name: str(SCHEMA.field(name).type) for name in ("key", "guidance", "outcome", "path")}
-    assert types == {"key": "int64", "guidance": "double", "outcome": "string", "path": "string"}
-    assert SCHEMA.field("finished_at").type == pa.float64()
+def test_every_field_of_a_record_is_published_and_every_column_explained() -> None:
+    fields = {field.name for field in dataclasses.fields(Record)}
+    stages = {"text_s", "denoise_s", "decode_s"}
+    new = {"index", "tar", "device_s", *(f"group_{name}" for name in stages)}
+    assert set(SCHEMA.names) == fields - stages | new
+    assert len(set(SCHEMA.names)) == len(SCHEMA.names)
+    types = {name: str(SCHEMA.field(name).type) for name in ("key", "index", "finished_at")}
+    assert types == {"key": "string", "index": "int64", "finished_at": "timestamp[us, tz=UTC]"}
+    for column in COLUMNS:
+        assert column.meaning.endswith((".", "otherwise."))
+        told = SCHEMA.field(column.name).metadata[b"description"]
+        assert told.decode() == column.meaning
+
+
+def test_a_row_names_its_files_and_has_its_share_of_the_device() -> None:
+    one = record(7, shard=3, group_size=4, text_s=1.0, denoise_s=6.0, decode_s=1.0)
+    good, failed = to_table([one, failure(8)], NOTHING).to_pylist()
+    assert (good["key"], good["index"], good["tar"]) == ("000000007", 7, "data/000003.tar")
+    assert (good["device_s"], good["group_denoise_s"]) == (2.0, 6.0)
+    assert failed["tar"] is None
+    assert good["finished_at"] == datetime(1970, 1, 1, 0, 0, 1, 500_000, UTC)
+
+
+@pytest.mark.parametrize("columns", [None, ["tar", "key", "device_s", "finished_at"], ["psnr"]])
+def test_records_of_older_runs_are_read_as_if_they_had_the_columns_of_today(
+    columns: list[str] | None, tmp_path: Path
+) -> None:
+    records = [record(12, shard=2, psnr=40.0, group_size=2), failure(13)]
+    extras, path = pa.table({"score": [0.5, 1.5]}), tmp_path / "000002.parquet"
+    pq.write_table(to_table(records, extras, older=True), path)
+    assert pq.read_schema(path).field("key").type == pa.int64()
+    expected = to_table(records, extras)
+    expected = expected.select(columns) if columns else expected
+    (streamed,) = stream_metadata(path, columns)
+    assert streamed.equals(expected)
+    assert read_metadata(path, columns or expected.column_names).equals(expected)
+    (good,) = read_metadata(path, ["tar"], [("outcome", "=", "ok")])["tar"].to_pylist()
+    assert good == "data/000002.tar"
 
 
 def test_a_record_shares_with_its_picture_all_but_the_travelling_columns() -> None:
@@ -75,7 +110,8 @@ def test_a_table_holds_the_records_in_order() -> None:
     records = [record(2, guidance=3), failure(0), record(1)]
     table = to_table(records, NOTHING)
     assert table.schema.equals(SCHEMA)
-    assert [Record(**row) for row in table.to_pylist()] == records
+    assert table["index"].to_pylist() == [2, 0, 1]
+    assert table["guidance"].to_pylist() == [3.0, 3.5, 3.5]
 
 
 def test_travelling_columns_keep_their_types_in_a_struct() -> None:
@@ -100,5 +136,5 @@ def test_without_travelling_columns_there_is_no_struct() -> None:
 
 def test_a_travelling_column_may_have_the_name_of_a_field() -> None:
     table = to_table([record(4)], pa.table({"key": ["k"], "seed_2": [1]}))
-    assert table["key"].to_pylist() == [4]
+    assert table["key"].to_pylist() == ["000000004"]
     assert table["extra"].to_pylist() == [{"key": "k", "seed_2": 1}]

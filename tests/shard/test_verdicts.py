@@ -60,8 +60,8 @@ def lives(run: Run, monkeypatch: pytest.MonkeyPatch, fits: int = 1000) -> list[l
 
 def outcomes(run: Run) -> list[tuple[int, str, str, int]]:
     rows = records(run.directory.root)
-    assert [row["key"] for row in rows] == list(range(run.plan.pictures))
-    return [(row["key"], row["cause"], row["path"], row["group_size"]) for row in rows]
+    assert [row["index"] for row in rows] == list(range(run.plan.pictures))
+    return [(row["index"], row["cause"], row["path"], row["group_size"]) for row in rows]
 
 
 def test_a_group_that_does_not_fit_is_halved_in_the_next_life_and_so_are_all_of_its_size(

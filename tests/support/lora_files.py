@@ -36,6 +36,23 @@ def flux_originals(
     return shapes | {"final_layer.linear": (64, width)}
 
 
+def chroma_originals(doubles: int = 2, singles: int = 2, layers: int = 2) -> dict[str, int]:
+    """Outputs, in widths of a token, of every linear of Chroma, by its authors' names."""
+    named = dict.fromkeys(("img_in", "txt_in"), 1)
+    named |= dict.fromkeys((f"distilled_guidance_layer.{n}_proj" for n in ("in", "out")), 1)
+    for layer in range(layers):
+        name = f"distilled_guidance_layer.layers.{layer}"
+        named |= {f"{name}.in_layer": 1, f"{name}.out_layer": 1}
+    for block in range(doubles):
+        for stream in ("img", "txt"):
+            name = f"double_blocks.{block}.{stream}"
+            named |= {f"{name}_attn.qkv": 3, f"{name}_attn.proj": 1}
+            named |= {f"{name}_mlp.0": 4, f"{name}_mlp.2": 1}
+    for block in range(singles):
+        named |= {f"single_blocks.{block}.linear1": 7, f"single_blocks.{block}.linear2": 1}
+    return named | {"final_layer.linear": 1}
+
+
 def sd3_originals(
     width: int, *, blocks: int, dual: int, text: int, pooled: int
 ) -> dict[str, tuple[int, int]]:

@@ -97,7 +97,7 @@ def records(run: Path) -> list[dict[str, Any]]:
         for path in sorted(run.glob("metadata/*.parquet"))
         for row in pq.read_table(path).to_pylist()
     ]
-    return sorted(rows, key=lambda row: int(row["key"]))
+    return sorted(rows, key=lambda row: int(row["index"]))
 
 
 def owners(run: Path, role: str) -> list[int]:

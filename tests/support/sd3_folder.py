@@ -3,7 +3,6 @@
 It has every peculiarity of the published model.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,14 +20,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from batchgen.engine.build import build_engine
-from batchgen.engine.interface import Denoised
-from batchgen.engine.parallel.collectives import Ranks
-from batchgen.manifest import Picture
 from batchgen.model import TINY
-from batchgen.model.checkpoint import resolve
-from batchgen.settings.job import Cache
-from tests.support.stock import make_job
 
 # The CLIPs' tokens, side by side, are padded to T5's width.
 CLIP_WIDTHS, T5_WIDTH = (16, 32), 64
@@ -37,9 +29,10 @@ POSITIONS = 13
 MOST_PX = POSITIONS * 16
 
 
-def save_sd3(folder: Path, **changes: object) -> Path:
+def save_sd3(folder: Path, *, strength: float = 1.0, **changes: object) -> Path:
     """Make the model and save it.
 
+    :param strength: factor of the transformer's matrices.
     :param changes: to the transformer's configuration.
     """
     torch.manual_seed(0)
@@ -60,6 +53,8 @@ def save_sd3(folder: Path, **changes: object) -> Path:
         # The norms of queries and keys are all ones when new: none could be told from another.
         if ".norm_" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        if parameter.ndim == 2:
+            parameter.data *= strength
     clip, t5 = (AutoTokenizer.from_pretrained(TINY / name) for name in ("tokenizer", "tokenizer_2"))
     first, second = (_clip(width, len(clip)) for width in CLIP_WIDTHS)
     StableDiffusion3Pipeline(
@@ -120,11 +115,3 @@ def _vae() -> AutoencoderKL:
         scaling_factor=1.5305,
         shift_factor=0.0609,
     )
-
-
-def denoise_over_ranks(
-    ranks: Ranks, folder: Path, group: Sequence[Picture], cache: Cache
-) -> Denoised:
-    """Denoise as one rank of a replica."""
-    job = make_job(folder).model_copy(update={"cache": cache})
-    return build_engine(job, resolve(job.model), ranks).denoise(group)

@@ -44,7 +44,9 @@ def make_job(folder: Path | str = "tiny", **model: Any) -> Job:
     return parse_job({"model": model, "engine": {"device": "cpu"}}, "a test")
 
 
-def stock_call(pipeline: Any, group: Sequence[Picture], output_type: str) -> Any:
+def stock_call(
+    pipeline: Any, group: Sequence[Picture], output_type: str, *, text_tokens: int = TEXT_TOKENS
+) -> Any:
     """What a user of FluxPipeline writes for these pictures.
 
     Guidance and true_cfg are the first picture's.
@@ -60,7 +62,29 @@ def stock_call(pipeline: Any, group: Sequence[Picture], output_type: str) -> Any
         height=first.height,
         num_inference_steps=first.steps,
         generator=[torch.Generator().manual_seed(picture.seed) for picture in group],
-        max_sequence_length=TEXT_TOKENS,
+        max_sequence_length=text_tokens,
+        output_type=output_type,
+    ).images
+
+
+def sd3_call(
+    pipeline: Any,
+    group: Sequence[Picture],
+    output_type: str = "latent",
+    *,
+    text_tokens: int = TEXT_TOKENS,
+) -> Any:
+    """What a user of StableDiffusion3Pipeline writes. Guidance is the first picture's."""
+    first = group[0]
+    return pipeline(
+        prompt=[picture.prompt for picture in group],
+        negative_prompt=[picture.negative_prompt for picture in group],
+        guidance_scale=first.guidance,
+        width=first.width,
+        height=first.height,
+        num_inference_steps=first.steps,
+        generator=[torch.Generator().manual_seed(picture.seed) for picture in group],
+        max_sequence_length=text_tokens,
         output_type=output_type,
     ).images
 

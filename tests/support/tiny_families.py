@@ -147,6 +147,20 @@ class TinyFamily:
     layers: int
     # What the model's authors call some linears, and what diffusers calls them.
     originals: Mapping[str, Sequence[str]]
+    # Of the first block's residual, by which some steps are skipped and some are not.
+    threshold: float = 1.03
+    # Denoising steps, of which multistep skips some.
+    steps: int = 6
+    # `guidance` is an input of the model.
+    embedded: bool = False
+    # TeaCache's coefficients are published.
+    teacache: bool = False
+    # Text of one token more, wherever it is appended.
+    word: str = "x"
+
+    @property
+    def reads_guidance(self) -> bool:
+        return self.contrasts or self.embedded
 
     def open(self, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         """The stock pipeline."""
@@ -240,9 +254,14 @@ KLEIN = TinyFamily(
     originals=KLEIN_ORIGINALS,
 )
 
-from tests.support.tiny_qwen_image import QWEN_IMAGE  # noqa: E402 - it needs `TinyFamily`
+from tests.support.tiny_chroma import CHROMA  # noqa: E402 - they need `TinyFamily`
+from tests.support.tiny_qwen_image import QWEN_IMAGE  # noqa: E402
+from tests.support.tiny_t5_families import DEV, SD3  # noqa: E402
 
 FAMILIES = {
+    "flux dev": DEV,
+    "sd3": SD3,
+    "chroma": CHROMA,
     "qwen image": QWEN_IMAGE,
     "klein base": KLEIN,
     "klein distilled": replace(

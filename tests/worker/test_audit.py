@@ -4,7 +4,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -304,7 +305,7 @@ def test_a_breach_is_told_and_stops_the_run_if_it_is_asked_to(
     assert text in caplog.text
     stop = read_stop(one.directory)
     assert (stop and (stop.cause, stop.text)) == (("audit", text) if action == "stop" else None)
-    found = {row["key"]: row["audit"] for row in records(one.directory.root)}
+    found = {row["index"]: row["audit"] for row in records(one.directory.root)}
     assert found == {key: "below" if key == 1 else "measured" for key in range(made)}
 
 
@@ -316,7 +317,7 @@ def test_a_picture_at_the_floor_is_above_it(tmp_path: Path) -> None:
 def test_a_shards_commit_has_the_loss_of_its_records(tmp_path: Path) -> None:
     prompts = ["SAME", "a cat", "NAN UNCACHED", "SAME"]
     one = worked(planned(tmp_path, prompts, *AUDITED, "audit.min_psnr=60"), Lossy())
-    loss = Loss.of(Record(**row) for row in records(one.directory.root))
+    loss = Loss.of(cast("Any", [SimpleNamespace(**row) for row in records(one.directory.root)]))
     assert read_done(one.directory, 0).loss == loss
     assert (loss.measured, loss.unmeasured, loss.below, loss.device_s) == (3, 1, 1, 2.0)
     assert loss.psnr_mean == pytest.approx((2 * EQUAL_DB + ONE_OFF_DB) / 3)

@@ -54,7 +54,7 @@ def test_a_picture_audited_without_its_group_differs_by_rounding_alone(tmp_path:
     """Of a picture without the cache, few values of 0 to 255 round the other way."""
     root, _, _ = painted(tmp_path / "all", *CACHED, "audit.fraction=1.0")
     some, _, _ = painted(tmp_path / "some", *CACHED, "audit.fraction=0.5", "sampling.seed=7")
-    whole, alone = ({row["key"]: row["psnr"] for row in records(one)} for one in (root, some))
+    whole, alone = ({row["index"]: row["psnr"] for row in records(one)} for one in (root, some))
     measured = [key for key, decibels in alone.items() if decibels is not None]
     assert measured == [0, 3], "one of each group"
     assert [alone[key] for key in measured] == pytest.approx([whole[key] for key in measured], 0.01)

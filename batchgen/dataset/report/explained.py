@@ -8,28 +8,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_METADATA = "read_parquet('metadata/*.parquet', union_by_name = true)"
+# The columns of then under today's names.
+_OLDER = """(
+  SELECT * REPLACE (to_timestamp(finished_at) AS finished_at), text_s AS group_text_s,
+    denoise_s AS group_denoise_s, decode_s AS group_decode_s,
+    (text_s + denoise_s + decode_s) / group_size AS device_s
+  FROM read_parquet('metadata/*.parquet', union_by_name = true))"""
 _VIEW = """\
 CREATE VIEW records AS SELECT *,
-  -- the picture's share of the time that devices worked on its group
-  (text_s + denoise_s + decode_s) / group_size * getvariable('ranks') AS device_s,
   -- `skipped` has a letter a step: 1 for skipped, 0 for computed; without a cache it is empty
   steps - length(skipped) + length(replace(skipped, '1', '')) AS computed,
   floor(finished_at / getvariable('moment_s')) AS moment
-FROM read_parquet('metadata/*.parquet', union_by_name = true);
+FROM (SELECT * REPLACE (
+    -- the share of the time that all devices of a worker worked on the picture's group
+    device_s * getvariable('ranks') AS device_s,
+    epoch(finished_at) AS finished_at) FROM {metadata});
 CREATE VIEW good AS FROM records WHERE outcome = 'ok';"""
 
 
-def prepare(*, planned: int, ranks: int, moment_s: float, cell: int) -> str:
+def prepare(*, planned: int, ranks: int, moment_s: float, cell: int, older: bool) -> str:
     """What is typed in the run directory before the queries.
 
     :param planned: pictures of the plan.
     :param ranks: devices of a worker.
     :param moment_s: seconds of a moment of the plots over time.
     :param cell: steps of a cell of the heat map.
+    :param older: batchgen 0.2 or older has planned the run.
     """
     values = {"planned": planned, "ranks": ranks, "moment_s": f"{moment_s:g}", "cell": cell}
     variables = [f"SET VARIABLE {name} = {value};" for name, value in values.items()]
-    return "\n".join([*variables, _VIEW])
+    metadata = _OLDER if older else _METADATA
+    return "\n".join([*variables, _VIEW.format(metadata=metadata)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +138,12 @@ FIGURES = (
         "interpolated; of more than 100,000 pictures they are off by half a percent at most.",
         "SELECT avg(seconds), quantile_cont(seconds, 0.5), quantile_cont(seconds, 0.95),\n"
         "  quantile_cont(seconds, 0.99)\n"
-        "FROM (UNPIVOT good ON text_s, denoise_s, decode_s, image_encode_s, total_s\n"
+        "FROM (UNPIVOT good\n"
+        "  ON group_text_s, group_denoise_s, group_decode_s, image_encode_s, total_s\n"
         "  INTO NAME stage VALUE seconds)\n"
         "GROUP BY stage ORDER BY list_position(\n"
-        "  ['text_s', 'denoise_s', 'decode_s', 'image_encode_s', 'total_s'], stage)",
+        "  ['group_text_s', 'group_denoise_s', 'group_decode_s', 'image_encode_s', 'total_s'],\n"
+        "  stage)",
     ),
     Figure(
         "workers",

@@ -10,9 +10,8 @@ import base64
 import io
 import tarfile
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 
 from batchgen.dataset.open_picture import open_picture
 from batchgen.dataset.report.numbers import Audited
+from batchgen.dataset.spread import spread
 from batchgen.errors import DamagedRun
 from batchgen.run import RunDirectory
 from batchgen.shard import Done, remake, stream_metadata
@@ -52,9 +52,7 @@ class Entry:
     @property
     def device_s(self) -> float:
         """The picture's share of the seconds that the device worked on its group."""
-        record = self.record
-        group_s: float = record["text_s"] + record["denoise_s"] + record["decode_s"]
-        return group_s / int(record["group_size"])
+        return float(self.record["device_s"])
 
 
 def sample_pictures(directory: RunDirectory, done: Sequence[Done], extension: str) -> list[Entry]:
@@ -64,7 +62,7 @@ def sample_pictures(directory: RunDirectory, done: Sequence[Done], extension: st
     :raises DamagedRun: a published file is gone or damaged.
     """
     found = []
-    for shard, ordinals in _spread([one.ok for one in done], PICTURES):
+    for shard, ordinals in spread([one.ok for one in done], PICTURES):
         number = done[shard].shard
         records = _records(directory, number, "ok", ordinals)
         found += _entries(directory, number, records, extension)
@@ -77,7 +75,7 @@ def sample_failures(directory: RunDirectory, done: Sequence[Done]) -> list[Entry
     :raises DamagedRun: a shard's records are gone or damaged.
     """
     found = []
-    for shard, ordinals in _spread([one.failed for one in done], FAILURES):
+    for shard, ordinals in spread([one.failed for one in done], FAILURES):
         records = _records(directory, done[shard].shard, "failed", ordinals)
         found += [Entry(record) for record in records]
     return found
@@ -90,32 +88,17 @@ def worst_pictures(
 
     :raises DamagedRun: a published file is gone or damaged.
     """
-    keys = defaultdict(list)
+    places = defaultdict(list)
     for one in worst:
-        keys[one.shard].append(one.key)
+        places[one.shard].append(one.index)
     found = {}
-    for shard, ours in keys.items():
+    for shard, ours in places.items():
         rows: list[dict[str, Any]] = []
         for table in stream_metadata(directory.metadata(shard)):
-            rows += table.filter(pc.is_in(table["key"], pa.array(ours))).to_pylist()
+            rows += table.filter(pc.is_in(table["index"], pa.array(ours))).to_pylist()
         for entry in _entries(directory, shard, rows, extension):
-            found[entry.record["key"]] = entry
-    return [found[one.key] for one in worst]
-
-
-def middles(total: int, most: int) -> list[int]:
-    """Ordinals below `total`: the middles of as many equal parts as there is room for."""
-    parts = min(most, total)
-    return [(2 * part + 1) * total // (2 * parts) for part in range(parts)]
-
-
-def _spread(counts: Sequence[int], most: int) -> Iterator[tuple[int, list[int]]]:
-    """Evenly spread ordinals: the places in `counts` that have some, and which of theirs."""
-    ordinals = middles(sum(counts), most)
-    for place, end in enumerate(accumulate(counts)):
-        begin = end - counts[place]
-        if ours := [ordinal - begin for ordinal in ordinals if begin <= ordinal < end]:
-            yield place, ours
+            found[entry.record["index"]] = entry
+    return [found[one.index] for one in worst]
 
 
 def _records(
@@ -135,7 +118,7 @@ def _records(
 def _entries(
     directory: RunDirectory, shard: int, records: Sequence[dict[str, Any]], extension: str
 ) -> list[Entry]:
-    names = [f"{record['key']:09d}.{extension}" for record in records]
+    names = [f"{record['key']}.{extension}" for record in records]
     tar = directory.data(shard)
     try:
         images = _images(tar, set(names))

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from batchgen.dataset.statistics import Times
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, stream_metadata
+from batchgen.shard import Done, moments_s, stream_metadata
 
 MOST = 60
 _MINUTE_S, _HOUR_S, _DAY_S = 60.0, 3600.0, 86400.0
@@ -53,8 +52,8 @@ class Timeline:
         first, last = float("inf"), float("-inf")
         for one in done:
             for table in stream_metadata(directory.metadata(one.shard), ["finished_at"]):
-                ends = pc.min_max(table["finished_at"]).as_py()
-                first, last = min(first, ends["min"]), max(last, ends["max"])
+                ended = moments_s(table)
+                first, last = min(first, float(ended.min())), max(last, float(ended.max()))
         return cls(cls.width(first, last))
 
     @staticmethod

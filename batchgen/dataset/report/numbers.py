@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 from batchgen.dataset.report.moments import Moment, Timeline
 from batchgen.dataset.statistics import Statistics
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, stream_metadata
+from batchgen.shard import Done, moments_s, stream_metadata
 
 # Audited pictures that are shown, the least faithful ones.
 WORST = 10
 _COLUMNS = (
-    *("key", "outcome", "width", "height", "steps", "skipped", "group_size", "text_s"),
-    *("denoise_s", "decode_s", "total_s", "finished_at", "host", "worker", "psnr"),
+    *("index", "outcome", "width", "height", "steps", "skipped", "device_s"),
+    *("total_s", "finished_at", "host", "worker", "psnr"),
 )
 
 
@@ -68,7 +68,7 @@ class Audited:
 
     psnr_db: float
     shard: int
-    key: int
+    index: int
 
 
 @dataclass
@@ -130,25 +130,24 @@ class _Count:
         self._worst: list[Audited] = []
 
     def add(self, shard: int, table: pa.Table) -> None:
-        began = pc.min(pc.subtract(table["finished_at"], table["total_s"])).as_py()
-        self._began_at = min(self._began_at, began)
-        self._ended_at = max(self._ended_at, pc.max(table["finished_at"]).as_py())
+        ended = moments_s(table)
+        self._began_at = min(self._began_at, float((ended - table["total_s"].to_numpy()).min()))
+        self._ended_at = max(self._ended_at, float(ended.max()))
         self._add_workers(table)
         good = table.filter(pc.equal(table["outcome"], "ok"))
-        self._timeline.add(good["finished_at"].to_numpy(), good["total_s"].to_numpy())
+        self._timeline.add(moments_s(good), good["total_s"].to_numpy())
         self._add_classes(good)
         if "psnr" in good.column_names:  # batchgen 0.2 and older did not audit
             self._add_audited(shard, good)
 
     def _add_workers(self, table: pa.Table) -> None:
-        group_s = pc.add(pc.add(table["text_s"], table["denoise_s"]), table["decode_s"])
         shares = pa.table(
             {
                 "host": table["host"],
                 "worker": table["worker"],
                 "ok": pc.equal(table["outcome"], "ok").cast(pa.int64()),
                 "one": pa.repeat(1, table.num_rows),
-                "device_s": pc.divide(group_s, table["group_size"]),
+                "device_s": table["device_s"],
             }
         )
         sums = [("ok", "sum"), ("one", "sum"), ("device_s", "sum")]
@@ -175,10 +174,10 @@ class _Count:
             one.computed += len(rows) - _skipped(skipped.take(pa.array(rows)), steps)
 
     def _add_audited(self, shard: int, good: pa.Table) -> None:
-        audited = good.filter(pc.is_valid(good["psnr"])).select(["psnr", "key"]).to_pylist()
-        found = [Audited(row["psnr"], shard, row["key"]) for row in audited]
+        audited = good.filter(pc.is_valid(good["psnr"])).select(["psnr", "index"]).to_pylist()
+        found = [Audited(row["psnr"], shard, row["index"]) for row in audited]
         self._worst = heapq.nsmallest(
-            WORST, [*self._worst, *found], lambda one: (one.psnr_db, one.key)
+            WORST, [*self._worst, *found], lambda one: (one.psnr_db, one.index)
         )
 
     def numbers(self, statistics: Statistics) -> Numbers:

@@ -18,18 +18,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from batchgen.dataset.report.explained import FIGURES, prepare
-from batchgen.dataset.report.gallery import (
-    Entry,
-    middles,
-    sample_failures,
-    sample_pictures,
-    worst_pictures,
-)
+from batchgen.dataset.report.gallery import Entry, sample_failures, sample_pictures, worst_pictures
 from batchgen.dataset.report.numbers import Numbers, Worker, count_numbers
 from batchgen.dataset.report.plots import plot_course, plot_steps, steps_of_a_cell
 from batchgen.dataset.report.words import filters
+from batchgen.dataset.spread import middles
 from batchgen.dataset.statistics import Statistics
 from batchgen.errors import DamagedRun
+from batchgen.planning import Plan
 from batchgen.run import Run, RunDirectory, read_submissions
 from batchgen.settings import to_toml
 from batchgen.shard import Done, Unpublished
@@ -43,9 +39,9 @@ LEADING = 20
 # Rows of a table: workers (the fastest and the slowest), sizes.
 WORKERS, CLASSES = 40, 12
 STAGES = {
-    "text_s": "encode prompts",
-    "denoise_s": "denoise",
-    "decode_s": "decode",
+    "group_text_s": "encode prompts",
+    "group_denoise_s": "denoise",
+    "group_decode_s": "decode",
     "image_encode_s": "encode the image",
     "total_s": "begin to written",
 }
@@ -141,7 +137,7 @@ def _values(contents: Contents) -> dict[str, Any]:
         "price": contents.price,
         "settings": to_toml(run.job),
         **_tables(numbers),
-        **_explained(run.plan.pictures, ranks, numbers),
+        **_explained(run.plan, ranks, numbers),
         **_own_files(),
     }
 
@@ -164,13 +160,19 @@ def _tables(numbers: Numbers) -> dict[str, Any]:
     }
 
 
-def _explained(planned: int, ranks: int, numbers: Numbers) -> dict[str, Any]:
+def _explained(plan: Plan, ranks: int, numbers: Numbers) -> dict[str, Any]:
     """The figures that the page has, and what precedes their queries."""
     audited = numbers.statistics.loss.measured
     cell = steps_of_a_cell(numbers.classes[:CLASSES])
     return {
         "figures": {one.name: one for one in FIGURES if one.name != "audit" or audited},
-        "prepare": prepare(planned=planned, ranks=ranks, moment_s=numbers.moment_s, cell=cell),
+        "prepare": prepare(
+            planned=plan.pictures,
+            ranks=ranks,
+            moment_s=numbers.moment_s,
+            cell=cell,
+            older=plan.is_older,
+        ),
     }
 
 

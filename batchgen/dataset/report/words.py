@@ -78,9 +78,11 @@ def steps_path(record: dict[str, Any]) -> str:
 
 
 def _written(value: Any) -> str:
-    """A value of a record. Times since the epoch keep their milliseconds."""
+    """A value of a record."""
     if isinstance(value, float):
-        return f"{value:.3f}" if value > 1e9 else f"{value:.6g}"
+        return f"{value:.6g}"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S UTC")
     if isinstance(value, list):
         items = (_written(item) for item in value)
         return f"[{', '.join(items)}]"

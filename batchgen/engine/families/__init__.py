@@ -3,6 +3,7 @@
 To add a family: a file here, its line in `_FAMILIES`, and its facts for planning in
 `model/families/`.
 
+    chroma.py    Chroma
     flux.py      FLUX.1
     flux2.py     FLUX.2 klein
     qwen_image.py   Qwen-Image
@@ -21,6 +22,7 @@ from collections.abc import Collection
 import torch
 
 from batchgen.engine.device import Device
+from batchgen.engine.families.chroma import Chroma
 from batchgen.engine.families.family import Family
 from batchgen.engine.families.flux import Flux
 from batchgen.engine.families.flux2 import Flux2
@@ -30,7 +32,8 @@ from batchgen.engine.families.sd3 import StableDiffusion3
 from batchgen.errors import ModelError
 from batchgen.model import Checkpoint
 
-_FAMILIES: dict[str, type[Flux | Flux2 | QwenImage | StableDiffusion3]] = {
+_FAMILIES: dict[str, type[Chroma | Flux | Flux2 | QwenImage | StableDiffusion3]] = {
+    "chroma": Chroma,
     "flux": Flux,
     "flux2": Flux2,
     "qwen_image": QwenImage,

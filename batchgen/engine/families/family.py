@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from batchgen.engine.attention.fuse import AttentionOf, find_attentions
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.loading import LoadModule, load_scheduler
-from batchgen.engine.modulation import Modulator, hoist_modulations
+from batchgen.engine.modulation import hoist_modulations
 from batchgen.manifest import Picture
 
 
@@ -224,8 +224,12 @@ class Family(ABC):
         )
         return mu
 
-    def modulator(self) -> Modulator:
-        """Take the modulation linears out of the transformer, once; see `modulation.py`."""
+    def modulator(self) -> nn.Module:
+        """Take what computes modulations out of the transformer, once; see `modulation.py`.
+
+        It takes the embedding of some steps, [n, R, D], and gives each block's modulation,
+        [n, R, M]. A further one is for `head`.
+        """
         return hoist_modulations(self.blocks)
 
     def attentions(self) -> list[AttentionOf]:
@@ -241,7 +245,8 @@ class Family(ABC):
         """The velocity [R, T, C]: a modulated norm and a linear.
 
         :param image: [R, T, D], after the last block.
-        :param temb: [R, D], of the step.
+        :param temb: [R, D], of the step; where the modulator makes one more modulation than there
+            are blocks, this one.
         """
         velocity: Tensor = self.transformer.proj_out(self.transformer.norm_out(image, temb))
         return velocity

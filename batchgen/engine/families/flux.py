@@ -2,7 +2,7 @@
 
 They differ in two configuration values: dev and Krea embed a guidance scale and shift their noise
 levels with the picture's size, schnell does neither. Semantics are those of diffusers'
-`FluxPipeline`; tests/engine/families/test_parity.py compares the two.
+`FluxPipeline`; tests/engine/families/test_every_family.py and test_parity.py compare the two.
 Not covered: Fill, Canny, Depth, Redux and Kontext (other pipeline classes), IP adapters and
 ControlNets.
 
@@ -86,18 +86,8 @@ class Flux(Family):
         return Conditions(
             model.context_embedder(text.tokens),
             temb.unflatten(0, (count, rows)),
-            self._rotary(text.tokens.shape[1], *self.grid(*size)),
+            rotary_positions(model, text.tokens.shape[1], self.grid(*size), self._device),
         )
-
-    def _rotary(self, text_tokens: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Positions are (0, row, column) for image tokens, and 0 for text."""
-        ids = torch.zeros(rows, columns, 3)
-        ids[..., 1] = torch.arange(rows)[:, None]
-        ids[..., 2] = torch.arange(columns)[None, :]
-        ids = torch.cat([torch.zeros(text_tokens, 3), ids.reshape(rows * columns, 3)])
-        ids = ids.to(self._device.dtype)
-        cosines, sines = self.transformer.pos_embed(upload(ids, self._device.kind))
-        return cosines, sines
 
     def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - see SD3's
         """A linear. A token is embedded alike wherever it stands."""
@@ -125,3 +115,21 @@ class Flux(Family):
         """The transformer, CLIP and T5."""
         encoders = {"text_encoder": self.clip, "text_encoder_2": self.text}
         return {"transformer": self.transformer, **encoders}
+
+
+def rotary_positions(
+    transformer: Any, text_tokens: int, grid: tuple[int, int], device: Device
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of FLUX.1's positions, [S + T, ·], text first.
+
+    Positions are (0, row, column) for image tokens, and 0 for text.
+
+    :param grid: rows and columns of image tokens.
+    """
+    rows, columns = grid
+    ids = torch.zeros(rows, columns, 3)
+    ids[..., 1] = torch.arange(rows)[:, None]
+    ids[..., 2] = torch.arange(columns)[None, :]
+    ids = torch.cat([torch.zeros(text_tokens, 3), ids.reshape(rows * columns, 3)])
+    cosines, sines = transformer.pos_embed(upload(ids.to(device.dtype), device.kind))
+    return cosines, sines

@@ -2,7 +2,8 @@
 
 They differ in configuration alone: 3.5 normalises queries and keys, and in the first blocks of 3.5
 medium image tokens attend once more, among themselves. Semantics are those of diffusers'
-`StableDiffusion3Pipeline`; tests/engine/families/test_sd3.py compares the two.
+`StableDiffusion3Pipeline`; tests/engine/families/test_every_family.py and test_sd3.py compare the
+two.
 
 `guidance` is the scale of classifier-free guidance, as in the pipeline's call. Over 1 every picture
 has a second row, for its negative prompt or for "". FLUX.1's word for that scale, `true_cfg`, is

@@ -25,7 +25,6 @@ from typing import Literal
 import torch
 
 from batchgen.engine.families.family import Family
-from batchgen.engine.modulation import Modulator
 from batchgen.engine.offload.traveller import Traveller
 from batchgen.engine.offload.turns import Turns
 from batchgen.engine.rules import check_offload
@@ -39,7 +38,7 @@ class Residence:
     # 8-bit weights cannot be moved in inference mode.
     @torch.inference_mode(mode=False)
     def __init__(
-        self, offload: Offload, device: torch.device, family: Family, modulator: Modulator
+        self, offload: Offload, device: torch.device, family: Family, modulator: torch.nn.Module
     ) -> None:
         """Move what stays to the device, and the rest to the host.
 

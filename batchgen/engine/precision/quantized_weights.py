@@ -34,7 +34,6 @@ from torch import nn
 from batchgen import __version__
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Family
-from batchgen.engine.modulation import Modulator
 from batchgen.engine.precision.quantize import Format, choose_format, quantize_blocks
 from batchgen.engine.precision.rules import Quantized
 from batchgen.engine.precision.weights_file import check_header, load_quantized, write_quantized
@@ -70,7 +69,7 @@ class QuantizedWeights:
         check_header(self.path, self.facts)
         return True
 
-    def install(self, family: Family, modulator: Modulator, device: torch.device) -> int:
+    def install(self, family: Family, modulator: nn.Module, device: torch.device) -> int:
         """Give the blocks 8-bit linears, in place, and count them.
 
         A transformer on the meta device is loaded from the file. Any other is quantized, and the

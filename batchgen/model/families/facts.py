@@ -50,6 +50,12 @@ class FamilyFacts:
     # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
     # takes beside the weights.
     encoding: Callable[[dict[str, Any], int], int] = _t5_encoding
+    # Part of the transformer that computes all modulations; "": parts that are called so, and the
+    # linears in the blocks' norms.
+    modulator: str = ""
+    # From the transformer's config to the values of one row's modulations in a step; None: the
+    # outputs of those linears.
+    modulations: Callable[[dict[str, Any]], int] | None = None
     # Key of the transformer's config with the most tokens along a side; "": any number.
     most_positions: str = ""
 

@@ -14,7 +14,7 @@ from batchgen.model.components.t5 import T5_ENCODER
 from batchgen.model.components.tensors import Tensors, linear, under
 from batchgen.model.components.tokenizer import CLIP_TOKENIZER, T5_TOKENIZER
 from batchgen.model.families.facts import POOLED, TEXT, FamilyFacts
-from batchgen.model.families.mmdit import attention_projections, embedded_conditions, joint_block
+from batchgen.model.families.mmdit import embedded_conditions, joint_block, single_block
 
 
 class FluxTransformer(Transformer):
@@ -45,17 +45,9 @@ class FluxTransformer(Transformer):
         for block in range(self.num_layers):
             yield from under(f"transformer_blocks.{block}", joint_block(width, head, norms=True))
         for block in range(self.num_single_layers):
-            yield from under(f"single_transformer_blocks.{block}", _single_block(width, head))
+            yield from under(f"single_transformer_blocks.{block}", single_block(width, head))
         yield from linear("norm_out.linear", 2 * width, width)
         yield from linear("proj_out", self.in_channels, width)
-
-
-def _single_block(width: int, head: int) -> Tensors:
-    """A block of FLUX.1 with one stream of tokens."""
-    yield from linear("norm.linear", 3 * width, width)
-    yield from attention_projections("attn", width, head, norms=True)
-    yield from linear("proj_mlp", 4 * width, width)
-    yield from linear("proj_out", width, 5 * width)
 
 
 def _fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
@@ -66,8 +58,8 @@ def _fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     yield POOLED, transformer.pooled_projection_dim, configs["text_encoder"].hidden_size
 
 
-def _step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
-    """FLOP of a denoising step of FLUX.1: L · (24·S·D² + 4·S²·D).
+def flux_step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
+    """FLOP of a denoising step of FLUX.1 or Chroma: L · (24·S·D² + 4·S²·D).
 
     Each of the L blocks, double or single, has 12·D² weights for each of the S tokens (q, k, v,
     output, and an MLP four times as wide), and a multiply-add is two FLOP. Scores and weighted
@@ -93,6 +85,6 @@ FLUX = FamilyFacts(
     {"tokenizer": CLIP_TOKENIZER, "tokenizer_2": T5_TOKENIZER},
     _fits,
     patch=2,
-    step_flops=_step_flops,
+    step_flops=flux_step_flops,
     activations=20,
 )

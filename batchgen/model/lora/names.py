@@ -106,6 +106,11 @@ _FLUX = {
     "final_layer_linear": ["proj_out"],
     "final_layer_adaLN_modulation_1": ["norm_out_linear"],
 }
+# FLUX.1's, without what embeds conditions and modulates; and what computes the modulations.
+_CHROMA = _FLUX | {
+    "distilled_guidance_layer_layers_{}_in_layer": ["distilled_guidance_layer_layers_{}_linear_1"],
+    "distilled_guidance_layer_layers_{}_out_layer": ["distilled_guidance_layer_layers_{}_linear_2"],
+}
 _FLUX2 = {
     **_blocks(
         "double_blocks",
@@ -164,6 +169,7 @@ _SD3 = {
 }
 _ORIGINAL: dict[str, dict[str, list[str]]] = {
     "FLUX.1": _FLUX,
+    "Chroma": _CHROMA,
     "FLUX.2": _FLUX2,
     # Its authors' names are diffusers'.
     "Qwen-Image": {},
@@ -173,8 +179,9 @@ _ORIGINAL: dict[str, dict[str, list[str]]] = {
 _MADE_FOR = {
     r"(double|single)_stream_modulation|time_guidance|.*to_qkv_mlp_proj": "FLUX.2",
     r"transformer_blocks_\d+_(img|txt)_(mod|mlp)_": "Qwen-Image",
+    r"distilled_guidance_layer_": "Chroma",
     r"guidance_|vector_in|.*_mod(ulation)?_lin$": "FLUX.1",
-    r"(double_blocks|single_blocks|single_transformer_blocks)_\d": "FLUX.1 or FLUX.2",
+    r"(double_blocks|single_blocks|single_transformer_blocks)_\d": "FLUX.1, Chroma or FLUX.2",
     r"joint_blocks_\d": "Stable Diffusion 3",
     r"(down|up|input|output|mid|middle)_blocks?_": "Stable Diffusion 1, 2 or XL",
     r"blocks_\d+_(self|cross)_attn_|patch_embedding": "Wan",
@@ -251,12 +258,14 @@ def kind_of(known: Mapping[str, Shape]) -> str:
         return "FLUX.2"
     if linear_name("transformer", "txt_in") in known:
         return "Qwen-Image"
+    if linear_name("transformer", "distilled_guidance_layer.in_proj") in known:
+        return "Chroma"
     return "FLUX.1" if linear_name("transformer", "x_embedder") in known else "Stable Diffusion 3"
 
 
 def _from_original(name: str, original: Mapping[str, list[str]]) -> list[str] | None:
     """A name of the model's authors in diffusers' words; None: it is none of theirs."""
-    block = re.match(r"[a-z]+_blocks_(\d+)_", name)
+    block = re.match(r"(?:[a-z]+_blocks|distilled_guidance_layer_layers)_(\d+)_", name)
     if block is None:
         return original.get(name)
     ours = original.get(name.replace(f"_{block[1]}_", "_{}_", 1))

@@ -1,11 +1,13 @@
 """A published run with known records, made without workers: every kind of number has a value."""
 
+import dataclasses
 import random
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from batchgen.planning.plan import PLAN_VERSION
 from batchgen.run.run import Run
 from batchgen.settings import Output
 from batchgen.shard.partial_shard import PartialShard
@@ -29,20 +31,24 @@ HOSTILE = (
 SHARD = 8
 
 
-def published_run(folder: Path, pictures: int = 24, *settings: str, left: int = 0) -> Run:
+def published_run(
+    folder: Path, pictures: int = 24, *settings: str, left: int = 0, version: int = PLAN_VERSION
+) -> Run:
     """A run of pictures in two sizes and with two numbers of steps; every fifth has failed.
 
     :param left: how many shards at the end are not made.
+    :param version: of the plan.
     """
     prompts = [HOSTILE[number % len(HOSTILE)] for number in range(pictures)]
     run = planned(folder, prompts, f"shards.pictures={SHARD}", *settings)
+    run = dataclasses.replace(run, plan=run.plan.model_copy(update={"version": version}))
     for number, shard in enumerate(run.plan.shards[: len(run.plan.shards) - left]):
         keys = range(shard.first_key, shard.first_key + shard.pictures)
         partial = PartialShard(run.directory, number, 1, [])
         partial.begin(0, len(keys))
         records = [_record(key, prompts[key], number) for key in keys]
         partial.end(b"".join(map(_sample, records)), records)
-        publish_shard(run.directory, partial, shard, pa.table({}), 0)
+        publish_shard(run.directory, partial, shard, pa.table({}), run.plan)
         partial.close()
     return run
 

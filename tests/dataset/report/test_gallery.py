@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batchgen.dataset.report import gallery
 from batchgen.dataset.report.gallery import (
     THUMB_BYTES,
     sample_failures,
@@ -18,6 +17,7 @@ from batchgen.dataset.report.gallery import (
     worst_pictures,
 )
 from batchgen.dataset.report.numbers import Audited
+from batchgen.dataset.spread import spread
 from batchgen.errors import DamagedRun
 from batchgen.run.run import Run
 from batchgen.settings import Output
@@ -27,20 +27,20 @@ from tests.dataset.report.specimen import published_run
 from tests.support.rehearsal import records
 
 
-def spread(counts: list[int], most: int) -> list[int]:
+def ordinals(counts: list[int], most: int) -> list[int]:
     """The ordinals that are chosen, over all places."""
     begins = np.cumsum([0, *counts])
-    return [int(begins[at]) + one for at, ours in gallery._spread(counts, most) for one in ours]
+    return [int(begins[at]) + one for at, ours in spread(counts, most) for one in ours]
 
 
 def test_a_sample_is_the_middles_of_equal_parts() -> None:
-    assert spread([3, 0, 5, 2], 5) == [1, 3, 5, 7, 9]
-    assert spread([1000] * 1000, 4) == [125_000, 375_000, 625_000, 875_000]
+    assert ordinals([3, 0, 5, 2], 5) == [1, 3, 5, 7, 9]
+    assert ordinals([1000] * 1000, 4) == [125_000, 375_000, 625_000, 875_000]
 
 
 @pytest.mark.parametrize("counts", [[], [0], [1], [2, 0, 1], [7, 7]])
 def test_where_there_is_room_all_are_shown(counts: list[int]) -> None:
-    assert spread(counts, 100) == list(range(sum(counts)))
+    assert ordinals(counts, 100) == list(range(sum(counts)))
 
 
 def decoded(uri: str) -> Image.Image:
@@ -73,14 +73,14 @@ def test_good_and_failed_pictures_come_with_their_whole_records(run: Run) -> Non
     for one in good:
         size = decoded(one.thumb).size
         assert size == (one.record["width"], one.record["height"])
-        assert one.member == f"{one.record['key']:09d}.jpg"
+        assert one.member == f"{one.record['index']:09d}.jpg"
         assert one.computed == one.record["skipped"].count("0")
 
 
 def test_the_named_pictures_come_in_the_order_of_their_names(run: Run) -> None:
     worst = [Audited(20.0, 2, 16), Audited(21.0, 0, 0), Audited(22.0, 2, 20)]
     entries = worst_pictures(run.directory, worst, "jpg")
-    assert [one.record["key"] for one in entries] == [16, 0, 20]
+    assert [one.record["index"] for one in entries] == [16, 0, 20]
 
 
 def test_a_picture_that_is_gone_is_told_with_the_remedy(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from batchgen.dataset.report import write_report
 from batchgen.dataset.report.explained import FIGURES
+from batchgen.planning.plan import READ_VERSIONS
 from tests.dataset.report.specimen import published_run
 
 
@@ -51,8 +52,9 @@ def check(root: Path) -> int:
 
 
 @pytest.mark.slow
-def test_every_number_is_what_its_query_gives(tmp_path: Path) -> None:
-    run = published_run(tmp_path)
+@pytest.mark.parametrize("version", READ_VERSIONS)
+def test_every_number_is_what_its_query_gives(version: int, tmp_path: Path) -> None:
+    run = published_run(tmp_path, version=version)
     write_report(run)
     # Ten single numbers, audits, causes, moments, stages, workers, sizes and the steps of each.
     assert check(run.directory.root) > 100

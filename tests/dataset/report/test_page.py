@@ -1,17 +1,18 @@
 """The page is whole in itself, small, says what is pending, and runs nothing that a prompt says."""
 
-import dataclasses
 import re
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from batchgen.dataset.report import page, words, write_report
 from batchgen.dataset.report.gallery import FAILURES, PICTURES, Entry
 from batchgen.dataset.report.page import MOST_BYTES, Contents
 from batchgen.run.run import Run
+from batchgen.shard.metadata import to_table
 from tests.dataset.report.specimen import HOSTILE, published_run
 from tests.support.rehearsal import ask
 from tests.support.specimens import planned, record
@@ -73,7 +74,8 @@ def test_it_is_the_same_for_the_same_records(run: Run) -> None:
 @pytest.mark.slow
 def test_it_stays_small_however_long_its_texts_are(run: Run) -> None:
     """As many pictures as there can be, all thumbnails at their limit, all texts enormous."""
-    long = dataclasses.asdict(record(prompt="'&\"" * 50_000, negative_prompt="字" * 100_000))
+    texts = {"prompt": "'&\"" * 50_000, "negative_prompt": "字" * 100_000}
+    (long,) = to_table([record(**texts)], pa.table({})).to_pylist()
     entry = Entry(long | {"extra": {"note": "é<" * 50_000}}, "data/0.tar", "0.jpg", "x" * 16_000)
     failed = Entry(long | {"error": "<" * 100_000})
     numbers = page.count_numbers(run.directory, [], page.Statistics(0, 0, 0, {}, {}, {}, 0, 0, {}))

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from batchgen.engine.families.chroma import Chroma
 from batchgen.engine.families.flux import Flux
 from batchgen.engine.families.sd3 import StableDiffusion3
 from batchgen.model import Guidance
@@ -13,7 +14,9 @@ from tests.support.specimens import picture
 SCALES, NEGATIVES = (0.0, 0.5, 1.0, 4.0), ("", "grey")
 
 
-@pytest.mark.parametrize(("family", "contrasts"), [(Flux, False), (StableDiffusion3, True)])
+@pytest.mark.parametrize(
+    ("family", "contrasts"), [(Flux, False), (StableDiffusion3, True), (Chroma, True)]
+)
 def test_a_negative_prompt_is_read_exactly_where_there_is_classifier_free_guidance(
     family, contrasts
 ):

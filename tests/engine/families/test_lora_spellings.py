@@ -10,15 +10,20 @@ import diffusers
 import pytest
 import torch
 from diffusers.loaders import lora_conversion_utils as converters
-from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+from diffusers.loaders.single_file_utils import (
+    convert_chroma_transformer_checkpoint_to_diffusers,
+    convert_sd3_transformer_checkpoint_to_diffusers,
+)
 from safetensors.torch import save_file
 
 from batchgen.engine.families.lora import fuse_lora
 from batchgen.model import TINY
 from batchgen.model.lora import linear_name, read_lora
+from batchgen.model.lora.names import find_linears
 from tests.support.lora_files import (
     KOHYA,
     PEFT,
+    chroma_originals,
     flux_originals,
     random_matrices,
     sd3_originals,
@@ -134,6 +139,32 @@ def test_every_spelling_with_stabilitys_names_is_what_diffusers_makes_of_the_che
     checkpoint |= {f"x_embedder.proj.{name}": torch.zeros(1) for name in ("weight", "bias")}
     weights = convert_sd3_transformer_checkpoint_to_diffusers(checkpoint)
     assert_equal(ours, {name: weights[f"{name}.weight"] for name in linears_of(sd3)})
+
+
+def test_the_authors_names_of_chroma_mean_what_diffusers_makes_of_the_checkpoint():
+    """Rows are numbered, and of one value. diffusers' converter knows one width."""
+    width, layers, names = 3072, 2, chroma_originals()
+    rows = {name: torch.arange(out * width)[:, None] for name, out in names.items()}
+    checkpoint = {f"{name}.weight": numbers.clone() for name, numbers in rows.items()}
+    checkpoint |= {f"{name}.bias": numbers[:, 0] for name, numbers in rows.items()}
+    norms = [f"distilled_guidance_layer.norms.{layer}" for layer in range(layers)]
+    attentions = [f"double_blocks.{n}.{stream}_attn" for n in range(2) for stream in ("img", "txt")]
+    for part in (*attentions, *(f"single_blocks.{n}" for n in range(2))):
+        norms += [f"{part}.norm.{kind}_norm" for kind in ("query", "key")]
+    checkpoint |= {f"{norm}.scale": torch.zeros(1) for norm in norms}
+    converted = convert_chroma_transformer_checkpoint_to_diffusers(checkpoint)
+    weights = {
+        linear_name("transformer", name.removesuffix(".weight")): weight
+        for name, weight in converted.items()
+        if weight.ndim == 2
+    }
+    known = {name: (len(weight), 1) for name, weight in weights.items()}
+    meant = {name: find_linears("transformer", name, known) for name in names}
+    for name, linears in meant.items():
+        assert linears is not None, name
+        stacked = torch.cat([weights[linear] for linear in linears.names])
+        assert torch.equal(stacked, rows[name]), name
+    assert sorted(each for linears in meant.values() for each in linears.names) == sorted(known)
 
 
 @pytest.mark.parametrize("spelling", DIFFUSERS)

@@ -1,4 +1,7 @@
-"""With every technique off, the engine makes what stock diffusers makes.
+"""FLUX.1 is stock diffusers with every technique off.
+
+`test_every_family.py` compares one picture of 6 steps at a time. Here are batches, which stock
+makes too, other numbers of steps, scales that ask for nothing, and a model like FLUX.1-schnell.
 
 Tolerance: fp32 latents within 1e-5. Both call the same modules on the same inputs, so on one
 machine they agree to the last bits; 1e-5 leaves room for another order of the sums in a matrix
@@ -21,35 +24,13 @@ def difference(stock, engine, group):
     return (theirs - ours).abs().max().item()
 
 
-@pytest.mark.parametrize(("width", "height"), [(128, 128), (192, 128), (128, 192)])
-@pytest.mark.parametrize("guidance", [1.0, 3.5])
-def test_latents_equal_stock_at_every_size_and_guidance(dev, width, height, guidance):
-    group = [make_picture(width=width, height=height, guidance=guidance)]
-    assert difference(*dev, group) <= TOLERANCE
-
-
-@pytest.mark.parametrize("steps", [1, 4, 28])
+@pytest.mark.parametrize("steps", [1, 28])
 def test_latents_equal_stock_at_every_number_of_steps(dev, steps):
     assert difference(*dev, [make_picture(1, steps=steps)]) <= TOLERANCE
 
 
 def test_a_batch_equals_stock_on_the_same_batch(dev):
     assert difference(*dev, [make_picture(key, guidance=3.5) for key in range(4)]) <= TOLERANCE
-
-
-def test_a_negative_prompt_means_what_stock_means_by_true_cfg(dev):
-    group = [
-        make_picture(key, guidance=3.5, negative_prompt="a blue circle", true_cfg=2.5)
-        for key in range(2)
-    ]
-    assert difference(*dev, group) <= TOLERANCE
-
-
-def test_a_negative_prompt_changes_the_picture(dev):
-    _, engine = dev
-    plain, contrasted = make_picture(), make_picture(negative_prompt="a blue circle", true_cfg=2.5)
-    one, other = engine.denoise([plain]).latents, engine.denoise([contrasted]).latents
-    assert (one - other).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("true_cfg", [0.0, 1.0])
