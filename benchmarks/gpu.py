@@ -58,6 +58,7 @@ ROWS = (
     Row("fp8-50", "batchgen FP8, half of the steps skipped", 90, 1.3),
     Row("bf16", "batchgen bf16", 200, 3.3),
     Row("diffusers", "diffusers bf16", 150),
+    Row("klein", "batchgen bf16, FLUX.2 klein 4B, 4 steps", 120),
     Row("cache-dit", "cache-dit FP8, half of the steps skipped", 150),
 )
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from batchgen.engine.cache.policy import COMPUTED, SKIPPED
 from batchgen.engine.device import Device, choose_device
 from batchgen.manifest import Picture
 from batchgen.model.checkpoint import Checkpoint
+from batchgen.model.index import read_index
 from batchgen.settings.job import Job, parse_job
 from benchmarks.card import Clocks
 from benchmarks.contenders import Batchgen, CacheDit, Diffusers, Skip
@@ -51,10 +52,18 @@ class Scale:
     mode: str
     # For configurations, compiled code and pictures.
     folder: Path
+    model: str = "FLUX.1-dev"
 
     def checkpoint(self) -> Checkpoint:
-        """The configurations; there are no weights on disk."""
-        return write_configurations(self.folder / "model", small=self.small)
+        """The configurations; of their weights none is read."""
+        folder = self.folder / self.model
+        if self.model == "FLUX.1-dev":
+            return write_configurations(folder, small=self.small)
+        # Imported here: it needs pytest, as the row of tests does.
+        from tests.support.full_size import write_model
+
+        write_model(folder, self.model, small=self.small)
+        return Checkpoint(folder, read_index(folder).name, {"weights": "random"})
 
     def job(self, **sections: Any) -> Job:
         """What is asked of batchgen."""
@@ -124,12 +133,15 @@ def cache_dit(scale: Scale, share: float) -> CacheDit:
     return contender
 
 
+# Of rows with another model than FLUX.1-dev.
+OTHERS: dict[str, dict[str, Any]] = {"klein": {"model": "FLUX.2-klein-4B", "steps": 4}}
 ROWS: dict[str, Callable[[Scale], Batchgen | Diffusers]] = {
     "fp8": lambda scale: batchgen(scale, "fp8"),
     "fp8-75": lambda scale: batchgen(scale, "fp8", 0.75),
     "fp8-50": lambda scale: batchgen(scale, "fp8", 0.5),
     "bf16": lambda scale: batchgen(scale, "bf16"),
     "diffusers": diffusers,
+    "klein": lambda scale: batchgen(scale, "bf16"),
     "cache-dit": lambda scale: cache_dit(scale, 0.5),
 }
 
@@ -185,6 +197,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     if sys.stdin.readline():
         scale = make_scale(given.folder, given.compile, small=given.small)
+        scale = replace(scale, **OTHERS.get(given.name, {}))
         print(json.dumps(measure(given.name, scale)), flush=True)
 
 

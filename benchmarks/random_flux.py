@@ -29,7 +29,9 @@ import torch
 import transformers
 
 from batchgen.engine.device import Device
+from batchgen.engine.families.family import Family
 from batchgen.engine.families.flux import Flux
+from batchgen.engine.families.flux2 import Flux2
 from batchgen.engine.families.loading import load_scheduler, load_tokenizer, without_transformer
 from batchgen.model import TINY
 from batchgen.model.checkpoint import Checkpoint
@@ -110,10 +112,11 @@ def random_family(
     max_sequence_length: int,
     transformer: bool,
     settled: Collection[str] = (),  # noqa: ARG001 - weights are made on the device
-) -> Flux:
+) -> Family:
     """For `build_engine(…, load=random_family)`."""
     load = random_module if transformer else without_transformer(random_module)
-    return Flux(checkpoint.folder, device, max_sequence_length, load)
+    family = {"flux": Flux, "flux2": Flux2}[checkpoint.family]
+    return family(checkpoint.folder, device, max_sequence_length, load)
 
 
 def random_pipeline(folder: Path, device: Device) -> Any:

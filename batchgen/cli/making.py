@@ -56,10 +56,11 @@ def plan(
         planning.refuse_unfit(located, checkpoint, planned, hardware)
         memory = planning.describe_memory(located, checkpoint, planned, hardware)
         outlook = operations.outlook_of(planned, profile, asked, hardware)
+        layout = planning.describe_layout(located, checkpoint, planned, outlook)
         if json:
-            sys.stdout.write(plan_to_json(planned, outlook, memory) + "\n")
+            sys.stdout.write(plan_to_json(planned, outlook, memory, layout) + "\n")
             return
-        show_plan(terminal(), planned, asked, outlook, memory)
+        show_plan(terminal(), planned, asked, outlook, memory, layout)
         if profile:
             root = operations.default_root(manifest[0], rehearse=rehearse)
             show_script(terminal(), planned, asked, profile, root)

@@ -2,6 +2,7 @@
 
     show.py          findings for people, and as JSON lines
     nodes.py         every node of a site is asked by a job of its own
+    links.py         two nodes exchange tensors, where they meet
     examine.py       all checks of one machine, in their order
     scheduler.py     SLURM's commands, controller and accounting
     models.py        a job's model, and the hub: reachable, or offline on purpose
@@ -22,5 +23,5 @@ A capability that is missing is told, and fails nothing, unless a job (`--job`) 
 it. What is there and does not work is a warning, and a failure if it is needed. A driver that
 crashes or hangs is a finding: whatever calls one runs in another process with a time limit.
 
-Not covered: NCCL between nodes, disk quotas, and whether synced bytes outlive a power cut.
+Not covered: more than two nodes at once, disk quotas, and whether synced bytes outlive a power cut.
 """

@@ -130,7 +130,7 @@ def _ranks(cards: Cards, needs: Needs) -> Finding:
         reason = min(silences, key=lambda text: "did not end" in text)
         remedy = "Check that processes may connect to each other over the loopback interface"
         if cards.count > 1:
-            remedy = "NCCL_DEBUG=INFO shows why; leave parallel.cp out: one card a worker"
+            remedy = "NCCL_DEBUG=INFO shows why; leave [parallel] out: one card a worker"
         return broken("ranks", f"two processes: {reason}", remedy, needed=needs.ranks)
     alone = "; NCCL needs a second card" if cards.count == 1 else ""
     seconds = told["seconds"]

@@ -44,6 +44,11 @@ class Needs:
         """Whether several processes make one picture."""
         return bool(self.job and self.job.parallel.degree > 1)
 
+    @property
+    def nodes(self) -> int:
+        """How many nodes of the site a replica fills."""
+        return self.site.span(self.job.parallel.degree) if self.site and self.job else 1
+
     def compiles(self, *, cuda: bool) -> bool:
         """Whether blocks are compiled on this kind of device; without a job, as by default."""
         job = self.job or Job()

@@ -2,8 +2,6 @@
 
 Node and submitter each read bytes that the other has written, and all nodes try to link one name:
 exactly one may get it, for on this rests that no picture is published twice.
-
-Not covered: NCCL between nodes.
 """
 
 from __future__ import annotations
@@ -18,13 +16,14 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from batchgen import durable, slurm
 from batchgen.doctor.examine import examine
 from batchgen.doctor.finding import Finding, failed, ok, warning
 from batchgen.doctor.folders import PRIVATE, existing
+from batchgen.doctor.links import between_nodes
 from batchgen.doctor.machine import same_software
 from batchgen.doctor.models import located
 from batchgen.doctor.needs import Needs
@@ -57,6 +56,8 @@ class Question:
     software: Mapping[str, str]
     # Of what the submitter has written into the shared folder.
     sha256: str
+    # Whether other nodes are asked too.
+    several: bool = False
 
     def __call__(self) -> None:
         """Examine this node, and answer."""
@@ -67,7 +68,8 @@ class Question:
         won = durable.link(shared / f"{name}.bytes", shared / "winner")
         job = parse_job(tomllib.loads(self.job), "the job") if self.job else None
         findings = [one.on(name) for one in same_software(self.software)]
-        for finding in examine(Path(self.root), Needs(job, self.site)):
+        needs = Needs(job, self.site)
+        for finding in self._examined(name, needs):
             findings.append(finding)
             # Should the job end before it answers, its log says how far it came.
             sys.stdout.write(f"after {finding.name}: {finding.found}\n")
@@ -79,6 +81,12 @@ class Question:
             "won": won,
         }
         durable.create(shared / f"{name}.answer", json.dumps(answer).encode())
+
+    def _examined(self, name: str, needs: Needs) -> Iterator[Finding]:
+        """This node alone, and together with another one."""
+        yield from examine(Path(self.root), needs)
+        if self.several and not needs.rehearses:
+            yield between_nodes(Path(self.shared), name, needs).on(name)
 
 
 @dataclass
@@ -145,6 +153,8 @@ def _submit(
     if not nodes:
         where = f"partition {site.partition}" if site.partition else "the default partition"
         raise SiteError(f"{where} has no node that the site profile allows. sinfo lists them")
+    several = sum(not node.away for node in nodes) > 1
+    question = replace(question, several=several)
     for node in nodes:
         if node.away:
             told = f"SLURM says {node.state}" + (f": {node.reason}" if node.reason else "")

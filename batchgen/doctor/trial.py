@@ -108,10 +108,12 @@ def compiler() -> dict[str, Any]:
         return _compared(compiled(x), function(x))
 
 
-def rank(number: str, folder: str) -> dict[str, Any]:
+def rank(number: str, folder: str, nodes: str = "1") -> dict[str, Any]:
     """Be one of two ranks that find each other by a file and exchange a tensor.
 
     They meet and connect as the ranks of a replica do; over NCCL, if each can have a card.
+
+    :param nodes: "1" if both are on this machine, "2" if each is on a node of its own.
     """
     import torch
 
@@ -122,8 +124,10 @@ def rank(number: str, folder: str) -> dict[str, Any]:
     from batchgen.engine.replica import rendezvous as meeting
     from batchgen.engine.replica.process_group_store import ProcessGroupStore
 
-    own, address, cuda = int(number), Path(folder) / "address", torch.cuda.device_count() > 1
-    device = torch.device("cuda", own) if cuda else torch.device("cpu")
+    own, address, one_machine = int(number), Path(folder) / "address", nodes == "1"
+    card = own if one_machine else 0
+    cuda = torch.cuda.device_count() > (1 if one_machine else 0)
+    device = torch.device("cuda", card) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     here = Rendezvous(
@@ -131,11 +135,12 @@ def rank(number: str, folder: str) -> dict[str, Any]:
         2,
         publish=lambda text: durable.write(address, text.encode(), durable.PRIVATE),
         find=lambda: address.read_text() if address.exists() and address.stat().st_size else "",
-        one_machine=True,
+        one_machine=one_machine,
     )
     store = meeting.open_store(here)
     meeting.wait_for_all(store, here)
-    meeting.keep_to_this_machine()
+    if one_machine:
+        meeting.keep_to_this_machine()
     began, passed = time.monotonic(), ProcessGroupStore(store.another())
     ranks = Ranks.connect(passed, own, Mesh(2, 1), device, _PEER_S)
     total = ranks.sum(torch.full((1 << 20,), own + 1.0, device=device))

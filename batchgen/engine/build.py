@@ -73,6 +73,7 @@ def build_engine(
     trained = weights is None or not weights.stored()
     settled = _settled(job, checkpoint, device)
     family = device.attempt(lambda: load(checkpoint, device, text_tokens, trained, settled))
+    family.state_levels(job.sampling.shift, job.sampling.sigmas)
 
     # LoRAs come first: they are stated against the trained weights, under the trained names, in the
     # trained precision. Later steps move linears (modulations), rename them (fused q, k and v),
@@ -88,7 +89,7 @@ def build_engine(
     numerics = _quantize(job, family, modulator, weights, device)
     # Attention must be final before anything is traced.
     lengths = Lengths()
-    kernel = _choose_attention(job, checkpoint, family, ranks, device, lengths)
+    kernel = _choose_attention(job, checkpoint, family, ranks.half, device, lengths)
     # A VAE of videos becomes one of pictures before it moves, is decoded in bands or compiled.
     family.vae = one_frame(family.vae)
     # What is not there yet goes to the device when nothing about it will change any more: no larger
@@ -99,6 +100,8 @@ def build_engine(
     # The cache's branch stays outside the blocks: `forward_pass.py` asks it at every step.
     policy = make_policy(job.cache, checkpoint.family, len(family.blocks))
     identity = f"{device.identity}{numerics} attention={kernel}"
+    if ranks.mesh.cfg > 1:
+        identity += f" cfg={ranks.mesh.cfg}"
     vae = plain_decode(family.vae, device.kind)
     engine = TorchEngine(
         identity, family, modulator, policy, device, ranks, lengths, residence, vae
@@ -121,13 +124,14 @@ def _choose_weights(
     check_independence(
         asked.linear,
         asked.granularity,
-        cp=ranks.degree,
+        cp=ranks.mesh.cp,
+        cfg=ranks.mesh.cfg,
         group=job.engine.batch_size,
         force=asked.force,
     )
     if work:
         lengths = {n for size in work.sizes for n in checkpoint.tokens(*size, text_tokens)}
-        check_tokens(asked.linear, lengths, ranks.degree, cuda=device.kind.type == "cuda")
+        check_tokens(asked.linear, lengths, ranks.mesh.cp, cuda=device.kind.type == "cuda")
     # Imported here, because torchao takes seconds.
     from batchgen.engine.precision.quantized_weights import choose_weights
 
@@ -205,8 +209,12 @@ def _compile(
     if work is None:
         raise JobError("[compile] needs to know the sizes to come")
     family, ranks, device = engine.family, engine.ranks, engine.device
-    tokens = {size: shares(_tokens(family, size), ranks.degree)[ranks.rank] for size in work.sizes}
+    half = ranks.half
+    tokens = {
+        size: shares(family.image_tokens(*size), half.degree)[half.rank] for size in work.sizes
+    }
     rows = work.batch * (2 if work.negative or checkpoint.contrasts else 1)
+    rows = shares(rows, ranks.mesh.cfg)[0]  # no half has more
     work.tell("compiling")
     engine.compiler = Compiler(mode)
     blocks = CompiledBlocks(family.blocks, engine.compiler, tokens=set(tokens.values()), rows=rows)
@@ -236,7 +244,7 @@ def _compile_cache(
         "sizes": sorted(work.sizes),
         "text": job.model.max_sequence_length,
         "rows": rows,
-        "layout": [ranks.mesh.ulysses, ranks.mesh.ring],
+        "layout": [ranks.mesh.ulysses, ranks.mesh.ring, ranks.mesh.cfg],
         "model": _configuration(family.transformer),
         "vae": _configuration(family.vae),
     }
@@ -257,8 +265,3 @@ def _configuration(module: Any) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(module.to_json_string())
     values.pop("_name_or_path", None)
     return values
-
-
-def _tokens(family: Family, size: tuple[int, int]) -> int:
-    """Image tokens of a picture of this size, (width, height) in pixels."""
-    return family.pack(torch.empty(1, *family.noise_shape(*size), device="meta")).shape[1]

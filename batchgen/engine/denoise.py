@@ -21,7 +21,8 @@ from batchgen.engine.cache.selection import Selection
 from batchgen.engine.cache.velocities import Velocities
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Family, Schedule, Text
-from batchgen.engine.forward_pass import Forward, SomeRows
+from batchgen.engine.forward_pass import Forward
+from batchgen.engine.parallel.halves import SomeRows
 from batchgen.manifest import Picture
 
 
@@ -38,7 +39,7 @@ class Rows:
     index: Tensor
     # [R - B] fp32: the guidance scale of each contrasted picture.
     scales: Tensor
-    # R rows: prompts, then negative prompts.
+    # Prompts, then negative prompts: of the rows that this half of the replica holds.
     text: Text
     # Whether guidance keeps the length of every token's velocity: `Family.renormalised`.
     renormalised: bool = False

@@ -2,6 +2,9 @@
 
     embed → split over the ranks → probe blocks → measure → the other blocks → head → gather
 
+Where a replica has two halves, all of this is done with the rows that this half computes
+(`parallel/halves.py`), and the halves' velocities are joined behind it.
+
 Where a cache decides what to compute, it comes in twice: `measure` goes as far as the probe blocks,
 if there are any, and `velocity` goes on from there with the rows that are to be computed.
 
@@ -10,13 +13,12 @@ keeps its share, which costs less than keeping latents apart; and latents that t
 same to all ranks.
 
 Legend: R rows (the pictures, then the negative branches of those with classifier-free guidance),
-T image tokens, C latent channels of a token.
+h of them that this half holds, T image tokens, C latent channels of a token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +28,7 @@ from batchgen.engine.cache.probe import Probe
 from batchgen.engine.families.family import Conditions, Family, Tokens
 from batchgen.engine.modulation import Modulations
 from batchgen.engine.parallel.collectives import Ranks
-
-
-@dataclass(frozen=True, slots=True)
-class SomeRows:
-    """r of a group's R rows."""
-
-    # In rising order.
-    numbers: Sequence[int]
-    # The same on the device, int64.
-    index: Tensor
+from batchgen.engine.parallel.halves import Halves, SomeRows
 
 
 class Forward:
@@ -50,11 +43,16 @@ class Forward:
         ranks: Ranks,
         probe: Probe | None,
         lengths: Lengths,
+        halves: Halves,
     ) -> None:
-        """:param size: (width, height) of the group's pictures, in pixels.
+        """:param conditions: of the rows that this half holds.
+        :param size: (width, height) of the group's pictures, in pixels.
+        :param ranks: those that share the tokens.
         :param probe: what `measure` measures; None: nothing.
         :param lengths: what the attention of the blocks reads.
+        :param halves: who computes which rows.
         """
+        self._halves = halves
         self._family, self._size, self._ranks, self._probe = family, size, ranks, probe
         self._temb, self._modulations = conditions.temb, Modulations(modulator, conditions.temb)
         self._text, self._rotary = ranks.split(conditions.text), _split_rotary(conditions, ranks)
@@ -71,6 +69,8 @@ class Forward:
         :param latents: of all rows, [R, T, C].
         """
         assert self._probe is not None, "the policy measures nothing"
+        held = self._halves.held
+        latents = latents[held.start : held.stop]
         embedded, modulations = self._embed(latents, None), self._modulations.at(step)
         signal = self._probe.signal
         self._probed = self._run(0, signal.blocks, embedded, modulations, None)
@@ -84,6 +84,17 @@ class Forward:
         Steps come in order, each at most once.
 
         :param rows: which of the group's rows the latents are; None: all.
+        """
+        share = self._halves.share(rows)
+        velocity = latents = latents[share.places]
+        if len(latents):
+            velocity = self._velocity(latents, step, share.rows)
+        return self._halves.join(velocity, share.counts)
+
+    def _velocity(self, latents: Tensor, step: int, rows: SomeRows | None) -> Tensor:
+        """The velocity of latents, both [h, T, C].
+
+        :param rows: which of the rows that this half holds the latents are; None: all.
         """
         index = None if rows is None else rows.index
         modulations, first = self._modulations.at(step, index), 0

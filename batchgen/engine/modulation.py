@@ -39,16 +39,21 @@ class Slice(nn.Module):
 class Modulator(nn.Module):
     """The modulation linears of all blocks."""
 
-    def __init__(self, linears: Sequence[Sequence[nn.Linear]]) -> None:
-        """:param linears: of each block. Blocks may share them, as those of FLUX.2 do."""
+    def __init__(
+        self, linears: Sequence[Sequence[nn.Linear]], activation: nn.Module | None = None
+    ) -> None:
+        """:param linears: of each block. Blocks may share them, as those of FLUX.2 do.
+        :param activation: of the embedding, before all linears; None: SiLU.
+        """
         super().__init__()
         self.blocks = linears
+        self.activation = activation or nn.SiLU()
         distinct = dict.fromkeys(linear for block in linears for linear in block)
         self.linears = nn.ModuleList(distinct)
 
     def forward(self, temb: Tensor) -> list[Tensor]:
         """[n, R, D] → for each block [n, R, M]. Blocks that share linears get one tensor."""
-        active, made = nn.functional.silu(temb), dict[tuple[nn.Linear, ...], Tensor]()
+        active, made = self.activation(temb), dict[tuple[nn.Linear, ...], Tensor]()
         for block in self.blocks:
             if (linears := tuple(block)) not in made:
                 made[linears] = torch.cat([linear(active) for linear in linears], dim=-1)

@@ -1,10 +1,10 @@
-"""Imports of heavy libraries, without their log lines that tell a user nothing."""
+"""Imports and loading of heavy libraries, without log lines that tell a user nothing."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 # Logger → part of the line that is dropped. All other lines of these loggers are kept.
 _NOISE = {
@@ -24,14 +24,24 @@ _NOISE = {
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
     """Drop the noise while torchao is imported, or transformers and diffusers, which import it."""
-    filters = {logging.getLogger(name): _Without(words) for name, words in _NOISE.items()}
-    for logger, noise in filters.items():
-        logger.addFilter(noise)
+    with without_lines(_NOISE):
+        yield
+
+
+@contextlib.contextmanager
+def without_lines(noise: Mapping[str, str]) -> Iterator[None]:
+    """Drop log lines meanwhile.
+
+    :param noise: logger → part of the lines.
+    """
+    filters = {logging.getLogger(name): _Without(words) for name, words in noise.items()}
+    for logger, drop in filters.items():
+        logger.addFilter(drop)
     try:
         yield
     finally:
-        for logger, noise in filters.items():
-            logger.removeFilter(noise)
+        for logger, drop in filters.items():
+            logger.removeFilter(drop)
 
 
 class _Without(logging.Filter):

@@ -26,6 +26,7 @@ from batchgen.engine.forward_pass import Forward
 from batchgen.engine.interface import Compilation, Denoised
 from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
+from batchgen.engine.parallel.halves import Halves
 from batchgen.engine.vae.decode import Decode, decode_latents
 from batchgen.manifest import Picture
 
@@ -80,6 +81,7 @@ class TorchEngine:
         """Take rows of zeros through the transformer once, as a step does, so that it compiles.
 
         :param size: (width, height) in pixels.
+        :param rows: of this half of the replica.
         """
         with self.residence.encoding():
             text = self.family.encode([""]).rows([0] * rows)
@@ -89,7 +91,9 @@ class TorchEngine:
         dtype = self.family.latents_dtype or self.device.dtype
         noise = torch.zeros(rows, *self.family.noise_shape(*size), dtype=dtype)
         latents = self.family.pack(noise.to(self.device.kind))
-        self._forward(conditions, size, None).velocity(latents, 0)
+        # Halves compile apart: their ranks, and therefore their graphs, differ.
+        alone = Halves(Ranks(), rows)
+        self._forward(conditions, size, None, alone).velocity(latents, 0)
         # Other numbers of rows may be tried next, and theirs have no lengths.
         self.lengths.own = None
 
@@ -97,15 +101,15 @@ class TorchEngine:
     def _denoise(self, group: Sequence[Picture], *, cached: bool) -> Denoised:
         clock = self.device.clock()
         with self.residence.encoding():
-            rows = self._rows(group)
+            rows, halves = self._rows(group)
         clock.mark()
         size = group[0].width, group[0].height
         schedule = self.family.schedule(group[0].steps, *size)
-        guidance = self._tensor([picture.guidance for picture in group])[rows.index]
+        guidance = self._tensor([group[rows.owner[row]].guidance for row in halves.held])
         noise = draw_noise(self.family, group, self.device)
         conditions = self.family.conditions(rows.text, schedule.timesteps, guidance, size)
-        probe = self._probe(rows) if cached else None
-        forward = self._forward(conditions, size, probe)
+        probe = self._probe(rows, halves) if cached else None
+        forward = self._forward(conditions, size, probe, halves)
         velocities = self._velocities(group, noise, schedule) if cached else None
         products = Products(schedule.sigmas.tolist()) if self.records else None
         latents = denoise(forward, noise, rows, schedule, velocities, products)
@@ -125,15 +129,20 @@ class TorchEngine:
             tuple(watched.traces()) if watched else (),
         )
 
-    def _rows(self, group: Sequence[Picture]) -> Rows:
-        """One row a picture, and one more for each picture with classifier-free guidance."""
+    def _rows(self, group: Sequence[Picture]) -> tuple[Rows, Halves]:
+        """One row a picture, and one more for each picture with classifier-free guidance.
+
+        Also who computes which of them.
+        """
         all_scales = [self.family.cfg_scale(picture) for picture in group]
         scales = {row: scale for row, scale in enumerate(all_scales) if scale > 1}
         prompts = [picture.prompt for picture in group]
-        text = self._encode([*prompts, *(group[row].negative_prompt for row in scales)])
+        prompts += [group[row].negative_prompt for row in scales]
         owner = [*range(len(group)), *scales]
+        halves = Halves(self.ranks, len(owner))
+        text = self._encode([prompts[row] for row in halves.held])
         index, factors = self._tensor(owner), self._tensor(list(scales.values()))
-        return Rows(owner, index, factors, text, self.family.renormalised)
+        return Rows(owner, index, factors, text, self.family.renormalised), halves
 
     def _encode(self, prompts: Sequence[str]) -> Text:
         """Text of the prompts, one row each, in their order.
@@ -145,16 +154,15 @@ class TorchEngine:
         return self.family.encode(list(distinct)).rows([distinct[prompt] for prompt in prompts])
 
     def _forward(
-        self, conditions: Conditions, size: tuple[int, int], probe: Probe | None
+        self, conditions: Conditions, size: tuple[int, int], probe: Probe | None, halves: Halves
     ) -> Forward:
-        return Forward(
-            self.family, self.modulator, conditions, size, self.ranks, probe, self.lengths
-        )
+        family, ranks = self.family, self.ranks.half
+        return Forward(family, self.modulator, conditions, size, ranks, probe, self.lengths, halves)
 
-    def _probe(self, rows: Rows) -> Probe | None:
+    def _probe(self, rows: Rows, halves: Halves) -> Probe | None:
         if self.policy is None or self.policy.signal is None:
             return None
-        return Probe(self.policy.signal, rows.owner, self.ranks)
+        return Probe(self.policy.signal, rows.owner, self.ranks, halves)
 
     def _velocities(
         self, group: Sequence[Picture], noise: Tensor, schedule: Schedule

@@ -46,14 +46,14 @@ def refuse_shape(site: Site, job: Job) -> None:
         raise SiteError('engine.device = "cuda", and the site profile says gpus_per_node = 0')
     if max(ranks, tasks) % min(ranks, tasks):
         raise SiteError(
-            f"parallel.cp = {ranks}, and the site profile has {counted(tasks, 'task')} a node: "
+            f"{job.parallel.spelled}, and the site profile has {counted(tasks, 'task')} a node: "
             "neither divides the other. A node holds whole replicas, or a replica fills whole "
             "nodes."
         )
     for key, nodes in (("nodes", site.nodes), ("max_running", site.max_running)):
         if nodes and nodes % span:
             raise SiteError(
-                f"{key} = {nodes}: parallel.cp = {ranks} fills {counted(span, 'node')} of "
+                f"{key} = {nodes}: {job.parallel.spelled} fills {counted(span, 'node')} of "
                 f"{counted(tasks, 'task')}, so take a multiple of {span}"
             )
     if job.run.workers != "auto" and "workers" in job.run.model_fields_set:

@@ -6,7 +6,7 @@ from batchgen.errors import SiteError
 from batchgen.settings import Site
 from batchgen.slurm import check_srun
 
-_LAYOUT = "the tasks follow from gpus_per_node, workers_per_node and parallel.cp"
+_LAYOUT = "the tasks follow from gpus_per_node, workers_per_node and [parallel]"
 _LOGS = "batchgen names the logs"
 _DEATHS = "batchgen decides what follows a task's death"
 _NO_WORK = "srun would start no worker"

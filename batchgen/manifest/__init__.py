@@ -3,6 +3,7 @@
     validate.py     check every row before a run is planned
     duplicates.py   find ids that two rows share
     checks.py       check one batch of rows against the columns' contract
+    words.py        an upper bound for the tokens of long prompts, from those of their words
     effects.py      values that change no picture, counted
     shapes.py       size, steps and number of pictures of each row, for cutting shards
     rows.py         read a range of rows and expand it to pictures: what a worker does

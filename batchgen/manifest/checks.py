@@ -6,7 +6,7 @@ Arrow and numpy check whole columns. Only rows that break the contract are looke
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -26,7 +26,8 @@ from batchgen.manifest.contract import (
 )
 from batchgen.manifest.problems import ColumnReport, Place, Problems, Rows, shorten
 from batchgen.manifest.utf8 import replace, undecodable
-from batchgen.model import Guidance
+from batchgen.manifest.words import Words
+from batchgen.model import CountWords, Guidance
 from batchgen.settings import MAX_SIDE_PX, Sampling
 
 # Tokens that a tokenizer adds: the end, and a space at the beginning.
@@ -50,6 +51,8 @@ class Limits:
     guidance: Guidance | None = None
     # What stands around a prompt when its tokens are counted: the bytes of a chat template.
     template_bytes: int = 0
+    # How the tokens of words are counted; None: only whole texts can be.
+    count_words: CountWords | None = None
 
     @property
     def accepted_sides(self) -> str:
@@ -76,6 +79,11 @@ class Checks:
     count_tokens: Callable[[str], int]
     # Texts over `max_tokens` found so far.
     over_long: int = 0
+    _words: Words | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if count := self.limits.count_words:
+            self._words = Words(count)
 
     def check(
         self, batch: pa.RecordBatch, place: Place, problems: Problems, first_row: int
@@ -129,16 +137,24 @@ class Checks:
         return texts
 
     def _check_prompts(self, texts: pa.Array, name: str, report: ColumnReport) -> None:
-        """Count the tokens of texts with many bytes; a token takes at least one."""
+        """Count the tokens of texts that may have too many."""
         if name == "prompt":
             _check_not_blank(texts, report)
-        most = self.max_tokens - _ADDED_TOKENS - self.limits.template_bytes
-        doubtful = _where(pc.greater(_most_bytes(texts), most))
-        counts = {row: self.count_tokens(texts[row].as_py()) for row in doubtful.tolist()}
+        doubtful = self._doubtful(texts).tolist()
+        counts = {row: self.count_tokens(texts[row].as_py()) for row in doubtful}
         over = [row for row, tokens in counts.items() if tokens > self.max_tokens]
         self.over_long += len(over)
         if self.refuse_long:
             report(np.array(over, np.int64), lambda row: self._too_long(counts[row]))
+
+    def _doubtful(self, texts: pa.Array) -> Rows:
+        """The texts with many bytes, of which a token takes at least one, and many tokens."""
+        most = self.max_tokens - _ADDED_TOKENS - self.limits.template_bytes
+        many = _where(pc.greater(_most_bytes(texts), most))
+        if self._words is None or not len(many):
+            return many
+        found: Rows = many[self._words.most_tokens(texts.take(pa.array(many))) > most]
+        return found
 
     def _too_long(self, tokens: int) -> str:
         remedies = ["shorten it"]
@@ -148,14 +164,10 @@ class Checks:
         return f"{tokens} tokens, the limit is {self.max_tokens}: {', '.join(remedies)}"
 
     def _check_numbers(self, found: pa.Array, name: str, report: ColumnReport) -> None:
-        column = COLUMNS[name]
-        is_side = name in ("width", "height")
-        default = getattr(self.sampling, name) if is_side else column.low
+        takes_the_jobs = name in ("width", "height", "steps")
+        default = getattr(self.sampling, name) if takes_the_jobs else COLUMNS[name].low
         values = normalise(found, name).fill_null(default).to_numpy(zero_copy_only=False)
-        accepted = self.limits.accepted_sides if is_side else column.accepted
-        # NaN is in no range.
-        out_of_range = ~((values >= column.low) & (values <= column.high))
-        wrong = self.limits.wrong_sides(values) if is_side else out_of_range
+        wrong, accepted = self._wrong_numbers(values, name)
 
         def describe(row: int) -> str:
             value = found[row].as_py()
@@ -167,6 +179,18 @@ class Checks:
         if name == "true_cfg" and guidance and guidance.contrasts:
             meaningless = np.flatnonzero(~wrong & (values > 1))
             report(meaningless, lambda row: f"{found[row].as_py()}; {_NO_TRUE_CFG}")
+
+    def _wrong_numbers(self, values: Rows, name: str) -> tuple[npt.NDArray[np.bool_], str]:
+        """Tell which of R values of a column are wrong, and what is accepted."""
+        column, sigmas = COLUMNS[name], self.sampling.sigmas
+        if name in ("width", "height"):
+            return self.limits.wrong_sides(values), self.limits.accepted_sides
+        if name == "steps" and sigmas:
+            accepted = f"{len(sigmas)}, a step for each of sampling.sigmas"
+            model = "--set sampling.sigmas=[] takes the model's levels"
+            return values != len(sigmas), f"{accepted}; {model}"
+        # NaN is in no range.
+        return ~((values >= column.low) & (values <= column.high)), column.accepted
 
 
 def _check_exact(found: pa.Array, name: str, report: ColumnReport) -> None:

@@ -30,6 +30,8 @@ class Effects:
     from_job: Counter[str] = field(default_factory=Counter)
     # Rows that take the job's value, and in which it changes nothing.
     idle_from_job: Counter[str] = field(default_factory=Counter)
+    # Rows with classifier-free guidance.
+    contrasted: int = 0
 
     def count(self, batch: pa.RecordBatch, used: Mapping[str, str]) -> None:
         """Add the rows of a batch.
@@ -50,6 +52,8 @@ class Effects:
         texts = found.get("negative_prompt")
         lengths = None if texts is None else pc.binary_length(texts)
         negative = _filled(lengths, len(self.sampling.negative_prompt), batch.num_rows) > 0
+        contrasted = self.guidance.contrasted(guidance, true_cfg, negative)
+        self.contrasted += int(np.count_nonzero(contrasted))
         for name, idle in self.guidance.idle(guidance, true_cfg, negative).items():
             own = _filled(None if name not in found else found[name].is_valid(), False, len(idle))
             self.idle[name] += int(np.count_nonzero(idle & own))

@@ -8,6 +8,7 @@
     chat_template.py    what a language model's prompt stands in
     contents.py         weight files against the configuration: nothing missing, nothing left over
     index.py            model_index.json against the family
+    token_counter.py    tokens of prompts and of words
     guidance.py         which guidance values of a picture a model reads
     families/           what planning must know of a model family: transformer, tokens, FLOP
     components/         configurations of components, checked, and their tensors, name → shape
@@ -19,17 +20,30 @@ A room imports only rooms below it.
 """
 
 from batchgen.model.checkpoint import TINY, Checkpoint, resolve
-from batchgen.model.families import QWEN3_LAYERS, QWEN_IMAGE
+from batchgen.model.families import (
+    FLUX2_DEV,
+    FLUX2_KLEIN,
+    MISTRAL3_LAYERS,
+    QWEN3_LAYERS,
+    QWEN_IMAGE,
+    ZIMAGE_MULTIPLE,
+)
 from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled
 from batchgen.model.lora import linear_name, read_lora
+from batchgen.model.token_counter import CountWords
 from batchgen.model.weights import digest, read_header
 
 __all__ = [
+    "FLUX2_DEV",
+    "FLUX2_KLEIN",
+    "MISTRAL3_LAYERS",
     "QWEN3_LAYERS",
     "QWEN_IMAGE",
     "TINY",
+    "ZIMAGE_MULTIPLE",
     "Checkpoint",
+    "CountWords",
     "Guidance",
     "digest",
     "is_distilled",

@@ -8,21 +8,27 @@ nothing that a template holds can run code or change anything: jinja2 renders it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from batchgen.errors import ModelError
+from batchgen.model.families.facts import Messages, prompt_alone
 from batchgen.model.folder import check_file, read_json
 
 # Stands for a prompt when a template is tried.
 _SAMPLE = "a red circle"
 
 
-def read_chat_template(folder: Path, values: Mapping[str, Any]) -> Callable[[str], str]:
+def read_chat_template(
+    folder: Path, values: Mapping[str, Any], messages: Callable[[str], Messages] = prompt_alone
+) -> Callable[[str], str]:
     """A function from a prompt to the text that the tokenizer is given.
 
     :param folder: of the tokenizer.
-    :param values: what the template is told beside the prompt.
+    :param values: what the template is told beside the conversation: what it asks for, and the
+        tokenizer's special tokens. Unless it says otherwise, the answer is begun.
+    :param messages: from a prompt to the conversation.
     :raises ModelError: there is no template, or it does not hold the prompt.
     """
     # Imported here, because families without a template need none.
@@ -34,21 +40,34 @@ def read_chat_template(folder: Path, values: Mapping[str, Any]) -> Callable[[str
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
     try:
         template = environment.from_string(source)
     except TemplateError as error:
         raise ModelError(f"{where}: not a chat template: {error}; {again}.") from None
 
     def render(prompt: str) -> str:
-        messages = [{"role": "user", "content": prompt}]
+        told = {"messages": messages(prompt), "add_generation_prompt": True, **values}
         try:
-            return template.render(messages=messages, add_generation_prompt=True, **values)
+            return template.render(told)
         except (TemplateError, TypeError, ValueError) as error:
             raise ModelError(f"{where}: the chat template fails: {error}; {again}.") from None
 
     if _SAMPLE not in render(_SAMPLE):
         raise ModelError(f"{where}: the chat template leaves the prompt out; {again}.")
     return render
+
+
+def _refuse(message: str) -> None:
+    """What a template calls that was given a conversation it is not for."""
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
+
+
+def _now(form: str) -> str:
+    """What a template calls that tells the date."""
+    return datetime.now().astimezone().strftime(form)
 
 
 def _source(folder: Path) -> tuple[Path, str]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from batchgen.errors import ModelError
 from batchgen.model.chat_template import read_chat_template
-from batchgen.model.components.config import AnyVae, Config, parse_config
+from batchgen.model.components.config import AnyTransformer, AnyVae, Config, parse_config
 from batchgen.model.components.scheduler import SCHEDULER, Scheduler
 from batchgen.model.contents import FLOATS, canonical_names, check_weights, is_harmless
 from batchgen.model.families import FAMILIES, FamilyFacts, encoder_of
@@ -30,7 +30,8 @@ from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled, read_index
 from batchgen.model.locate import TINY, locate
 from batchgen.model.lora import Shape, is_table, linear_name, lora_files, read_lora
-from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer
+from batchgen.model.token_counter import TokenCounter
+from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer, special_tokens
 from batchgen.model.weights import digest, read_header
 from batchgen.settings import MAX_SIDE_PX, Model
 
@@ -68,10 +69,15 @@ class Checkpoint:
         """
         if self.folder == TINY:
             return _TINY_MOST_PX
-        key = self._facts.most_positions
-        if not key:
-            return MAX_SIDE_PX
-        return min(MAX_SIDE_PX, int(self.config("transformer")[key]) * self.pixel_multiple)
+        most = self.transformer.most_side * self.pixel_multiple
+        return min(MAX_SIDE_PX, most or MAX_SIDE_PX)
+
+    @property
+    def transformer(self) -> AnyTransformer:
+        """The transformer's configuration: its heads, width and blocks."""
+        config = self._parsed("transformer")
+        assert isinstance(config, AnyTransformer)
+        return config
 
     @property
     def vae(self) -> AnyVae:
@@ -83,13 +89,17 @@ class Checkpoint:
     @property
     def heads(self) -> int:
         """Attention heads of the transformer."""
-        return int(self.config("transformer")["num_attention_heads"])
+        return self.transformer.heads
 
     @property
     def blocks(self) -> int:
         """Transformer blocks."""
-        config = self.config("transformer")
-        return int(config["num_layers"] + config.get("num_single_layers", 0))
+        return self.transformer.blocks
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The transformer's lists of these blocks."""
+        return self._facts.stacks
 
     @property
     def activations(self) -> int:
@@ -116,17 +126,23 @@ class Checkpoint:
     def guidance(self) -> Guidance:
         """Which guidance values of a picture the model reads."""
         embedded = bool(self.config("transformer").get("guidance_embeds"))
-        return Guidance(embedded, self.contrasts)
+        return Guidance(embedded, self.contrasts, self._facts.unguided)
 
     @property
     def text(self) -> str:
         """Component folder of the largest text encoder."""
         return self._facts.text
 
+    def left_out(self) -> list[str]:
+        """What the model's pipeline can do and batchgen does not do with it, for people."""
+        named = named_components(self.folder)
+        return [what for component, what in self._facts.left_out.items() if component in named]
+
     def tokens(self, width: int, height: int, max_sequence_length: int) -> tuple[int, int]:
-        """Image and text tokens of a picture of so many px."""
+        """Image and text tokens of a picture of so many px, those that the family adds included."""
         image = (width // self.pixel_multiple) * (height // self.pixel_multiple)
-        return image, max_sequence_length + self._facts.clip_tokens
+        text, multiple = max_sequence_length + self._facts.clip_tokens, self._facts.token_multiple
+        return -(-image // multiple) * multiple, -(-text // multiple) * multiple
 
     def components(self) -> list[str]:
         """Folders of the components with weights."""
@@ -139,14 +155,14 @@ class Checkpoint:
 
         :raises ModelError: a file is missing or broken.
         """
-        kind = self._facts.components[component].config
+        config = self._parsed(component)
         stored = {
             name: tuple(header[own]["shape"])
             for header in self._headers(component).values()
-            for name, own in canonical_names(header, kind)
-            if not is_harmless(name, kind)
+            for name, own in canonical_names(header, type(config))
+            if not is_harmless(name, config)
         }
-        held = ((name, kind.held(name, shape)) for name, shape in stored.items())
+        held = ((name, config.held(name, shape)) for name, shape in stored.items())
         return {name: shape for name, shape in held if shape is not None}
 
     def check(self) -> None:
@@ -155,9 +171,7 @@ class Checkpoint:
         :raises ModelError: some are not.
         """
         configs = {name: self._parsed(name) for name in self._facts.components}
-        scheduler = self.folder / "scheduler" / "scheduler_config.json"
-        _check_class(scheduler, self._read_once(scheduler, read_json), SCHEDULER)
-        parse_config(self._read_once(scheduler, read_json), Scheduler, where=str(scheduler))
+        self.scheduler()
         for what, given, expected in self._facts.fits(configs):
             if given != expected:
                 raise ModelError(
@@ -169,6 +183,16 @@ class Checkpoint:
         for name, kind in self._facts.tokenizers.items():
             check_tokenizer(self.folder / name, kind, configs[encoder_of(name)])
         self._template()  # raises if it is missing or damaged
+
+    def scheduler(self) -> Scheduler:
+        """How the model's noise levels are spaced and moved.
+
+        :raises ModelError: it is another scheduler than the engine's, or has impossible values.
+        """
+        path = self.folder / "scheduler" / "scheduler_config.json"
+        content = self._read_once(path, read_json)
+        _check_class(path, content, SCHEDULER)
+        return parse_config(content, Scheduler, where=str(path))
 
     def _parsed(self, component: str) -> Config:
         """A component's configuration, checked.
@@ -214,14 +238,14 @@ class Checkpoint:
         """How many numbers a component's weights have."""
         return sum(math.prod(shape) for shape in self.tensors(component).values())
 
-    def token_counter(self) -> Callable[[str], int]:
-        """A function that counts the tokens of a prompt, with the end token or the template's.
+    def token_counter(self) -> TokenCounter:
+        """What counts the tokens of a prompt, with the end token or the template's.
 
         This is the number that `model.max_sequence_length` limits.
         """
-        tokenizer = read_tokenizer(self.folder / self._facts.tokenizer)
-        render, unread = self._template(), self._facts.unread
-        return lambda prompt: len(tokenizer.encode(render(prompt)).ids) - unread
+        folder, unread = self.folder / self._facts.tokenizer, self._facts.unread
+        begin = special_tokens(folder).get("bos_token", "") if self._facts.chat is not None else ""
+        return TokenCounter(read_tokenizer(folder), self._template(), begin, unread)
 
     @property
     def template_bytes(self) -> int:
@@ -241,7 +265,8 @@ class Checkpoint:
         if facts.chat is None:
             before, behind = facts.around
             return lambda prompt: f"{before}{prompt}{behind}"
-        return read_chat_template(self.folder / facts.tokenizer, facts.chat)
+        folder = self.folder / facts.tokenizer
+        return read_chat_template(folder, {**special_tokens(folder), **facts.chat}, facts.messages)
 
     def flops(self, width: int, height: int, steps: int, text_tokens: int, cfg: bool) -> float:
         """FLOP of one picture's denoising; classifier-free guidance doubles them.
@@ -291,6 +316,8 @@ def _resolve(model: Model) -> Checkpoint:
     facts = read_index(folder)
     files = [folder / "model_index.json"]
     for component in named_components(folder):
+        if component in facts.left_out:
+            continue
         files += component_files(folder / component)
     identity = {path.relative_to(folder).as_posix(): digest(path) for path in sorted(files)}
     loras = [expand_home(lora.path) for lora in model.lora]

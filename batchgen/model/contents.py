@@ -15,12 +15,11 @@ from batchgen.errors import ModelError, counted
 from batchgen.model.components.autoencoder import Autoencoder, Flux2Vae, Vae
 from batchgen.model.components.clip import Clip, ClipWithProjection
 from batchgen.model.components.config import Config
+from batchgen.model.components.mistral3 import Mistral3
 from batchgen.model.components.qwen3 import Qwen3
 from batchgen.model.components.qwen25_vl import Qwen25VL
 from batchgen.model.components.t5 import T5
 from batchgen.model.components.tensors import Shape
-from batchgen.model.families import QWEN3_LAYERS
-from batchgen.model.families.flux2 import Flux2Qwen3
 
 # Types that can stand for weights as they are. FP8 with scales has tensors without a place.
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
@@ -36,16 +35,12 @@ _HARMLESS: dict[type[Config], str] = {
     Flux2Vae: r"quant_conv\.(weight|bias)|bn\.num_batches_tracked",
     # What sees, and what predicts the next token.
     Qwen25VL: r"visual\..+|lm_head\.weight",
-    # What predicts the next token.
-    Qwen3: r"lm_head\.weight",
-    # And what comes after the last layer that is read.
-    Flux2Qwen3: r"lm_head\.weight|norm\.weight|layers\.(?!BEFORE)\d+\..+".replace(
-        "BEFORE", rf"({'|'.join(map(str, range(QWEN3_LAYERS[-1])))})\."
-    ),
 }
 # Older names of a VAE's attention, which diffusers renames.
 _OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLDER_NAME = re.compile(rf"(\.attentions\.\d+\.)({'|'.join(_OLDER)})\.")
+# Where versions of transformers have put the language model in a Mistral3.
+_LANGUAGE_MODEL = re.compile(r"^(model\.)?(language_model\.(model\.)?)?")
 # What names without a place say about a file, and what to do.
 _STRANGERS = {
     r"^(model\.diffusion_model|double_blocks|single_blocks|joint_blocks)\.": (
@@ -76,12 +71,14 @@ def canonical_names(header: Mapping[str, Any], kind: type[Config]) -> Iterator[t
             yield _canonical(name, kind), name
 
 
-def is_harmless(name: str, kind: type[Config]) -> bool:
+def is_harmless(name: str, config: Config) -> bool:
     """Whether a tensor has no place in the model and cannot change a picture.
 
     :param name: canonical.
     """
-    return re.fullmatch(_HARMLESS.get(kind, ""), name) is not None
+    if isinstance(config, Qwen3 | Mistral3) and config.comes_after(name):
+        return True
+    return re.fullmatch(_HARMLESS.get(type(config), ""), name) is not None
 
 
 def check_weights(config: Config, headers: Mapping[Path, Mapping[str, Any]], built: str) -> None:
@@ -99,7 +96,7 @@ def check_weights(config: Config, headers: Mapping[Path, Mapping[str, Any]], bui
         tensors = {
             ours: header[theirs]
             for ours, theirs in canonical_names(header, kind)
-            if ours in expected or not is_harmless(ours, kind)
+            if ours in expected or not is_harmless(ours, config)
         }
         problems += (f"{path}: {problem}" for problem in _misfits(tensors, expected, built))
         if twice := [name for name in tensors if name in found]:
@@ -144,6 +141,8 @@ def _canonical(name: str, kind: type[Config]) -> str:
         return name.removeprefix("model.")
     if kind is Qwen25VL:
         return name.removeprefix("model.").removeprefix("language_model.")
+    if issubclass(kind, Mistral3):
+        return _LANGUAGE_MODEL.sub("", name)
     if issubclass(kind, Autoencoder):
         return _OLDER_NAME.sub(lambda part: f"{part[1]}{_OLDER[part[2]]}.", name)
     return name

@@ -44,6 +44,7 @@ def is_distilled(folder: Path) -> bool:
 def _problems(index: dict[str, Any], pipeline: str, facts: FamilyFacts) -> list[str]:
     """What is wrong with the components that an index names."""
     needed, problems = facts.classes, []
+    unused = _UNUSED | facts.left_out.keys()
     for name, classes in needed.items():
         expected = " or ".join(json.dumps(list(pair)) for pair in classes)
         given = index.get(name)
@@ -59,7 +60,7 @@ def _problems(index: dict[str, Any], pipeline: str, facts: FamilyFacts) -> list[
         f"{name} is {json.dumps(given)}, which {pipeline} does not have and batchgen would leave "
         "out. Remove the line if the pictures are to be made without it"
         for name, given in index.items()
-        if isinstance(given, list) and any(given) and name not in {*needed, *_UNUSED}
+        if isinstance(given, list) and any(given) and name not in {*needed, *unused}
     ]
     return problems
 

@@ -121,12 +121,13 @@ def _download(model: Model, path: Path) -> Path:
         snapshot = Path(
             hub.hf_hub_download(model.path, INDEX, revision=revision, local_files_only=offline)
         ).parent
-        read_index(snapshot)
+        left_out = read_index(snapshot).left_out
+        components = [name for name in named_components(snapshot) if name not in left_out]
         return Path(
             hub.snapshot_download(
                 model.path,
                 revision=snapshot.name,
-                allow_patterns=wanted(named_components(snapshot)),
+                allow_patterns=wanted(components),
                 local_files_only=offline,
             )
         )

@@ -17,6 +17,7 @@ from tokenizers.models import BPE
 from batchgen.errors import ModelError
 from batchgen.model.components.clip import Clip
 from batchgen.model.components.config import Config
+from batchgen.model.components.mistral3 import Mistral3
 from batchgen.model.components.qwen3 import Qwen3
 from batchgen.model.components.qwen25_vl import Qwen25VL
 from batchgen.model.components.t5 import T5
@@ -70,6 +71,13 @@ def _read(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def special_tokens(folder: Path) -> dict[str, str]:
+    """Name of each special token that a tokenizer's folder names → its text."""
+    settings = read_json(folder / "tokenizer_config.json")
+    named = _special_tokens(folder, settings, {})
+    return {name: token for name, token in named.items() if isinstance(token, str)}
+
+
 def check_tokenizer(folder: Path, kind: TokenizerKind, encoder: Config) -> None:
     """Check that a tokenizer loads, and that its text encoder has a vector for every token.
 
@@ -89,7 +97,7 @@ def check_tokenizer(folder: Path, kind: TokenizerKind, encoder: Config) -> None:
     vocabulary = _vocabulary(folder, kind, own=own)
     special = _special_tokens(folder, settings, kind.special_tokens if own else {})
     _check_special(where, special, vocabulary)
-    assert isinstance(encoder, Clip | T5 | Qwen3 | Qwen25VL)
+    assert isinstance(encoder, Clip | T5 | Qwen3 | Qwen25VL | Mistral3)
     if (largest := max(vocabulary.values(), default=-1)) >= encoder.vocab_size:
         raise ModelError(
             f"{folder}: tokens are numbered up to {largest}, but their text encoder has "

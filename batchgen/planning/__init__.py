@@ -1,11 +1,13 @@
 """Manifest and job → plan: everything that can be known before a device is touched. No torch.
 
     preflight.py    what a job asks for and cannot have
+    layout.py       what several devices to a picture are for, in seconds
     memory_fit.py   does a job fit into the devices' memory, and what would make it fit
     memory.py       how much device memory a rank takes: an estimate
     planner.py      manifest + job → Plan
     effects.py      what was asked for and changes no picture
     schedule_file.py   which steps each class computes, as calibrate wrote it for a model
+    noise_levels.py   what a job states of them, beside the model's scheduler
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
     outlook.py      time and money of a plan, with the devices that there are
@@ -28,6 +30,7 @@ from batchgen.planning.hardware import (
     worker_count,
 )
 from batchgen.planning.identity import identify_run, refuse_change, software
+from batchgen.planning.layout import describe_layout
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.outlook import Outlook, look_ahead
 from batchgen.planning.pace import Pace, remember
@@ -48,6 +51,7 @@ __all__ = [
     "Shard",
     "assumed",
     "decode_plan",
+    "describe_layout",
     "describe_memory",
     "dry_run",
     "encode_plan",

@@ -34,11 +34,14 @@ class Estimate:
     speed: str
 
 
-def estimate_cost(shapes: Sequence[Shape], job: Job, checkpoint: Checkpoint | None) -> Estimate:
+def estimate_cost(
+    shapes: Sequence[Shape], job: Job, checkpoint: Checkpoint | None, contrasted: float = 1.0
+) -> Estimate:
     """What a picture of this run costs on average.
 
     :param shapes: of all pictures that are planned.
     :param checkpoint: None for test cards.
+    :param contrasted: share of the rows that have classifier-free guidance, if any may have it.
     """
     pictures = sum(shape.pictures for shape in shapes)
     lossless = job.output.format == "webp" and job.output.lossless
@@ -54,6 +57,8 @@ def estimate_cost(shapes: Sequence[Shape], job: Job, checkpoint: Checkpoint | No
         for s in shapes
     )
     flops /= pictures
+    if checkpoint.contrasts:  # they were all counted twice
+        flops *= (1 + contrasted) / 2
     device = job.engine.device
     if device == "cuda" or (device == "auto" and checkpoint.folder != TINY):
         speed = f"a GPU that does {GPU_FLOPS / 1e12:.0f} TFLOP/s, as an H200 does on FLUX.1"

@@ -146,10 +146,12 @@ def check_enough(job: Job, devices: tuple[str, ...]) -> None:
     :raises JobError: it has not.
     """
     if 0 < (found := len(devices)) < job.parallel.degree:
-        raise JobError(
-            f"parallel.cp = {job.parallel.degree}: this machine has {counted(found, 'GPU')}; "
-            f"--set parallel.cp={found}"
-        )
+        parallel = job.parallel
+        halves = min(found, parallel.halves)
+        fewer = f"--set parallel.cp={found // halves}"
+        if halves < parallel.halves:
+            fewer += f" --set parallel.cfg={halves}"
+        raise JobError(f"{parallel.spelled}: this machine has {counted(found, 'GPU')}; {fewer}")
 
 
 def given_devices() -> tuple[str, ...]:

@@ -10,18 +10,21 @@ A device holds weights all the time, and more in three phases. A job needs the l
                 ranks, which do one thing after the other
 
 Weights are exact: their number, times 4 bytes in fp32, 2 in bf16, 1 where `[precision]` quantizes
-them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance),
-S text and T image tokens of a rank, the transformer's width D and its H heads, all in numbers:
+them. The rest follows from R rows (the pictures of a group, twice with classifier-free guidance;
+half of them where a replica has two halves), S text and T image tokens of a rank, the transformer's
+width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D of FLUX.1 and Chroma, 25 of FLUX.2, 17 of Qwen-Image (measured
-                    15.6 in fp32, 16.8 in bf16 and on the card), 16 of Stable Diffusion 3. The peak over
-                    all tensors of a step on a CPU was 20 (fp32), 23 (bf16) and 15 (Stable
-                    Diffusion 3.5); on an emulated card in bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein
-                    4B), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs less. 26 and
-                    20 more in FP8, 13 and 11 in int8, with single blocks and without, on CUDA where
-                    blocks are not compiled: there torchao writes inputs out in fp32. On the
-                    emulated card these were 27 (FLUX.1), 21 (FLUX.2) and 17 to 22, 13, 18 and 8 to
-                    12
+    blocks          20·R·(S+T)·D of FLUX.1, Chroma and Z-Image, 25 of FLUX.2, 18 of ERNIE-Image, 17
+                    of Qwen-Image, 16 of Stable Diffusion 3. The peak over all tensors of a step on
+                    a CPU was 20 (fp32, also Z-Image), 23 (bf16), 16 (ERNIE-Image and Qwen-Image; 18
+                    and 17 in bf16) and 15 (Stable Diffusion 3.5); on an emulated card in bf16 21
+                    (FLUX.1-dev), 23.5 (FLUX.2 klein 4B), 18 (Z-Image), 17 (Qwen-Image), 13 to 14
+                    (3.5 large), 14 to 15 (medium); torch.compile needs less
+    8 bits          on CUDA, where blocks are not compiled, torchao writes out in between: in FP8
+                    what a product reads, 5.3 numbers for each value; in int8 what it makes, in
+                    int32, 2 numbers for each. Of the widest product, whose inputs are 5·D of FLUX.1
+                    and 4·D of the others, and its outputs 7·D, 9·D of FLUX.2, 4·D;
+                    2.7·D and 5.3·D of Z-Image
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And
@@ -50,6 +53,7 @@ too, because workers may share them, mapped from their files.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,9 +70,11 @@ WINDOW = 32
 WORKSPACE = {"cuda": 10**9, "cpu": 5 * 10**8}
 # What decoding in bands takes, of what decoding the picture whole takes: engine/sizes.py.
 BANDED = 0.6
-# Numbers that blocks in 8 bits take more if they are not compiled, for each token and the width, by
-# whether some of them are single blocks.
-_EAGER_8_BIT = {"fp8": {True: 26, False: 20}, "int8": {True: 13, False: 11}}
+# Numbers that blocks in 8 bits take more if they are not compiled: for each token and each value
+# that the widest product reads, and that it makes.
+_EAGER_8_BIT = {"fp8": (5.3, 0.0), "int8": (0.0, 2.0)}
+# Linears that read the same tokens are one: as attention/fuse.py, which imports torch.
+_STACKED = re.compile(r"(attn\.)?(to_[qkv]|proj_mlp)\b|\bw[13]\b")
 # Numbers of decoding for each px and each channel of the VAE's last block but one.
 _DECODING = {"cuda": 3.4, "cpu": 4.0}
 # Weights of the largest text encoder that are never quantized.
@@ -117,17 +123,25 @@ class Need:
 
 
 def estimate_memory(
-    job: Job, checkpoint: Checkpoint, shapes: Sequence[Shape], *, cuda: bool
+    job: Job,
+    checkpoint: Checkpoint,
+    shapes: Sequence[Shape],
+    *,
+    cuda: bool,
+    contrasted: bool = True,
 ) -> Need:
     """What each rank of a replica needs.
 
     :param shapes: of all pictures that are planned.
     :param cuda: on a CUDA card, where "auto" means bf16; else on a CPU.
+    :param contrasted: whether some picture has classifier-free guidance, if any may have it.
     """
+    if checkpoint.contrasts:  # with a negative prompt or without
+        shapes = [shape._replace(negative=contrasted) for shape in shapes]
     size = _number_bytes(job, cuda=cuda)
     modulators: list[tuple[int, ...]] = []
     blocks: Counter[str] = Counter()
-    for block, shape, modulates in _block_matrices(checkpoint):
+    for block, _, shape, modulates in _block_matrices(checkpoint):
         if modulates:
             modulators.append(shape)
         else:
@@ -184,25 +198,40 @@ def _encoders(job: Job, checkpoint: Checkpoint, size: int) -> int:
     return linears * (1 if job.precision.text != "none" else size) + other * size
 
 
-def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...], bool]]:
-    """Every matrix in the transformer's blocks: its block, its shape, whether it modulates.
+def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, str, tuple[int, ...], bool]]:
+    """Every matrix in the transformer's blocks: its block, name and shape, whether it modulates.
 
-    The matrices in a block's norms compute modulations, and those of Qwen-Image that are named so.
-    Blocks may share theirs, outside: these are tensors of any shape.
+    The matrices in a block's norms compute modulations, or have a name that says so. Blocks may
+    share theirs, outside: these are tensors of any shape.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
         if "modulation" in stack or stack == checkpoint.modulator:
-            yield stack, shape, True
-        elif len(shape) == 2 and stack.endswith("transformer_blocks"):
-            modulates = any(part.startswith("norm") or part.endswith("_mod") for part in path)
-            yield f"{stack}.{path[0]}", shape, modulates
+            yield stack, name, shape, True
+        elif len(shape) == 2 and stack in checkpoint.stacks:
+            modulates = any(
+                part.startswith("norm") or "modulation" in part or part.endswith("_mod")
+                for part in path
+            )
+            yield f"{stack}.{path[0]}", name, shape, modulates
 
 
-def _rows(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
-    """Rows of a group: two for each picture with classifier-free guidance."""
+def _eager_8_bit(job: Job, checkpoint: Checkpoint) -> float:
+    """Numbers that blocks in 8 bits take more for each token if they are not compiled."""
+    of_read, of_made = _EAGER_8_BIT.get(job.precision.linear, (0.0, 0.0))
+    read, made = 0, Counter[str]()
+    for _, name, shape, modulates in _block_matrices(checkpoint):
+        if not modulates:
+            out, into = shape
+            read = max(read, into)
+            made[_STACKED.sub("attn.to_qkv", name)] += out
+    return of_read * read + of_made * max(made.values())
+
+
+def _rows(job: Job, shape: Shape) -> int:
+    """Rows of a group that a rank computes: two for each picture with classifier-free guidance."""
     pictures = min(job.engine.batch_size, shape.pictures)
-    return pictures * (2 if shape.negative or checkpoint.contrasts else 1)
+    return -(-pictures * (2 if shape.negative else 1) // job.parallel.halves)
 
 
 def _denoising(
@@ -212,20 +241,19 @@ def _denoising(
 
     :param eager: on CUDA, and blocks are not compiled.
     """
-    config, cp = checkpoint.config("transformer"), job.parallel.degree
-    heads = config["num_attention_heads"]
-    width = heads * config["attention_head_dim"]
+    cp = job.parallel.shared
+    heads, width = checkpoint.heads, checkpoint.transformer.width
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
-    single = bool(config.get("num_single_layers"))
-    more = _EAGER_8_BIT.get(job.precision.linear, {}).get(single, 0) if eager else 0
-    numbers = (checkpoint.activations + more) * -(-(image + text) // cp) * width
+    of_token: float = checkpoint.activations * width
+    of_token += _eager_8_bit(job, checkpoint) if eager else 0
+    numbers = of_token * -(-(image + text) // cp)
     numbers += min(shape.steps, WINDOW) * modulations
     cache = job.cache
     if cache.policy in ("first_block", "teacache") or (cache.policy == "replay" and cache.blocks):
         numbers += 2 * -(-image // cp) * width
     if job.engine.attention == "math":
         numbers += 2 * heads * (image + text) ** 2 // cp
-    rows = _rows(job, checkpoint, shape)
+    rows = _rows(job, shape)
     return int(rows * numbers) + _velocities(job, checkpoint, shape, image)
 
 
@@ -246,19 +274,19 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     """Numbers that encoding a group's prompts takes beside the weights."""
     numbers = checkpoint.encoding_numbers(job.model.max_sequence_length)
-    return _rows(job, checkpoint, shape) * numbers
+    return _rows(job, shape) * numbers
 
 
 def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> int:
     """Numbers that decoding a group takes beside the weights; `share` of `_DECODING`."""
     narrow, wide = checkpoint.vae.decoder_channels[:2]
-    pictures, cp = min(job.engine.batch_size, shape.pictures), job.parallel.degree
-    return int(_pixels_at_once(shape, pictures, cp) * max(share * wide, 5 * narrow))
+    pictures, ranks = min(job.engine.batch_size, shape.pictures), job.parallel.degree
+    return int(_pixels_at_once(shape, pictures, ranks) * max(share * wide, 5 * narrow))
 
 
-def _pixels_at_once(shape: Shape, pictures: int, cp: int) -> float:
+def _pixels_at_once(shape: Shape, pictures: int, ranks: int) -> float:
     """Px whose activations a rank holds together, as many as if pictures were decoded whole."""
     px = shape.width * shape.height
-    if count := bands(shape.width, shape.height, cp):
-        return px / cp * (BANDED if count > 1 else 1)
-    return px * min(-(-pictures // cp), at_once(shape.width, shape.height))
+    if count := bands(shape.width, shape.height, ranks):
+        return px / ranks * (BANDED if count > 1 else 1)
+    return px * min(-(-pictures // ranks), at_once(shape.width, shape.height))

@@ -25,7 +25,7 @@ def describe_memory(job: Job, checkpoint: Checkpoint | None, plan: Plan, hardwar
     if checkpoint is None:
         return ""
     there = hardware.memory_of_rank(job, len(plan.shards))
-    need = estimate_memory(job, checkpoint, plan.shapes, cuda=hardware.cuda is not False)
+    need = _need(job, checkpoint, plan, hardware)
     if there is None:
         return f"{_parts(need)}; what a device has is not known"
     doubt = ", which may not be enough" if need.total > there else ""
@@ -39,8 +39,7 @@ def shortage(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -
 
     def weigh(changed: Job) -> tuple[Need, int]:
         there = hardware.memory_of_rank(changed, len(plan.shards)) or 0
-        cuda = hardware.cuda is not False
-        need = estimate_memory(changed, checkpoint, plan.shapes, cuda=cuda)
+        need = _need(changed, checkpoint, plan, hardware)
         return need, need.total - there
 
     need, missing = weigh(job)
@@ -49,6 +48,11 @@ def shortage(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -
         facts = f"memory: {_parts(need)}; {_there(there, hardware)}"
         told = f"{facts}. It would not even fit if {half} took half."
         yield "\n".join([told, *_cures(job, weigh, hardware)])
+
+
+def _need(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -> Need:
+    cuda, contrasted = hardware.cuda is not False, plan.contrasted > 0
+    return estimate_memory(job, checkpoint, plan.shapes, cuda=cuda, contrasted=contrasted)
 
 
 def _cures(job: Job, weigh: Weigh, hardware: Hardware) -> Iterator[str]:
@@ -97,7 +101,7 @@ def _remedies(
         yield _set("precision", "linear", "fp8" if fp8 else "int8")
     free = cards is None or len(cards) >= 2 * ranks
     if free and not (job.parallel.ulysses or job.parallel.ring):
-        yield _set("parallel", "cp", 2 * ranks)
+        yield _set("parallel", "cp", 2 * job.parallel.shared)
     if hardware.cuda and offload != "layers" and job.compile.mode in ("auto", "none"):
         yield _set("engine", "offload", "layers")
 

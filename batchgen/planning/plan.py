@@ -72,11 +72,16 @@ class Plan(Section):
     # How many prompts will be truncated, because `model.long_prompts` allows it.
     over_long: int
     shapes: tuple[Shape, ...]
+    # Share of the rows that have classifier-free guidance; all of them in older plans, which did
+    # not count them.
+    contrasted: float = 1.0
     has_ids: bool
     # Columns with values that change no picture, and written keys of the job that no row takes: a
     # sentence each.
     idle_columns: tuple[str, ...] = ()
     unused_keys: tuple[str, ...] = ()
+    # What else whoever plans the run is to be told: a sentence each.
+    remarks: tuple[str, ...] = ()
     groups: int
     shards: tuple[Shard, ...]
     # Estimated seconds of one device for the whole run.
@@ -95,7 +100,7 @@ class Plan(Section):
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever plans the run is to be told."""
-        return self.idle_columns + self.unused_keys
+        return self.idle_columns + self.unused_keys + self.remarks
 
 
 def plan_order(picture: Picture) -> tuple[int, int, int, bool, int]:

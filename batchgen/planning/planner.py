@@ -18,9 +18,15 @@ from batchgen.errors import JobError, counted
 from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, resolve
 from batchgen.planning.cut import cut_shards, shard_size
-from batchgen.planning.effects import idle_columns, refuse_without_effect, unused_keys
+from batchgen.planning.effects import (
+    idle_columns,
+    notes_on_cache,
+    refuse_without_effect,
+    unused_keys,
+)
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
+from batchgen.planning.noise_levels import notes_on_levels
 from batchgen.planning.plan import Plan, Shape, Shard
 from batchgen.planning.schedule_file import refuse_missing_classes, with_classes
 from batchgen.settings import Job
@@ -104,7 +110,8 @@ def make_plan(
     files = [source.path for source in valid.sources]
     if checkpoint:
         refuse_missing_classes(job, shapes, files)
-    cost = estimate_cost(shapes, job, checkpoint)
+    contrasted = valid.effects.contrasted / valid.rows
+    cost = estimate_cost(shapes, job, checkpoint, contrasted)
     batch_size = job.engine.batch_size
     size = job.shards.pictures or shard_size(valid.pictures, batch_size, cost)
     size = min(size, valid.pictures)  # a larger number, of any length, means one shard too
@@ -125,9 +132,15 @@ def make_plan(
         pictures=valid.pictures,
         over_long=valid.over_long,
         shapes=shapes,
+        contrasted=contrasted,
         has_ids=valid.has_ids,
         idle_columns=tuple(idle_columns(valid.effects)),
         unused_keys=tuple(unused_keys(job, valid.effects)),
+        remarks=(
+            *(checkpoint.left_out() if checkpoint else ()),
+            *notes_on_levels(job.sampling, checkpoint),
+            *notes_on_cache(job, shapes),
+        ),
         groups=groups,
         shards=shards,
         # Audited pictures are made twice. The shards are cut as if there were no audit.
@@ -166,10 +179,12 @@ def _limits(checkpoint: Checkpoint | None) -> tuple[Callable[[str], int], Limits
     """How tokens are counted, and what the model takes of a row; test cards take everything."""
     if checkpoint is None:
         return len, Limits()
+    counter = checkpoint.token_counter()
     limits = Limits(
         checkpoint.pixel_multiple,
         checkpoint.most_px,
         checkpoint.guidance,
         checkpoint.template_bytes,
+        counter.words,
     )
-    return checkpoint.token_counter(), limits
+    return counter, limits

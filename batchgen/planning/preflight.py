@@ -25,6 +25,7 @@ from batchgen.errors import JobError, counted
 from batchgen.model import Checkpoint
 from batchgen.planning.hardware import UNKNOWN, Hardware, check_enough
 from batchgen.planning.memory_fit import shortage
+from batchgen.planning.noise_levels import check_levels
 from batchgen.planning.plan import Plan
 from batchgen.settings import Job, Section, place
 
@@ -65,11 +66,16 @@ def _checks(job: Job, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[Ca
     linear, granularity = asked.linear, asked.granularity
     capability = None if hardware.cuda is False else hardware.capability or _ANY_CARD
     yield lambda: check_enough(job, hardware.devices or ())
-    yield lambda: choose_mesh(parallel.degree, parallel.ulysses, parallel.ring, checkpoint.heads)
+    yield lambda: choose_mesh(parallel.shared, parallel.ulysses, parallel.ring, checkpoint.heads)
     yield lambda: make_policy(job.cache, checkpoint.family, checkpoint.blocks)
     yield lambda: check_precision(linear, granularity, capability)
     yield lambda: check_independence(
-        linear, granularity, cp=parallel.degree, group=job.engine.batch_size, force=asked.force
+        linear,
+        granularity,
+        cp=parallel.shared,
+        cfg=parallel.halves,
+        group=job.engine.batch_size,
+        force=asked.force,
     )
     yield lambda: check_offload_compiles(offload, job.compile.mode)
     yield lambda: check_offload(offload, cuda=hardware.cuda, where=hardware.name)
@@ -88,13 +94,14 @@ def _checks(job: Job, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[Ca
         where=hardware.name,
     )
     yield lambda: check_true_cfg(job.sampling.true_cfg, contrasts=checkpoint.contrasts)
+    yield lambda: check_levels(job.sampling, checkpoint)
 
 
 def _misfits(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -> Iterator[str]:
     yield from _idle_cache(job, max(shape.steps for shape in plan.shapes))
     yield from _idle_audit(job, plan.pictures)
     smallest = min(plan.shapes, key=lambda shape: shape.width * shape.height)
-    linear, ranks, cuda = job.precision.linear, job.parallel.degree, bool(hardware.cuda)
+    linear, ranks, cuda = job.precision.linear, job.parallel.shared, bool(hardware.cuda)
     tokens = checkpoint.tokens(smallest.width, smallest.height, job.model.max_sequence_length)
     size = f"a picture of {smallest.width}×{smallest.height} px"
     for length, what in zip(tokens, (size, "a prompt"), strict=True):

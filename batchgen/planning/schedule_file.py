@@ -23,7 +23,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from batchgen.checked_json import parse, seal, unseal
 from batchgen.errors import JobError, counted, one_line, shell_command
 from batchgen.manifest import decode_shape, image_shapes
 from batchgen.model import Checkpoint
+from batchgen.planning.noise_levels import stated_levels
 from batchgen.planning.plan import Shape
 from batchgen.regular_file import read_regular
 from batchgen.settings import ClassSchedule, Job, PictureClass, Section
@@ -43,13 +44,16 @@ class ModelDigest(NamedTuple):
 
     # As the job names it; for people.
     path: str
-    # Of weights and LoRAs, with the strengths of these.
+    # Of weights and LoRAs, with the strengths of these, and of noise levels that the job states.
     digest: str
 
     @classmethod
     def of(cls, job: Job, checkpoint: Checkpoint) -> ModelDigest:
         """The model of a located job."""
-        content = [dict(checkpoint.identity), [lora.scale for lora in job.model.lora]]
+        content: list[Any] = [dict(checkpoint.identity), [lora.scale for lora in job.model.lora]]
+        # Velocities at other noise levels are others. The model's own levels are in its identity.
+        if levels := stated_levels(job.sampling):
+            content.append(levels)
         text = json.dumps(content, sort_keys=True).encode()
         return cls(job.model.path, hashlib.sha256(text).hexdigest())
 
@@ -103,7 +107,8 @@ def with_classes(job: Job, checkpoint: Checkpoint) -> Job:
         raise JobError(
             f"{named}: found for the model {one_line(str(file.model.get('path')))} "
             f"(digest {str(file.model.get('digest'))[:12]}), and the job's is {model.path} "
-            f"(digest {model.digest[:12]}): other weights, LoRAs or strengths. {again}"
+            f"(digest {model.digest[:12]}): other weights, LoRAs, "
+            f"strengths or noise levels. {again}"
         )
     update = {"schedule": "", "classes": file.classes}
     return job.model_copy(update={"cache": job.cache.model_copy(update=update)})

@@ -5,6 +5,7 @@
     ready_jobs.py   job files that come with batchgen, by name
     audit.py        [audit]: pictures that are also made without the cache
     engine.py       the sections about how pictures are computed
+    noise_levels.py   noise levels that a job states itself
     schedule.py     which steps the pictures of a class compute
     written.py      keys that were written; those that nothing reads are refused
     section.py      strict TOML tables; errors list what is accepted

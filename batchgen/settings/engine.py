@@ -132,12 +132,17 @@ class Cache(Section):
 
 
 class Parallel(Section):
-    """How many devices make one picture together."""
+    """How many devices make one picture together: a replica has cp · cfg of them."""
 
     cp: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = setting(
         "auto",
-        'devices of a replica; "auto": one, which makes the most pictures in a GPU-hour. More '
-        "devices finish one picture sooner",
+        'devices that share the tokens of a picture; "auto": one, which makes the most pictures in '
+        "a GPU-hour. More devices finish one picture sooner",
+    )
+    cfg: Annotated[int, Field(ge=1, le=2)] | Literal["auto"] = setting(
+        "auto",
+        "2: half of a replica's devices compute the prompts, the others the negative prompts of "
+        'classifier-free guidance; "auto": 1, as with cp',
     )
     ulysses: int = setting(
         0, "how many of the devices exchange heads; 0: as many as the heads allow", ge=0
@@ -147,13 +152,30 @@ class Parallel(Section):
     )
 
     @property
-    def degree(self) -> int:
-        """Devices of a replica.
+    def shared(self) -> int:
+        """Devices that share the tokens of a row.
 
-        "auto" is 1: devices that share a picture's tokens each hold all weights, so two replicas
-        of one device make more pictures than one replica of two.
+        "auto" is 1: devices that make a picture together each hold all weights, so two replicas of
+        one device make more pictures than one replica of two.
         """
         return 1 if self.cp == "auto" else self.cp
+
+    @property
+    def halves(self) -> int:
+        """2 where halves of a replica share the rows of classifier-free guidance, else 1."""
+        return 1 if self.cfg == "auto" else self.cfg
+
+    @property
+    def degree(self) -> int:
+        """Devices of a replica."""
+        return self.shared * self.halves
+
+    @property
+    def spelled(self) -> str:
+        """Devices of a replica, as the job spells them; for messages."""
+        if self.halves == 1:
+            return f"parallel.cp = {self.shared}"
+        return f"parallel.cp * parallel.cfg = {self.shared} * {self.halves} = {self.degree}"
 
 
 class Compile(Section):

@@ -22,6 +22,7 @@ from pydantic import Field
 from batchgen.errors import JobError, shell_command
 from batchgen.settings.audit import Audit
 from batchgen.settings.engine import QUANTIZED, Cache, Compile, EngineSettings, Parallel, Precision
+from batchgen.settings.noise_levels import Sigmas
 from batchgen.settings.ready_jobs import find_job, ready_jobs
 from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
 from batchgen.settings.written import mark_written, refuse_unread
@@ -64,6 +65,16 @@ class Sampling(Section):
     width: Side = setting(1024, "px, a multiple of 16")
     height: Side = setting(1024, "px, a multiple of 16")
     steps: int = setting(28, "denoising steps", ge=1, le=1000)
+    shift: float | None = setting(
+        None,
+        "how far noise levels are moved towards noise, at every size: σ → shift·σ / "
+        "(1 + (shift - 1)·σ); absent: as the model's scheduler does",
+        ge=0.01,
+        le=100,
+    )
+    sigmas: Sigmas = setting(
+        (), "noise level of each step, before the shift; absent: evenly spaced", strict=False
+    )
     guidance: Scale = setting(
         3.5,
         "FLUX.1's embedded guidance; classifier-free guidance of Chroma, FLUX.2 base and "

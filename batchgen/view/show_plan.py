@@ -24,10 +24,13 @@ from batchgen.view.console import print_lines
 MANY = 20
 
 
-def show_plan(console: Console, plan: Plan, job: Job, outlook: Outlook, memory: str = "") -> None:
+def show_plan(
+    console: Console, plan: Plan, job: Job, outlook: Outlook, memory: str = "", layout: str = ""
+) -> None:
     """Everything a person wants to know before a device is touched.
 
     :param memory: what is needed of a device; "" for nothing.
+    :param layout: what the layout of devices is for; "" for nothing.
     """
     first = plan.manifest[0]
     manifest = first if len(plan.manifest) == 1 else f"{len(plan.manifest)} files, {first} …"
@@ -38,10 +41,10 @@ def show_plan(console: Console, plan: Plan, job: Job, outlook: Outlook, memory: 
         size, negative = f"{shape.width}×{shape.height}", "yes" if shape.negative else "no"
         table.add_row(size, str(shape.steps), negative, f"{shape.pictures:,}")
     console.print(table)
-    print_lines(console, _plan_lines(plan, job, outlook, memory))
+    print_lines(console, _plan_lines(plan, job, outlook, memory, layout))
 
 
-def _plan_lines(plan: Plan, job: Job, outlook: Outlook, memory: str) -> Iterator[str]:
+def _plan_lines(plan: Plan, job: Job, outlook: Outlook, memory: str, layout: str) -> Iterator[str]:
     if len(plan.shapes) > MANY:
         yield f"… and {len(plan.shapes) - MANY} more"
     batch = job.engine.batch_size
@@ -60,6 +63,8 @@ def _plan_lines(plan: Plan, job: Job, outlook: Outlook, memory: str) -> Iterator
     yield f"size       {data_size(plan.bytes)} of {job.output.format}, roughly"
     if memory:
         yield f"memory     {memory}"
+    if layout:
+        yield f"layout     {layout}"
     if share := job.audited_share:
         again = f"{share:.2%} of the pictures, about {share * plan.pictures:,.0f}"
         yield f"audit      {again}, are made once more without the cache, and compared"
@@ -79,7 +84,7 @@ def _outlook_lines(outlook: Outlook) -> Iterator[str]:
         yield f"cost       {money(outlook.cost)}, at {outlook.price:g} a GPU-hour"
 
 
-def plan_to_json(plan: Plan, outlook: Outlook, memory: str = "") -> str:
+def plan_to_json(plan: Plan, outlook: Outlook, memory: str = "", layout: str = "") -> str:
     """The same for programs: one JSON object of one line. Times, bytes and cost are estimates."""
     shown = "rows pictures manifest read_as columns travelling groups bytes over_long fingerprint"
     values = plan.model_dump(mode="json", include=set(shown.split()))
@@ -95,6 +100,7 @@ def plan_to_json(plan: Plan, outlook: Outlook, memory: str = "") -> str:
             "wall_s": outlook.wall_s,
             "cost": outlook.cost,
             "memory": memory,
+            "layout": layout,
             "notes": plan.notes,
         }
     )

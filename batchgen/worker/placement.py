@@ -1,9 +1,9 @@
 """Which worker of a submission a process is, and which of the worker's ranks.
 
-A worker is a replica: one process, or `parallel.cp` processes with a device each. Rank 0 claims,
-writes and reports. The other ranks find it by an address that it leaves in the run directory, in
-a file that only the ranks that were started with it read. The address holds a secret (rendezvous.py
-of the engine): only this user can read the file.
+A worker is a replica: one process, or cp · cfg processes with a device each (`[parallel]`). Rank 0
+claims, writes and reports. The other ranks find it by an address that it leaves in the run
+directory, in a file that only the ranks that were started with it read. The address holds a secret
+(rendezvous.py of the engine): only this user can read the file.
 """
 
 from __future__ import annotations

@@ -2,15 +2,21 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchgen.doctor import nodes
+from batchgen.doctor.links import between_nodes
+from batchgen.doctor.needs import Needs
+from batchgen.launch.node_jobs import submit_to_node
+from batchgen.settings import load_job, load_site
 from tests.cluster.cluster import Cluster, until, write_profile
 from tests.cluster.test_strange_nodes import namespace  # noqa: F401 - a fixture
 from tests.support.rehearsal import ask
@@ -90,3 +96,19 @@ def test_ctrl_c_cancels_the_jobs(cluster: Cluster, tmp_path: Path) -> None:
     assert process.wait(30) != 0
     assert len(cluster.jobs()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["site.toml"]
+
+
+def test_two_nodes_pair_up_and_exchange_a_tensor(cluster: Cluster, tmp_path: Path) -> None:
+    """What a node's job does at last, without all that comes before it; over gloo."""
+    site = load_site(write_profile(tmp_path / "site.toml"))
+    needs = Needs(load_job(None, ["parallel.cp=4", "engine.device=cpu"]), site)
+    answers = {}
+    for node in NODES[:2]:
+        task = partial(between_nodes, tmp_path, node, needs)
+        job = submit_to_node(site, tmp_path, node, task, limit_min=5)
+        answers[node] = tmp_path / f"{job}_0_result.pkl"
+    until(lambda: all(file.exists() for file in answers.values()), "both nodes have answered")
+    for node, other in zip(NODES[:2], NODES[1::-1], strict=True):
+        ended, found = pickle.loads(answers[node].read_bytes())
+        assert (ended, found.state) == ("success", "ok"), found
+        assert found.found.startswith(f"exchanged 4 MB with {other} over gloo")

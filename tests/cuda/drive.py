@@ -8,13 +8,16 @@ before, as in a worker; or several ranks make it together, each in a thread.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import sys
 import tempfile
 import threading
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ if __name__ == "__main__":
 import torch
 
 from batchgen.engine import build as program
+from batchgen.engine.families.flux2 import Flux2
 from batchgen.engine.interface import Denoised
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import Mesh
@@ -38,8 +42,9 @@ from batchgen.settings.job import parse_job
 from tests.cuda import streams, tensor
 from tests.cuda.mutants import put_in
 from tests.cuda.ranks import Exchanges
+from tests.support import stock, tiny_families
 from tests.support.sd3_folder import save_sd3
-from tests.support.stock import TEXT_TOKENS, make_picture, psnr
+from tests.support.stock import make_picture, psnr
 
 # Of each policy, settings with which some pictures of a group skip a step and others compute it.
 CACHES: dict[str, dict[str, Any]] = {
@@ -56,6 +61,23 @@ _scratch = tempfile.TemporaryDirectory()
 _choose_device = program.choose_device
 
 
+@contextlib.contextmanager
+def ragged() -> Iterator[None]:
+    """FLUX.2 as if its texts kept their lengths, each row another one."""
+    as_it_is = Flux2.conditions
+
+    def conditions(family: Any, text: Any, *more: Any) -> Any:
+        rows, tokens = text.tokens.shape[:2]
+        own = tuple(tokens - 9 * (row % 3) for row in range(rows))
+        return replace(as_it_is(family, text, *more), lengths=own)
+
+    with (
+        mock.patch.object(Flux2, "ragged", True),
+        mock.patch.object(Flux2, "conditions", conditions),
+    ):
+        yield
+
+
 def paint(*, mutant: str = "", again: bool = True, **settings: Any) -> dict[str, Any]:
     """Paint a group on the card, and on the CPU; with a fault put in, perhaps.
 
@@ -64,6 +86,8 @@ def paint(*, mutant: str = "", again: bool = True, **settings: Any) -> dict[str,
     group, sections = _asked(**settings)
     expected = _build("cpu", sections)
     before = expected.denoise(group)
+    # An engine of an earlier run, in circles of references.
+    gc.collect()
     streams.report.faults.clear()
     with tensor.Emulation(), put_in(mutant):
         engine, decoded = _build("cuda", sections), []
@@ -156,18 +180,19 @@ def _asked(
 ) -> tuple[Sequence[Picture], dict[str, Any]]:
     """A group of pictures, and the sections of the job that makes them.
 
+    :param model: see `_open`.
     :param scale: of the first picture's classifier-free guidance.
     """
+    folder, text_tokens, contrasts = _open(model)
     group = [make_picture(key, steps=steps) for key in range(pictures)]
-    # The embedded model has guidance of its own; Stable Diffusion contrasts every picture.
-    contrast = {"true_cfg": scale} if model == "flux" else {"guidance": scale}
+    contrast = {"guidance": scale} if contrasts else {"true_cfg": scale}
     group[0] = make_picture(0, steps=steps, negative_prompt="blue", **contrast)
     cache = CACHES[policy] | {"policy": policy.split(",")[0]}
     if cache["policy"] == "replay":
         traces = {str(key): ("01" * steps)[key : key + steps - 1] for key in range(pictures)}
         cache["trace"] = _write("traces.json", {key: "0" + its for key, its in traces.items()})
     return group, {
-        "model": {"path": _folder(model), "max_sequence_length": TEXT_TOKENS},
+        "model": {"path": folder, "max_sequence_length": text_tokens},
         "engine": engine,
         "precision": {"linear": linear},
         "compile": {"mode": "none"},
@@ -188,12 +213,21 @@ def _build(device: str, sections: dict[str, Any], ranks: Ranks | None = None) ->
         return program.build_engine(job, resolve(job.model), ranks)
 
 
-def _folder(model: str) -> str:
-    """Where the model is: the embedded one, or a small Stable Diffusion 3.5 with dual attention."""
+def _open(model: str) -> tuple[str, int, bool]:
+    """A model's folder, its text tokens, and whether every picture of it is contrasted.
+
+    :param model: "flux", the embedded one; "sd3", a small Stable Diffusion 3.5 with dual attention;
+        or of `tiny_families.FAMILIES`.
+    """
     if model == "flux":
-        return "tiny"
+        return "tiny", stock.TEXT_TOKENS, False
+    family = tiny_families.FAMILIES.get(model)
     folder = Path(_scratch.name) / model
-    return str(folder if folder.exists() else save_sd3(folder))
+    if not folder.exists():
+        (family.save if family else save_sd3)(folder)
+    if family is None:
+        return str(folder), stock.TEXT_TOKENS, True
+    return str(folder), tiny_families.TEXT_TOKENS, family.contrasts
 
 
 def _write(name: str, value: Any) -> str:
@@ -222,7 +256,8 @@ def _install_flash_attention_3() -> None:
 def _run(settings: dict[str, Any]) -> dict[str, Any]:
     if "records" in settings:
         return lend(**settings)
-    return share(**settings) if "ulysses" in settings else paint(**settings)
+    with ragged() if settings.pop("ragged", False) else contextlib.nullcontext():
+        return share(**settings) if "ulysses" in settings else paint(**settings)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+from batchgen.engine.attention.lengths import RowsAttention
 from batchgen.engine.families.flux import Flux
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.ulysses_ring import RanksAttention
@@ -18,6 +19,7 @@ from tests.cuda import streams, tensor
 
 patch = mock.patch.object
 _head, _agree, _exchange = Flux.head, Ranks.agree, RanksAttention._exchange
+_attend = RowsAttention.attend
 
 
 @contextlib.contextmanager
@@ -47,6 +49,11 @@ def _goes_on(what: str) -> None:
     streams.report.wait(what)
 
 
+def _asks_in_attention(attention: Any, q: Any, k: Any, v: Any) -> Any:
+    q.isnan().any().item()
+    return _attend(attention, q, k, v)
+
+
 def _receives_into_gaps(_: Any, x: Any, send: Any, receive: Any) -> Any:
     """`Ranks.exchange`, into a buffer that is laid out the other way round."""
     joined = x.new_empty(*x.shape[1:], sum(receive)).movedim(-1, 0)
@@ -73,6 +80,7 @@ MUTANTS: dict[str, Callable[[], list[Any]]] = {
     ],
     "the host waits at every step": lambda: [patch(Flux, "head", _asks_at_every_step)],
     "a decision waits twice": lambda: [patch(Ranks, "agree", _asks_twice)],
+    "attention waits": lambda: [patch(RowsAttention, "attend", _asks_in_attention)],
     "a buffer has gaps": lambda: [patch(Ranks, "exchange", _receives_into_gaps)],
     "a length is wrong": lambda: [patch(RanksAttention, "_exchange", _expects_one_more)],
     "the ring is not waited for": lambda: [patch(Ranks, "rotate", _does_not_wait)],

@@ -54,7 +54,7 @@ class Exchanges(contextlib.ExitStack):
             "all_to_all_single": self._all_to_all,
             "broadcast": self._broadcast,
             "batch_isend_irecv": self._rotate,
-            "P2POp": lambda operation, buffer, peer: (operation is dist.isend, buffer, peer),
+            "P2POp": _operation,
         }.items():
             self.enter_context(mock.patch.object(dist, name, stand_in))
         return self
@@ -77,8 +77,9 @@ class Exchanges(contextlib.ExitStack):
         self._barrier.wait(_PATIENCE_S)
 
     def _all_to_all(
-        self, out: Tensor, x: Tensor, receive: Sequence[int], send: Sequence[int]
+        self, out: Tensor, x: Tensor, receive: Sequence[int], send: Sequence[int], *, group: None
     ) -> None:
+        assert group is None, "halves of a replica are not emulated"
         rank = self._thread.rank
         self._check(x, out)
         _expect(sum(send) == len(x), f"{len(x)} rows, and {send} are to be sent")
@@ -94,10 +95,11 @@ class Exchanges(contextlib.ExitStack):
                 _expect(same, f"{part.dtype} {part.shape} for {out.dtype} {out.shape}")
             numbers(out).copy_(torch.cat(parts))
 
-    def _broadcast(self, x: Tensor, src: int) -> None:
+    def _broadcast(self, x: Tensor, *, group: None, group_src: int) -> None:
+        assert group is None, "halves of a replica are not emulated"
         self._check(x)
         with self._swap("broadcast", x, None) as posted, self._queued(x, x):
-            first = posted[src][0]
+            first = posted[group_src][0]
             same = first.dtype == x.dtype and first.shape == x.shape
             _expect(same, f"{first.dtype} {first.shape} for {x.dtype} {x.shape}")
             numbers(x).copy_(first)
@@ -154,6 +156,13 @@ class Exchanges(contextlib.ExitStack):
         for buffer in buffers:
             _expect(isinstance(buffer, CudaTensor), "a buffer is on the host")
             _expect(buffer.is_contiguous(), f"a buffer {tuple(buffer.shape)} is not contiguous")
+
+
+def _operation(
+    operation: Any, buffer: Tensor, *, group: None, group_peer: int
+) -> tuple[bool, Tensor, int]:
+    assert group is None, "halves of a replica are not emulated"
+    return operation is dist.isend, buffer, group_peer
 
 
 class _Transfer:

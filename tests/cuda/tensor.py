@@ -88,6 +88,8 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
     _touch(func, name, args, kwargs)
     if name in _ANSWERS or (name.startswith("index") and _by_mask(args)):
         wait_for_device(f"the answer of {name}")
+    if name == "_local_scalar_dense" and args[0].numbers.is_meta:
+        return _made_up(args[0]).item()
     if name in _ATTENTION:
         func, args, kwargs = _attend, args[:3], {}
     return _run(func, args, kwargs)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cuda.program import run
+from tests.support.tiny_families import FAMILIES
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +27,20 @@ RUNS: dict[str, dict[str, Any]] = {
     "text": {"offload": "text"},
     "model": {"offload": "model", "linear": "fp8"},
     "layers": {"offload": "layers", "linear": "fp8"},
-    "sd3": {"model": "sd3", "scale": 2},
-    "sd3 in layers": {"model": "sd3", "offload": "layers", "attention": "flash"},
-    "sd3 in fp8": {"model": "sd3", "offload": "model", "linear": "fp8"},
 }
-# `attention = "auto"` of a card that is as new as a Hopper.
-KERNELS = {"flash": "flash", "math": "math", "fa3": "fa3", "sd3 in layers": "flash"}
+# What every other family goes through: every attention and precision, and what moves.
+EACH: dict[str, dict[str, Any]] = {
+    "contrasted": {"scale": 2},
+    "flash in layers, fp8": {"attention": "flash", "offload": "layers", "linear": "fp8"},
+    "math in turns": {"attention": "math", "offload": "model"},
+    "fa3, fp8": {"attention": "fa3", "linear": "fp8"},
+}
+RUNS |= {
+    f"{model}: {name}": {"model": model} | its
+    for model in ("sd3", *FAMILIES)
+    for name, its in EACH.items()
+}
+RUNS["ragged"] = {"model": "klein base", "ragged": True, "scale": 2}
 MUTANTS: dict[str, dict[str, Any]] = {
     "a tensor stays on the host": {},
     "streams do not wait": {"offload": "layers"},
@@ -60,15 +69,19 @@ def test_the_engine_paints_on_a_card_what_it_paints_on_the_cpu(
     """Both in bf16. On a card the VAE is not in channels_last, and so adds in another order.
 
     Rounding to 8 significant bits once leaves 20·log10(2·2^9·√3 / 0.5) = 71 dB of values whose rms
-    is half their largest; 60 times, as a VAE's layers do, √60 = 18 dB less. Seen: 53 to 55. The
-    small Stable Diffusion's random VAE makes differences larger, not smaller: 49 to 50 dB.
+    is half their largest; 60 times, as a VAE's layers do, √60 = 18 dB less. Seen: 53 to 55. Models
+    with random weights make differences larger, not smaller: 44 to 50 dB. FP8 has 4 bits fewer than
+    bf16, and a value near a threshold tips by all of them: up to 24 dB less. Seen: 36 to 50.
     """
     result = results[name]
     assert result["error"] == ""
     assert result["faults"] == {}
-    assert result["psnr"] >= (45 if "sd3" in name else 50)
+    eight = RUNS[name].get("linear") == "fp8"
+    trained = "model" not in RUNS[name]
+    assert result["psnr"] >= (50 if trained else 27 if eight else 41)
     assert result["repeats"], "what leaves the device comes back as it was"
-    assert f"attention={KERNELS.get(name, 'cudnn')}" in result["identity"]
+    # `attention = "auto"` of a card that is as new as a Hopper is cuDNN's.
+    assert f"attention={RUNS[name].get('attention', 'cudnn')}" in result["identity"]
     assert RUNS[name].get("linear", "bf16") in result["identity"]
 
 
@@ -95,7 +108,7 @@ def test_a_tensor_of_another_stream_is_waited_for_and_kept(results: dict[str, An
         assert words in fault
 
 
-@pytest.mark.parametrize("row", ["bf16", "diffusers"])
+@pytest.mark.parametrize("row", ["bf16", "diffusers", "klein"])
 def test_a_row_of_the_gpu_benchmark_keeps_the_rules_too(
     guard: Path, tmp_path: Path, row: str
 ) -> None:

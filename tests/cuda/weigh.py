@@ -26,9 +26,7 @@ import torch
 from torch import Tensor
 
 from batchgen.engine.build import build_engine
-from batchgen.engine.device import Device
 from batchgen.engine.offload.weights import Pinned, Weight
-from batchgen.engine.precision.quantize import quantize_blocks
 from batchgen.engine.precision.quantized_weights import QuantizedWeights
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.model.checkpoint import Checkpoint, resolve
@@ -37,27 +35,10 @@ from batchgen.planning.plan import Shape
 from batchgen.settings.job import Job, parse_job
 from tests.cuda import tensor
 from tests.cuda.streams import report
+from tests.support.full_size import quantize_alone, shapes_alone
 from tests.support.stock import make_picture
 
 STEPS = 2
-
-
-def shapes_alone(folder: Path, component: str, kind: Any, device: Device) -> Any:
-    """In the place of `load_module`."""
-    config = json.loads((folder / component / "config.json").read_text())
-    with torch.device("meta"):
-        module = (
-            kind.from_config(config)
-            if hasattr(kind, "from_config")
-            # From the folder: some models are a part of what its configuration is of.
-            else kind(kind.config_class.from_pretrained(folder / component))
-        )
-    return torch.nn.Module.to(module.eval(), device.dtype)
-
-
-def quantize(how: QuantizedWeights, family: Any, _: Any, device: torch.device) -> int:
-    """In the place of `QuantizedWeights.install`, which looks for weights without numbers."""
-    return quantize_blocks(family.blocks, how.how, device)
 
 
 def settle(_: Pinned, weight: Weight) -> Tensor:
@@ -86,7 +67,7 @@ def weigh(
     with (
         tensor.Emulation(),
         mock.patch("batchgen.engine.families.load_module", shapes_alone),
-        mock.patch.object(QuantizedWeights, "install", quantize),
+        mock.patch.object(QuantizedWeights, "install", quantize_alone),
         mock.patch.object(Pinned, "settle", settle),
     ):
         built = build_engine(job, checkpoint)

@@ -150,6 +150,14 @@ def test_a_job_that_does_not_fit_the_site_is_refused(
     refuse_misfit(PLAIN, load_job(None, ["run.workers=auto"]))
 
 
+def test_a_replica_of_two_halves_fills_as_many_tasks_as_both_have() -> None:
+    both = parse_job({"parallel": {"cp": 4, "cfg": 2}}, "")
+    refuse_shape(PLAIN, both)
+    assert PLAIN.workers(both.parallel.degree) == 1
+    with pytest.raises(SiteError, match=r"parallel\.cp \* parallel\.cfg = 3 \* 2 = 6, and the"):
+        refuse_shape(PLAIN, parse_job({"parallel": {"cp": 3, "cfg": 2}}, ""))
+
+
 @pytest.mark.parametrize(
     ("cp", "profile", "answer"),
     [

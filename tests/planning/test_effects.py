@@ -13,26 +13,21 @@ from batchgen.planning.plan import Plan
 from batchgen.planning.planner import dry_run
 from batchgen.settings.job import load_job
 from tests.support.rehearsal import write_prompts
+from tests.support.sd3_folder import save_sd3
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     """Small models of three kinds, as far as planning asks."""
     made = {}
-    for name, family, embedded in (
-        ("dev", "flux", True),
-        ("schnell", "flux", False),
-        ("sd3", "sd3", False),
-    ):
+    for name, embedded in (("dev", True), ("schnell", False)):
         folder = shutil.copytree(TINY, tmp_path_factory.mktemp(name) / "model")
-        shutil.copytree(folder / "tokenizer_2", folder / "tokenizer_3")
         file = folder / "transformer" / "config.json"
         config = json.loads(file.read_text())
-        file.write_text(
-            json.dumps(config | {"guidance_embeds": embedded, "pos_embed_max_size": 32})
-        )
-        made[name] = Checkpoint(folder, family, {})
-    return made
+        file.write_text(json.dumps(config | {"guidance_embeds": embedded}))
+        made[name] = Checkpoint(folder, "flux", {})
+    folder = save_sd3(tmp_path_factory.mktemp("sd3") / "model", pos_embed_max_size=64)
+    return made | {"sd3": Checkpoint(folder, "sd3", {})}
 
 
 @pytest.fixture
@@ -75,6 +70,27 @@ NEGATIVE, TRUE_CFG = "sampling.negative_prompt=grey", "sampling.true_cfg=4"
 def test_a_setting_that_changes_no_picture_is_refused(plan, model, settings, columns, told):
     with pytest.raises(JobError, match=told):
         plan(model, *settings, **columns)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "columns", "told"),
+    [
+        ("dev", [], {}, "acts where true_cfg is over 1 and there is a negative prompt"),
+        ("dev", [], {"negative_prompt": ["grey", ""], "true_cfg": [1.0, 4.0]}, "no row has"),
+        ("sd3", ["sampling.guidance=1"], {}, r"it acts where guidance is over 1\. Leave"),
+        ("dev", [NEGATIVE, TRUE_CFG], {}, ""),
+        ("dev", [], {"negative_prompt": ["grey", ""], "true_cfg": [4.0, 1.0]}, ""),
+        ("sd3", [], {}, ""),
+        ("sd3", ["sampling.guidance=1"], {"guidance": [None, 2.0]}, ""),
+    ],
+)
+def test_halves_are_refused_where_no_row_has_two_branches(plan, model, settings, columns, told):
+    if not told:
+        assert plan(model, "parallel.cfg=2", *settings, **columns)
+        return
+    with pytest.raises(JobError, match=f"parallel\\.cfg = 2: .*{told}"):
+        plan(model, "parallel.cfg=2", *settings, **columns)
+    assert plan(model, "parallel.cfg=1", *settings, **columns)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +143,26 @@ def test_a_key_of_the_file_that_belonged_to_an_overridden_choice_is_told(
     assert dry_run([file], job, models["dev"]).notes == (told,)
 
 
+@pytest.mark.parametrize("policy", ["multistep", "first_block", "teacache"])
+def test_a_cache_for_pictures_of_few_steps_is_told_with_what_to_set_instead(plan, policy):
+    cached = f"cache.policy={policy}"
+    (told,) = plan("dev", cached, steps=[4, 9, 10, 28]).notes
+    assert told.startswith(f'cache.policy = "{policy}": 2 pictures have at most 9 steps, so far')
+    assert "batchgen calibrate measures" in told
+    assert "--set cache.policy=none" in told
+    assert not plan("dev", cached, steps=[10, 28]).notes
+    assert not plan("dev", steps=[4, 8]).notes, "without a cache there is nothing to tell"
+    assert not plan("dev", "cache.policy=schedule", "cache.skip=[2]", steps=[4, 8]).notes
+
+
 def test_test_cards_show_every_value(tmp_path: Path) -> None:
     file = write_prompts(tmp_path / "prompts.parquet", ["a cat"], true_cfg=[0.5])
     assert not dry_run([file], load_job(None, ["engine.kind=pattern", NEGATIVE]), None).notes
+
+
+def test_classifier_free_guidance_doubles_time_only_where_it_acts(plan):
+    """A model that has it for every picture may be used without, as step-distilled ones are."""
+    without, half, every = (plan("sd3", guidance=scales) for scales in ([1, 0], [1, 4], [4, 4]))
+    assert [one.contrasted for one in (without, half, every)] == [0, 0.5, 1]
+    assert half.seconds == pytest.approx(1.5 * without.seconds)
+    assert every.seconds == pytest.approx(2 * without.seconds)

@@ -16,6 +16,7 @@ from batchgen.planning.hardware import (
     of_site,
     this_machine,
     visible_devices,
+    worker_count,
 )
 from batchgen.settings.job import Job, parse_job
 from batchgen.settings.site import Site
@@ -177,6 +178,13 @@ def test_ranks_share_the_devices_there_are(
     asked = job(run={"workers": workers}, parallel={"cp": cp})
     machine = Hardware(bool(devices), "", 1200, None, devices)
     assert machine.memory_of_rank(asked, shards=100) == expected
+
+
+def test_both_halves_of_a_replica_have_devices_of_their_own() -> None:
+    asked = job(run={"workers": "auto"}, parallel={"cp": 2, "cfg": 2})
+    eight = tuple(map(str, range(8)))
+    assert worker_count(asked, eight, shards=100) == 2
+    assert Hardware(True, "", 1200, None, eight).memory_of_rank(asked, shards=100) == 1200
 
 
 def test_no_more_workers_than_shards_share_them() -> None:

@@ -252,7 +252,13 @@ def test_ranks_share_activations_and_a_negative_prompt_doubles_them(flux: Checkp
     one = dev(flux).denoising
     # Modulations are not shared.
     assert dev(flux, parallel={"cp": 2}).denoising == pytest.approx(one / 2, rel=0.1)
-    assert dev(flux, shape(1024, steps=28, negative=True)).denoising == 2 * one
+    both = shape(1024, steps=28, negative=True)
+    assert dev(flux, both).denoising == 2 * one
+    # Halves share the rows, and no tokens.
+    assert dev(flux, both, parallel={"cfg": 2}).denoising == one
+    assert dev(flux, both, parallel={"cfg": 2, "cp": 2}).denoising == pytest.approx(
+        one / 2, rel=0.1
+    )
     assert dev(flux, engine={"batch_size": 8}).denoising == 8 * one
     assert dev(flux, shape(1024, count=3, steps=28), engine={"batch_size": 8}).denoising == 3 * one
 

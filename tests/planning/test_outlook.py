@@ -1,11 +1,14 @@
 """A plan tells time and money: by the estimate, or at the pace of an earlier run of its kind."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from batchgen.manifest import Source
-from batchgen.planning import Pace, Plan, Shard, look_ahead, pace, remember
+from batchgen.model import TINY
+from batchgen.planning import Pace, Plan, Shard, describe_layout, look_ahead, pace, remember
+from batchgen.settings.job import load_job
 
 IDENTITY = {"engine": {"batch_size": 4}, "cache": {"policy": "none"}, "manifest": ["aa"]}
 KNOWN = Pace(2.0, 100, "cuda NVIDIA H100 bf16 attention=cudnn", "before")
@@ -45,6 +48,36 @@ def test_an_earlier_run_of_the_same_settings_tells_the_pace_of_another_manifest(
     assert look_ahead(planned(), "", 1, None).device_s == 7200
     assert look_ahead(planned(), "cpu ", 1, None).device_s == 3600
     assert look_ahead(planned(cache={"policy": "multistep"}), "", 1, None).device_s == 3600
+
+
+def laid_out(given: str = "", *, contrasted: float = 0.0, model: Path = Path("dev")) -> str:
+    """What a plan of 360 pictures in 90 groups says of its layout."""
+    plan = planned().model_copy(update={"pictures": 360, "groups": 90, "contrasted": contrasted})
+    job = load_job(None, given.split())
+    checkpoint = Mock(folder=model, heads=30)
+    return describe_layout(job, checkpoint, plan, look_ahead(plan, "", 1, None))
+
+
+def test_a_layout_is_told_with_the_seconds_of_a_group_and_what_it_is_for() -> None:
+    """3600 s for 90 groups are 40 s for each."""
+    single = laid_out()
+    assert "one device makes a group (4 pictures on average) in 40 s: the most" in single
+    assert "(parallel.cp = 2) would need 20 s or more: for pictures soon" in single
+    assert "parallel.cp = 2, or cfg = 2 for the two rows of guidance" in laid_out(contrasted=0.1)
+    both = laid_out("parallel.cp=2 parallel.cfg=2", contrasted=1.0)
+    assert "4 devices (parallel.cp * parallel.cfg = 2 * 2 = 4; ulysses = 2, ring = 1)" in both
+    assert "together, in 10 s at best: for pictures soon. A device by itself takes 40 s" in both
+
+
+def test_a_layout_is_told_with_the_mesh_that_the_heads_allow() -> None:
+    """30 heads cannot be dealt out to 4 devices, but to 2 of them."""
+    assert "4 devices (parallel.cp = 4; ulysses = 2, ring = 2)" in laid_out("parallel.cp=4")
+
+
+def test_nobody_is_told_what_single_devices_of_the_embedded_model_are_for() -> None:
+    assert not laid_out(model=TINY)
+    assert laid_out("parallel.cp=2", model=TINY)
+    assert not describe_layout(load_job(None), None, planned(), look_ahead(planned(), "", 1, None))
 
 
 @pytest.mark.parametrize("damaged", ["", "{}", '{"factor": NaN}', '{"factor": "x"}', "[]"])

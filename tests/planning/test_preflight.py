@@ -36,6 +36,7 @@ def refuse(hardware=UNKNOWN, **sections):
         {},
         {"parallel": {"cp": 4}, "cache": {"policy": "first_block", "blocks": 5}},
         {"parallel": {"cp": 6, "ulysses": 2, "ring": 3}},
+        {"parallel": {"cp": 2, "ulysses": 2, "cfg": 2}},
         {"precision": PER_TENSOR, "engine": {"batch_size": 1}},
         {"precision": PER_TENSOR | {"force": True}},
     ],
@@ -52,6 +53,7 @@ def test_what_can_be_had_passes(sections):
         ({"cache": {"policy": "first_block", "blocks": 6}}, "blocks = 6: the model has 6 blocks"),
         ({"cache": {"policy": "schedule"}}, "needs skip"),
         ({"precision": PER_TENSOR}, "groups of 8 pictures"),
+        ({"precision": PER_TENSOR, "parallel": {"cfg": 2}}, "and cfg = 2 halves"),
         (MOVING_LAYERS, "layers that move cannot be compiled"),
     ],
 )
@@ -88,6 +90,12 @@ FLASH = {"attention": "flash"}
         ),
         (UNKNOWN, {"precision": PER_TENSOR | {"linear": "int8"}}, "int8 is scaled per row only"),
         (A100, {"parallel": {"cp": 2}}, "cp = 2: this machine has 1 GPU; --set parallel.cp=1"),
+        (
+            A100,
+            {"parallel": {"cfg": 2}},
+            r"cp \* parallel.cfg = 1 \* 2 = 2: .* 1 GPU; .*cp=1 --set parallel.cfg=1",
+        ),
+        (H100, {"parallel": {"cfg": 2, "cp": 2}}, r"2 \* 2 = 4: .* has 2 GPUs; .*parallel.cp=1$"),
         (CPU, {"engine": {"offload": "text"}}, '"text" on the CPU: there is no device to leave'),
         (CPU, {"engine": {"attention": "cudnn"}}, '"cudnn" on the CPU: it needs a CUDA device'),
         (

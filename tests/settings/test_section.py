@@ -40,6 +40,14 @@ def test_a_long_override_is_cut_in_the_message(override: str) -> None:
     assert len(str(raised.value)) < 2_000
 
 
+@pytest.mark.parametrize("halves", ["0", "3", "true", "2.0", '"2"', "many"])
+def test_the_rows_of_guidance_are_shared_by_two_halves_or_not_at_all(halves: str) -> None:
+    with pytest.raises(JobError, match=r"parallel\.cfg\S* = .*; parallel\.cfg\S* is: 2: half"):
+        load_job(None, [f"parallel.cfg={halves}"])
+    asked = [load_job(None, [f"parallel.cfg={each}"]).parallel for each in ("auto", "1", "2")]
+    assert [parallel.degree for parallel in asked] == [1, 1, 2]
+
+
 def test_a_replica_of_more_devices_than_any_cluster_has_is_refused() -> None:
     load_job(None, ["parallel.cp=1024"])
     with pytest.raises(JobError, match=r"parallel\.cp\S* = 1025: .* less than or equal to 1024"):

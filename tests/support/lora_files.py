@@ -36,7 +36,7 @@ def flux_originals(
     return shapes | {"final_layer.linear": (64, width)}
 
 
-def chroma_originals(doubles: int = 2, singles: int = 2, layers: int = 2) -> dict[str, int]:
+def chroma_widths(doubles: int = 2, singles: int = 2, layers: int = 2) -> dict[str, int]:
     """Outputs, in widths of a token, of every linear of Chroma, by its authors' names."""
     named = dict.fromkeys(("img_in", "txt_in"), 1)
     named |= dict.fromkeys((f"distilled_guidance_layer.{n}_proj" for n in ("in", "out")), 1)
@@ -76,6 +76,50 @@ def sd3_originals(
                 shapes[f"{name}.mlp.fc2"] = width, 4 * width
     shapes["final_layer.adaLN_modulation.1"] = 2 * width, width
     return shapes | {"final_layer.linear": (64, width)}
+
+
+def chroma_originals(
+    width: int, *, doubles: int, singles: int, text: int
+) -> dict[str, tuple[int, int]]:
+    """The same of Chroma, but for its approximator: FLUX.1's without what modulates."""
+    flux = flux_originals(width, doubles=doubles, singles=singles, text=text, pooled=width)
+    modulating = "_mod.", "modulation.", "time_in", "guidance_in", "vector_in"
+    return {name: shape for name, shape in flux.items() if not any(m in name for m in modulating)}
+
+
+def flux2_originals(
+    width: int, *, doubles: int, singles: int, text: int
+) -> dict[str, tuple[int, int]]:
+    """The same of FLUX.2, whose MLPs are gated and three times as wide; without the final norm."""
+    inner = 3 * width
+    shapes = {"img_in": (width, 64), "txt_in": (width, text), "final_layer.linear": (64, width)}
+    shapes |= {"time_in.in_layer": (width, 256), "time_in.out_layer": (width, width)}
+    for block in range(doubles):
+        for stream in ("img", "txt"):
+            name = f"double_blocks.{block}.{stream}"
+            shapes[f"{name}_attn.qkv"] = 3 * width, width
+            shapes[f"{name}_attn.proj"] = width, width
+            shapes[f"{name}_mlp.0"] = 2 * inner, width
+            shapes[f"{name}_mlp.2"] = width, inner
+    for block in range(singles):
+        shapes[f"single_blocks.{block}.linear1"] = 3 * width + 2 * inner, width
+        shapes[f"single_blocks.{block}.linear2"] = width, width + inner
+    return shapes
+
+
+def z_image_originals(width: int, *, layers: int, refiners: int) -> dict[str, tuple[int, int]]:
+    """The same of the blocks of Z-Image, and of what stands before and after them."""
+    inner = int(width / 3 * 8)
+    shapes = {"x_embedder": (width, 16), "final_layer.linear": (16, width)}
+    shapes["final_layer.adaLN_modulation.1"] = width, width
+    counts = {"layers": layers, "noise_refiner": refiners, "context_refiner": refiners}
+    for block in (f"{kind}.{number}" for kind, count in counts.items() for number in range(count)):
+        shapes[f"{block}.attention.qkv"] = 3 * width, width
+        shapes[f"{block}.attention.out"] = width, width
+        shapes[f"{block}.feed_forward.w1"] = inner, width
+        shapes[f"{block}.feed_forward.w2"] = width, inner
+        shapes[f"{block}.feed_forward.w3"] = inner, width
+    return shapes
 
 
 def random_matrices(shapes: Shapes, rank: int = RANK) -> dict[str, tuple[Tensor, Tensor]]:

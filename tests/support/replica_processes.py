@@ -177,7 +177,7 @@ class ReplicaProcesses:
         self._pipe, theirs = _context.Pipe()
         replica = _Replica(folder, job, spoil or {}, patience or {}, theirs)
         self.processes = {}
-        for rank in set(range(job.parallel.cp)) - set(absent):
+        for rank in set(range(job.parallel.degree)) - set(absent):
             process = _context.Process(target=_run_rank, args=(rank, replica), daemon=True)
             process.start()
             self.processes[rank] = process
@@ -273,7 +273,7 @@ def _find_ranks(rank: int, replica: _Replica) -> Rendezvous:
     address = replica.folder / "address"
     return Rendezvous(
         rank,
-        replica.job.parallel.cp,
+        replica.job.parallel.degree,
         functools.partial(_publish, address),
         lambda: address.read_text() if address.exists() else "",
         functools.partial(_append, replica.folder / "verdicts"),

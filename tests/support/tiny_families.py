@@ -75,6 +75,20 @@ def strengthen(transformer: torch.nn.Module, factor: float) -> None:
             parameter.data *= factor
 
 
+def tiny_vae() -> AutoencoderKLFlux2:
+    """FLUX.2's VAE."""
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=4,
+        sample_size=128,
+    )
+    torch.nn.init.normal_(vae.bn.running_mean)
+    torch.nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
+    return vae
+
+
 def save_klein(folder: Path, *, distilled: bool = False, **changes: Any) -> Path:
     """A FLUX.2 klein.
 
@@ -104,15 +118,7 @@ def save_klein(folder: Path, *, distilled: bool = False, **changes: Any) -> Path
         "axes_dims_rope": (8, 8, 8, 8),
         "guidance_embeds": False,
     }
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(8, 8, 16, 16),
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=4,
-        sample_size=128,
-    )
-    torch.nn.init.normal_(vae.bn.running_mean)
-    torch.nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
+    vae = tiny_vae()
     transformer = Flux2Transformer2DModel(**(config | changes))
     encoder = Qwen3ForCausalLM(text)
     strengthen(transformer, STRENGTH)
@@ -153,6 +159,8 @@ class TinyFamily:
     steps: int = 6
     # `guidance` is an input of the model.
     embedded: bool = False
+    # The guidance at which a picture has no classifier-free guidance.
+    unguided: float = 1.0
     # TeaCache's coefficients are published.
     teacache: bool = False
     # Text of one token more, wherever it is appended.
@@ -160,6 +168,7 @@ class TinyFamily:
 
     @property
     def reads_guidance(self) -> bool:
+        """Whether `guidance` changes pictures."""
         return self.contrasts or self.embedded
 
     def open(self, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -217,7 +226,7 @@ class TinyFamily:
         """Whether batchgen keeps a linear of the pipeline: others change no picture."""
         if component == "transformer":
             return True
-        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        layer = re.match(r"(?:model\.)?layers\.(\d+)\.", name)
         return layer is not None and int(layer[1]) < self.layers
 
 
@@ -229,7 +238,7 @@ BROKEN_KLEIN = (
     ("transformer/config.json", {"axes_dims_rope": [8, 8, 8, 16]}, "expected four even numbers"),
     ("transformer/config.json", {"num_single_layers": 5}, "needs 4 tensors"),
     ("vae/config.json", {"patch_size": [1, 1]}, "patch_size"),
-    ("model_index.json", {"_class_name": "Flux2Pipeline"}, "'Flux2Pipeline' has no family here"),
+    ("model_index.json", {"_class_name": "Flux2Pipeline"}, "paints Flux2Pipeline with"),
 )
 KLEIN_ORIGINALS = {
     "double_blocks.1.img_attn.qkv": [
@@ -253,16 +262,22 @@ KLEIN = TinyFamily(
     layers=27,
     originals=KLEIN_ORIGINALS,
 )
-
-from tests.support.tiny_chroma import CHROMA  # noqa: E402 - they need `TinyFamily`
+# Here, because these files take what stands above.
+from tests.support.tiny_chroma import CHROMA  # noqa: E402
+from tests.support.tiny_ernie_image import ERNIE  # noqa: E402
+from tests.support.tiny_flux2_dev import DEV as FLUX2_DEV  # noqa: E402
 from tests.support.tiny_qwen_image import QWEN_IMAGE  # noqa: E402
 from tests.support.tiny_t5_families import DEV, SD3  # noqa: E402
+from tests.support.tiny_zimage import ZIMAGE  # noqa: E402
 
 FAMILIES = {
     "flux dev": DEV,
     "sd3": SD3,
     "chroma": CHROMA,
+    "ernie image": ERNIE,
+    "flux2 dev": FLUX2_DEV,
     "qwen image": QWEN_IMAGE,
+    "z-image": ZIMAGE,
     "klein base": KLEIN,
     "klein distilled": replace(
         KLEIN, save=partial(save_klein, distilled=True), contrasts=False, broken=()

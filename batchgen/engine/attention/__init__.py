@@ -2,6 +2,7 @@
 
     joint.py            the processor put into every block
     fuse.py             linears and norms that read the same tokens become one
+    gated_mlp.py        SwiGLU: gate and value from one linear
     parallel_block.py   FLUX.1's single blocks: attention and MLP from one linear
     heads.py            q and k normalised and rotated, before text and image are joined
     lengths.py          texts of their own lengths: nothing attends to padding

@@ -2,7 +2,8 @@
 
 `to_qkv` is the stack of q, k and v, `to_added_qkv` that of the text, and in blocks whose MLP stands
 beside their attention `to_qkv_mlp` holds the MLP's first linear too. The norms of q and k become
-`norm_qk` and `norm_added_qk`. LoRAs come before, for they are stated against the trained names.
+`norm_qk` and `norm_added_qk`. Of a gated MLP the gate and the value become `to_gated`
+(`gated_mlp.py`). LoRAs come before, for they are stated against the trained names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from batchgen.engine.attention.gated_mlp import GatedMLP
 from batchgen.engine.attention.heads import QueryKeyNorm
 from batchgen.engine.attention.parallel_block import ParallelBlock
 
@@ -21,6 +23,8 @@ from batchgen.engine.attention.parallel_block import ParallelBlock
 _NAMES = ("attn", "attn2")
 _QKV = ("to_q", "to_k", "to_v")
 _ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
+# Gate, value and output of a gated MLP.
+_GATED = ("w1", "w3", "w2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class AttentionOf:
     module: Any
     # Image tokens attend among themselves, without the text.
     alone: bool = False
+    # Rotary pairs are of the two halves of a head, and not neighbours; see `heads.py`.
+    halves: bool = False
 
 
 def find_attentions(blocks: Sequence[nn.Module]) -> list[AttentionOf]:
@@ -44,6 +50,9 @@ def fuse_projections(blocks: Sequence[nn.Module], attentions: Sequence[Attention
     for block in blocks:
         if hasattr(block, "proj_mlp"):
             _fuse_parallel(block)
+        for mlp in list(block.modules()):
+            if all(hasattr(mlp, name) for name in _GATED):
+                _fuse_gated(mlp)
     for attn in (each.module for each in attentions):
         if hasattr(attn, "to_q"):
             attn.to_qkv = _stack(_take(attn, _QKV))
@@ -56,6 +65,12 @@ def fuse_projections(blocks: Sequence[nn.Module], attentions: Sequence[Attention
 def _fuse_parallel(block: Any) -> None:
     block.to_qkv_mlp = _stack([*_take(block.attn, _QKV), *_take(block, ("proj_mlp",))])
     block.__class__ = ParallelBlock
+
+
+def _fuse_gated(mlp: Any) -> None:
+    gate, value, out = _take(mlp, _GATED)
+    mlp.to_gated, mlp.to_out = _stack([gate, value]), out
+    mlp.__class__ = GatedMLP
 
 
 def _take(module: nn.Module, names: Sequence[str]) -> list[Any]:

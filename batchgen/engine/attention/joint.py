@@ -23,12 +23,12 @@ from batchgen.engine.attention.kernels import Attend
 class _Attention:
     """What the processors share: the kernel, and attention from one linear's output."""
 
-    def __init__(self, attend: Attend) -> None:
-        self.attend = attend
+    def __init__(self, attend: Attend, *, halves: bool) -> None:
+        self.attend, self.halves = attend, halves
 
     def attended(self, attn: Any, qkv: Tensor, rotary: Rotary | None) -> Tensor:
         """Attention among the tokens of one linear's output, [R, S, 3·D] → [R, S, D]."""
-        qk, v = split_heads(qkv, attn.heads, attn.norm_qk, rotary)
+        qk, v = split_heads(qkv, attn.heads, attn.norm_qk, rotary, halves=self.halves)
         return self.attend(qk[0], qk[1], v).flatten(2)
 
 
@@ -55,8 +55,9 @@ class JointAttention(_Attention):
             out: Tensor = attn.to_out[0](self.attended(attn, attn.to_qkv(image), image_rotary_emb))
             return out
         of_text, of_image = _split_rotary(image_rotary_emb, text.shape[1])
-        added = split_heads(attn.to_added_qkv(text), attn.heads, attn.norm_added_qk, of_text)
-        own = split_heads(attn.to_qkv(image), attn.heads, attn.norm_qk, of_image)
+        heads, halves, norms = attn.heads, self.halves, (attn.norm_added_qk, attn.norm_qk)
+        added = split_heads(attn.to_added_qkv(text), heads, norms[0], of_text, halves=halves)
+        own = split_heads(attn.to_qkv(image), heads, norms[1], of_image, halves=halves)
         qk, v = (torch.cat(pair, dim=-3) for pair in zip(added, own, strict=True))
         out = self.attend(qk[0], qk[1], v).flatten(2)
         length = text.shape[1]
@@ -107,4 +108,5 @@ def install_attention(attentions: Sequence[AttentionOf], joint: Attend, image: A
     for each in attentions:
         holds_mlp = hasattr(each.module, "to_qkv_mlp_proj")
         kind = ParallelAttention if holds_mlp else JointAttention
-        each.module.processor = kind(image if each.alone else joint)
+        attend = image if each.alone else joint
+        each.module.processor = kind(attend, halves=each.halves)

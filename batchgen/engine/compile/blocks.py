@@ -137,28 +137,42 @@ class CompiledBlocks:
         """
         for kind, (block, inputs) in list(self._samples.items()):
             for rows in range(MANY, self._rows + 1):
-                repeated = {
-                    name: tensor[:1].expand(rows, *tensor.shape[1:])
-                    for name, tensor in _with_rows(inputs).items()
-                }
-                self._call(block, kind, **inputs | repeated)
+                self._call(block, kind, **_first_row(inputs, rows))
         # They hold activations.
         self._samples.clear()
 
     def _mark(self, inputs: Inputs) -> None:
         """Say which dimensions are symbolic. If the compiler must make one constant, it raises."""
         if inputs["hidden_states"].shape[0] >= MANY:
-            for tensor in _with_rows(inputs).values():
+            for tensor in _with_rows(inputs):
                 mark_dynamic(tensor, 0)
         if not self._static:
             mark_dynamic(inputs["hidden_states"], 1)
-            for table in inputs.get("image_rotary_emb") or ():  # cos and sin, [S + T, ·]
-                mark_dynamic(table, 0)
+            for table in _tables(inputs):
+                mark_dynamic(table, table.ndim - 2)
 
 
-def _with_rows(inputs: Inputs) -> dict[str, Tensor]:
-    """The inputs that have a row for each picture: all but the table of positions, a pair."""
-    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+def _tables(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Cosines and sines of positions: [S + T, ·], or [R, S + T, ·] where rows differ in them."""
+    return tuple(inputs.get("image_rotary_emb") or ())
+
+
+def _with_rows(inputs: Inputs) -> list[Tensor]:
+    """The tensors that have a row for each picture."""
+    tensors = [value for value in inputs.values() if isinstance(value, Tensor)]
+    return [*tensors, *(table for table in _tables(inputs) if table.ndim == 3)]
+
+
+def _first_row(inputs: Inputs, rows: int) -> Inputs:
+    """The inputs, but for so many rows, each of which is the first one."""
+    varied = {id(tensor) for tensor in _with_rows(inputs)}
+
+    def repeat(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(repeat(each) for each in value)
+        return value[:1].expand(rows, *value.shape[1:]) if id(value) in varied else value
+
+    return {name: repeat(value) for name, value in inputs.items()}
 
 
 def _call_block(block: Block, inputs: Inputs) -> Outputs:

@@ -3,14 +3,18 @@
 To add a family: a file here, its line in `_FAMILIES`, and its facts for planning in
 `model/families/`.
 
-    chroma.py    Chroma
-    flux.py      FLUX.1
-    flux2.py     FLUX.2 klein
+    chroma.py       Chroma
+    ernie_image.py  ERNIE-Image and ERNIE-Image-Turbo
+    flux.py         FLUX.1
+    flux2.py        FLUX.2 klein and dev
     qwen_image.py   Qwen-Image
-    sd3.py       Stable Diffusion 3 and 3.5
-    family.py    what the engine asks of a family, and what families share
-    lora.py      LoRAs, fused at load
-    loading.py   the parts of a diffusers folder
+    sd3.py          Stable Diffusion 3 and 3.5
+    zimage.py       Z-Image and Z-Image-Turbo
+    flux2_vae.py    what families with FLUX.2's VAE share
+    mistral3.py     the language model in a Mistral3, as a text encoder
+    family.py       what the engine asks of a family, and what families share
+    lora.py         LoRAs, fused at load
+    loading.py      the parts of a diffusers folder
 
 A room imports only rooms below it.
 """
@@ -23,21 +27,28 @@ import torch
 
 from batchgen.engine.device import Device
 from batchgen.engine.families.chroma import Chroma
+from batchgen.engine.families.ernie_image import ErnieImage
 from batchgen.engine.families.family import Family
 from batchgen.engine.families.flux import Flux
-from batchgen.engine.families.flux2 import Flux2
+from batchgen.engine.families.flux2 import Flux2, Flux2Dev
 from batchgen.engine.families.loading import load_module, straight_to_device, without_transformer
 from batchgen.engine.families.qwen_image import QwenImage
 from batchgen.engine.families.sd3 import StableDiffusion3
+from batchgen.engine.families.zimage import ZImage
 from batchgen.errors import ModelError
 from batchgen.model import Checkpoint
 
-_FAMILIES: dict[str, type[Chroma | Flux | Flux2 | QwenImage | StableDiffusion3]] = {
+_FAMILIES: dict[
+    str, type[Chroma | ErnieImage | Flux | Flux2 | QwenImage | StableDiffusion3 | ZImage]
+] = {
     "chroma": Chroma,
+    "ernie_image": ErnieImage,
     "flux": Flux,
     "flux2": Flux2,
+    "flux2_dev": Flux2Dev,
     "qwen_image": QwenImage,
     "sd3": StableDiffusion3,
+    "zimage": ZImage,
 }
 # By their name in safetensors.
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from batchgen.engine.attention.fuse import AttentionOf, find_attentions
 from batchgen.engine.device import Device, upload
-from batchgen.engine.families.loading import LoadModule, load_scheduler
+from batchgen.engine.families.loading import LoadModule, load_scheduler, shifted_scheduler
 from batchgen.engine.modulation import hoist_modulations
 from batchgen.manifest import Picture
 
@@ -123,6 +123,7 @@ class Family(ABC):
         self.transformer = load(folder, "transformer", transformer, device)
         self.vae = load(folder, "vae", self.autoencoder, device)
         self._scheduler = load_scheduler(folder)
+        self._sigmas: Sequence[float] = ()
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Text:
@@ -176,6 +177,11 @@ class Family(ABC):
         _, high, wide = self.noise_shape(width, height)
         return high // self.patch, wide // self.patch
 
+    def image_tokens(self, width: int, height: int) -> int:
+        """T of a picture of width × height pixels, with the tokens that `embed` adds."""
+        rows, columns = self.grid(width, height)
+        return rows * columns
+
     def pack(self, noise: Tensor) -> Tensor:
         """[B, C', h, w] → latents as the transformer takes them, [B, T, C]."""
         (batch, channels, high, wide), p = noise.shape, self.patch
@@ -192,19 +198,34 @@ class Family(ABC):
 
     def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
         """Latents [B, T, C] → what the VAE decodes, [B, C', h, w], scaled and shifted."""
-        config, pixels = self.vae.config, self.unpatchify(latents, width, height)
+        config = self.vae.config
+        pixels = self.unpatchify(latents.to(self._device.dtype), width, height)
         scaled: Tensor = pixels / config.scaling_factor + config.shift_factor
         return scaled
+
+    def state_levels(self, shift: float | None, sigmas: Sequence[float]) -> None:
+        """Take what a job states of the noise levels in the place of what the checkpoint does.
+
+        :param shift: of all pictures alike; None: the checkpoint's. It stands for the scheduler's
+            whole way to move levels: its shift with the size, its end, its curve.
+        :param sigmas: a step each, before the shift; none: those of `levels`.
+        """
+        self._sigmas = sigmas
+        if shift is not None:
+            self._scheduler = shifted_scheduler(self._scheduler, shift)
 
     def schedule(self, steps: int, width: int, height: int) -> Schedule:
         """The noise levels of a picture, as the checkpoint's scheduler spaces and shifts them.
 
-        With dynamic shift, larger pictures stay noisy for longer.
+        With dynamic shift, larger pictures stay noisy for longer. A job may state both otherwise.
+
+        :param steps: as many as the stated levels, or fewer: the first ones.
         """
         rows, columns = self.grid(width, height)
         # Schedulers without dynamic shift do not read it.
         mu = self.shift(rows * columns, steps)
-        self._scheduler.set_timesteps(**self.levels(steps), mu=mu, device="cpu")
+        stated = {"sigmas": self._sigmas[:steps]} if self._sigmas else self.levels(steps)
+        self._scheduler.set_timesteps(**stated, mu=mu, device="cpu")
         timesteps = upload(self._scheduler.timesteps, self._device.kind)
         return Schedule(self._scheduler.sigmas, timesteps)
 

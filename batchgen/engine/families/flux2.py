@@ -1,18 +1,22 @@
-"""FLUX.2 klein: 4B and 9B, distilled and base.
+"""FLUX.2: klein 4B and 9B, distilled and base, and dev.
 
-Semantics are those of diffusers' `Flux2KleinPipeline`; tests/engine/families/test_every_family.py
-compares the two. Blocks work as FLUX.1's do, with differences: all blocks share three modulation
-linears; no linear has a bias; a single block has one linear for q, k, v and the MLP.
+Semantics are those of diffusers' `Flux2KleinPipeline` and `Flux2Pipeline`;
+tests/engine/families/test_every_family.py compares them. Blocks work as FLUX.1's do, with
+differences: all blocks share three modulation linears; no linear has a bias; a single block has one
+linear for q, k, v and the MLP.
 
-The text is Qwen3's: three of its hidden layers, side by side. What comes after the last of them is
-neither loaded onto the device nor computed. A prompt goes through the chat template of the
-tokenizer, and `model.max_sequence_length` counts the template's tokens too.
+The text is that of a language model, Qwen3 in klein and the one in a Mistral3 in dev: three of its
+hidden layers, side by side. What comes after the last of them is neither loaded onto the device nor
+computed. A prompt goes through the chat template of the tokenizer, in dev after a message that is
+the same for all, and `model.max_sequence_length` counts the template's tokens too.
 
 `guidance` of a base model is the scale of classifier-free guidance, as in the pipeline's call; over
-1 every picture has a second row, for its negative prompt or for "". A distilled model has no
-guidance of its own: as with FLUX.1-schnell, `true_cfg` acts where there is a negative prompt.
+1 every picture has a second row, for its negative prompt or for "". dev embeds it. A distilled
+klein has no guidance of its own. With both, `true_cfg` acts where there is a negative prompt, as
+with FLUX.1.
 
-Not covered: FLUX.2 dev (Mistral's text encoder), reference pictures, inpainting.
+Not covered: reference pictures, inpainting, and dev's rewriting of prompts, which its pipeline does
+where `caption_upsample_temperature` is given.
 
 Legend: R rows, S text tokens, T image tokens, C values of a token, D width, N steps.
 """
@@ -21,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusers
 import numpy as np
@@ -31,21 +35,22 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor, nn
 
 from batchgen.engine.device import Device, upload
-from batchgen.engine.families.family import Conditions, Family, Text
+from batchgen.engine.families.family import Conditions, Text
+from batchgen.engine.families.flux2_vae import Flux2VaeFamily
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
+from batchgen.engine.families.mistral3 import Mistral3Text
 from batchgen.engine.modulation import Modulator
 from batchgen.engine.rules import check_true_cfg
 from batchgen.manifest import Picture
-from batchgen.model import QWEN3_LAYERS, is_distilled
+from batchgen.model import FLUX2_DEV, FLUX2_KLEIN, MISTRAL3_LAYERS, QWEN3_LAYERS, is_distilled
 
 
-class Flux2(Family):
+class Flux2(Flux2VaeFamily):
     """FLUX.2 klein on a device."""
 
-    # Noise is drawn in tokens, whose values are the channels of a picture without patches.
-    patch = 1
-    token_order = (0, 2, 4, 1, 3, 5)
-    autoencoder = diffusers.AutoencoderKLFlux2
+    facts = FLUX2_KLEIN
+    # The hidden layers that are the text.
+    layers: ClassVar[tuple[int, ...]] = QWEN3_LAYERS
 
     def __init__(
         self, folder: Path, device: Device, max_sequence_length: int, load: LoadModule = load_module
@@ -56,23 +61,29 @@ class Flux2(Family):
             *self.transformer.transformer_blocks,
             *self.transformer.single_transformer_blocks,
         ]
-        qwen3 = load(folder, "text_encoder", transformers.Qwen3Model, device)
-        # The last of the hidden layers is then the model's output.
-        qwen3.layers = qwen3.layers[: QWEN3_LAYERS[-1]]
-        qwen3.norm = nn.Identity()
-        self.text = qwen3
+        self.text = self._load_text(folder, device, load)
         self.encoders: tuple[nn.Module, ...] = (self.text,)
         self._tokenizer = load_tokenizer(folder, "tokenizer")
         self._max_sequence_length = max_sequence_length
-        self.distilled = is_distilled(folder)
+        self.embeds_guidance = bool(self.transformer.config.guidance_embeds)
+        self.distilled = self.embeds_guidance or is_distilled(folder)
+
+    def _load_text(self, folder: Path, device: Device, load: LoadModule) -> Any:
+        """The language model, whose output is the last of the hidden layers that are read."""
+        model = load(folder, "text_encoder", transformers.Qwen3Model, device)
+        model.layers, model.norm = model.layers[: self.layers[-1]], nn.Identity()
+        return model
 
     def encode(self, prompts: Sequence[str]) -> Text:
-        """Three hidden layers of Qwen3, side by side; what follows the prompt is padding.
+        """Three hidden layers of the language model, side by side; beside the prompt is padding.
 
         The blocks attend to padding too, because the model was trained so.
         """
+        texts, begin = [self._in_template(prompt) for prompt in prompts], self._tokenizer.bos_token
         batch = self._tokenizer(
-            [self._in_template(prompt) for prompt in prompts],
+            texts,
+            # Templates have the token of the beginning, if there is one.
+            add_special_tokens=begin is None or not texts[0].startswith(begin),
             padding="max_length",
             max_length=self._max_sequence_length,
             truncation=True,
@@ -84,14 +95,13 @@ class Flux2(Family):
             output_hidden_states=True,
             use_cache=False,
         ).hidden_states
-        return Text(torch.cat([hidden[layer] for layer in QWEN3_LAYERS], dim=-1))
+        return Text(torch.cat([hidden[layer] for layer in self.layers], dim=-1))
 
     def _in_template(self, prompt: str) -> str:
         text: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
+            self.facts.messages(prompt),
             tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
+            **{"add_generation_prompt": True, **(self.facts.chat or {})},
         )
         return text
 
@@ -131,12 +141,13 @@ class Flux2(Family):
     def conditions(
         self, text: Text, timesteps: Tensor, guidance: Tensor, size: tuple[int, int]
     ) -> Conditions:
-        """Time of every step; rotary positions of text and image."""
+        """Time of every step, with guidance where it is embedded; positions of text and image."""
         model, count, rows = self.transformer, len(timesteps), len(guidance)
         timesteps = timesteps.to(self._device.dtype)
         # As the pipeline and the model between them compute it, rounding included.
         times = (timesteps / 1000 * 1000).repeat_interleave(rows)
-        temb = model.time_guidance_embed(times, None)
+        scales = (guidance.to(times.dtype) * 1000).repeat(count) if self.embeds_guidance else None
+        temb = model.time_guidance_embed(times, scales)
         return Conditions(
             model.context_embedder(text.tokens),
             temb.unflatten(0, (count, rows)),
@@ -177,21 +188,16 @@ class Flux2(Family):
             )
         return image, text
 
-    def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, r, c) of a picture: the noise has no patches."""
-        channels, high, wide = super().noise_shape(width, height)
-        across, down = self.vae.config.patch_size
-        return channels * across * down, high // across, wide // down
-
-    def unpack(self, latents: Tensor, width: int, height: int) -> Tensor:
-        """Values are scaled as the VAE's batch norm scaled them, and then spread over patches."""
-        tokens, norm = self.unpatchify(latents, width, height), self.vae.bn
-        mean, variance = (
-            values.view(1, -1, 1, 1).to(tokens) for values in (norm.running_mean, norm.running_var)
-        )
-        scaled = tokens * torch.sqrt(variance + self.vae.config.batch_norm_eps) + mean
-        return nn.functional.pixel_shuffle(scaled, self.vae.config.patch_size[0])
-
     def lora_targets(self) -> dict[str, nn.Module]:
-        """The transformer and Qwen3, as far as it is used."""
+        """The transformer and the language model, as far as it is used."""
         return {"transformer": self.transformer, "text_encoder": self.text}
+
+
+class Flux2Dev(Flux2):
+    """FLUX.2 dev on a device."""
+
+    facts = FLUX2_DEV
+    layers = MISTRAL3_LAYERS
+
+    def _load_text(self, folder: Path, device: Device, load: LoadModule) -> Any:
+        return load(folder, "text_encoder", Mistral3Text(self.layers[-1]), device)

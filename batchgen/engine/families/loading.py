@@ -16,7 +16,11 @@ import transformers
 from torch import Tensor
 
 from batchgen.engine.device import Device, upload
+from batchgen.engine.quiet_imports import without_lines
 from batchgen.errors import ModelError, counted
+
+# transformers lists every tensor that it leaves out. Planning has checked which these may be.
+_REPORT = {"transformers.modeling_utils": "LOAD REPORT"}
 
 LoadModule = Callable[[Path, str, Any, Device], Any]
 """As `load_module`."""
@@ -34,13 +38,14 @@ def load_module(folder: Path, component: str, kind: Any, device: Device) -> Any:
     """
     path = folder / component
     try:
-        module, found = kind.from_pretrained(
-            path,
-            dtype=device.dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with without_lines(_REPORT):
+            module, found = kind.from_pretrained(
+                path,
+                dtype=device.dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # the libraries raise whatever they like
         raise ModelError(f"{path}: does not load as {kind.__name__}: {error}") from error
     if missing := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
@@ -111,3 +116,11 @@ def load_scheduler(folder: Path) -> Any:
     """
     scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler
     return scheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+
+
+def shifted_scheduler(scheduler: Any, shift: float) -> Any:
+    """The scheduler that moves noise levels by this shift, and does nothing else to them.
+
+    :param scheduler: of the model, for the number of levels with which that was trained.
+    """
+    return type(scheduler)(num_train_timesteps=scheduler.config.num_train_timesteps, shift=shift)

@@ -6,7 +6,9 @@ never exchanged. Nearly everything is built on one collective, the all-to-all wi
 which gloo and NCCL both have. So no length needs padding.
 
 A replica's ranks have a process group without any other ranks. Replicas therefore neither wait for
-each other nor fail together.
+each other nor fail together. Where a replica has two halves (`cfg = 2`), each half has a group of
+its own, and so has every pair of ranks with the same tokens: halves compute without waiting for
+each other, until their velocities meet.
 
 Not covered: on CUDA, NCCL's watchdog finds a lost peer and ends the process after the time-out; no
 exception is raised.
@@ -30,17 +32,26 @@ from batchgen.errors import DeviceFault
 
 
 class Ranks:
-    """This rank among its replica's ranks.
+    """This rank among its replica's ranks, or among some of them.
 
     `Ranks()` is a rank alone: every function returns its input, and torch.distributed is not used.
     """
 
-    def __init__(self, rank: int = 0, mesh: Mesh | None = None) -> None:
-        """Ranks that are not connected; see `connect`."""
+    def __init__(
+        self, rank: int = 0, mesh: Mesh | None = None, group: dist.ProcessGroup | None = None
+    ) -> None:
+        """Ranks that are not connected; see `connect`.
+
+        :param group: their process group; None for that of the whole replica.
+        """
         self.rank, self.mesh = rank, mesh or Mesh()
-        self.degree = self.mesh.degree
+        self.degree, self._group = self.mesh.degree, group
         # Kept because C++ does not keep a store that is written in Python.
         self._store: Store | None = None
+        # Those that share the tokens of the same rows with this rank: its half of the replica.
+        self.half: Ranks = self
+        # Those that have the same tokens of other rows; None: there is only one half.
+        self.branches: Ranks | None = None
 
     @classmethod
     def connect(
@@ -67,7 +78,28 @@ class Ranks:
                 device_id=device if cuda else None,
             )
         ranks.sum(torch.zeros(1, device=device))  # returns when all ranks are there
+        if mesh.cfg > 1:
+            with ranks._peers_needed():
+                ranks._part(timeout_s)
         return ranks
+
+    def _part(self, timeout_s: float) -> None:
+        """Give the halves their process groups, and the pairs of ranks with the same tokens."""
+        half, place = divmod(self.rank, self.mesh.cp)
+
+        def own_group(parts: list[list[int]]) -> dist.ProcessGroup:
+            limit = dt.timedelta(seconds=timeout_s)
+            # Every rank takes part in making every group, in the same order.
+            groups: list[dist.ProcessGroup] = [
+                dist.new_group(ranks, timeout=limit) for ranks in parts
+            ]
+            (own,) = (number for number, ranks in enumerate(parts) if self.rank in ranks)
+            return groups[own]
+
+        alone = self.mesh.cp == 1
+        tokens = Mesh(self.mesh.ulysses, self.mesh.ring)
+        self.half = Ranks() if alone else Ranks(place, tokens, own_group(self.mesh.halves))
+        self.branches = Ranks(half, Mesh(cfg=self.mesh.cfg), own_group(self.mesh.branches))
 
     def split(self, x: Tensor, dim: int = 1) -> Tensor:
         """This rank's share [.., n, ..] of [.., L, ..]."""
@@ -81,11 +113,18 @@ class Ranks:
 
         :param length: L.
         """
+        return self.join(x, shares(length, self.degree), dim)
+
+    def join(self, x: Tensor, lengths: Sequence[int], dim: int) -> Tensor:
+        """Every rank's part [.., n, ..], side by side in rank order: the same bits on all ranks.
+
+        :param lengths: n of each rank.
+        """
         if self.degree == 1:
             return x
         copies = torch.cat([x.movedim(dim, 0)] * self.degree)
-        send, receive = [x.shape[dim]] * self.degree, shares(length, self.degree)
-        return self.exchange(copies, send, receive).movedim(0, dim).contiguous()
+        send = [x.shape[dim]] * self.degree
+        return self.exchange(copies, send, lengths).movedim(0, dim).contiguous()
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all ranks: the same bits on all of them.
@@ -101,7 +140,7 @@ class Ranks:
             return x
         x = x.clone()
         with self._peers_needed():
-            dist.broadcast(x, src=0)
+            dist.broadcast(x, group=self._group, group_src=0)
         return x
 
     def exchange(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
@@ -112,7 +151,7 @@ class Ranks:
         """
         x, joined = x.contiguous(), x.new_empty(sum(receive), *x.shape[1:])
         with self._peers_needed():
-            dist.all_to_all_single(joined, x, list(receive), list(send))
+            dist.all_to_all_single(joined, x, list(receive), list(send), group=self._group)
         return joined
 
     def rotate(self, x: Tensor, incoming: Tensor) -> Callable[[], Tensor]:
@@ -123,7 +162,9 @@ class Ranks:
         """
         ulysses = self.mesh.ulysses
         transfers = [
-            dist.P2POp(operation, tensor, (self.rank + step) % self.degree)
+            dist.P2POp(
+                operation, tensor, group=self._group, group_peer=(self.rank + step) % self.degree
+            )
             for operation, tensor, step in (
                 (dist.isend, x, ulysses),
                 (dist.irecv, incoming, -ulysses),

@@ -4,9 +4,13 @@ There are two ways to attend over tokens that are split over ranks. Ulysses deal
 that each rank sees all tokens of its heads (https://arxiv.org/abs/2309.14509). The ring passes keys
 and values from rank to rank, so that each rank's queries meet all of them in turn
 (https://arxiv.org/abs/2310.01889). A mesh does both (https://arxiv.org/abs/2405.07719), Ulysses
-between neighbouring ranks, because it moves more data at once and needs the faster links:
+between neighbouring ranks, because it moves more data at once and needs the faster links.
 
-    rank = ring rank · ulysses + Ulysses rank
+Classifier-free guidance asks for two rows of a picture, which never meet inside the transformer.
+With `cfg = 2` two halves of a replica compute half of the rows each (`halves.py`), and the mesh is
+that of each half:
+
+    rank = (half · ring + ring rank) · ulysses + Ulysses rank
 """
 
 from __future__ import annotations
@@ -19,28 +23,47 @@ from batchgen.errors import JobError, counted
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """A mesh of `ulysses` × `ring` ranks; by default one rank alone."""
+    """`cfg` meshes of `ulysses` × `ring` ranks; by default one rank alone."""
 
     ulysses: int = 1
     ring: int = 1
+    # 2: the rows of classifier-free guidance are shared by two halves; else 1.
+    cfg: int = 1
+
+    @property
+    def cp(self) -> int:
+        """How many ranks share the tokens of a row."""
+        return self.ulysses * self.ring
 
     @property
     def degree(self) -> int:
         """How many ranks a replica has."""
-        return self.ulysses * self.ring
+        return self.cp * self.cfg
+
+    @property
+    def halves(self) -> list[list[int]]:
+        """The ranks that share the tokens of the same rows, a list for each half."""
+        return [[half * self.cp + place for place in range(self.cp)] for half in range(self.cfg)]
+
+    @property
+    def branches(self) -> list[list[int]]:
+        """The ranks that hold the same tokens of different rows: one of each half."""
+        return [list(ranks) for ranks in zip(*self.halves, strict=True)]
 
 
-def choose_mesh(degree: int, ulysses: int, ring: int, heads: int) -> Mesh:
+def choose_mesh(degree: int, ulysses: int, ring: int, heads: int, cfg: int = 1) -> Mesh:
     """The mesh of `degree` ranks: Ulysses as far as it divides the heads, the ring for the rest.
 
+    :param degree: ranks of one half, if there are two.
     :param ulysses: the job's wish; 0 leaves it open, as does `ring` = 0.
     :param heads: the model's attention heads.
+    :param cfg: how many such meshes a replica has.
     :raises JobError: what was asked for is impossible; see `check_mesh`.
     """
     ulysses = ulysses or (max(1, degree // ring) if ring else math.gcd(degree, heads))
     ring = ring or max(1, degree // ulysses)
     check_mesh(degree, ulysses, ring, heads)
-    return Mesh(ulysses, ring)
+    return Mesh(ulysses, ring, cfg)
 
 
 def check_mesh(degree: int, ulysses: int, ring: int, heads: int) -> None:

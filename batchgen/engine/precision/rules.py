@@ -58,14 +58,15 @@ def check_precision(
 
 
 def check_independence(
-    linear: str, granularity: Granularity, *, cp: int, group: int, force: bool
+    linear: str, granularity: Granularity, *, cp: int, cfg: int = 1, group: int, force: bool
 ) -> None:
     """Refuse a precision in which a picture depends on its group or on the number of ranks.
 
     The scale of a whole tensor is its largest value: of all pictures of a group, and of one rank's
-    share of the tokens.
+    share of the tokens and rows.
 
-    :param cp: ranks of a replica.
+    :param cp: ranks that share the tokens of a row.
+    :param cfg: halves of a replica that share the rows.
     :param group: pictures of a group.
     :param force: `precision.force`: the job wants it nevertheless.
     :raises JobError: pictures would depend on each other or on the ranks.
@@ -73,11 +74,13 @@ def check_independence(
     if linear != "fp8" or granularity != "tensor" or force:
         return
     shared = [f"groups of {group} pictures"] * (group > 1) + [f"cp = {cp} ranks"] * (cp > 1)
+    shared += [f"cfg = {cfg} halves"] * (cfg > 1)
     if shared:
         raise JobError(
             f'precision.granularity = "tensor" with {" and ".join(shared)}: a picture would depend '
             "on its neighbours and on the number of ranks. --set precision.granularity=row, or "
-            "engine.batch_size=1 and parallel.cp=1, or precision.force=true to have it so"
+            "engine.batch_size=1, parallel.cp=1 and parallel.cfg=1, or precision.force=true to "
+            "have it so"
         )
 
 

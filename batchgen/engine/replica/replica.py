@@ -58,7 +58,13 @@ def _build(
     """This rank's part of the engine, once all ranks have come."""
     rendezvous, store = channel.rendezvous, channel.store
     parallel, timeout_s = job.parallel, job.run.group_timeout_s
-    mesh = choose_mesh(rendezvous.degree, parallel.ulysses, parallel.ring, checkpoint.heads)
+    mesh = choose_mesh(
+        rendezvous.degree // parallel.halves,
+        parallel.ulysses,
+        parallel.ring,
+        checkpoint.heads,
+        parallel.halves,
+    )
     device = choose_device(job.engine, job.precision.linear).kind
     wait_for_all(store, rendezvous)
     if rendezvous.one_machine:

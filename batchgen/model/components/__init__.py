@@ -6,6 +6,7 @@
     t5.py             T5's encoder
     qwen3.py          Qwen3, a language model, as a text encoder
     qwen25_vl.py      the language part of Qwen2.5-VL, likewise
+    mistral3.py       the language model in a Mistral3, as a text encoder
     scheduler.py      noise levels
     tokenizer.py      what a tokenizer has to be
     config.py         what the configurations of all components share

@@ -8,6 +8,7 @@ setting without effect is refused. transformers keeps many keys that do not matt
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
@@ -88,10 +89,35 @@ class AnyVae(Protocol):
         """Of the decoder's blocks, the last one first."""
 
 
-class Transformer(DiffusersConfig):
-    """What the transformers of all families have."""
+class AnyTransformer(DiffusersConfig, ABC):
+    """What planning asks of the transformers of all families, whatever their keys are called."""
 
     in_channels: Size
+
+    @property
+    @abstractmethod
+    def heads(self) -> int:
+        """Heads of an attention."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Values of a token in the blocks."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> int:
+        """Blocks that every step calls."""
+
+    @property
+    def most_side(self) -> int:
+        """The most tokens along a side of a picture; 0: any number."""
+        return 0
+
+
+class Transformer(AnyTransformer):
+    """A transformer by the names that most of diffusers' configurations use."""
+
     num_layers: Blocks
     attention_head_dim: Annotated[Size, Field(multiple_of=2)]
     num_attention_heads: Size
@@ -99,17 +125,36 @@ class Transformer(DiffusersConfig):
     joint_attention_dim: Size
 
     @property
+    def heads(self) -> int:
+        """See `AnyTransformer`."""
+        return self.num_attention_heads
+
+    @property
     def width(self) -> int:
-        """Values of a token in the blocks."""
+        """See `AnyTransformer`."""
         return self.num_attention_heads * self.attention_head_dim
 
+    @property
+    def blocks(self) -> int:
+        """See `AnyTransformer`."""
+        return self.num_layers + int(getattr(self, "num_single_layers", 0))
 
-def wrong_axes(axes: Sequence[int], head: int, count: str) -> Iterator[str]:
-    """What is wrong with the widths of rotary axes, which share a head of `head` values."""
+
+def wrong_axes(
+    axes: Sequence[int],
+    head: int,
+    count: str,
+    *,
+    key: str = "axes_dims_rope",
+    of_head: str = "attention_head_dim",
+) -> Iterator[str]:
+    """What is wrong with the widths of rotary axes, which share a head of `head` values.
+
+    :param key: of the axes, as `of_head` is what gives the head's width, for the message.
+    """
     if sum(axes) != head or any(axis % 2 for axis in axes):
         yield (
-            f"axes_dims_rope = {list(axes)}: expected {count} even numbers whose sum is "
-            f"attention_head_dim = {head}"
+            f"{key} = {list(axes)}: expected {count} even numbers whose sum is {of_head} = {head}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -31,6 +32,16 @@ class Qwen3(TransformersConfig):
     def used_layers(self) -> int:
         """Layers whose output the family reads, and those before them."""
         return self.num_hidden_layers
+
+    def comes_after(self, name: str) -> bool:
+        """Whether a tensor comes after the last layer that is used.
+
+        These are the layers behind it, their norm, and what predicts the next token.
+        """
+        if layer := re.match(r"layers\.(\d+)\.", name):
+            return self.used_layers <= int(layer[1]) < self.num_hidden_layers
+        whole = self.used_layers == self.num_hidden_layers
+        return name == "lm_head.weight" or (name == "norm.weight" and not whole)
 
     def _contradictions(self) -> Iterator[str]:
         heads, groups = self.num_attention_heads, self.num_key_value_heads

@@ -16,6 +16,8 @@ class TokenizerKind:
     model: str
     # ... and special tokens.
     special_tokens: Mapping[str, str]
+    # The class of transformers that a pipeline may have around the tokenizer, for pictures.
+    processor: str = ""
 
 
 # Classes that take every tokenizer.json as it is.
@@ -40,4 +42,10 @@ QWEN_TOKENIZER = TokenizerKind(
     ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
     model="BPE",
     special_tokens=dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
+)
+MISTRAL_TOKENIZER = TokenizerKind(
+    ("LlamaTokenizer", "LlamaTokenizerFast"),
+    model="BPE",
+    special_tokens={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    processor="PixtralProcessor",
 )

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.model.components.config import Component
 from batchgen.model.components.scheduler import SCHEDULER
 from batchgen.model.components.tokenizer import ANY_TOKENIZER, TokenizerKind
 
+Messages = list[dict[str, Any]]
+"""A conversation, as chat templates take it."""
+
 TEXT, POOLED = "transformer joint_attention_dim", "transformer pooled_projection_dim"
+
+
+def prompt_alone(prompt: str) -> Messages:
+    """A conversation that begins with the prompt."""
+    return [{"role": "user", "content": prompt}]
 
 
 def _t5_encoding(config: dict[str, Any], tokens: int) -> int:
@@ -41,23 +49,33 @@ class FamilyFacts:
     # Every picture has classifier-free guidance, not only those with a negative prompt; unless the
     # model is distilled.
     contrasts: bool = False
-    # What the tokenizer's chat template is told beside the prompt; None: it has no template.
+    # What the tokenizer's chat template is told beside the conversation; None: it has no template.
+    # Unless it says otherwise, the answer is begun.
     chat: Mapping[str, Any] | None = None
     # Where there is no template: the text around every prompt.
     around: tuple[str, str] = ("", "")
     # How many tokens, the first ones, are encoded and then dropped. No limit counts them.
     unread: int = 0
-    # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
-    # takes beside the weights.
-    encoding: Callable[[dict[str, Any], int], int] = _t5_encoding
     # Part of the transformer that computes all modulations; "": parts that are called so, and the
     # linears in the blocks' norms.
     modulator: str = ""
     # From the transformer's config to the values of one row's modulations in a step; None: the
     # outputs of those linears.
     modulations: Callable[[dict[str, Any]], int] | None = None
-    # Key of the transformer's config with the most tokens along a side; "": any number.
-    most_positions: str = ""
+    # From a prompt to the conversation.
+    messages: Callable[[str], Messages] = prompt_alone
+    # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
+    # takes beside the weights.
+    encoding: Callable[[dict[str, Any], int], int] = _t5_encoding
+    # The `guidance` at and below which a picture has no classifier-free guidance.
+    unguided: float = 1.0
+    # The numbers of image tokens and of text tokens are padded to multiples of this.
+    token_multiple: int = 1
+    # The transformer's lists of blocks that every step calls.
+    stacks: tuple[str, ...] = ("transformer_blocks", "single_transformer_blocks")
+    # Components that the pipeline can do without, and batchgen always does → what follows from it,
+    # for people; "": nothing.
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> str:
@@ -77,7 +95,11 @@ class FamilyFacts:
             for name, component in self.components.items()
         }
         tokenizers = {
-            name: [("transformers", each) for each in (*kind.class_names, *ANY_TOKENIZER)]
+            name: [
+                ("transformers", each)
+                for each in (*kind.class_names, *ANY_TOKENIZER, kind.processor)
+                if each
+            ]
             for name, kind in self.tokenizers.items()
         }
         return {"scheduler": [("diffusers", SCHEDULER)], **built, **tokenizers}

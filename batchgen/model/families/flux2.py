@@ -1,8 +1,12 @@
-"""FLUX.2 klein: its transformer's configuration and tensors, and what planning must know."""
+"""FLUX.2: its transformer's configuration and tensors, and what planning must know.
+
+klein and dev share their transformer and VAE. klein's text is Qwen3's; dev's is that of the
+language model in a Mistral3, which is told beforehand what it is there for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,20 +20,20 @@ from batchgen.model.components.config import (
     Transformer,
     wrong_axes,
 )
+from batchgen.model.components.mistral3 import Mistral3
 from batchgen.model.components.qwen3 import Qwen3
 from batchgen.model.components.tensors import Tensors, matrix
-from batchgen.model.components.tokenizer import QWEN_TOKENIZER
-from batchgen.model.families.facts import TEXT, FamilyFacts
+from batchgen.model.components.tokenizer import MISTRAL_TOKENIZER, QWEN_TOKENIZER
+from batchgen.model.families.facts import TEXT, FamilyFacts, Messages
 
 
 class Flux2Transformer(Transformer):
-    """Of diffusers' `Flux2Transformer2DModel`, as FLUX.2 klein has it."""
+    """Of diffusers' `Flux2Transformer2DModel`."""
 
     patch_size: Literal[1] = 1
     out_channels: Size | None = None
     num_single_layers: Annotated[int, Field(ge=0, le=MOST_BLOCKS)]
-    # The pipeline of klein gives it none.
-    guidance_embeds: Literal[False]
+    guidance_embeds: bool = True
     timestep_guidance_channels: Annotated[Size, Field(multiple_of=2)] = 256
     # Width of the MLP, in widths of a token.
     mlp_ratio: Above0 = 3.0
@@ -53,9 +57,10 @@ class Flux2Transformer(Transformer):
         width, inner, norms = self.width, self.inner, (self.attention_head_dim,)
         yield from matrix("x_embedder", width, self.in_channels)
         yield from matrix("context_embedder", width, self.joint_attention_dim)
-        time = "time_guidance_embed.timestep_embedder"
-        yield from matrix(f"{time}.linear_1", width, self.timestep_guidance_channels)
-        yield from matrix(f"{time}.linear_2", width, width)
+        for name in ("timestep_embedder", *(["guidance_embedder"] * self.guidance_embeds)):
+            embedder = f"time_guidance_embed.{name}"
+            yield from matrix(f"{embedder}.linear_1", width, self.timestep_guidance_channels)
+            yield from matrix(f"{embedder}.linear_2", width, width)
         for name, sets in (
             ("double_stream_modulation_img", 6),
             ("double_stream_modulation_txt", 6),
@@ -83,8 +88,30 @@ class Flux2Transformer(Transformer):
         yield from matrix("proj_out", self.in_channels, width)
 
 
-# The hidden layers of Qwen3 that FLUX.2 klein reads, counted from the embedded tokens, 0.
+class KleinTransformer(Flux2Transformer):
+    """As FLUX.2 klein has it."""
+
+    # The pipeline of klein gives it no guidance.
+    guidance_embeds: Literal[False]
+
+
+# The hidden layers of the text encoder that are read, counted from the embedded tokens, 0.
 QWEN3_LAYERS = (9, 18, 27)
+MISTRAL3_LAYERS = (10, 20, 30)
+# What dev's text encoder is told before every prompt. Source: `src/flux2/system_messages.py` of
+# https://github.com/black-forest-labs/flux2.
+SYSTEM_MESSAGE = (
+    "You are an AI that reasons about image descriptions. You give structured responses focusing "
+    "on object relationships, object\nattribution and actions without speculation."
+)
+
+
+def after_system_message(prompt: str) -> Messages:
+    """The conversation of dev. The mark of a picture is taken out of the prompt: none follows."""
+    told = {"system": SYSTEM_MESSAGE, "user": prompt.replace("[IMG]", "")}
+    return [
+        {"role": role, "content": [{"type": "text", "text": text}]} for role, text in told.items()
+    ]
 
 
 class Flux2Qwen3(Qwen3):
@@ -102,10 +129,29 @@ class Flux2Qwen3(Qwen3):
             yield f"num_hidden_layers = {self.num_hidden_layers}: expected {expected}"
 
 
-def _encoding(config: dict[str, Any], tokens: int) -> int:
-    """As T5's, and all hidden layers: transformers keeps every one."""
+class Flux2Mistral3(Mistral3):
+    """Of the `Mistral3ForConditionalGeneration` in FLUX.2 dev."""
+
+    @property
+    def used_layers(self) -> int:
+        """See `Mistral3`."""
+        return MISTRAL3_LAYERS[-1]
+
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        given = self.text_config.num_hidden_layers
+        if given < self.used_layers:
+            expected = f"at least {self.used_layers}, whose outputs are the text"
+            yield f"text_config.num_hidden_layers = {given}: expected {expected}"
+
+
+def _encoding(config: dict[str, Any], layers: Sequence[int], tokens: int) -> int:
+    """As T5's, and all hidden layers: transformers keeps every one.
+
+    :param config: of the language model.
+    """
     attention = 2 * config["num_attention_heads"] * tokens
-    hidden = (QWEN3_LAYERS[-1] + 1 + len(QWEN3_LAYERS)) * config["hidden_size"]
+    hidden = (layers[-1] + 1 + len(layers)) * config["hidden_size"]
     return int(tokens * (attention + 4 * config["intermediate_size"] + hidden))
 
 
@@ -113,8 +159,7 @@ def _fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     """A token is 2×2 latent pixels; the text is three hidden layers, side by side."""
     transformer = configs["transformer"]
     yield "transformer in_channels", transformer.in_channels, 4 * configs["vae"].latent_channels
-    text = len(QWEN3_LAYERS) * configs["text_encoder"].hidden_size
-    yield TEXT, transformer.joint_attention_dim, text
+    yield TEXT, transformer.joint_attention_dim, 3 * configs["text_encoder"].hidden_size
 
 
 def _step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> float:
@@ -133,7 +178,7 @@ def _step_flops(config: dict[str, Any], image_tokens: int, text_tokens: int) -> 
 FLUX2_KLEIN = FamilyFacts(
     "flux2",
     {
-        "transformer": Component("diffusers", "Flux2Transformer2DModel", Flux2Transformer),
+        "transformer": Component("diffusers", "Flux2Transformer2DModel", KleinTransformer),
         "vae": FLUX2_VAE,
         "text_encoder": Component("transformers", "Qwen3ForCausalLM", Flux2Qwen3),
     },
@@ -144,5 +189,23 @@ FLUX2_KLEIN = FamilyFacts(
     activations=25,
     contrasts=True,
     chat={"enable_thinking": False},
-    encoding=_encoding,
+    encoding=lambda config, tokens: _encoding(config, QWEN3_LAYERS, tokens),
+)
+FLUX2_DEV = FamilyFacts(
+    "flux2_dev",
+    {
+        "transformer": Component("diffusers", "Flux2Transformer2DModel", Flux2Transformer),
+        "vae": FLUX2_VAE,
+        "text_encoder": Component(
+            "transformers", "Mistral3ForConditionalGeneration", Flux2Mistral3
+        ),
+    },
+    {"tokenizer": MISTRAL_TOKENIZER},
+    _fits,
+    patch=2,
+    step_flops=_step_flops,
+    activations=25,
+    chat={"add_generation_prompt": False},
+    messages=after_system_message,
+    encoding=lambda config, tokens: _encoding(config["text_config"], MISTRAL3_LAYERS, tokens),
 )

@@ -30,6 +30,11 @@ class SD3Transformer(Transformer):
     dual_attention_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     qk_norm: Literal["rms_norm"] | None = None
 
+    @property
+    def most_side(self) -> int:
+        """See `AnyTransformer`."""
+        return self.pos_embed_max_size
+
     def _contradictions(self) -> Iterator[str]:
         if self.caption_projection_dim != self.width:
             yield (
@@ -110,5 +115,4 @@ SD3 = FamilyFacts(
     activations=16,
     clip_tokens=77,
     contrasts=True,
-    most_positions="pos_embed_max_size",
 )

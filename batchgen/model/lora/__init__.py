@@ -7,6 +7,7 @@ name: nothing stays unapplied in silence.
     strength.py       alpha and rank → the factor of a product
     peft_settings.py  the settings of peft that a file brings
     names.py          how tools write the names of linears
+    authors.py        what models' authors call their linears: a table
     numbers.py        alphas, and whether all numbers are finite
     tensors.py        names of tensors → the two matrices and the alpha of each module
 

@@ -22,6 +22,7 @@ from batchgen.model.lora.names import (
     kind_of,
     made_for,
     split_prefix,
+    written_by,
 )
 from batchgen.model.lora.numbers import MATRIX_TYPES, check_finite, read_alphas
 from batchgen.model.lora.peft_settings import PeftSettings, read_settings
@@ -164,18 +165,24 @@ def _find(
     if foreign:
         (first, inner), more = foreign[0], len(foreign) - 1
         others = f" ({more} more do not, either)" if more else ""
+        who = f", as {writer} write it," if (writer := written_by(first)) else ""
         raise ModelError(
-            f"{path}: {first} names no linear of this model{others}; {_guess(inner, linears)}"
+            f"{path}: {first}{who} names no linear of this model{others}; {_guess(inner, linears)}"
         )
     return found
 
 
 def _guess(path: str, linears: Mapping[str, Shape]) -> str:
     """Why a name is foreign."""
-    theirs, ours = made_for(path), kind_of(linears)
-    if theirs and ours not in theirs:
-        return f"the LoRA is made for {theirs}, and the model is a {ours}"
-    return f"is the LoRA made for another one? The model is a {ours}"
+    theirs, kind = made_for(path), kind_of(linears)
+    if kind is None:
+        return "is the LoRA made for another one?"
+    if theirs and kind.name not in theirs:
+        return f"the LoRA is made for {theirs}, and the model is a {kind.name}"
+    return (
+        f"is the LoRA made for another one? The model is a {kind.name}, with linears such as "
+        f"{kind.example}"
+    )
 
 
 def _check_patterns_fit(

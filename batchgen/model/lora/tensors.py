@@ -29,8 +29,9 @@ _KEY = re.compile(rf"(?P<module>.+?)\.(?P<part>{'|'.join(map(re.escape, _PARTS))
 _MERGE = "merge it into the checkpoint with the tool that made it, and give that as model.path"
 # What other tensors are, by a part of their names. The first that fits is taken.
 _STRANGERS = {
-    r"dora_scale|lora_magnitude_vector": f"it is a DoRA's; {_MERGE}",
-    r"\.(hada_|lokr_|oft_|boft_|glora|on_input|[ab][12]\.weight)|vera_lambda": (
+    r"dora_scale|dora_layer|lora_magnitude_vector": f"it is a DoRA's; {_MERGE}",
+    r"use_rslora": f"it says that modules act as alpha / √rank (rsLoRA); {_MERGE}",
+    r"\.(hada_|oft_|boft_|glora|on_input|[ab][12]\.weight)|lokr_|vera_lambda": (
         f"it is LoHa's, LoKr's or of another method that is no product of two matrices; {_MERGE}"
     ),
     r"lora_mid": f"it is a convolution's; {_MERGE}",

@@ -19,6 +19,7 @@ from batchgen.engine.families.family import Conditions, Schedule, Text
 from batchgen.engine.forward_pass import Forward
 from batchgen.engine.interface import Trace
 from batchgen.engine.parallel.collectives import Ranks
+from batchgen.engine.parallel.halves import Halves
 from batchgen.settings.job import parse_job
 from tests.support.specimens import picture
 
@@ -96,11 +97,14 @@ class BlockStack:
         scales = torch.full((len(contrasted),), 1.5)
         rows = Rows(owner, torch.tensor(owner), scales, Text(text, text))
         signal = policy.signal if policy else None
-        probe = Probe(signal, owner, ranks) if signal else None
+        halves = Halves(ranks, len(owner))
+        probe = Probe(signal, owner, ranks, halves) if signal else None
         family: Any = self
         every_block: Any = lambda temb: [temb] * BLOCKS  # noqa: E731
         conditions = Conditions(text, temb, None)
-        forward = Forward(family, every_block, conditions, (0, 0), ranks, probe, Lengths())
+        forward = Forward(
+            family, every_block, conditions, (0, 0), ranks.half, probe, Lengths(), halves
+        )
         pictures = [picture(key) for key in keys]
         velocities = Velocities(policy, pictures, noise, SIGMAS) if policy else None
         schedule = Schedule(torch.tensor(SIGMAS), torch.tensor(SIGMAS[:-1]))

@@ -8,6 +8,7 @@ import torch
 from batchgen.engine.cache.policy import Signal
 from batchgen.engine.cache.probe import Probe
 from batchgen.engine.parallel.collectives import Ranks
+from batchgen.engine.parallel.halves import Halves
 
 
 def distances(signal, values, owner=(0,), computed=None):
@@ -16,7 +17,7 @@ def distances(signal, values, owner=(0,), computed=None):
     :param values: for each step, R rows of one token of one value.
     :param computed: for each step the rows that are computed; None: all, always.
     """
-    probe, seen = Probe(signal, owner, Ranks()), []
+    probe, seen = Probe(signal, owner, Ranks(), Halves(Ranks(), len(owner))), []
     for step, rows in enumerate(values):
         seen.append(probe.measure(torch.tensor(rows).view(-1, 1, 1)))
         chosen = None if computed is None else computed[step]
@@ -49,7 +50,8 @@ def test_a_reference_is_renewed_only_where_the_row_was_computed():
 
 
 def test_a_signal_is_not_changed_by_being_measured():
-    probe, first, second = Probe(Signal("modulated"), (0,), Ranks()), torch.ones(1), torch.zeros(1)
+    probe = Probe(Signal("modulated"), (0,), Ranks(), Halves(Ranks(), 1))
+    first, second = torch.ones(1), torch.zeros(1)
     for values in (first, second):
         probe.measure(values.view(1, 1, 1))
         probe.computed(None)

@@ -23,7 +23,7 @@ from batchgen.model.lora.names import find_linears
 from tests.support.lora_files import (
     KOHYA,
     PEFT,
-    chroma_originals,
+    chroma_widths,
     flux_originals,
     random_matrices,
     sd3_originals,
@@ -143,7 +143,7 @@ def test_every_spelling_with_stabilitys_names_is_what_diffusers_makes_of_the_che
 
 def test_the_authors_names_of_chroma_mean_what_diffusers_makes_of_the_checkpoint():
     """Rows are numbered, and of one value. diffusers' converter knows one width."""
-    width, layers, names = 3072, 2, chroma_originals()
+    width, layers, names = 3072, 2, chroma_widths()
     rows = {name: torch.arange(out * width)[:, None] for name, out in names.items()}
     checkpoint = {f"{name}.weight": numbers.clone() for name, numbers in rows.items()}
     checkpoint |= {f"{name}.bias": numbers[:, 0] for name, numbers in rows.items()}
