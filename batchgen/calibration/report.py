@@ -22,6 +22,7 @@ from batchgen.checked_json import seal
 from batchgen.errors import brief, one_line
 from batchgen.planning import ModelDigest, encode_schedule
 from batchgen.settings import Cache, Job
+from batchgen.settings.section import Section
 
 HEADINGS = ("  setting", "computed", "PSNR, dB", "SSIM", "device s", "per hour", "×", "below")
 LEGEND = (
@@ -215,13 +216,17 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 98, break_on_hyphens=False)
 
 
-def _plain(section: Any) -> dict[str, Any]:
+def _plain(section: Section) -> dict[str, Any]:
     """What a section says that is written or differs from the default, as TOML has it."""
+    table = type(section)
     kept = {
         key
-        for key, field in type(section).model_fields.items()
+        for key, field in table.model_fields.items()
         if key in section.model_fields_set or getattr(section, key) != field.default
     }
+    # Some defaults depend on other keys: what would be read back as something else is said too.
+    again = table.model_validate(section.model_dump(mode="json", include=kept))
+    kept |= {key for key in table.model_fields if getattr(again, key) != getattr(section, key)}
     return dict(section.model_dump(mode="json", include=kept))
 
 

@@ -20,11 +20,12 @@ width D and its H heads, all in numbers:
                     and 17 in bf16) and 15 (Stable Diffusion 3.5); on an emulated card in bf16 21
                     (FLUX.1-dev), 23.5 (FLUX.2 klein 4B), 18 (Z-Image), 17 (Qwen-Image), 13 to 14
                     (3.5 large), 14 to 15 (medium); torch.compile needs less
-    8 bits          on CUDA, where blocks are not compiled, torchao writes out in between: in FP8
-                    what a product reads, 5.3 numbers for each value; in int8 what it makes, in
-                    int32, 2 numbers for each. Of the widest product, whose inputs are 5·D of FLUX.1
-                    and 4·D of the others, and its outputs 7·D, 9·D of FLUX.2, 4·D;
-                    2.7·D and 5.3·D of Z-Image
+    8 bits          on CUDA, where blocks are not compiled, torchao writes out in between, of the
+                    widest product: in FP8 what it reads, 5.3 numbers for each value; in int8 what
+                    it makes, 2 numbers in int32 and 1 scaled, of which the blocks' peak has a part
+                    already: 2.5. It reads 5·D of FLUX.1, 2.7·D of Z-Image and 4·D of the others; it
+                    makes 7·D, 5.3·D, 9·D of FLUX.2, and 4·D. On the emulated card these were 5.3
+                    (FLUX.1), 5.2 (FLUX.2) and 4.3 to 5.5; 2.3 to 2.7, 2.0 to 2.3 and 2.4 to 2.8
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And
@@ -72,7 +73,7 @@ WORKSPACE = {"cuda": 10**9, "cpu": 5 * 10**8}
 BANDED = 0.6
 # Numbers that blocks in 8 bits take more if they are not compiled: for each token and each value
 # that the widest product reads, and that it makes.
-_EAGER_8_BIT = {"fp8": (5.3, 0.0), "int8": (0.0, 2.0)}
+_EAGER_8_BIT = {"fp8": (5.3, 0.0), "int8": (0.0, 2.5)}
 # Linears that read the same tokens are one: as attention/fuse.py, which imports torch.
 _STACKED = re.compile(r"(attn\.)?(to_[qkv]|proj_mlp)\b|\bw[13]\b")
 # Numbers of decoding for each px and each channel of the VAE's last block but one.
@@ -202,13 +203,15 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, str, tuple[in
     """Every matrix in the transformer's blocks: its block, name and shape, whether it modulates.
 
     The matrices in a block's norms compute modulations, or have a name that says so. Blocks may
-    share theirs, outside: these are tensors of any shape.
+    share theirs, outside.
     """
     for name, shape in checkpoint.tensors("transformer").items():
         stack, *path = name.split(".")
+        if len(shape) != 2:
+            continue
         if "modulation" in stack or stack == checkpoint.modulator:
             yield stack, name, shape, True
-        elif len(shape) == 2 and stack in checkpoint.stacks:
+        elif stack in checkpoint.stacks:
             modulates = any(
                 part.startswith("norm") or "modulation" in part or part.endswith("_mod")
                 for part in path

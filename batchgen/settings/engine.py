@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from batchgen.settings.schedule import ClassSchedule
 from batchgen.settings.section import Section, setting
@@ -16,6 +17,8 @@ _MEASURING = {"cache.policy": ("first_block", "teacache", "adacache")}
 _PROBING = {"cache.policy": ("first_block", "replay")}
 _CACHING = {"cache.policy": ("first_block", "teacache", "adacache", "schedule", "replay")}
 _SCHEDULED = {"cache.policy": ("schedule", "multistep")}
+# The threshold of a policy where it is not that of the key. Policies measure different changes.
+_THRESHOLDS = {"teacache": 0.4, "adacache": 0.02}
 
 
 class EngineSettings(Section):
@@ -74,7 +77,8 @@ class Cache(Section):
     ] = setting("none", "how the steps to skip are chosen")
     threshold: float = setting(
         0.08,
-        "a step is skipped below this relative change; 0 skips none",
+        "a step is skipped below this relative change; 0 skips none. Where it is absent, teacache "
+        f"has {_THRESHOLDS['teacache']:g} and adacache {_THRESHOLDS['adacache']:g}",
         ge=0,
         read_with=_MEASURING,
     )
@@ -129,6 +133,15 @@ class Cache(Section):
         "metadata folder or file of another run, whose skipped steps are repeated",
         read_with={"cache.policy": ("replay",)},
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _threshold_of_policy(cls, content: Any) -> Any:
+        """Fill in the policy's threshold where none is given."""
+        policy = content.get("policy") if isinstance(content, Mapping) else None
+        if isinstance(policy, str) and policy in _THRESHOLDS:
+            return {"threshold": _THRESHOLDS[policy], **content}
+        return content
 
 
 class Parallel(Section):

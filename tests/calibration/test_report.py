@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -17,7 +18,7 @@ from batchgen.calibration.trials import Trial, grid_of
 from batchgen.checked_json import unseal
 from batchgen.planning import ModelDigest, locate_model
 from batchgen.settings import ClassSchedule
-from batchgen.settings.job import Cache, load_job
+from batchgen.settings.job import Cache, load_job, to_toml
 
 OWN = ["cache.policy=first_block", "cache.threshold=0.2", "model.path=tiny", "output.quality=90"]
 
@@ -71,6 +72,20 @@ def test_the_job_file_is_the_job_with_the_choice_and_the_evidence(
     assert "Chosen: multistep-0.01, the fewest device-seconds" in text
     assert "2 pictures of a.csv, a\\x1b\\nb.csv (seed 3)" in text
     assert "45.0 dB, is one of 128×128, 28 steps." in text
+
+
+def test_a_threshold_that_another_key_decides_is_read_back_as_it_was(
+    report: Report, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text(
+        to_toml(load_job(None, ["cache.policy=adacache", "cache.threshold=0.08"]))
+    )
+    job = load_job(tmp_path / "run.toml")  # as a run has recorded it: nothing counts as written
+    assert not job.cache.model_fields_set
+    grid = grid_of(Path("c"), job, [], [])
+    tried = [[measured("uncached", 1.0, 99.0)], [measured("adacache-0.08", 0.1, 50.0)]]
+    write_report(tmp_path, replace(report, job=job, tried=tried, grid=grid))
+    assert load_job(tmp_path / "job.toml").cache == job.cache
 
 
 def test_the_evidence_tells_the_worst_of_every_class(written: Path) -> None:

@@ -47,7 +47,7 @@ def test_the_own_setting_of_the_job_is_tried_too() -> None:
     ]
     grid = grid_of(Path("c"), load_job(None, own), [0.01], [0.1])
     assert [trial.job.cache.warmup for family in grid for trial in family] == [0, 0, 2, 2]
-    assert names(Path("c"), "cache.policy=teacache", tolerances=[0.01])[2] == ["teacache-0.08"]
+    assert names(Path("c"), "cache.policy=teacache", tolerances=[0.01])[2] == ["teacache-0.4"]
 
 
 def test_own_schedules_are_tried_beside_tolerances() -> None:

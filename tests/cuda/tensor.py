@@ -18,6 +18,9 @@ CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 place = CPU
 # Operations whose result the host reads.
 _ANSWERS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"}
+# Computed whole, for what it is made of is chosen by the device.
+_COMPOSED = "scaled_dot_product_attention"
+has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
 # Kernels that the CPU has under another name.
 _ATTENTION = {f"_scaled_dot_product_{kernel}_attention" for kernel in ("flash", "cudnn")}
 _memories: weakref.WeakValueDictionary[int, Memory] = weakref.WeakValueDictionary()
@@ -71,6 +74,10 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
         # The program's own operator: what it does keeps the rules or not.
         with Emulation():
             return OPDEFS[name]._init_fn(*args, **kwargs)
+    if name != _COMPOSED and has_kernel(func.name(), "CompositeImplicitAutograd"):
+        # Within an operator these come whole: `item`, which waits, or `to`, which copies.
+        with Emulation():
+            return func.decompose(*args, **kwargs)
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     there = [isinstance(tensor, CudaTensor) for tensor in tensors]
     target = kwargs.get("device")

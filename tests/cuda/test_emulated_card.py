@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cuda.program import run
-from tests.support.tiny_families import FAMILIES
+from tests.support.every_family import FAMILIES
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +31,8 @@ RUNS: dict[str, dict[str, Any]] = {
 # What every other family goes through: every attention and precision, and what moves.
 EACH: dict[str, dict[str, Any]] = {
     "contrasted": {"scale": 2},
-    "flash in layers, fp8": {"attention": "flash", "offload": "layers", "linear": "fp8"},
-    "math in turns": {"attention": "math", "offload": "model"},
+    "flash, layers in turn, fp8": {"attention": "flash", "offload": "layers", "linear": "fp8"},
+    "math, model away": {"attention": "math", "offload": "model"},
     "fa3, fp8": {"attention": "fa3", "linear": "fp8"},
 }
 RUNS |= {

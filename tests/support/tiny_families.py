@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -153,14 +152,14 @@ class TinyFamily:
     layers: int
     # What the model's authors call some linears, and what diffusers calls them.
     originals: Mapping[str, Sequence[str]]
-    # Of the first block's residual, by which some steps are skipped and some are not.
-    threshold: float = 1.03
-    # Denoising steps, of which multistep skips some.
-    steps: int = 6
     # `guidance` is an input of the model.
     embedded: bool = False
     # The guidance at which a picture has no classifier-free guidance.
     unguided: float = 1.0
+    # Of the first block's residual, by which some steps are skipped and some are not.
+    threshold: float = 1.03
+    # Denoising steps, of which multistep skips some.
+    steps: int = 6
     # TeaCache's coefficients are published.
     teacache: bool = False
     # Text of one token more, wherever it is appended.
@@ -262,24 +261,3 @@ KLEIN = TinyFamily(
     layers=27,
     originals=KLEIN_ORIGINALS,
 )
-# Here, because these files take what stands above.
-from tests.support.tiny_chroma import CHROMA  # noqa: E402
-from tests.support.tiny_ernie_image import ERNIE  # noqa: E402
-from tests.support.tiny_flux2_dev import DEV as FLUX2_DEV  # noqa: E402
-from tests.support.tiny_qwen_image import QWEN_IMAGE  # noqa: E402
-from tests.support.tiny_t5_families import DEV, SD3  # noqa: E402
-from tests.support.tiny_zimage import ZIMAGE  # noqa: E402
-
-FAMILIES = {
-    "flux dev": DEV,
-    "sd3": SD3,
-    "chroma": CHROMA,
-    "ernie image": ERNIE,
-    "flux2 dev": FLUX2_DEV,
-    "qwen image": QWEN_IMAGE,
-    "z-image": ZIMAGE,
-    "klein base": KLEIN,
-    "klein distilled": replace(
-        KLEIN, save=partial(save_klein, distilled=True), contrasts=False, broken=()
-    ),
-}

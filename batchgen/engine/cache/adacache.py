@@ -5,9 +5,9 @@ is measured, what all blocks together make of the picture: |v - v_k| / |v| betwe
 per step. No codebook for FLUX is published, so the paper's codebook ("fast", 30 steps, Open-Sora)
 is scaled: its highest limit that allows a reuse, 0.40, becomes the threshold. `threshold = 0.40`
 gives the paper's numbers; only a calibration can tell what suits a model. Velocities change less
-than residuals do: on the embedded model 0.02 computes 11 of 28 steps, 0.04 computes 7, and from
-0.06 on all grants are the largest. Motion regularization is left out: still pictures have no
-motion.
+than residuals do: on the embedded model 0.02, the default, computes 11 of 28 steps, 0.04 computes
+7, and from 0.06 on all grants are the largest. Motion regularization is left out: still pictures
+have no motion.
 
 Kahatapitiya et al., Adaptive Caching for Faster Video Generation, https://arxiv.org/abs/2411.02397.
 """

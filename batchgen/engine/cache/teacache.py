@@ -14,8 +14,8 @@ from functools import reduce
 from batchgen.engine.cache.policy import Decider
 
 # Each family's polynomial, highest power first. That of FLUX.1-dev is TeaCache4FLUX's, from
-# ali-vilab/TeaCache. Thresholds of 0.25 to 0.8 are in use: they are sums of movements of the
-# output, and are not comparable with the thresholds of other policies.
+# ali-vilab/TeaCache. Thresholds of 0.25 to 0.8 are in use, 0.4 is the default: they are sums of
+# movements of the output, and are not comparable with the thresholds of other policies.
 COEFFICIENTS: dict[str, tuple[float, ...]] = {
     "flux": (4.98651651e02, -2.83781631e02, 5.58554382e01, -3.82021401e00, 2.64230861e-01)
 }

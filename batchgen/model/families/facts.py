@@ -56,17 +56,17 @@ class FamilyFacts:
     around: tuple[str, str] = ("", "")
     # How many tokens, the first ones, are encoded and then dropped. No limit counts them.
     unread: int = 0
+    # From a prompt to the conversation.
+    messages: Callable[[str], Messages] = prompt_alone
+    # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
+    # takes beside the weights.
+    encoding: Callable[[dict[str, Any], int], int] = _t5_encoding
     # Part of the transformer that computes all modulations; "": parts that are called so, and the
     # linears in the blocks' norms.
     modulator: str = ""
     # From the transformer's config to the values of one row's modulations in a step; None: the
     # outputs of those linears.
     modulations: Callable[[dict[str, Any]], int] | None = None
-    # From a prompt to the conversation.
-    messages: Callable[[str], Messages] = prompt_alone
-    # From the largest text encoder's config and a prompt's tokens to the numbers that encoding
-    # takes beside the weights.
-    encoding: Callable[[dict[str, Any], int], int] = _t5_encoding
     # The `guidance` at and below which a picture has no classifier-free guidance.
     unguided: float = 1.0
     # The numbers of image tokens and of text tokens are padded to multiples of this.

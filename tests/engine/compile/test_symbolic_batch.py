@@ -5,7 +5,9 @@ Models are of true size, of few layers and without numbers: what PyTorch traces 
 card. What Inductor adds, such as wider indices for many rows, `CompiledBlocks.warm` tries.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -43,14 +45,17 @@ def test_graphs_of_true_size_ask_nothing_of_their_batch(
         "engine": {"device": "cpu", "batch_size": ROWS},
         "precision": {"linear": linear},
         "compile": {"mode": "default"},
-        "run": {"compile_cache": str(tmp_path / "compiled")},
     }
     job = parse_job(sections, "a test")
     nowhere = Device(torch.device("meta"), torch.bfloat16, "nowhere")
+    no_cache = nullcontext(SimpleNamespace(sha256="", loaded=False))
     with (
         mock.patch.object(build, "choose_device", return_value=nowhere),
         mock.patch("batchgen.engine.families.load_module", shapes_alone),
         mock.patch.object(QuantizedWeights, "install", quantize_alone),
+        mock.patch.object(build, "_compile_cache", return_value=no_cache),
+        # Whether prompts are padded.
+        mock.patch("transformers.masking_utils.fast_all", return_value=True),
     ):
         work = Workload(((1024, 1024),), ROWS, negative=False)
         build.build_engine(job, resolve(job.model), work=work)

@@ -8,8 +8,8 @@ import torch
 from batchgen.engine.build import build_engine
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.model.checkpoint import resolve
+from tests.support.every_family import FAMILIES
 from tests.support.stock import make_job, make_picture
-from tests.support.tiny_families import FAMILIES
 
 CHROMA = FAMILIES["chroma"]
 PICTURE = make_picture(steps=3, guidance=3.0, negative_prompt="blue")

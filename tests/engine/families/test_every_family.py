@@ -35,11 +35,12 @@ from batchgen.planning.memory import estimate_memory
 from batchgen.planning.plan import Shape
 from batchgen.settings.job import Job, parse_job
 from tests.planning.test_memory import bytes_of, parts, peak
+from tests.support.every_family import FAMILIES
 from tests.support.graphs import record_graphs, refusals, symbolic_batches
 from tests.support.rehearsal import ask, settings, write_prompts
 from tests.support.replica_processes import RankProcesses
 from tests.support.stock import make_picture, psnr
-from tests.support.tiny_families import FAMILIES, TEXT_TOKENS, TinyFamily
+from tests.support.tiny_families import TEXT_TOKENS, TinyFamily
 
 RELATIVE = 1e-5
 CPU = torch.device("cpu")
@@ -184,7 +185,7 @@ def test_two_ranks_paint_what_one_does(tiny: Opened, two: RankProcesses) -> None
     group = group_of(family, width=112, height=112)
     job = new_job(folder, cache=caching(family, "first_block"))
     alone = build_engine(job, resolve(job.model)).denoise(group)
-    for layout in (Mesh(ulysses=2), Mesh(ring=2)):
+    for layout in (Mesh(ulysses=2), Mesh(ring=2), Mesh(cfg=2)):
         two.connect(layout)
         for denoised in two.run(over_ranks, job, group):
             assert difference(alone.latents, denoised.latents) <= 1e-4
@@ -310,8 +311,12 @@ def test_memory_is_about_what_was_estimated(tiny: Opened) -> None:
 
 
 def attention_flops(q: torch.Size, k: torch.Size, *_: Any, **__: Any) -> int:
-    """Of an operator that the counter does not look into: q [R, S, H, E], k [R, keys, H, E]."""
+    """Scores and weighted values, [R, S, H, E] each, as if no key was padding."""
     return 4 * q.numel() * k[1]
+
+
+# Attention that the counter does not see into.
+OPAQUE = {torch.ops.batchgen.attend: attention_flops}
 
 
 @pytest.mark.slow
@@ -323,9 +328,8 @@ def test_flops_are_those_of_the_blocks(tiny: Opened, engine: TorchEngine) -> Non
 
     def counted(block: Any) -> Callable[..., Any]:
         def call(**inputs: Any) -> Any:
-            known = {torch.ops.batchgen.attend: attention_flops}
-            counter = FlopCounterMode(display=False, custom_mapping=known)
-            with counter, sdpa_kernel(SDPBackend.MATH):
+            counts = FlopCounterMode(display=False, custom_mapping=OPAQUE)
+            with counts as counter, sdpa_kernel(SDPBackend.MATH):
                 outputs = block(**inputs)
             flops.append(counter.get_total_flops())
             return outputs

@@ -17,7 +17,7 @@ from batchgen.model import TINY
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import parse_job
 from tests.support.sd3_folder import save_sd3
-from tests.support.stock import TEXT_TOKENS, make_picture
+from tests.support.stock import TEXT_TOKENS, make_picture, psnr
 from tests.support.tiny_families import save_klein
 
 TOLERANCE = 1e-5
@@ -41,12 +41,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def open_engine(path: str, **sampling: object) -> TorchEngine:
+def open_engine(
+    path: str, cache: dict[str, object] | None = None, **sampling: object
+) -> TorchEngine:
     job = parse_job(
         {
             "model": {"path": path, "max_sequence_length": TEXT_TOKENS},
             "engine": {"device": "cpu"},
             "sampling": {"steps": len(TURBO), **sampling},
+            "cache": cache or {},
         },
         "a test",
     )
@@ -112,3 +115,14 @@ def test_an_engine_with_stated_levels_rehearses_a_step(folders: dict[str, str]) 
     """What compiles the blocks takes one step, whatever the number of stated levels."""
     engine = open_engine(folders["flux"], sigmas=TURBO)
     engine.rehearse((128, 128), 2)
+
+
+def test_a_cache_predicts_along_stated_levels(folders: dict[str, str]) -> None:
+    """Predictions over other levels than the loop's would miss by far."""
+    levels = [1 - step / 20 for step in range(16)]
+    stated = {"steps": 16, "sigmas": levels, "shift": 1.5}
+    picture = make_picture(1, steps=16, width=64, height=64)
+    plain = open_engine(folders["flux"], **stated).denoise([picture])
+    cached = open_engine(folders["flux"], {"policy": "multistep"}, **stated).denoise([picture])
+    assert 2 <= cached.traces[0].skipped.count("1") <= 14
+    assert 40 <= psnr(plain.latents, cached.latents) <= 100

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.engine.families.test_every_family import RELATIVE, TEXT_TOKENS, difference, open_engine
+from tests.support.every_family import FAMILIES
 from tests.support.stock import make_picture
-from tests.support.tiny_families import FAMILIES
 
 QWEN_IMAGE = FAMILIES["qwen image"]
 LONG = "a red circle on a blue square, " * 20
