@@ -96,12 +96,16 @@ class ErnieImage(Flux2VaeFamily):
         """The last hidden layer but one. Padding follows the prompts, and they do not see it."""
         length, begin = self._max_sequence_length, self._tokenizer.bos_token_id or 0
         batch = self._tokenizer(list(prompts), truncation=True, max_length=length).input_ids
-        ids = torch.zeros(len(prompts), length, dtype=torch.int64)
         # A prompt without tokens is encoded as one.
         own = [row or [begin] for row in batch]
-        for row, tokens in zip(ids, own, strict=True):
-            row[: len(tokens)] = torch.tensor(tokens)
-        hidden = self.text(input_ids=upload(ids, self._device.kind), use_cache=False)
+        ids, mask = torch.zeros(2, len(prompts), length, dtype=torch.int64)
+        for row, tokens in enumerate(own):
+            ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
+        hidden = self.text(
+            input_ids=upload(ids, self._device.kind),
+            attention_mask=upload(mask, self._device.kind),
+            use_cache=False,
+        )
         return Text(hidden.last_hidden_state, lengths=tuple(map(len, own)))
 
     def cfg_scale(self, picture: Picture) -> float:
