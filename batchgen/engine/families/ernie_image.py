@@ -154,7 +154,13 @@ class ErnieImage(Flux2VaeFamily):
         image[..., 1] = torch.arange(rows)[:, None]
         image[..., 2] = torch.arange(columns)[None, :]
         ids = torch.cat([text, image.flatten(1, 2)], dim=1)
-        angles = self.transformer.pos_embed(upload(ids, self._device.kind)).squeeze(2)
+        config, kind = self.transformer.config, self._device.kind
+        widths = torch.tensor(config.rope_axes_dim)
+        turns = [torch.arange(0, width, 2, dtype=torch.float32) / width for width in widths]
+        frequencies = upload(1.0 / (config.rope_theta ** torch.cat(turns)), kind)
+        axes = upload(torch.arange(3).repeat_interleave(widths // 2), kind)
+        angles = upload(ids, kind).index_select(-1, axes) * frequencies
+        angles = angles.repeat_interleave(2, dim=-1)
         return angles.cos(), angles.sin()
 
     def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - see SD3's
