@@ -96,12 +96,16 @@ class ErnieImage(Flux2VaeFamily):
         """The last hidden layer but one. Padding follows the prompts, and they do not see it."""
         length, begin = self._max_sequence_length, self._tokenizer.bos_token_id or 0
         batch = self._tokenizer(list(prompts), truncation=True, max_length=length).input_ids
-        ids = torch.zeros(len(prompts), length, dtype=torch.int64)
         # A prompt without tokens is encoded as one.
         own = [row or [begin] for row in batch]
-        for row, tokens in zip(ids, own, strict=True):
-            row[: len(tokens)] = torch.tensor(tokens)
-        hidden = self.text(input_ids=upload(ids, self._device.kind), use_cache=False)
+        ids, mask = torch.zeros(2, len(prompts), length, dtype=torch.int64)
+        for row, tokens in enumerate(own):
+            ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
+        hidden = self.text(
+            input_ids=upload(ids, self._device.kind),
+            attention_mask=upload(mask, self._device.kind),
+            use_cache=False,
+        )
         return Text(hidden.last_hidden_state, lengths=tuple(map(len, own)))
 
     def cfg_scale(self, picture: Picture) -> float:
@@ -150,7 +154,13 @@ class ErnieImage(Flux2VaeFamily):
         image[..., 1] = torch.arange(rows)[:, None]
         image[..., 2] = torch.arange(columns)[None, :]
         ids = torch.cat([text, image.flatten(1, 2)], dim=1)
-        angles = self.transformer.pos_embed(upload(ids, self._device.kind)).squeeze(2)
+        config, kind = self.transformer.config, self._device.kind
+        widths = torch.tensor(config.rope_axes_dim)
+        turns = [torch.arange(0, width, 2, dtype=torch.float32) / width for width in widths]
+        frequencies = upload(1.0 / (config.rope_theta ** torch.cat(turns)), kind)
+        axes = upload(torch.arange(3).repeat_interleave(widths // 2), kind)
+        angles = upload(ids, kind).index_select(-1, axes) * frequencies
+        angles = angles.repeat_interleave(2, dim=-1)
         return angles.cos(), angles.sin()
 
     def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - see SD3's
