@@ -263,7 +263,7 @@ class Family(ABC):
         return shifted
 
     def head(self, image: Tensor, temb: Tensor) -> Tensor:
-        """The velocity [R, T, C]: a modulated norm and a linear.
+        """The velocity [R, T, C], of the latents' type: a modulated norm and a linear.
 
         :param image: [R, T, D], after the last block.
         :param temb: [R, D], of the step; where the modulator makes one more modulation than there
