@@ -14,7 +14,7 @@ from batchgen.model.token_counter import TokenCounter
 from batchgen.settings.job import Model
 from tests.manifest.validation import validate
 from tests.support.rehearsal import write_prompts
-from tests.support.tiny_families import byte_tokenizer
+from tests.support.tiny_family import byte_tokenizer
 
 QWEN = (
     r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

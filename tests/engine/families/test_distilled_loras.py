@@ -20,7 +20,8 @@ from batchgen.settings import Job, load_job
 from tests.support.lora_files import PEFT, random_matrices, spell
 from tests.support.rehearsal import write_prompts
 from tests.support.stock import make_picture
-from tests.support.tiny_families import FAMILIES, TEXT_TOKENS
+from tests.support.tiny_families import FAMILIES
+from tests.support.tiny_family import TEXT_TOKENS
 
 RANK, ALPHA = 2, 0.02
 # Relative to the largest latent, as for all families.
