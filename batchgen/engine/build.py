@@ -33,6 +33,7 @@ from batchgen.engine.precision.rules import QUANTIZED, check_independence, check
 from batchgen.engine.rules import compile_mode
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.engine.vae.decode import CompiledDecode, plain_decode, worth_compiling
+from batchgen.engine.vae.one_frame import one_frame
 from batchgen.errors import JobError
 from batchgen.model import Checkpoint
 from batchgen.settings import Job
@@ -89,6 +90,8 @@ def build_engine(
     # Attention must be final before anything is traced.
     lengths = Lengths()
     kernel = _choose_attention(job, checkpoint, family, ranks.half, device, lengths)
+    # A VAE of videos becomes one of pictures before it moves, is decoded in bands or compiled.
+    family.vae = one_frame(family.vae)
     # What is not there yet goes to the device when nothing about it will change any more: no larger
     # than it must be, and without what may leave again.
     residence = device.attempt(

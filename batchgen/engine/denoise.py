@@ -10,7 +10,7 @@ Legend: B pictures, R rows, T image tokens of C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -41,6 +41,8 @@ class Rows:
     scales: Tensor
     # Prompts, then negative prompts: of the rows that this half of the replica holds.
     text: Text
+    # Whether guidance keeps the length of every token's velocity: `Family.renormalised`.
+    renormalised: bool = False
 
     def of(self, pictures: Selection) -> tuple[Rows, SomeRows]:
         """The rows of n pictures, and which ones these are of all rows."""
@@ -50,7 +52,8 @@ class Rows:
         numbers, index = upload([chosen, owner], self.index.device, torch.int64)
         first = len(self.owner) - len(self.scales)  # B
         scales = self.scales.index_select(0, numbers[len(pictures.numbers) :] - first)
-        return Rows(owner, index, scales, self.text), SomeRows(chosen, numbers)
+        some = replace(self, owner=owner, index=index, scales=scales)
+        return some, SomeRows(chosen, numbers)
 
 
 def draw_noise(family: Family, group: Sequence[Picture], device: Device) -> Tensor:
@@ -116,12 +119,19 @@ def _every(latents: Tensor, rows: Rows) -> Tensor:
 def contrast(velocity: Tensor, rows: Rows) -> Tensor:
     """Apply classifier-free guidance: the velocity of the rows [R, …] → of the pictures [B, …].
 
-    Contrasted pictures get negative + scale · (velocity - negative); the others stay untouched, bit
-    for bit. https://arxiv.org/abs/2207.12598
+    Contrasted pictures get v = negative + scale · (velocity - negative); the others stay untouched,
+    bit for bit. https://arxiv.org/abs/2207.12598
+
+    If `rows` says so, v is then given the length of the picture's own velocity, token by token:
+    v · ‖velocity‖ / ‖v‖, norms over the last dimension.
     """
     pictures = len(velocity) - len(rows.scales)
     if pictures == len(velocity):
         return velocity
     which, negative = rows.index[pictures:], velocity[pictures:]
-    difference = rows.scales.view(-1, *[1] * (negative.ndim - 1)) * (velocity[which] - negative)
-    return velocity[:pictures].index_copy(0, which, negative + difference.to(velocity.dtype))
+    positive, scales = velocity[which], rows.scales.view(-1, *[1] * (negative.ndim - 1))
+    guided = negative + (scales * (positive - negative)).to(velocity.dtype)
+    if rows.renormalised:
+        lengths = (x.norm(dim=-1, keepdim=True) for x in (positive, guided))
+        guided = guided * torch.div(*lengths)
+    return velocity[:pictures].index_copy(0, which, guided)

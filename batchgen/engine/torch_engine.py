@@ -85,7 +85,8 @@ class TorchEngine:
         """
         with self.residence.encoding():
             text = self.family.encode([""]).rows([0] * rows)
-        schedule, guidance = self.family.schedule(1, *size), self._tensor([1.0] * rows)
+        # Two steps: some schedulers cannot put one step between their ends.
+        schedule, guidance = self.family.schedule(2, *size), self._tensor([1.0] * rows)
         conditions = self.family.conditions(text, schedule.timesteps, guidance, size)
         dtype = self.family.latents_dtype or self.device.dtype
         noise = torch.zeros(rows, *self.family.noise_shape(*size), dtype=dtype)
@@ -140,8 +141,8 @@ class TorchEngine:
         owner = [*range(len(group)), *scales]
         halves = Halves(self.ranks, len(owner))
         text = self._encode([prompts[row] for row in halves.held])
-        rows = Rows(owner, self._tensor(owner), self._tensor(list(scales.values())), text)
-        return rows, halves
+        index, factors = self._tensor(owner), self._tensor(list(scales.values()))
+        return Rows(owner, index, factors, text, self.family.renormalised), halves
 
     def _encode(self, prompts: Sequence[str]) -> Text:
         """Text of the prompts, one row each, in their order.

@@ -25,6 +25,7 @@ from batchgen.model.families import (
     FLUX2_KLEIN,
     MISTRAL3_LAYERS,
     QWEN3_LAYERS,
+    QWEN_IMAGE,
     ZIMAGE_MULTIPLE,
 )
 from batchgen.model.guidance import Guidance
@@ -38,6 +39,7 @@ __all__ = [
     "FLUX2_KLEIN",
     "MISTRAL3_LAYERS",
     "QWEN3_LAYERS",
+    "QWEN_IMAGE",
     "TINY",
     "ZIMAGE_MULTIPLE",
     "Checkpoint",

@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from batchgen.errors import ModelError
 from batchgen.model.chat_template import read_chat_template
-from batchgen.model.components.config import AnyTransformer, Config, parse_config
+from batchgen.model.components.config import AnyTransformer, AnyVae, Config, parse_config
 from batchgen.model.components.scheduler import SCHEDULER, Scheduler
 from batchgen.model.contents import FLOATS, canonical_names, check_weights, is_harmless
 from batchgen.model.families import FAMILIES, FamilyFacts, encoder_of
@@ -53,12 +53,13 @@ class Checkpoint:
     identity: dict[str, str]
     # Configurations and weight headers, each read once.
     _contents: dict[Path, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    # Checked configurations, by component.
+    _configs: dict[str, Config] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def pixel_multiple(self) -> int:
         """Width and height are multiples of this many px: the VAE's reduction times the patch."""
-        reduction = 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
-        return int(reduction * self._facts.patch)
+        return self.vae.reduction * self._facts.patch
 
     @property
     def most_px(self) -> int:
@@ -77,6 +78,13 @@ class Checkpoint:
         config = self._parsed("transformer")
         assert isinstance(config, AnyTransformer)
         return config
+
+    @property
+    def vae(self) -> AnyVae:
+        """The VAE's channels, and how many pixels a latent pixel has along a side."""
+        if "vae" not in self._configs:
+            self._configs["vae"] = self._parsed("vae")
+        return cast("AnyVae", self._configs["vae"])
 
     @property
     def heads(self) -> int:
@@ -141,19 +149,21 @@ class Checkpoint:
         return list(self._facts.components)
 
     def tensors(self, component: str) -> dict[str, tuple[int, ...]]:
-        """Name → shape of the weights that the engine loads of a component.
+        """Name → shape of the weights that the engine keeps of a component.
 
         Names are those of `components/`, and so are the shapes: `check` compares them.
 
         :raises ModelError: a file is missing or broken.
         """
         config = self._parsed(component)
-        return {
+        stored = {
             name: tuple(header[own]["shape"])
             for header in self._headers(component).values()
             for name, own in canonical_names(header, type(config))
             if not is_harmless(name, config)
         }
+        held = ((name, config.held(name, shape)) for name, shape in stored.items())
+        return {name: shape for name, shape in held if shape is not None}
 
     def check(self) -> None:
         """Check that the components are whole, fit each other, and hold nothing without effect.
@@ -233,18 +243,18 @@ class Checkpoint:
 
         This is the number that `model.max_sequence_length` limits.
         """
-        folder = self.folder / self._facts.tokenizer
+        folder, unread = self.folder / self._facts.tokenizer, self._facts.unread
         begin = special_tokens(folder).get("bos_token", "") if self._facts.chat is not None else ""
-        return TokenCounter(read_tokenizer(folder), self._template(), begin)
+        return TokenCounter(read_tokenizer(folder), self._template(), begin, unread)
 
     @property
     def template_bytes(self) -> int:
-        """Bytes of the chat template around a prompt."""
-        return len(self._template()("").encode())
+        """Bytes of the text around a prompt, less one for each token that is not counted."""
+        return len(self._template()("").encode()) - self._facts.unread
 
     def encoding_numbers(self, tokens: int) -> int:
         """Numbers that encoding a prompt of so many tokens takes beside the weights."""
-        return self._facts.encoding(self.config(self.text), tokens)
+        return self._facts.encoding(self.config(self.text), tokens + self._facts.unread)
 
     def _template(self) -> Callable[[str], str]:
         """A function from a prompt to what the tokenizer is given.
@@ -253,7 +263,8 @@ class Checkpoint:
         """
         facts = self._facts
         if facts.chat is None:
-            return lambda prompt: prompt
+            before, behind = facts.around
+            return lambda prompt: f"{before}{prompt}{behind}"
         folder = self.folder / facts.tokenizer
         return read_chat_template(folder, {**special_tokens(folder), **facts.chat}, facts.messages)
 

@@ -17,6 +17,7 @@ from batchgen.model.components.clip import Clip, ClipWithProjection
 from batchgen.model.components.config import Config
 from batchgen.model.components.mistral3 import Mistral3
 from batchgen.model.components.qwen3 import Qwen3
+from batchgen.model.components.qwen25_vl import Qwen25VL
 from batchgen.model.components.t5 import T5
 from batchgen.model.components.tensors import Shape
 
@@ -32,6 +33,8 @@ _HARMLESS: dict[type[Config], str] = {
     # Of encoding. What decodes is never harmless.
     Vae: r"quant_conv\.(weight|bias)",
     Flux2Vae: r"quant_conv\.(weight|bias)|bn\.num_batches_tracked",
+    # What sees, and what predicts the next token.
+    Qwen25VL: r"visual\..+|lm_head\.weight",
 }
 # Older names of a VAE's attention, which diffusers renames.
 _OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -136,6 +139,8 @@ def _canonical(name: str, kind: type[Config]) -> str:
         return "shared.weight" if name == "encoder.embed_tokens.weight" else name
     if issubclass(kind, Qwen3):
         return name.removeprefix("model.")
+    if kind is Qwen25VL:
+        return name.removeprefix("model.").removeprefix("language_model.")
     if issubclass(kind, Mistral3):
         return _LANGUAGE_MODEL.sub("", name)
     if issubclass(kind, Autoencoder):

@@ -9,7 +9,7 @@ A picture has `guidance`, `true_cfg` and a negative prompt, and no model reads a
     FLUX.2 dev               guidance               true_cfg, where there is a negative prompt
     FLUX.2 klein             none                   true_cfg, where there is a negative prompt
     FLUX.2 klein, base       none                   guidance
-    ERNIE-Image              none                   guidance
+    Qwen-Image               none                   guidance
     Stable Diffusion 3       none                   guidance
     Z-Image, Turbo           none                   guidance + 1
 

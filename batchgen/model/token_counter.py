@@ -23,12 +23,16 @@ _BESIDE = string.ascii_letters + string.digits + string.punctuation + "éß中�
 class TokenCounter:
     """Counts the tokens of a prompt, with the end token or the template's."""
 
-    def __init__(self, tokenizer: Tokenizer, render: Callable[[str], str], begin: str = "") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, render: Callable[[str], str], begin: str = "", unread: int = 0
+    ) -> None:
         """:param render: from a prompt to what the tokenizer is given.
         :param begin: the token of the beginning. A text that begins with it has all the special
             tokens that it needs.
+        :param unread: how many tokens, the first ones, are not counted.
         """
         self._tokenizer, self._render, self._begin = tokenizer, render, begin
+        self._unread = unread
         # Counts the tokens of words; None where texts are not taken apart at spaces.
         self.words: CountWords | None = self._words if _splits_at_spaces(tokenizer) else None
 
@@ -36,7 +40,8 @@ class TokenCounter:
         """The number that `model.max_sequence_length` limits. No family encodes less than one."""
         text = self._render(prompt)
         complete = bool(self._begin) and text.startswith(self._begin)
-        return max(1, len(self._tokenizer.encode(text, add_special_tokens=not complete).ids))
+        tokens = len(self._tokenizer.encode(text, add_special_tokens=not complete).ids)
+        return max(1, tokens - self._unread)
 
     def _words(self, words: Sequence[str]) -> list[int]:
         every = self._tokenizer.encode_batch_fast(list(words), add_special_tokens=False)

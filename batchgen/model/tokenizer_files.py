@@ -19,6 +19,7 @@ from batchgen.model.components.clip import Clip
 from batchgen.model.components.config import Config
 from batchgen.model.components.mistral3 import Mistral3
 from batchgen.model.components.qwen3 import Qwen3
+from batchgen.model.components.qwen25_vl import Qwen25VL
 from batchgen.model.components.t5 import T5
 from batchgen.model.components.tokenizer import ANY_TOKENIZER, T5_TOKENIZER, TokenizerKind
 from batchgen.model.folder import check_file, read_json
@@ -96,7 +97,7 @@ def check_tokenizer(folder: Path, kind: TokenizerKind, encoder: Config) -> None:
     vocabulary = _vocabulary(folder, kind, own=own)
     special = _special_tokens(folder, settings, kind.special_tokens if own else {})
     _check_special(where, special, vocabulary)
-    assert isinstance(encoder, Clip | T5 | Qwen3 | Mistral3)
+    assert isinstance(encoder, Clip | T5 | Qwen3 | Qwen25VL | Mistral3)
     if (largest := max(vocabulary.values(), default=-1)) >= encoder.vocab_size:
         raise ModelError(
             f"{folder}: tokens are numbered up to {largest}, but their text encoder has "

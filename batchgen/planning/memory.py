@@ -14,12 +14,12 @@ them. The rest follows from R rows (the pictures of a group, twice with classifi
 half of them where a replica has two halves), S text and T image tokens of a rank, the transformer's
 width D and its H heads, all in numbers:
 
-    blocks          20·R·(S+T)·D of FLUX.1, Chroma and Z-Image, 25 of FLUX.2, 18 of ERNIE-Image, 16
-                    of Stable Diffusion 3. The peak over all tensors of a step on a CPU was 20
-                    (fp32, also Z-Image), 23 (bf16), 16 (ERNIE-Image; 18 in bf16) and 15 (Stable
-                    Diffusion 3.5); on an emulated card in bf16 21 (FLUX.1-dev), 23.5 (FLUX.2 klein
-                    4B), 18 (Z-Image), 13 to 14 (3.5 large), 14 to 15 (medium); torch.compile needs
-                    less
+    blocks          20·R·(S+T)·D of FLUX.1, Chroma and Z-Image, 25 of FLUX.2, 18 of ERNIE-Image, 17
+                    of Qwen-Image, 16 of Stable Diffusion 3. The peak over all tensors of a step on
+                    a CPU was 20 (fp32, also Z-Image), 23 (bf16), 16 (ERNIE-Image and Qwen-Image; 18
+                    and 17 in bf16) and 15 (Stable Diffusion 3.5); on an emulated card in bf16 21
+                    (FLUX.1-dev), 23.5 (FLUX.2 klein 4B), 18 (Z-Image), 17 (Qwen-Image), 13 to 14
+                    (3.5 large), 14 to 15 (medium); torch.compile needs less
     8 bits          on CUDA, where blocks are not compiled, torchao writes out in between, of the
                     widest product: in FP8 what it reads, 5.3 numbers for each value; in int8 what
                     it makes, 2 numbers in int32 and 1 scaled, of which the blocks' peak has a part
@@ -212,7 +212,10 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, str, tuple[in
         if "modulation" in stack or stack == checkpoint.modulator:
             yield stack, name, shape, True
         elif stack in checkpoint.stacks:
-            modulates = any(part.startswith("norm") or "modulation" in part for part in path)
+            modulates = any(
+                part.startswith("norm") or "modulation" in part or part.endswith("_mod")
+                for part in path
+            )
             yield f"{stack}.{path[0]}", name, shape, modulates
 
 
@@ -267,8 +270,8 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
         kept = shape.steps if job.cache.record else 0
     pictures = min(job.engine.batch_size, shape.pictures)
     # A token holds 2 × 2 latent pixels.
-    channels = 4 * checkpoint.config("vae")["latent_channels"]
-    return pictures * kept * image * int(channels)
+    channels = 4 * checkpoint.vae.latent_channels
+    return pictures * kept * image * channels
 
 
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
@@ -279,9 +282,7 @@ def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
 
 def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> int:
     """Numbers that decoding a group takes beside the weights; `share` of `_DECODING`."""
-    config = checkpoint.config("vae")
-    channels = config.get("decoder_block_out_channels") or config["block_out_channels"]
-    narrow, wide = channels[:2]
+    narrow, wide = checkpoint.vae.decoder_channels[:2]
     pictures, ranks = min(job.engine.batch_size, shape.pictures), job.parallel.degree
     return int(_pixels_at_once(shape, pictures, ranks) * max(share * wide, 5 * narrow))
 

@@ -12,6 +12,7 @@ from tests.support.tiny_chroma import CHROMA
 from tests.support.tiny_ernie_image import ERNIE
 from tests.support.tiny_flux2_dev import DEV as FLUX2_DEV
 from tests.support.tiny_klein import KLEIN, save_klein
+from tests.support.tiny_qwen_image import QWEN_IMAGE
 from tests.support.tiny_t5_families import DEV, SD3
 from tests.support.tiny_zimage import ZIMAGE
 
@@ -21,6 +22,7 @@ FAMILIES = {
     "chroma": CHROMA,
     "ernie image": ERNIE,
     "flux2 dev": FLUX2_DEV,
+    "qwen image": QWEN_IMAGE,
     "z-image": ZIMAGE,
     "klein base": KLEIN,
     "klein distilled": replace(

@@ -46,9 +46,10 @@ class JointAttention(_Attention):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: None = None,
         image_rotary_emb: Rotary | None = None,
+        encoder_hidden_states_mask: None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """[R, T, D] → [R, T, D]. Where text comes apart, so does the result: (image, text)."""
-        assert attention_mask is None, "no family here masks"
+        assert attention_mask is encoder_hidden_states_mask is None, "no family here masks"
         image, text = hidden_states, encoder_hidden_states
         if text is None:
             out: Tensor = attn.to_out[0](self.attended(attn, attn.to_qkv(image), image_rotary_emb))

@@ -7,6 +7,7 @@ To add a family: a file here, its line in `_FAMILIES`, and its facts for plannin
     ernie_image.py  ERNIE-Image and ERNIE-Image-Turbo
     flux.py         FLUX.1
     flux2.py        FLUX.2 klein and dev
+    qwen_image.py   Qwen-Image
     sd3.py          Stable Diffusion 3 and 3.5
     zimage.py       Z-Image and Z-Image-Turbo
     flux2_vae.py    what families with FLUX.2's VAE share
@@ -31,17 +32,21 @@ from batchgen.engine.families.family import Family
 from batchgen.engine.families.flux import Flux
 from batchgen.engine.families.flux2 import Flux2, Flux2Dev
 from batchgen.engine.families.loading import load_module, straight_to_device, without_transformer
+from batchgen.engine.families.qwen_image import QwenImage
 from batchgen.engine.families.sd3 import StableDiffusion3
 from batchgen.engine.families.zimage import ZImage
 from batchgen.errors import ModelError
 from batchgen.model import Checkpoint
 
-_FAMILIES: dict[str, type[Chroma | ErnieImage | Flux | Flux2 | StableDiffusion3 | ZImage]] = {
+_FAMILIES: dict[
+    str, type[Chroma | ErnieImage | Flux | Flux2 | QwenImage | StableDiffusion3 | ZImage]
+] = {
     "chroma": Chroma,
     "ernie_image": ErnieImage,
     "flux": Flux,
     "flux2": Flux2,
     "flux2_dev": Flux2Dev,
+    "qwen_image": QwenImage,
     "sd3": StableDiffusion3,
     "zimage": ZImage,
 }

@@ -102,6 +102,8 @@ class Family(ABC):
     latents_dtype: ClassVar[torch.dtype | None] = None
     # Whether texts keep their lengths in a group: `Conditions.lengths` may be given.
     ragged: ClassVar[bool] = False
+    # Whether classifier-free guidance keeps the length of every token's velocity: it turns it only.
+    renormalised: ClassVar[bool] = False
     # The VAE's class in diffusers.
     autoencoder: ClassVar[Any] = diffusers.AutoencoderKL
     # The transformer's blocks, in the order of the data.
@@ -122,7 +124,6 @@ class Family(ABC):
         self.vae = load(folder, "vae", self.autoencoder, device)
         self._scheduler = load_scheduler(folder)
         self._sigmas: Sequence[float] = ()
-        self._shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Text:
@@ -167,7 +168,9 @@ class Family(ABC):
 
     def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C', h, w) of a picture of width × height pixels."""
-        return self.vae.config.latent_channels, height // self._shrink, width // self._shrink
+        config = self.vae.config
+        reduction = 2 ** (len(config.block_out_channels) - 1)
+        return config.latent_channels, height // reduction, width // reduction
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """(r, c) of a picture of width × height pixels."""

@@ -1,8 +1,8 @@
 """Decode one large picture in bands: over several ranks, or on one whose memory is short.
 
-`decode_in_bands` walks the modules of diffusers' `AutoencoderKL` decoder over `Bands`. It gives the
-undivided decode, up to rounding, and refuses decoders with modules that it does not know. All ranks
-must call it alike.
+`decode_in_bands` walks the modules of diffusers' `AutoencoderKL` decoder over `Bands`, or those of
+`one_frame.py`. It gives the undivided decode, up to rounding, and refuses decoders with modules
+that it does not know. All ranks must call it alike.
 
 Legend: B pictures, C channels, h×w latent pixels, H×W px.
 """
@@ -15,6 +15,11 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import (
+    QwenImageMidBlock,
+    QwenImageResidualBlock,
+    QwenImageUpBlock,
+)
 from diffusers.models.autoencoders.vae import Decoder
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, UpDecoderBlock2D
@@ -24,6 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.vae.bands import Bands, Layer, split
+from batchgen.engine.vae.one_frame import ChannelNorm, FrameDecoder
 from batchgen.errors import ModelError
 
 
@@ -31,7 +37,7 @@ from batchgen.errors import ModelError
 def decode_in_bands(vae: Any, latents: Tensor, ranks: Ranks, bands: int = 1) -> Tensor:
     """Decode as `vae.decode(latents)` does: [B, 3, H, W] in [-1, 1], the same bits on every rank.
 
-    :param vae: diffusers' `AutoencoderKL`; its slicing and tiling settings have no effect.
+    :param vae: diffusers' `AutoencoderKL`, or `OneFrameVae`; slicing and tiling have no effect.
     :param latents: [B, C, h, w], the same on every rank.
     :param bands: how many each rank works through; fewer if there are not so many rows.
     :raises ModelError: the decoder has an unknown module; see `check_bandable`.
@@ -56,14 +62,21 @@ def decode_in_bands(vae: Any, latents: Tensor, ranks: Ranks, bands: int = 1) -> 
     return picture.join(picture.parts, dim=2).contiguous()
 
 
-def _norm_act_conv(picture: Bands, norm: nn.GroupNorm, act: Layer, conv: Layer) -> None:
+def _normalizer(picture: Bands, norm: nn.GroupNorm | ChannelNorm) -> Layer:
+    """The norm for any rows of the picture. That of a pixel's channels sees no other pixel."""
+    return norm if isinstance(norm, ChannelNorm) else picture.normalizer(norm)
+
+
+def _norm_act_conv(
+    picture: Bands, norm: nn.GroupNorm | ChannelNorm, act: Layer, conv: Layer
+) -> None:
     """Norm, activation and convolution in one pass: only one band's copies exist at a time."""
-    normalize = picture.normalizer(norm)
+    normalize = _normalizer(picture, norm)
     picture.pass_through(lambda window: conv(act(normalize(window))))
 
 
 def _resnet(block: Any, picture: Bands) -> None:
-    """`ResnetBlock2D` without time embedding."""
+    """`ResnetBlock2D` without time embedding, or `QwenImageResidualBlock`."""
     # Only the list is copied; the residual still needs the tensors.
     hidden = replace(picture, parts=picture.parts.copy())
     _norm_act_conv(hidden, block.norm1, block.nonlinearity, block.conv1)
@@ -76,7 +89,7 @@ def _resnet(block: Any, picture: Bands) -> None:
 
 def _attention(attention: Any, picture: Bands) -> None:
     """`Attention` over all pixels: queries of one band, keys and values of the whole picture."""
-    normalize = picture.normalizer(attention.group_norm)
+    normalize = _normalizer(picture, attention.group_norm)
     tokens = [normalize(part).flatten(2).transpose(1, 2) for part in picture.parts]  # [B, n, C]
     keys, values = (
         _heads(picture.join(map(project, tokens), dim=1), attention.heads)
@@ -144,8 +157,11 @@ def _known_convolution(conv: nn.Conv2d) -> bool:
 
 # Every class of module that a decoder may hold, and the condition on its settings. Subclasses are
 # not accepted, because they may compute anything.
-_CONTAINERS = (Decoder, UNetMidBlock2D, UpDecoderBlock2D, nn.ModuleList)
-_PIXELWISE = (nn.Linear, nn.SiLU, nn.GELU, nn.ReLU, nn.Mish)
+_CONTAINERS = (
+    *(Decoder, UNetMidBlock2D, UpDecoderBlock2D, nn.ModuleList),
+    *(FrameDecoder, QwenImageMidBlock, QwenImageUpBlock, QwenImageResidualBlock),
+)
+_PIXELWISE = (nn.Linear, nn.SiLU, nn.GELU, nn.ReLU, nn.Mish, nn.Identity, ChannelNorm)
 _KNOWN: dict[type[Any], Callable[[Any], bool]] = {
     ResnetBlock2D: _known_resnet,
     Upsample2D: _known_upsampling,

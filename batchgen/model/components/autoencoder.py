@@ -41,6 +41,11 @@ class Autoencoder(DiffusersConfig):
     mid_block_add_attention: bool = True
 
     @property
+    def reduction(self) -> int:
+        """See `AnyVae`."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+    @property
     def decoder_channels(self) -> tuple[int, ...]:
         """Of the decoder's blocks, in the order of `block_out_channels`."""
         return self.block_out_channels

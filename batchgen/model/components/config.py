@@ -11,13 +11,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from batchgen.errors import ModelError
-from batchgen.model.components.tensors import Tensors
+from batchgen.model.components.tensors import Shape, Tensors
 
 # Far beyond any published model. They keep a damaged number from taking all memory.
 MOST_BLOCKS = 1000
@@ -61,11 +61,32 @@ class Config(BaseModel):
         """Every tensor that the component's weight files have to hold."""
         yield from ()
 
+    @classmethod
+    def held(cls, name: str, shape: Shape) -> Shape | None:  # noqa: ARG003 - of VAEs of videos
+        """The shape in which the engine keeps one of these tensors; None: it does not."""
+        return shape
+
 
 class DiffusersConfig(Config):
     """A configuration of diffusers."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class AnyVae(Protocol):
+    """What planning asks of a VAE's configuration."""
+
+    @property
+    def latent_channels(self) -> int:
+        """Values of a latent pixel."""
+
+    @property
+    def reduction(self) -> int:
+        """Pixels along a side of a latent pixel."""
+
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        """Of the decoder's blocks, the last one first."""
 
 
 class AnyTransformer(DiffusersConfig, ABC):

@@ -52,6 +52,10 @@ class FamilyFacts:
     # What the tokenizer's chat template is told beside the conversation; None: it has no template.
     # Unless it says otherwise, the answer is begun.
     chat: Mapping[str, Any] | None = None
+    # Where there is no template: the text around every prompt.
+    around: tuple[str, str] = ("", "")
+    # How many tokens, the first ones, are encoded and then dropped. No limit counts them.
+    unread: int = 0
     # From a prompt to the conversation.
     messages: Callable[[str], Messages] = prompt_alone
     # From the largest text encoder's config and a prompt's tokens to the numbers that encoding

@@ -34,7 +34,7 @@ from batchgen.model.lora.names import find_linears, split_prefix
 from batchgen.planning.memory import estimate_memory
 from batchgen.planning.plan import Shape
 from batchgen.settings.job import Job, parse_job
-from tests.planning.test_memory import bytes_of, peak
+from tests.planning.test_memory import bytes_of, parts, peak
 from tests.support.graphs import record_graphs, refusals, symbolic_batches
 from tests.support.rehearsal import ask, settings, write_prompts
 from tests.support.replica_processes import RankProcesses
@@ -194,11 +194,22 @@ def test_two_ranks_paint_what_one_does(tiny: Opened, two: RankProcesses) -> None
         two.close()
 
 
+def held(engine: TorchEngine) -> list[torch.Tensor]:
+    """Every tensor of the transformer and its modulator; quantized weights are two each."""
+    modules = engine.family.transformer, engine.modulator
+    weights = (weight.data for module in modules for weight in module.parameters())
+    return [part for weight in weights for part in parts(weight)]
+
+
 @pytest.mark.slow
 def test_all_linears_of_the_blocks_and_no_others_are_quantized(
     tiny: Opened, engine: TorchEngine, tmp_path: Path
 ) -> None:
-    """The second engine reads what the first one wrote, and no weights of the transformer's."""
+    """The second engine reads what the first one wrote, and no weights of the transformer's.
+
+    Weights are compared and not pictures: where in memory a matrix begins can change the last bit
+    of a product on a CPU, and so tip a value that is rounded to 8 bits.
+    """
     family, folder = tiny
     sections = {"precision": {"linear": "int8", "text": "int8"}}
     sections |= {"run": {"quantized_weights": str(tmp_path)}}
@@ -206,8 +217,10 @@ def test_all_linears_of_the_blocks_and_no_others_are_quantized(
     assert f" int8/rowx{family.linears} " in eight.identity
     picture = group_of(family)[0]
     plain, coarse, same = (each.denoise([picture]).latents for each in (engine, eight, read))
-    assert 30 <= psnr(plain, coarse) <= 70
-    assert torch.equal(coarse, same)
+    for latents in (coarse, same):
+        assert 30 <= psnr(plain, latents) <= 70
+    for written, found in zip(held(eight), held(read), strict=True):
+        assert torch.equal(written, found)
 
 
 @pytest.mark.slow
@@ -310,7 +323,7 @@ OPAQUE = {torch.ops.batchgen.attend: attention_flops}
 def test_flops_are_those_of_the_blocks(tiny: Opened, engine: TorchEngine) -> None:
     family, folder = tiny
     # Of a prompt that takes all text tokens: others take less.
-    picture = replace(group_of(family)[0], steps=1, prompt=longest_prompt(folder))
+    picture = replace(group_of(family)[0], steps=1, prompt=longest_prompt(family, folder))
     blocks, flops = list(engine.family.blocks), []
 
     def counted(block: Any) -> Callable[..., Any]:

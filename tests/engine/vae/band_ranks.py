@@ -20,13 +20,15 @@ from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import Mesh
 from batchgen.engine.vae.banded_decoder import decode_in_bands
 from batchgen.engine.vae.decode import spread
+from batchgen.engine.vae.one_frame import one_frame
 from batchgen.errors import JobError
 from batchgen.model import TINY
 from tests.support import ROOT
+from tests.support.video_vae import make_video_vae
 
 RANKS = 3
 SHAPES = [(1, 16, 16), (1, 17, 12), (2, 17, 12), (1, 23, 16)]  # B, h, w
-NAMES = ["narrow", "tiny"]
+NAMES = ["narrow", "tiny", "one frame"]
 
 Results = dict[tuple[Any, ...], Any]
 
@@ -56,9 +58,12 @@ def narrow(**changes: Any) -> Any:
 
 
 def make_vae(name: str) -> Any:
-    """`narrow`, or the embedded model's VAE: no attention, and norms of a single group."""
+    """`narrow`, the embedded model's (no attention, norms of a single group), or Qwen-Image's."""
     if name == "narrow":
         return narrow()
+    if name == "one frame":
+        torch.manual_seed(0)
+        return one_frame(make_video_vae())
     return AutoencoderKL.from_pretrained(TINY / "vae").eval().requires_grad_(False)
 
 

@@ -1,0 +1,97 @@
+"""Qwen2.5-VL, a language model that sees, as a text encoder: its language part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from batchgen.model.components.config import (
+    Activation,
+    Blocks,
+    Component,
+    Decimal,
+    Size,
+    TransformersConfig,
+)
+from batchgen.model.components.tensors import Tensors, linear, matrix
+
+
+def language_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `config.json` says of the language part.
+
+    Older files say it beside all else. Newer ones have a table for it, which then counts.
+    """
+    table = content.get("text_config")
+    merged = dict(content) | (table if isinstance(table, dict) else {})
+    # The older name is read first where it is given.
+    rotary = merged.get("rope_scaling") or merged.get("rope_parameters")
+    return merged | {"rope_parameters": rotary}
+
+
+class _Rotary(BaseModel):
+    """Rotary positions of three axes. Those of a text's tokens are equal."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    # Angles of each axis.
+    mrope_section: Annotated[tuple[Size, Size, Size], Field(strict=False)]
+    rope_type: Literal["default", "mrope"] = "default"
+
+
+class Qwen25VL(TransformersConfig):
+    """Of the language part of transformers' `Qwen2_5_VLForConditionalGeneration`."""
+
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Blocks
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    max_position_embeddings: Size = 32768
+    hidden_act: Activation = "silu"
+    rms_norm_eps: Annotated[Decimal, Field(gt=0)] = 1e-5
+    use_sliding_window: Literal[False] = False
+    rope_parameters: _Rotary
+
+    @model_validator(mode="before")
+    @classmethod
+    def _language(cls, content: Any) -> Any:
+        return language_settings(content) if isinstance(content, dict) else content
+
+    @property
+    def head_dim(self) -> int:
+        """Values of an attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def _contradictions(self) -> Iterator[str]:
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if heads % groups:
+            yield f"num_key_value_heads = {groups}: expected a divisor of {heads} attention heads"
+        if self.hidden_size % heads:
+            yield f"hidden_size = {self.hidden_size}: expected a multiple of {heads} heads"
+        if 2 * sum(self.rope_parameters.mrope_section) != self.head_dim:
+            sections = list(self.rope_parameters.mrope_section)
+            expected = f"three numbers whose sum is half of a head, {self.head_dim} / 2"
+            yield f"mrope_section = {sections}: expected {expected}"
+
+    def tensors(self) -> Tensors:
+        """See `Config`. What sees, and what predicts the next token, is not read."""
+        width, heads = self.hidden_size, self.num_attention_heads * self.head_dim
+        groups = self.num_key_value_heads * self.head_dim
+        yield "embed_tokens.weight", (self.vocab_size, width)
+        for number in range(self.num_hidden_layers):
+            layer = f"layers.{number}"
+            for name, out in (("q_proj", heads), ("k_proj", groups), ("v_proj", groups)):
+                yield from linear(f"{layer}.self_attn.{name}", out, width)
+            yield from matrix(f"{layer}.self_attn.o_proj", width, heads)
+            for name in ("gate_proj", "up_proj"):
+                yield from matrix(f"{layer}.mlp.{name}", self.intermediate_size, width)
+            yield from matrix(f"{layer}.mlp.down_proj", width, self.intermediate_size)
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                yield f"{layer}.{name}.weight", (width,)
+        yield "norm.weight", (width,)
+
+
+QWEN25_VL = Component("transformers", "Qwen2_5_VLForConditionalGeneration", Qwen25VL)
