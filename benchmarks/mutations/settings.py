@@ -113,9 +113,12 @@ def _site_words(chance: Random, folder: Path) -> list[object]:
 def sound_jobs() -> tuple[str, ...]:
     """Job files that are accepted: the examples, of the embedded model, and some that say more."""
     examples = (path.read_text() for path in sorted(ROOT.glob("jobs/*.toml")))
-    # LoRAs of other models do not fit the embedded one.
+    # LoRAs of other models do not fit the embedded one, and negative prompts need its `true_cfg`.
     alone = (re.sub(r"(?m)^\[\[model\.lora\]\]\n(.+\n)+", "", text) for text in examples)
-    small = (re.sub(r"(?m)^(path|max_sequence_length) = .*", "", text) for text in alone)
+    other = "path|max_sequence_length|negative_prompt"
+    small = (re.sub(rf"(?m)^({other}) = .*", "", text) for text in alone)
+    # It makes no picture of more than 1024 px.
+    small = (re.sub(r"(?m)^(width|height) = 1328", r"\1 = 1024", text) for text in small)
     tiny = '[model]\npath = "tiny"\nmax_sequence_length = 32\n'
     jobs = (tomli_w.dumps(_JOB | other) for other in _OTHERWISE)
     return (*(text.replace("[model]\n", tiny) for text in small), *jobs)

@@ -4,11 +4,13 @@ Each is tried with a small model of its family. The LoRA has the spelling of its
 the stock pipeline it is added to the weights.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,7 +19,7 @@ from batchgen.engine.build import build_engine
 from batchgen.planning.planner import dry_run, locate_model
 from batchgen.planning.preflight import refuse_impossible
 from batchgen.settings import Job, load_job
-from tests.support.lora_files import PEFT, random_matrices, spell
+from tests.support.lora_files import KOHYA, PEFT, random_matrices, spell
 from tests.support.rehearsal import write_prompts
 from tests.support.stock import make_picture
 from tests.support.tiny_families import FAMILIES
@@ -28,6 +30,25 @@ RANK, ALPHA = 2, 0.02
 RELATIVE = 1e-5
 # Published with fal/FLUX.2-dev-Turbo.
 TURBO = [1.0, 0.6509, 0.4374, 0.2932, 0.1893, 0.1108, 0.0495, 0.00031]
+
+
+# `generate_with_diffusers.py` of https://github.com/ModelTC/Qwen-Image-Lightning.
+LIGHTNING = {
+    "base_image_seq_len": 256,
+    "base_shift": math.log(3),
+    "invert_sigmas": False,
+    "max_image_seq_len": 8192,
+    "max_shift": math.log(3),
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "shift_terminal": None,
+    "stochastic_sampling": False,
+    "time_shift_type": "exponential",
+    "use_beta_sigmas": False,
+    "use_dynamic_shifting": True,
+    "use_exponential_sigmas": False,
+    "use_karras_sigmas": False,
+}
 
 
 class WithSigmas:
@@ -41,6 +62,12 @@ class WithSigmas:
 
     def __call__(self, **given: Any) -> Any:
         return self._pipeline(**given, sigmas=TURBO)
+
+
+def with_lightnings_scheduler(pipeline: Any) -> Any:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(LIGHTNING)
+    pipeline.register_modules(scheduler=scheduler)
+    return pipeline
 
 
 @dataclass(frozen=True)
@@ -64,7 +91,15 @@ JOBS = {
         WithSigmas,
         "sampling.sigmas are moved by the model's scheduler (use_dynamic_shifting)",
         ("transformer.", PEFT),
-    )
+    ),
+    "qwen-image-lightning-8": Distilled(
+        "qwen image",
+        1.0,
+        with_lightnings_scheduler,
+        "sampling.shift = 3 moves the noise levels, and nothing else does: the model's scheduler "
+        "would (use_dynamic_shifting, shift_terminal = 0.02)",
+        ("", KOHYA),
+    ),
 }
 
 
