@@ -41,6 +41,21 @@ def check_levels(sampling: Sampling, checkpoint: Checkpoint) -> None:
         )
 
 
+def check_fewest_steps(sampling: Sampling, checkpoint: Checkpoint, fewest: int) -> None:
+    """Check that the model's scheduler can space the noise levels of the planned pictures.
+
+    :param fewest: steps of the planned picture with the fewest.
+    :raises JobError: it stretches levels until the last one is where it shall end, and one level,
+        which is the first one too, cannot be stretched: the picture would be no numbers.
+    """
+    end = checkpoint.scheduler().shift_terminal
+    if fewest == 1 and end is not None and not stated_levels(sampling):
+        raise JobError(
+            f"pictures of 1 step: the model's scheduler has shift_terminal = {end:g}, which needs "
+            "two noise levels or more. Ask for 2 steps, or --set sampling.shift=1"
+        )
+
+
 def notes_on_levels(sampling: Sampling, checkpoint: Checkpoint | None) -> Iterator[str]:
     """A sentence for what the model's scheduler does no more, or does with stated levels.
 

@@ -25,7 +25,7 @@ from batchgen.errors import JobError, counted
 from batchgen.model import Checkpoint
 from batchgen.planning.hardware import UNKNOWN, Hardware, check_enough
 from batchgen.planning.memory_fit import shortage
-from batchgen.planning.noise_levels import check_levels
+from batchgen.planning.noise_levels import check_fewest_steps, check_levels
 from batchgen.planning.plan import Plan
 from batchgen.settings import Job, Section, place
 
@@ -100,6 +100,8 @@ def _checks(job: Job, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[Ca
 def _misfits(job: Job, checkpoint: Checkpoint, plan: Plan, hardware: Hardware) -> Iterator[str]:
     yield from _idle_cache(job, max(shape.steps for shape in plan.shapes))
     yield from _idle_audit(job, plan.pictures)
+    fewest = min(shape.steps for shape in plan.shapes)
+    yield from _objections(partial(check_fewest_steps, job.sampling, checkpoint, fewest))
     smallest = min(plan.shapes, key=lambda shape: shape.width * shape.height)
     linear, ranks, cuda = job.precision.linear, job.parallel.shared, bool(hardware.cuda)
     tokens = checkpoint.tokens(smallest.width, smallest.height, job.model.max_sequence_length)

@@ -7,7 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.engine.families.test_every_family import RELATIVE, TEXT_TOKENS, difference, open_engine
+from tests.engine.families.test_every_family import (
+    RELATIVE,
+    TEXT_TOKENS,
+    difference,
+    job_words,
+    open_engine,
+)
+from tests.support.rehearsal import ask, settings, write_prompts
 from tests.support.stock import make_picture
 from tests.support.tiny_families import FAMILIES
 
@@ -26,6 +33,16 @@ def test_a_prompt_that_is_cut_is_cut_as_stock_cuts_it(folder: Path) -> None:
     assert engine.family.encode([LONG, "a"]).lengths == (TEXT_TOKENS, 6)
     theirs = QWEN_IMAGE.stock(QWEN_IMAGE.open(folder), picture)
     assert difference(theirs, engine.denoise([picture]).latents) <= RELATIVE
+
+
+def test_one_step_is_refused_where_the_scheduler_needs_two(folder: Path, tmp_path: Path) -> None:
+    """Its noise levels are stretched to end at `shift_terminal`: of one level, 0 / 0."""
+    prompts = write_prompts(tmp_path / "prompts.parquet", ["a red circle"])
+    words = job_words(folder, sampling__guidance=1)
+    for steps, more, code in ((1, {}, 2), (2, {}, 0), (1, {"sampling__shift": 1}, 0)):
+        asked = ask("plan", prompts, *words, *settings(sampling__steps=steps, **more))
+        assert asked.code == code, asked.err
+        assert (code == 0) != ("shift_terminal = 0.02" in asked.err)
 
 
 def write_as_published(encoder: Path) -> None:
