@@ -43,8 +43,8 @@ def unseen_keys(root: Path, run: Path) -> set[int]:
     """The keys, in a run of the whole manifest, of the pictures that are not in the sample."""
     sample = pq.read_table(root / "sample.parquet", columns=["of_row", "of_image"]).to_pylist()
     seen = {(row["of_row"], row["of_image"]) for row in sample}
-    records = pq.read_table(run / "metadata", columns=["key", "row", "image"]).to_pylist()
-    return {one["key"] for one in records if (one["row"], one["image"]) not in seen}
+    records = pq.read_table(run / "metadata", columns=["index", "row", "image"]).to_pylist()
+    return {one["index"] for one in records if (one["row"], one["image"]) not in seen}
 
 
 def main() -> None:

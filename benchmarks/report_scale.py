@@ -29,7 +29,7 @@ from batchgen.run.run import create
 from batchgen.settings.job import load_job
 from batchgen.shard.commit import Done
 from batchgen.shard.loss import Loss
-from batchgen.shard.records import SCHEMA
+from batchgen.shard.metadata import SCHEMA, key_text
 
 STEPS, HOSTS = 28, 16
 
@@ -41,7 +41,9 @@ def columns(shard: Shard, number: int) -> pa.Table:
     denoise_s = rng.lognormal(0, 0.3, count)
     skipped = (rng.random((count, STEPS)) < 0.6).astype(np.uint8) + ord("0")
     given = {
-        "key": keys,
+        "key": [key_text(key) for key in keys.tolist()],
+        "index": keys,
+        "tar": [f"data/{number:06d}.tar"] * count,
         "row": keys,
         "shard": np.full(count, number),
         "prompt": [f"a photograph of a red fox number {key} in the snow" for key in keys],
@@ -52,14 +54,15 @@ def columns(shard: Shard, number: int) -> pa.Table:
         "outcome": np.where(keys % 100 == 7, "failed", "ok"),
         "cause": np.where(keys % 100 == 7, "not finite", ""),
         "group_size": np.full(count, 4),
-        "text_s": denoise_s * 0.02,
-        "denoise_s": denoise_s,
-        "decode_s": denoise_s * 0.1,
+        "device_s": denoise_s * 1.12 / 4,
+        "group_text_s": denoise_s * 0.02,
+        "group_denoise_s": denoise_s,
+        "group_decode_s": denoise_s * 0.1,
         "total_s": denoise_s * 1.2,
         "skipped": [bytes(row).decode() for row in skipped],
         "distances": rng.random((count, STEPS)).tolist(),
         "host": [f"node-{number % HOSTS:02d}"] * count,
-        "finished_at": 1.8e9 + number + np.sort(rng.random(count)) * 60,
+        "finished_at": ((1.8e9 + number + np.sort(rng.random(count)) * 60) * 1e6).astype(np.int64),
         "psnr": [float(key % 40 + 20) if key % 100 == 8 else None for key in keys],
         "ssim": [0.99 if key % 100 == 8 else None for key in keys],
     }
@@ -81,7 +84,7 @@ def write_shard(directory: RunDirectory, shard: Shard, number: int, picture: byt
     ok = table["outcome"].to_pylist().count("ok")
     with tarfile.open(directory.data(number), "w") as tar:
         for key in table["key"].to_pylist():
-            member = tarfile.TarInfo(f"{key:09d}.jpg")
+            member = tarfile.TarInfo(f"{key}.jpg")
             member.size = len(picture)
             tar.addfile(member, io.BytesIO(picture))
     failures, name = {"not finite": shard.pictures - ok}, f"{number:06d}.tar"

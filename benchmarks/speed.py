@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,17 +86,21 @@ def batchgen(manifest: Path, out: Path, settings: list[str]) -> Pace:
     return Pace(*_warm(records))
 
 
-def _warm(records: list[dict[str, float]]) -> tuple[float, float]:
+def _warm(records: list[dict[str, Any]]) -> tuple[float, float]:
     rate, worst = 0.0, 0.0
     for worker in {record["worker"] for record in records}:
-        groups: dict[float, list[dict[str, float]]] = {}
+        groups: dict[float, list[dict[str, Any]]] = {}
         for record in records:
             if record["worker"] == worker:
-                groups.setdefault(record["denoise_s"], []).append(
+                groups.setdefault(record["group_denoise_s"], []).append(
                     record
                 )  # a group's pictures share its very float
         ends = sorted(
-            (max(r["finished_at"] for r in group), len(group), group[0]["denoise_s"])
+            (
+                max(one["finished_at"] for one in group).timestamp(),
+                len(group),
+                group[0]["group_denoise_s"],
+            )
             for group in groups.values()
         )
         wall_s = ends[-1][0] - ends[0][0]

@@ -312,7 +312,7 @@ def _wrong(answers: Answers, given: list[Path], folder: Path, rows: list[Row] | 
 def _wrong_records(run: Path, rows: list[Row], pictures: int) -> str:
     """How the records of a rehearsal differ from the rows of its manifest; "" if they do not."""
     read = (pq.read_table(path).to_pylist() for path in sorted(run.glob("metadata/*.parquet")))
-    records = sorted((record for part in read for record in part), key=lambda one: one["key"])
+    records = sorted((record for part in read for record in part), key=lambda one: one["index"])
     if len(records) != pictures:
         return f"planned are {pictures} pictures, recorded {len(records)}"
     wanted = [row for row in rows for _ in range(int(row.get("images") or 1))]

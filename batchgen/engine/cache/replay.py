@@ -59,7 +59,9 @@ def read_traces(path: Path) -> RecordedTraces:
             traces = {int(key): str(trace) for key, trace in read.items()}
         else:
             table = pq.read_table(path, columns=["key", "skipped"])
-            traces = dict(zip(table["key"].to_pylist(), table["skipped"].to_pylist(), strict=True))
+            # Keys are text, and were numbers in batchgen 0.2 and older.
+            keys = map(int, table["key"].to_pylist())
+            traces = dict(zip(keys, table["skipped"].to_pylist(), strict=True))
     except (OSError, ValueError, AttributeError, pa.ArrowException) as error:
         raise JobError(
             f'cache.trace = "{path}": expected records of a run (Parquet with the columns key and '

@@ -133,9 +133,11 @@ def test_a_schedule_skips_its_steps_of_every_picture():
     assert policy.signal is None
 
 
-def test_traces_are_read_from_records_and_from_json(tmp_path):
+@pytest.mark.parametrize("keys", [["000000004", "000000005", "000000006"], [4, 5, 6]])
+def test_traces_are_read_from_records_and_from_json(tmp_path, keys):
+    """Keys were numbers in batchgen 0.2 and older."""
     outcomes = ["ok", "failed", "ok"]
-    records = {"key": [4, 5, 6], "skipped": ["0011", "", "0100"], "outcome": outcomes}
+    records = {"key": keys, "skipped": ["0011", "", "0100"], "outcome": outcomes}
     pq.write_table(pa.table(records), tmp_path / "000000.parquet")
     (tmp_path / "trace.json").write_text('{"4": "0011", "6": "0100"}')
     for path in (tmp_path / "000000.parquet", tmp_path / "trace.json"):
@@ -148,7 +150,7 @@ def test_traces_are_read_from_records_and_from_json(tmp_path):
 
 def test_a_folder_of_records_is_read_whole(tmp_path):
     for shard in range(2):
-        records = pa.table({"key": [shard], "skipped": ["01"]})
+        records = pa.table({"key": [f"{shard:09d}"], "skipped": ["01"]})
         pq.write_table(records, tmp_path / f"00000{shard}.parquet")
     policy = make_policy(settings(policy="replay", trace=str(tmp_path)), "flux", 6)
     assert [
