@@ -43,7 +43,7 @@ def test_a_run_is_made_watched_and_read_from_python(manifest: Path, tmp_path: Pa
     assert records["prompt"].to_pylist() == PROMPTS
     assert records["extra"].to_pylist() == [{"mood": "calm"}] * 12
     assert run.records().num_rows == 12
-    with pytest.raises(InputError, match=r"no column colour; they have key, row"):
+    with pytest.raises(InputError, match=r"no column colour; they have key, index"):
         run.records(["colour"])
     assert asked([manifest]) == run == batchgen.attach(tmp_path / "run") == batchgen.resume(run)
 

@@ -66,8 +66,9 @@ def namespace(cluster: Cluster) -> Iterator[list[str]]:
     daemon = f"slurmd -D -f {cluster.testcluster.conf} -N {NODE}"
     kill(*cluster.processes(daemon))
     cluster.start_daemon("unshare", "--mount", *daemon.split())
-    until(lambda: cluster.processes(daemon), "slurmd is back")
-    yield ["nsenter", "--mount", f"--target={cluster.processes(daemon)[0]}", "sh", "-c"]
+    found: list[int] = []
+    until(lambda: found.extend(cluster.processes(daemon)) or found, "slurmd is back")
+    yield ["nsenter", "--mount", f"--target={found[0]}", "sh", "-c"]
     kill(*cluster.processes(daemon))
     cluster.start_daemon(*daemon.split())
 

@@ -57,7 +57,7 @@ def _asks_in_attention(attention: Any, q: Any, k: Any, v: Any) -> Any:
 def _receives_into_gaps(_: Any, x: Any, send: Any, receive: Any) -> Any:
     """`Ranks.exchange`, into a buffer that is laid out the other way round."""
     joined = x.new_empty(*x.shape[1:], sum(receive)).movedim(-1, 0)
-    dist.all_to_all_single(joined, x, list(receive), list(send))
+    dist.all_to_all_single(joined, x, list(receive), list(send), group=None)
     return joined
 
 

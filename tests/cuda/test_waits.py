@@ -129,7 +129,7 @@ def test_some_pictures_skip_a_step_that_others_compute(results: dict[str, Any], 
 def test_a_wait_more_at_every_step_is_counted_at_its_place(results: dict[str, Any]) -> None:
     result = results["the host waits at every step"]
     computed = sum("0" in letters for letters in columns(result))
-    more = {"engine/forward_pass.py velocity": computed}
+    more = {"engine/forward_pass.py _velocity": computed}
     assert waits(result) == budget("schedule", result) | more
 
 

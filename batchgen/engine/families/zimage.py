@@ -168,7 +168,9 @@ class ZImage(Family):
         refined, first = torch.zeros_like(captions), 0
         for length, group in itertools.groupby(own):
             rows = slice(first, first + len(list(group)))
-            tokens, angles = captions[rows, :length], self._angles(_text_positions(length))
+            tokens, turns = captions[rows, :length], self._angles(_text_positions(length))
+            parts = upload(torch.view_as_real(turns), self._device.kind)
+            angles = torch.view_as_complex(parts)
             for block in self.transformer.context_refiner:
                 tokens = block(tokens, None, angles.expand(len(tokens), -1, -1))
             refined[rows, :length] = tokens
@@ -181,12 +183,18 @@ class ZImage(Family):
         grids = {length: _image_positions(length, rows, columns) for length in set(own)}
         positions = torch.stack([torch.cat([text, grids[length]]) for length in own])
         angles = torch.unflatten(self._angles(positions.flatten(0, 1)), 0, positions.shape[:2])
-        cosines, sines = (part.repeat_interleave(2, dim=-1) for part in (angles.real, angles.imag))
+        cosines, sines = (
+            upload(part.repeat_interleave(2, dim=-1), self._device.kind)
+            for part in (angles.real, angles.imag)
+        )
         return cosines, sines
 
     def _angles(self, positions: Tensor) -> Tensor:
-        """Positions [n, 3] → [n, E / 2], complex numbers of length 1."""
-        angles: Tensor = self.transformer.rope_embedder(upload(positions, self._device.kind))
+        """Positions [n, 3] → [n, E / 2], complex numbers of length 1; all on the host.
+
+        The model would move its tables to the device of the positions, and wait for that.
+        """
+        angles: Tensor = self.transformer.rope_embedder(positions)
         return angles
 
     def image_tokens(self, width: int, height: int) -> int:
