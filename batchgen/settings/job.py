@@ -77,8 +77,8 @@ class Sampling(Section):
     )
     guidance: Scale = setting(
         3.5,
-        "FLUX.1's embedded guidance; classifier-free guidance of Chroma, FLUX.2 base and "
-        "Stable Diffusion 3",
+        "embedded in FLUX.1 and FLUX.2 dev; the scale of classifier-free guidance in Chroma, "
+        "ERNIE-Image, FLUX.2 klein base, Qwen-Image, Stable Diffusion 3 and Z-Image",
     )
     true_cfg: Scale = setting(1.0, "classifier-free guidance, used with a negative prompt")
     negative_prompt: str = setting("", '"" for none')

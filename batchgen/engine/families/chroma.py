@@ -125,11 +125,6 @@ class Chroma(Family):
             text.lengths,
         )
 
-    def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - see SD3's
-        """A linear. A token is embedded alike wherever it stands."""
-        tokens: Tensor = self.transformer.x_embedder(latents)
-        return tokens
-
     def block(
         self,
         index: int,
@@ -138,14 +133,9 @@ class Chroma(Family):
         modulation: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
-        """A double or a single block. Once fused, they have one signature."""
-        text, image = self.blocks[index](
-            hidden_states=image,
-            encoder_hidden_states=text,
-            temb=torch.unflatten(modulation, 1, (-1, image.shape[-1])),
-            image_rotary_emb=rotary,
-        )
-        return image, text
+        """Modulations of a block stand in rows of their own: [R, M / D, D]."""
+        modulation = torch.unflatten(modulation, 1, (-1, image.shape[-1]))
+        return super().block(index, image, text, modulation, rotary)
 
     def head(self, image: Tensor, temb: Tensor) -> Tensor:
         """The velocity [R, T, C]: a modulated norm and a linear.

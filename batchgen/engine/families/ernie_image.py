@@ -168,23 +168,6 @@ class ErnieImage(Flux2VaeFamily):
         convolution = self.transformer.x_embedder.proj
         return nn.functional.linear(latents, convolution.weight.flatten(1), convolution.bias)
 
-    def block(
-        self,
-        index: int,
-        image: Tensor,
-        text: Tensor,
-        modulation: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """See `ErnieImageBlock`."""
-        text, image = self.blocks[index](
-            hidden_states=image,
-            encoder_hidden_states=text,
-            temb=modulation,
-            image_rotary_emb=rotary,
-        )
-        return image, text
-
     def head(self, image: Tensor, temb: Tensor) -> Tensor:
         """A modulated norm and a linear."""
         model = self.transformer

@@ -144,11 +144,14 @@ class Family(ABC):
         :param size: (width, height) in pixels.
         """
 
-    @abstractmethod
-    def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
-        """Latents [R, T, C] → image tokens [R, T, D]."""
+    def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - SD3 asks
+        """Latents [R, T, C] → image tokens [R, T, D], each embedded alike wherever it stands.
 
-    @abstractmethod
+        :param size: (width, height) in pixels.
+        """
+        tokens: Tensor = self.transformer.x_embedder(latents)
+        return tokens
+
     def block(
         self,
         index: int,
@@ -161,6 +164,13 @@ class Family(ABC):
 
         :param modulation: [R, M]; see `modulation.py`.
         """
+        text, image = self.blocks[index](
+            hidden_states=image,
+            encoder_hidden_states=text,
+            temb=modulation,
+            image_rotary_emb=rotary,
+        )
+        return image, text
 
     @abstractmethod
     def lora_targets(self) -> Mapping[str, nn.Module]:

@@ -89,28 +89,6 @@ class Flux(Family):
             rotary_positions(model, text.tokens.shape[1], self.grid(*size), self._device),
         )
 
-    def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - see SD3's
-        """A linear. A token is embedded alike wherever it stands."""
-        tokens: Tensor = self.transformer.x_embedder(latents)
-        return tokens
-
-    def block(
-        self,
-        index: int,
-        image: Tensor,
-        text: Tensor,
-        modulation: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """A double or a single block. They have one signature."""
-        text, image = self.blocks[index](
-            hidden_states=image,
-            encoder_hidden_states=text,
-            temb=modulation,
-            image_rotary_emb=rotary,
-        )
-        return image, text
-
     def lora_targets(self) -> dict[str, nn.Module]:
         """The transformer, CLIP and T5."""
         encoders = {"text_encoder": self.clip, "text_encoder_2": self.text}

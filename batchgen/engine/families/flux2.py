@@ -164,11 +164,6 @@ class Flux2(Flux2VaeFamily):
         cosines, sines = self.transformer.pos_embed(upload(ids, self._device.kind))
         return cosines, sines
 
-    def embed(self, latents: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - see SD3's
-        """A linear. A token is embedded alike wherever it stands."""
-        tokens: Tensor = self.transformer.x_embedder(latents)
-        return tokens
-
     def block(
         self,
         index: int,
