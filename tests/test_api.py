@@ -1,5 +1,6 @@
 """Python does what the command line does, and is refused what it refuses."""
 
+import importlib
 import subprocess
 import sys
 from functools import partial
@@ -86,3 +87,9 @@ def test_importing_batchgen_imports_nothing_else() -> None:
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'sumbit'"):
         batchgen.sumbit  # noqa: B018
+
+
+def test_a_pickle_of_an_older_version_does_not_hide_the_function(tmp_path: Path) -> None:
+    importlib.import_module("batchgen.submit")
+    with pytest.raises(InputError, match="no such file"):
+        batchgen.submit(tmp_path / "gone.parquet")
