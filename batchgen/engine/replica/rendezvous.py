@@ -96,6 +96,19 @@ def wait_for_all(store: Store, rendezvous: Rendezvous) -> None:
         raise DeviceFault(told)
 
 
+def leave_together(store: Store, rendezvous: Rendezvous, within_s: float) -> None:
+    """Say that this rank needs the store no more; as rank 0, serve it until all others said so.
+
+    :param within_s: seconds that rank 0 waits for the others. One that crashed says nothing.
+    """
+    others = [f"left/{rank}" for rank in range(1, rendezvous.degree)]
+    if rendezvous.rank == 0:
+        store.missing(others, within_s)
+        return
+    with contextlib.suppress(DeviceFault):  # heard, and rank 0 left before its answer came
+        store.set(others[rendezvous.rank - 1], "")
+
+
 def name_rank(rendezvous: Rendezvous) -> str:
     """For example `rank 1 of 2`, for messages."""
     return f"rank {rendezvous.rank} of {rendezvous.degree}"

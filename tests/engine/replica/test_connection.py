@@ -12,7 +12,7 @@ import pytest
 from batchgen.engine.interface import Rendezvous
 from batchgen.engine.replica import store as module
 from batchgen.engine.replica.connection import Connection
-from batchgen.engine.replica.rendezvous import JOIN_S, open_store
+from batchgen.engine.replica.rendezvous import JOIN_S, leave_together, open_store, wait_for_all
 from batchgen.engine.replica.store import Store, StoreServer
 from batchgen.errors import DeviceFault
 
@@ -205,8 +205,10 @@ def test_an_interrupted_request_leaves_no_answer_for_the_next(
     _, store = served
     receive = Connection.receive
 
-    def interrupted(*_: Any, **__: Any) -> bytes:
-        raise SystemExit
+    def interrupted(connection: Connection, *words: Any, **more: Any) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            raise SystemExit
+        return receive(connection, *words, **more)  # the server is not what a signal comes to
 
     monkeypatch.setattr(Connection, "receive", interrupted)
     with pytest.raises(SystemExit):
@@ -227,6 +229,27 @@ def test_ranks_on_one_machine_meet_where_no_other_machine_can_reach() -> None:
     assert store.missing(["here"], JOIN_S) == []
     with pytest.raises(OSError, match=r"refused|unreachable"):
         socket.create_connection(("127.0.0.2", int(port)), timeout=5).close()
+
+
+def test_rank_0_serves_until_the_others_have_left_and_they_leave_without_its_answer() -> None:
+    """It went at once, so that a slower rank's last question had no answer."""
+    published: list[str] = []
+    first = Rendezvous(0, 2, publish=published.append, one_machine=True)
+    second = Rendezvous(1, 2, find=lambda: published[0], one_machine=True)
+    store = open_store(first)
+    other = open_store(second)
+    with ThreadPoolExecutor(1) as threads:
+        met = threads.submit(wait_for_all, store, first)
+        wait_for_all(other, second)
+        met.result(5)
+        gone = threads.submit(leave_together, store, first, 30)
+        time.sleep(0.2)
+        assert not gone.done()
+        other._connection.close()  # type: ignore[union-attr]
+        leave_together(other, second, 30)
+        store.another().set("left/1", "")  # it was heard, and the answer got lost
+        gone.result(5)
+    assert store.missing(["left/1"], 0) == []
 
 
 def addresses(*found: str) -> Callable[..., Any]:
