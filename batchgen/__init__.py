@@ -46,12 +46,14 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from batchgen.api import RunHandle, attach, resume, submit
+    from batchgen.dataset.loader import dataset
 
-__all__ = ["RunHandle", "__version__", "attach", "resume", "submit"]
+__all__ = ["RunHandle", "__version__", "attach", "dataset", "resume", "submit"]
 
 
 def __getattr__(name: str) -> Any:
     """Public functions are imported when they are used: `import batchgen` takes no time."""
     if name in __all__:
-        return getattr(import_module("batchgen.api"), name)
+        module = import_module("batchgen.dataset" if name == "dataset" else "batchgen.api")
+        return getattr(module, name, module)  # the module `dataset` is a function, too
     raise AttributeError(f"module 'batchgen' has no attribute {name!r}")

@@ -6,6 +6,7 @@
     run.wait()
     run.status().ok
     run.records(["key", "tar", "prompt", "device_s"]).to_pandas()
+    run.dataset(decode="torchrgb").to_tuple("jpg", "txt").batched(16)
 
 `submit` and `resume` return when workers are started. These go on when Python ends. What the
 command line refuses raises a `BatchgenError` with the same message.
@@ -33,6 +34,8 @@ from batchgen.shard import SCHEMA, published_shards, stream_metadata
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from batchgen.dataset.chosen import Where
+    from batchgen.dataset.loader import Pictures
     from batchgen.view.status import Status
 
 # Seconds between two looks while `wait` waits.
@@ -67,6 +70,10 @@ class RunHandle:
             time.sleep(min(POLL_S, left_s))
         return status
 
+    def __fspath__(self) -> str:
+        """The run's folder: a handle is taken wherever a path is."""
+        return str(self.root)
+
     def tars(self) -> list[Path]:
         """The published tars, in order. While the run goes on, more appear."""
         return sorted(RunDirectory.open(self.root).data(0).parent.glob("*.tar"))
@@ -92,6 +99,23 @@ class RunHandle:
             tables += stream_metadata(directory.metadata(shard), columns)
         table = pa.concat_tables(tables, promote_options="default")
         return table.select([name for name in columns or known if name in table.column_names])
+
+    def dataset(
+        self,
+        *,
+        split: str | None = None,
+        where: Where | None = None,
+        decode: str | None = "pil",
+        shuffle: int = 1000,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> Pictures:
+        """The pictures as a webdataset pipeline for PyTorch; see `batchgen.dataset`."""
+        from batchgen.dataset.loader import dataset
+
+        return dataset(
+            self, split=split, where=where, decode=decode, shuffle=shuffle, seed=seed, epoch=epoch
+        )
 
     def cancel(self, *, now: bool = False) -> None:
         """Ask the run to stop after the groups in flight, or at once. `resume` continues it."""
@@ -145,7 +169,7 @@ def resume(
 ) -> RunHandle:
     """Start workers for what is missing of a run that was stopped, killed or ran out of space.
 
-    :param settings: keys of `[run]`, `[audit]` and `[pattern]` to change.
+    :param settings: keys of `[run]`, `[audit]`, `[splits]` and `[pattern]` to change.
     :param site: a SLURM site profile; None for where the run was last.
     :param local: go on here, although the run was on a cluster.
     :param manifest: where the manifest is now, if it was moved.

@@ -195,7 +195,9 @@ def resume(
     run: RunFolder,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar=SET, help="Change a key of [run], [audit] or [pattern]."),
+        typer.Option(
+            "--set", metavar=SET, help="Change a key of [run], [audit], [splits] or [pattern]."
+        ),
     ] = None,
     site: SiteFile = None,
     local: Annotated[

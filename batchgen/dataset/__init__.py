@@ -1,17 +1,25 @@
 """What readers get beside the tars, and the check that it is what was made.
 
+    loader.py          a run as a webdataset pipeline; `batchgen.dataset(run)` calls it
+    passes.py          which epoch a pass is, the same in all workers
+    chosen.py          which pictures are read, by their records
     repair.py          opens damaged shards again; what it replaces is put aside
     verify.py          the run recounted from its files: hashes, counts, keys, rows
     finalize.py        completes a run: statistics, contact sheet, report, card, index
     report/            report.html: the run on one page
     card.py            the dataset card (README.md)
     contact_sheet.py   a sheet of thumbnails
+    splits.py          the splits of a dataset
     statistics.py      counts and times of a finished run, from its records
     open_picture.py    pictures of a run are opened however large they are
     spread.py          a sample that is spread evenly over a run
 
-A room imports only rooms below it.
+A room imports only rooms below it. This module is also a function: `batchgen.dataset(run)`.
 """
+
+import sys
+from types import ModuleType
+from typing import Any
 
 from batchgen.dataset.finalize import finalize_run
 from batchgen.dataset.repair import repair_run
@@ -26,3 +34,13 @@ __all__ = [
     "verify_run",
     "write_report",
 ]
+
+
+class _Callable(ModuleType):
+    def __call__(self, *run: Any, **options: Any) -> Any:
+        from batchgen.dataset.loader import dataset  # takes the seconds that torch takes
+
+        return dataset(*run, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -49,7 +49,7 @@ _REHEARSALS = {
 def identify_run(job: Job, manifest: Sequence[str], model: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides pictures, tar files and their names; content counts, not places.
 
-    :param job: settings; `[run]`, `[audit]` and `[pattern]` do not count.
+    :param job: settings; `[run]`, `[audit]`, `[splits]` and `[pattern]` do not count.
     :param manifest: SHA-256 of each manifest file.
     :param model: file → digest, of weights, LoRAs and traces.
     """

@@ -98,8 +98,8 @@ def create(
 def open_run(root: Path, overrides: Sequence[str] = (), manifest: Sequence[str | Path] = ()) -> Run:
     """Open an existing run, checked against its plan.
 
-    :param overrides: `section.key=value` for `[run]`, `[audit]` and `[pattern]`; kept for later
-        resumes.
+    :param overrides: `section.key=value` for `[run]`, `[audit]`, `[splits]` and `[pattern]`; kept
+        for later resumes.
     :param manifest: where the manifest is now, if it was moved; kept too.
     :raises OutputError: no run there, or others may change it.
     :raises PlanChanged: manifest, weights or settings are not what was planned.

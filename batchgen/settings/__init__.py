@@ -4,6 +4,7 @@
     job.py          job file → Job: how pictures are made
     ready_jobs.py   job files that come with batchgen, by name
     audit.py        [audit]: pictures that are also made without the cache
+    splits.py       [splits]: prompts that are kept from training
     engine.py       the sections about how pictures are computed
     noise_levels.py   noise levels that a job states itself
     schedule.py     which steps the pictures of a class compute
@@ -31,6 +32,7 @@ from batchgen.settings.job import (
 from batchgen.settings.schedule import ClassSchedule, PictureClass, repeated
 from batchgen.settings.section import Section
 from batchgen.settings.site import Site, load_site, seconds
+from batchgen.settings.splits import Splits, prompt_place
 from batchgen.settings.written import unread
 
 __all__ = [
@@ -50,9 +52,11 @@ __all__ = [
     "Section",
     "Shards",
     "Site",
+    "Splits",
     "load_job",
     "load_site",
     "place",
+    "prompt_place",
     "repeated",
     "seconds",
     "to_toml",

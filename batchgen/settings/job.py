@@ -2,8 +2,8 @@
 
 A job says how pictures are made, the manifest says which pictures. `jobs/*.toml` are examples to
 copy. Keys that decide what a picture looks like belong to the run's fingerprint and are frozen with
-the plan. `[run]`, `[audit]` and `[pattern]` are operations, on which no picture depends: they may
-change from one `resume` to the next.
+the plan. No picture depends on `[run]`, `[audit]`, `[splits]` and `[pattern]`: they may change from
+one `resume` to the next.
 
 A key that was written and that nothing reads is refused (`written.py`). A rehearsal
 (`engine.kind = "pattern"`) stands in for the real run: what only a model reads may be written.
@@ -25,6 +25,7 @@ from batchgen.settings.engine import QUANTIZED, Cache, Compile, EngineSettings, 
 from batchgen.settings.noise_levels import Sigmas
 from batchgen.settings.ready_jobs import find_job, ready_jobs
 from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
+from batchgen.settings.splits import Splits
 from batchgen.settings.written import mark_written, refuse_unread
 
 MAX_SEED = 2**63 - 1
@@ -177,6 +178,7 @@ class Job(Section):
     shards: Shards = Shards()
     run: RunSettings = RunSettings()
     audit: Audit = Audit()
+    splits: Splits = Splits()
     pattern: PatternSettings = PatternSettings()
 
     @property
@@ -193,7 +195,9 @@ class Job(Section):
 
         Of `[manifest]` only a part decides them (`planning.identify_run`).
         """
-        return self.model_dump(mode="json", exclude={"run", "audit", "pattern", "manifest"})
+        return self.model_dump(
+            mode="json", exclude={"run", "audit", "splits", "pattern", "manifest"}
+        )
 
 
 def load_job(
@@ -237,8 +241,8 @@ def parse_job(content: dict[str, Any], where: str) -> Job:
 def to_toml(job: Job) -> str:
     """The whole job with every default, as TOML that `load_job` reads back to an equal Job."""
     heading = (
-        f"{_RECORDED}with every default. [run], [audit] and [pattern] may change at a resume;\n"
-        "# the rest is frozen with the plan.\n\n"
+        f"{_RECORDED}with every default. [run], [audit], [splits] and [pattern] may change at a\n"
+        "# resume; the rest is frozen with the plan.\n\n"
     )
     return heading + tomli_w.dumps(job.model_dump(exclude_none=True))
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import DamagedRun, shell_command
+from batchgen.settings import prompt_place
 from batchgen.shard.older_metadata import is_older, needed, older_table, renewed
 from batchgen.shard.records import Record
 
@@ -88,6 +89,13 @@ COLUMNS = (
     Column("generation", _WHOLE, "Which plan of the run made it; 0 is the first."),
     Column("shard", _WHOLE, "The shard, whose number is in the names of its tar and metadata."),
     Column("prompt", _TEXT, "The prompt."),
+    Column(
+        "prompt_place",
+        _NUMBER,
+        "Where the prompt stands among all, from 0 to 1: a hash of its text. `[splits]` divides by "
+        "it: pictures below `validation` are for validation, those from 1 - `test` on for tests.",
+        lambda one: prompt_place(one.prompt),
+    ),
     Column("negative_prompt", _TEXT, "The negative prompt; empty without one."),
     Column("seed", _WHOLE, "Seed of the noise that the picture begins with."),
     Column("width", _WHOLE, "Pixels."),

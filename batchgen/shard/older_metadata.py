@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchgen.settings import prompt_place
 from batchgen.shard.records import Record
 
 _WHOLE, _NUMBER, _TEXT = pa.int64(), pa.float64(), pa.string()
@@ -64,6 +65,10 @@ def _finished_at(table: pa.Table) -> pa.ChunkedArray:
     return microseconds.cast(pa.timestamp("us", "UTC"))
 
 
+def _prompt_place(table: pa.Table) -> pa.ChunkedArray:
+    return pa.chunked_array([map(prompt_place, table["prompt"].to_pylist())], _NUMBER)
+
+
 def _of(name: str) -> Make:
     return lambda table: table[name]
 
@@ -73,6 +78,7 @@ _NEWER: Mapping[str, tuple[tuple[str, ...], Make]] = {
     "key": (("key",), _key),
     "index": (("key",), _of("key")),
     "tar": (("shard", "outcome"), _tar),
+    "prompt_place": (("prompt",), _prompt_place),
     "device_s": (("text_s", "denoise_s", "decode_s", "group_size"), _device_s),
     **{f"group_{name}": ((name,), _of(name)) for name in ("text_s", "denoise_s", "decode_s")},
     "finished_at": (("finished_at",), _finished_at),

@@ -63,7 +63,7 @@ def test_a_time_that_is_no_number_is_never_written() -> None:
 def test_every_field_of_a_record_is_published_and_every_column_explained() -> None:
     fields = {field.name for field in dataclasses.fields(Record)}
     stages = {"text_s", "denoise_s", "decode_s"}
-    new = {"index", "tar", "device_s", *(f"group_{name}" for name in stages)}
+    new = {"index", "tar", "prompt_place", "device_s", *(f"group_{name}" for name in stages)}
     assert set(SCHEMA.names) == fields - stages | new
     assert len(set(SCHEMA.names)) == len(SCHEMA.names)
     types = {name: str(SCHEMA.field(name).type) for name in ("key", "index", "finished_at")}
