@@ -45,8 +45,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from batchgen.api import RunHandle, attach, resume, submit
-    from batchgen.dataset.loader import dataset
+    from batchgen.api import RunHandle, attach, dataset, resume, submit
 
 __all__ = ["RunHandle", "__version__", "attach", "dataset", "resume", "submit"]
 

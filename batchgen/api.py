@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from batchgen.dataset.chosen import Where
     from batchgen.dataset.loader import Pictures
+    from batchgen.dataset.loader import dataset as dataset
     from batchgen.view.status import Status
 
 # Seconds between two looks while `wait` waits.

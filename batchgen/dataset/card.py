@@ -6,6 +6,7 @@ import json
 
 from huggingface_hub import DatasetCardData
 
+from batchgen.dataset.card_splits import WHOLE, Files, splits_section
 from batchgen.dataset.statistics import Statistics
 from batchgen.errors import counted, one_line
 from batchgen.planning import Plan
@@ -29,14 +30,20 @@ _CATEGORIES = [
 ]
 
 
-def dataset_card(run: Run, statistics: Statistics) -> str:
-    """Markdown with YAML front matter."""
+def dataset_card(run: Run, statistics: Statistics, files: Files | None = None) -> str:
+    """Markdown with YAML front matter.
+
+    :param files: of each split, where each has files of its own.
+    """
+    shown = files or {WHOLE if statistics.splits else "train": "data/*.tar"}
+    first, tars = next(iter(shown.items()))
     plan, kind, name = run.plan, run.job.output.format, run.directory.root.name
+    splits = splits_section(_quoted(name), kind, statistics, shown)
     pattern = run.job.engine.kind == "pattern"
     model = "the pattern engine (test cards, not a model)" if pattern else f"`{run.job.model.path}`"
     pictures = counted(statistics.ok, "picture")
     return f"""---
-{_front_matter(run, statistics)}
+{_front_matter(run, statistics, shown)}
 ---
 
 # {name}
@@ -57,24 +64,18 @@ more.
 from datasets import load_dataset
 
 # The folder's path. streaming=True works too.
-dataset = load_dataset({_quoted(name)}, split="train")
+dataset = load_dataset({_quoted(name)}, split="{first}")
 ```
 
 ```python
 import webdataset as wds
 from pathlib import Path
 
-tars = [str(tar) for tar in sorted(Path({_quoted(name, "data")}).glob("*.tar"))]
+tars = [str(tar) for tar in sorted(Path({_quoted(name)}).glob("{tars}"))]
 pictures = wds.WebDataset(tars, shardshuffle=100).decode("pil").to_tuple("{kind}", "txt")
 ```
 
-```python
-import wids  # pip install wids
-
-pictures = wids.ShardListDataset({_quoted(name, "index.json")})  # random access
-```
-
-{_QUERY}
+{_random_access(name) if files is None else ""}{_QUERY}{splits}
 ## What is in it
 
 | size | pictures |
@@ -93,6 +94,17 @@ Seconds of the group a picture was in:
 | planned | {plan.created} |
 | software | {", ".join(f"{package} {version}" for package, version in plan.software.items())} |
 {_columns(plan)}"""
+
+
+def _random_access(name: str) -> str:
+    return f"""\
+```python
+import wids  # pip install wids
+
+pictures = wids.ShardListDataset({_quoted(name, "index.json")})  # random access
+```
+
+"""
 
 
 def _extra(plan: Plan) -> str:
@@ -116,10 +128,10 @@ def _columns(plan: Plan) -> str:
     return f"\n## Columns of the records\n\n| column | type | |\n|---|---|---|\n{rows}\n"
 
 
-def _front_matter(run: Run, statistics: Statistics) -> str:
+def _front_matter(run: Run, statistics: Statistics, files: Files) -> str:
     category = next((label for limit, label in _CATEGORIES if statistics.ok < limit), "n>100M")
     # The tars are named, so that the loader takes no folder's name for a split.
-    data_files = [{"split": "train", "path": "data/*.tar"}]
+    data_files = [{"split": split, "path": path} for split, path in files.items()]
     data = DatasetCardData(
         pretty_name=run.directory.root.name,
         license=run.job.output.license,

@@ -6,7 +6,7 @@ the latest generation counts, and the tar that it names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from batchgen.dataset.splits import inside
 from batchgen.errors import InputError
+from batchgen.settings import Splits
 from batchgen.shard import SCHEMA, read_metadata, stream_metadata
 
 # A condition over columns, or a function of a record.
@@ -36,15 +37,15 @@ def choose(root: Path, bounds: tuple[float, float], where: Where | None) -> list
 
     Of a run that goes on, those that are published now.
 
-    :raises InputError: there are none, or `where` is no condition over records.
+    :raises InputError: nothing is published, or `where` is no condition over records.
     :raises DamagedRun: records are damaged.
     """
-    files = sorted((root / "metadata").glob("[!.]*.parquet"))
+    files = metadata_files(root)
     if not files:
         raise InputError(f"{root}: no records in its folder metadata: nothing is published there")
     columns = ["index", "tar", "prompt_place"] if where is None else None
     chosen: list[Chosen] = []
-    for path, counting in zip(files, _counting(files), strict=True):
+    for path, counting in zip(files, latest_records(files), strict=True):
         at = 0
         for table in stream_metadata(path, columns):
             counts = pa.array(counting[at : at + len(table)])
@@ -52,12 +53,21 @@ def choose(root: Path, bounds: tuple[float, float], where: Where | None) -> list
             table = table.filter(counts).filter(pc.field("tar").is_valid())
             table = table.filter(pa.array(inside(table["prompt_place"].to_numpy(), bounds)))
             chosen += _by_tar(root, _matching(table, where))
-    if not chosen:
-        raise InputError(f"{root}: no published picture is in this split and fulfils `where`")
     return _joined(chosen)
 
 
-def _counting(files: list[Path]) -> list[npt.NDArray[np.bool_]]:
+def count_splits(root: Path, splits: Splits) -> dict[str, int]:
+    """How many good pictures each split has; raises as `choose`."""
+    chosen = {name: choose(root, bounds, None) for name, bounds in splits.bounds().items()}
+    return {name: sum(len(one.keys) for one in some) for name, some in chosen.items()}
+
+
+def metadata_files(root: Path) -> list[Path]:
+    """The published records of a dataset."""
+    return sorted((root / "metadata").glob("[!.]*.parquet"))
+
+
+def latest_records(files: Sequence[Path]) -> list[npt.NDArray[np.bool_]]:
     """Of each file, which of its records are the latest of their keys."""
     tables = [read_metadata(path, ["index", "generation"]) for path in files]
     whole = pa.concat_tables(tables)

@@ -14,17 +14,20 @@ import json
 import logging
 import tarfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from batchgen.dataset.card import dataset_card
+from batchgen.dataset.chosen import count_splits
 from batchgen.dataset.contact_sheet import contact_sheet
 from batchgen.dataset.report import report_page
+from batchgen.dataset.splits import published_splits, splits_of
 from batchgen.dataset.statistics import Statistics, gather
 from batchgen.errors import DamagedRun, shell_command
 from batchgen.planning import Pace, remember
 from batchgen.regular_file import read_regular
 from batchgen.run import Run, RunDirectory, new_aside, put_aside, replace_keeping
+from batchgen.settings import Splits
 from batchgen.shard import (
     Done,
     committed_shards,
@@ -65,7 +68,7 @@ def finalize_run(run: Run) -> bool:
         if was_complete:  # a person took a damaged shard away
             put_aside(directory, directory.index, new_aside(directory))
         return False
-    if not was_complete:
+    if not was_complete or published_splits(directory.root) != splits_of(directory.root):
         _write_summaries(run, committed)
     return True
 
@@ -116,7 +119,7 @@ def _listed(paths: Sequence[Path]) -> str:
 def _write_summaries(run: Run, committed: set[int]) -> None:
     directory, root = run.directory, run.directory.root
     done = [read_done(directory, shard) for shard in sorted(committed)]
-    statistics = gather(directory, done)
+    statistics = summarize(directory, done)
     text = json.dumps(asdict(statistics), indent=1) + "\n"
     replace_keeping(directory, root / "statistics.json", text.encode())
     tars = [(directory.data(one.shard), one.ok) for one in done if one.tar]
@@ -134,6 +137,16 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
     count_pictures(directory).save(directory)
     replace_keeping(directory, directory.index, wids_index(directory, done))
     _remember_pace(run, statistics)
+
+
+def summarize(directory: RunDirectory, done: Sequence[Done]) -> Statistics:
+    """The statistics of a run, with those of its splits."""
+    statistics, root = gather(directory, done), directory.root
+    splits = splits_of(root)  # as they are now: a worker may have begun with others
+    if splits == Splits():
+        return statistics
+    counts = count_splits(root, splits)
+    return replace(statistics, splits=splits.model_dump(), split_pictures=counts)
 
 
 def _write_report(run: Run, done: Sequence[Done], statistics: Statistics) -> None:

@@ -8,7 +8,6 @@ numbers of two processes differ by one picture at most.
 
 from __future__ import annotations
 
-import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
@@ -26,14 +25,14 @@ from webdataset.utils import pytorch_worker_info
 
 from batchgen.dataset.chosen import Chosen, Where, choose
 from batchgen.dataset.passes import Passes
+from batchgen.dataset.samples import Sample, read_samples
 from batchgen.dataset.splits import bounds_of
-from batchgen.errors import DamagedRun, InputError, counted, shell_command
+from batchgen.errors import InputError
 from batchgen.shard import key_text
 
 # What is decoded. webdataset would unpickle a stranger's `KEY.pyd`.
 _KINDS = ("jpg", "png", "webp", "txt", "json")
 
-Sample = dict[str, Any]
 Collate = Callable[[list[Any]], Any]
 
 
@@ -70,6 +69,8 @@ def dataset(
         raise InputError(f'decode="{decode}": expected None or one of {", ".join(imagespecs)}')
     root = Path(run)
     chosen = choose(root, bounds_of(root, split), where)
+    if not chosen:
+        raise InputError(f"{root}: no published picture is in this split and fulfils `where`")
     pictures = Pictures(_Epochs(chosen, shuffle, seed, epoch))
     return pictures if decode is None else pictures.decode(decode, only=_KINDS)
 
@@ -140,45 +141,8 @@ def _read(order: Sequence[Chosen], stretch: range) -> Iterator[Sample]:
         end = begin + len(keys)
         ours = keys[max(stretch.start - begin, 0) : max(stretch.stop - begin, 0)]
         if len(ours):
-            yield from _read_tar(tar, {key_text(key) for key in ours.tolist()})
+            yield from read_samples(tar, {key_text(key) for key in ours.tolist()})
         begin = end
-
-
-def _read_tar(path: Path, wanted: set[str]) -> Iterator[Sample]:
-    """The samples of these keys.
-
-    :raises DamagedRun: they are not all there.
-    """
-    left, sample = set(wanted), Sample()
-    for key, kind, data in _members(path, wanted):
-        if sample.get("__key__") != key:
-            if sample:
-                yield sample
-            sample = {"__key__": key, "__url__": str(path)}
-            left.discard(key)
-        sample[kind] = data
-    if sample:
-        yield sample
-    if left:
-        raise _damaged(path, f"lacks {counted(len(left), 'picture')} of its records: {min(left)} …")
-
-
-def _members(path: Path, wanted: set[str]) -> Iterator[tuple[str, str, bytes]]:
-    """Key, kind and content of a tar's files of these keys; others are passed over unread."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while member := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                key, _, kind = member.name.partition(".")
-                if key in wanted and (file := tar.extractfile(member)):
-                    yield key, kind, file.read()
-    except (tarfile.TarError, OSError) as error:
-        raise _damaged(path, f"cannot be read: {error}") from None
-
-
-def _damaged(path: Path, wrong: str) -> DamagedRun:
-    check = shell_command("batchgen", "verify", path.parent.parent, "--deep", "--repair")
-    return DamagedRun(f"{path}: {wrong}. If it was copied, copy it again; for a run: {check}")
 
 
 class _Batches:

@@ -25,13 +25,20 @@ def splits_of(root: Path) -> Splits:
     directory = RunDirectory(root)
     if directory.job.exists():
         return load_job(directory.job).splits
+    if (splits := published_splits(root)) is None:
+        raise DamagedRun(f"{root / 'statistics.json'}: cannot be read. Download it again")
+    return splits
+
+
+def published_splits(root: Path) -> Splits | None:
+    """The splits that statistics.json tells, as the card does; None if it is damaged."""
     path = root / "statistics.json"
     try:
         return Splits(**json.loads(read_regular(path)).get("splits", {}))
     except FileNotFoundError:
         return Splits()
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DamagedRun(f"{path}: cannot be read: {error}. Download it again") from None
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def bounds_of(root: Path, split: str | None) -> tuple[float, float]:

@@ -48,6 +48,9 @@ class Statistics:
     seconds: dict[str, dict[str, float]]
     # What audits measured.
     loss: Loss = field(default_factory=Loss)
+    # Shares of `[splits]`, and good pictures of each split; empty without splits.
+    splits: dict[str, float] = field(default_factory=dict)
+    split_pictures: dict[str, int] = field(default_factory=dict)
 
 
 def gather(directory: RunDirectory, done: Iterable[Done]) -> Statistics:

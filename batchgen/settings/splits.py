@@ -35,9 +35,10 @@ class Splits(Section):
 
     def bounds(self) -> dict[str, tuple[float, float]]:
         """The splits there are, and the places of their prompts: from, and below."""
-        train = {"train": (self.validation, 1 - self.test)}
+        end = round(1 - self.test, 12)  # 0.93, and not 0.9299999999999999
+        train = {"train": (self.validation, end)}
         validation = {"validation": (0.0, self.validation)} if self.validation else {}
-        test = {"test": (1 - self.test, 1.0)} if self.test else {}
+        test = {"test": (end, 1.0)} if self.test else {}
         return {**train, **validation, **test}
 
 

@@ -42,6 +42,7 @@ _JOB: dict[str, Any] = {
     "compile": {"mode": "none"},
     "output": {"format": "jpg", "quality": 90, "license": "cc0-1.0"},
     "shards": {"pictures": 4},
+    "splits": {"validation": 0.02, "test": 0.01},
     "run": {"workers": 1, "failure_budget": 0.1, "group_timeout_s": 600.0, "time_limit_s": 60.0},
 }
 _OTHERWISE: tuple[dict[str, Any], ...] = (

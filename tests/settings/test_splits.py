@@ -8,7 +8,7 @@ from batchgen.errors import JobError
 from batchgen.settings.job import Job, load_job, parse_job
 from batchgen.settings.splits import Splits, prompt_place
 
-PROMPTS = [f"a cat number {n}" for n in range(20_000)]
+PROMPTS = [f"a cat number {n}" for n in range(5_000)]
 
 
 def of(splits: Splits, name: str) -> set[str]:
