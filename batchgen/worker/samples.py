@@ -8,9 +8,12 @@ type in every sample, because loaders infer the type from the first few.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
+import time
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +21,29 @@ from PIL import Image
 
 from batchgen.manifest import NOTHING, Picture
 from batchgen.settings import Output
+from batchgen.worker.perceptual_hash import perceptual_hash
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An image file, and what its record says of it; without a picture there is none."""
+
+    image: bytes = b""
+    sha256: str | None = None
+    phash: str | None = None
+    # Of encoding alone.
+    seconds: float = 0.0
+
+
+def encode_picture(pixels: npt.NDArray[np.uint8], output: Output) -> Encoded:
+    """Encode RGB pixels [H, W, 3] in the job's format, and hash file and pixels."""
+    start = time.perf_counter()
+    image = encode_image(pixels, output)
+    seconds = time.perf_counter() - start
+    phash = perceptual_hash(Image.fromarray(pixels, "RGB"))
+    return Encoded(image, hashlib.sha256(image).hexdigest(), phash, seconds)
 
 
 def encode_image(pixels: npt.NDArray[np.uint8], output: Output) -> bytes:
