@@ -6,6 +6,7 @@
     memory.py       how much device memory a rank takes: an estimate
     planner.py      manifest + job → Plan
     effects.py      what was asked for and changes no picture
+    licence_check.py   an open licence for pictures of a non-commercial model
     schedule_file.py   which steps each class computes, as calibrate wrote it for a model
     noise_levels.py   what a job states of them, beside the model's scheduler
     cut.py          the stream of rows → shards

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from batchgen.errors import JobError, counted
 from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
-from batchgen.model import Checkpoint, digest, resolve
+from batchgen.model import Checkpoint, digest, list_ingredients, resolve
 from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.effects import (
     idle_columns,
@@ -26,6 +26,7 @@ from batchgen.planning.effects import (
 )
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
+from batchgen.planning.licence_check import note_on_licences, refuse_open_licence
 from batchgen.planning.noise_levels import notes_on_levels
 from batchgen.planning.plan import Plan, Shape, Shard
 from batchgen.planning.schedule_file import refuse_missing_classes, with_classes
@@ -89,9 +90,11 @@ def make_plan(
     :param parquet: where a manifest that is not Parquet is converted to; not touched for Parquet.
     :raises ManifestError: rows break the contract; with the first ten problems.
     :raises JobError: the model cannot paint what `[sampling]` asks for, a value of it changes
-        nothing, the schedule lacks a class of pictures, or `[manifest] columns` names columns that
-        are not there.
+        nothing, the schedule lacks a class of pictures, `[manifest] columns` names columns that
+        are not there, or the pictures are to have a licence that the model's does not bear.
     """
+    made_with = list_ingredients(job.model, checkpoint) if checkpoint else ()
+    refuse_open_licence(job.output, made_with)
     found = find_files(manifest)
     mapping = job.manifest.columns
     count_tokens, limits = _limits(checkpoint)
@@ -140,6 +143,7 @@ def make_plan(
             *(checkpoint.left_out() if checkpoint else ()),
             *notes_on_levels(job.sampling, checkpoint),
             *notes_on_cache(job, shapes),
+            *note_on_licences(job.output, made_with),
         ),
         groups=groups,
         shards=shards,
@@ -148,6 +152,7 @@ def make_plan(
         bytes=round(cost.bytes * valid.pictures),
         speed=cost.speed,
         software=software(),
+        made_with=made_with,
     )
 
 

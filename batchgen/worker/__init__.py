@@ -9,7 +9,7 @@
     renderer.py        a group through the engine: together, halved, or one by one
     audit.py           [audit]: chosen pictures once more without the cache, and compared
     samples.py         pixels → encoded image → tar members
-    perceptual_hash.py 64 bits in which near duplicates hardly differ
+    perceptual_hash.py   64 bits in which near duplicates hardly differ
     sick_devices.py    devices that spoil pictures
     lasting_errors.py  errors of the start that no restart mends
     placement.py       which worker, and which of its ranks, a process is
