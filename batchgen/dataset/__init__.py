@@ -5,6 +5,7 @@
     finalize.py        completes a run: statistics, contact sheet, report, card, index
     report/            report.html: the run on one page
     card.py            the dataset card (README.md)
+    provenance.py      model, LoRAs, licences and settings, as the card says them
     contact_sheet.py   a sheet of thumbnails
     statistics.py      counts and times of a finished run, from its records
     open_picture.py    pictures of a run are opened however large they are

@@ -6,6 +6,7 @@ import json
 
 from huggingface_hub import DatasetCardData
 
+from batchgen.dataset.provenance import forced_licence, how_made, model_name
 from batchgen.dataset.statistics import Statistics
 from batchgen.errors import counted, one_line
 from batchgen.planning import Plan
@@ -33,7 +34,11 @@ def dataset_card(run: Run, statistics: Statistics) -> str:
     """Markdown with YAML front matter."""
     plan, kind, name = run.plan, run.job.output.format, run.directory.root.name
     pattern = run.job.engine.kind == "pattern"
-    model = "the pattern engine (test cards, not a model)" if pattern else f"`{run.job.model.path}`"
+    model = (
+        "the pattern engine (test cards, not a model)"
+        if pattern
+        else f"`{one_line(model_name(run))}`"
+    )
     pictures = counted(statistics.ok, "picture")
     return f"""---
 {_front_matter(run, statistics)}
@@ -87,12 +92,15 @@ Seconds of the group a picture was in:
 |---|---|---|---|
 {_times(statistics)}
 {_audit(run, statistics.loss)}
+## How the pictures were made
+
 | | |
 |---|---|
+{how_made(run)}
 | plan fingerprint | `{plan.fingerprint}` |
 | planned | {plan.created} |
 | software | {", ".join(f"{package} {version}" for package, version in plan.software.items())} |
-{_columns(plan)}"""
+{forced_licence(run)}{_columns(plan)}"""
 
 
 def _extra(plan: Plan) -> str:

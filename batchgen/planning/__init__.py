@@ -32,6 +32,7 @@ from batchgen.planning.hardware import (
 )
 from batchgen.planning.identity import identify_run, refuse_change, software
 from batchgen.planning.layout import describe_layout
+from batchgen.planning.licence_check import limits
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.outlook import Outlook, look_ahead
 from batchgen.planning.pace import Pace, remember
@@ -59,6 +60,7 @@ __all__ = [
     "encode_schedule",
     "groups",
     "identify_run",
+    "limits",
     "locate_model",
     "locate_trace",
     "look_ahead",

@@ -31,7 +31,7 @@ from batchgen.settings.job import (
 from batchgen.settings.schedule import ClassSchedule, PictureClass, repeated
 from batchgen.settings.section import Section
 from batchgen.settings.site import Site, load_site, seconds
-from batchgen.settings.written import unread
+from batchgen.settings.written import keys_read, unread
 
 __all__ = [
     "MAX_SEED",
@@ -50,6 +50,7 @@ __all__ = [
     "Section",
     "Shards",
     "Site",
+    "keys_read",
     "load_job",
     "load_site",
     "place",
