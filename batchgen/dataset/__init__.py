@@ -15,6 +15,7 @@ A room imports only rooms below it.
 """
 
 from batchgen.dataset.finalize import finalize_run
+from batchgen.dataset.provenance import source_type
 from batchgen.dataset.repair import repair_run
 from batchgen.dataset.report import write_report
 from batchgen.dataset.verify import Finding, manifest_trouble, verify_run
@@ -24,6 +25,7 @@ __all__ = [
     "finalize_run",
     "manifest_trouble",
     "repair_run",
+    "source_type",
     "verify_run",
     "write_report",
 ]

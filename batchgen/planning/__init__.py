@@ -30,9 +30,9 @@ from batchgen.planning.hardware import (
     visible_devices,
     worker_count,
 )
-from batchgen.planning.identity import identify_run, refuse_change, software
+from batchgen.planning.identity import as_before, identify_run, refuse_change, software
 from batchgen.planning.layout import describe_layout
-from batchgen.planning.licence_check import limits
+from batchgen.planning.licence_check import limits, refuse_open_licence
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.outlook import Outlook, look_ahead
 from batchgen.planning.pace import Pace, remember
@@ -51,6 +51,7 @@ __all__ = [
     "Pace",
     "Plan",
     "Shard",
+    "as_before",
     "assumed",
     "decode_plan",
     "describe_layout",
@@ -69,6 +70,7 @@ __all__ = [
     "recount",
     "refuse_change",
     "refuse_impossible",
+    "refuse_open_licence",
     "refuse_unfit",
     "remember",
     "software",

@@ -26,7 +26,7 @@ from batchgen.planning.effects import (
 )
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
-from batchgen.planning.licence_check import note_on_licences, refuse_open_licence
+from batchgen.planning.licence_check import note_on_licences
 from batchgen.planning.noise_levels import notes_on_levels
 from batchgen.planning.plan import Plan, Shape, Shard
 from batchgen.planning.schedule_file import refuse_missing_classes, with_classes
@@ -90,11 +90,10 @@ def make_plan(
     :param parquet: where a manifest that is not Parquet is converted to; not touched for Parquet.
     :raises ManifestError: rows break the contract; with the first ten problems.
     :raises JobError: the model cannot paint what `[sampling]` asks for, a value of it changes
-        nothing, the schedule lacks a class of pictures, `[manifest] columns` names columns that
-        are not there, or the pictures are to have a licence that the model's does not bear.
+        nothing, the schedule lacks a class of pictures, or `[manifest] columns` names columns that
+        are not there.
     """
     made_with = list_ingredients(job.model, checkpoint) if checkpoint else ()
-    refuse_open_licence(job.output, made_with)
     found = find_files(manifest)
     mapping = job.manifest.columns
     count_tokens, limits = _limits(checkpoint)

@@ -100,6 +100,9 @@ class Output(Section):
     lossless: bool = setting(
         False, "whether webp keeps every pixel", read_with={"output.format": ("webp",)}
     )
+    xmp: bool = setting(
+        True, "whether every picture says in XMP that a model made it, and which, by its digest"
+    )
     license: str = setting("unknown", "licence of the pictures, named on the dataset card")
     force_license: bool = setting(
         False,

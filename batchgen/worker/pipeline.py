@@ -47,6 +47,8 @@ class Pipeline:
     # How the model is guided: what it does not read is not recorded. None: every value acts.
     guidance: Guidance | None = None
     auditor: Auditor = field(default_factory=Auditor)
+    # Put into every picture; b"" for nothing.
+    xmp: bytes = b""
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "write"))
     _encoders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(ENCODERS, "encode")
@@ -171,7 +173,9 @@ class Pipeline:
         return replace(one, audited=self.auditor.judge(one.pixels, reference))
 
     def _encode(self, made: Made) -> Encoded:
-        return Encoded() if made.pixels is None else encode_picture(made.pixels, self.output)
+        if made.pixels is None:
+            return Encoded()
+        return encode_picture(made.pixels, self.output, self.xmp)
 
     def _record(
         self, made: Made, partial: PartialShard, file: Encoded, times: dict[str, float]

@@ -72,6 +72,9 @@ def test_plan_reads_the_models_licence_and_says_both(tmp_path: Path) -> None:
     refused = ask(*words, "--set", "output.license=cc-by-4.0")
     assert refused.code == 2
     assert f"model {model_folder.name} (cc-by-nc-4.0)" in refused.err
+    run = ["--out", tmp_path / "run", "--set", "output.license=cc-by-4.0"]
+    assert ask("submit", *words[1:], *run).err == refused.err
+    assert not (tmp_path / "run").exists()
     forced = ["--set", "output.license=cc-by-4.0", "--set", "output.force_license=true"]
     assert "licence    cc-by-4.0 of the pictures; model cc-by-nc-4.0" in ask(*words, *forced).out
     told = json.loads(ask(*words, "--set", "output.license=other", "--json").out)

@@ -218,9 +218,9 @@ def test_the_seconds_of_an_audit_are_no_part_of_a_pictures_times(
             ended[0] = time.perf_counter()
         return denoise(group, cached=cached)
 
-    def encode(made: Any, output: Any) -> Encoded:
+    def encode(*given: Any) -> Encoded:
         encoded.set()
-        return encode_picture(made, output)
+        return encode_picture(*given)
 
     monkeypatch.setattr(engine, "denoise", slow)
     monkeypatch.setattr("batchgen.worker.pipeline.encode_picture", encode)
