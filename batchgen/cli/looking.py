@@ -11,7 +11,7 @@ import typer
 from batchgen import operations
 from batchgen.cli.options import JobFile, Json, RunFolder, Settings, SiteFile
 from batchgen.cli.telling import errors, say, terminal
-from batchgen.errors import InputError
+from batchgen.errors import InputError, counted
 
 
 def list_runs(
@@ -155,6 +155,29 @@ def verify(
         elif damaged:
             say(remake(asked.directory, deep=deep))
     raise typer.Exit(0 if sound else 1)
+
+
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(help="A new folder for the signed copy.")],
+    sign: Annotated[
+        tuple[Path, Path],
+        typer.Option(
+            metavar="CERT KEY", help="PEM files: your certificate with those above it; its key."
+        ),
+    ],
+) -> None:
+    """Copy a complete run's dataset, with a signed C2PA manifest in every picture.
+
+    The same command again continues an export that was killed.
+    """
+    with errors():
+        from batchgen.dataset import export_run, open_signer
+        from batchgen.run import inspect_run
+
+        asked = inspect_run(run)
+        count = export_run(asked, out, open_signer(asked, *sign))
+        say(f"{counted(count, 'signed picture')} → {out}")
 
 
 def doctor(

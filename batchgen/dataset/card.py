@@ -30,9 +30,12 @@ _CATEGORIES = [
 ]
 
 
-def dataset_card(run: Run, statistics: Statistics) -> str:
-    """Markdown with YAML front matter."""
-    plan, kind, name = run.plan, run.job.output.format, run.directory.root.name
+def dataset_card(run: Run, statistics: Statistics, name: str = "") -> str:
+    """Markdown with YAML front matter.
+
+    :param name: of the dataset's folder; "" for the run's own.
+    """
+    plan, kind, name = run.plan, run.job.output.format, name or run.directory.root.name
     pattern = run.job.engine.kind == "pattern"
     model = (
         "the pattern engine (test cards, not a model)"
@@ -41,7 +44,7 @@ def dataset_card(run: Run, statistics: Statistics) -> str:
     )
     pictures = counted(statistics.ok, "picture")
     return f"""---
-{_front_matter(run, statistics)}
+{_front_matter(run, statistics, name)}
 ---
 
 # {name}
@@ -124,12 +127,12 @@ def _columns(plan: Plan) -> str:
     return f"\n## Columns of the records\n\n| column | type | |\n|---|---|---|\n{rows}\n"
 
 
-def _front_matter(run: Run, statistics: Statistics) -> str:
+def _front_matter(run: Run, statistics: Statistics, name: str) -> str:
     category = next((label for limit, label in _CATEGORIES if statistics.ok < limit), "n>100M")
     # The tars are named, so that the loader takes no folder's name for a split.
     data_files = [{"split": "train", "path": "data/*.tar"}]
     data = DatasetCardData(
-        pretty_name=run.directory.root.name,
+        pretty_name=name,
         license=run.job.output.license,
         task_categories=["text-to-image"],
         size_categories=[category],

@@ -48,10 +48,8 @@ def model_name(run: Run) -> str:
 
 
 def _rows(run: Run) -> Iterator[tuple[str, str]]:
-    job, scales = run.job, iter(run.job.model.lora)
-    for one in run.plan.made_with:
-        strength = f", strength {next(scales).scale:g}" if one.kind == "LoRA" else ""
-        yield one.kind, _ingredient(one, strength)
+    job = run.job
+    yield from ((one.kind, _ingredient(one)) for one in run.plan.made_with)
     yield "licence of the pictures", _cell(job.output.license)
     yield "steps", _steps(run.plan)
     if job.engine.kind == "pattern":
@@ -63,10 +61,10 @@ def _rows(run: Run) -> Iterator[tuple[str, str]]:
         yield "computed on", f"`{_cell(told)}`"
 
 
-def _ingredient(one: Ingredient, strength: str) -> str:
-    family = f" ({one.family})" if one.family else ""
+def _ingredient(one: Ingredient) -> str:
+    what = f"strength {one.strength:g}" if one.kind == "LoRA" else one.family
     licence = f"licence {_cell(one.license)}" if one.license else "its files tell no licence"
-    return f"`{_cell(one.name)}`{family}{strength}; {licence}; `{one.digest}`"
+    return f"`{_cell(one.name)}`, {what}; {licence}; `{one.digest}`"
 
 
 def _steps(plan: Plan) -> str:

@@ -12,7 +12,7 @@ from batchgen.model.checkpoint import TINY, Checkpoint
 from batchgen.model.folder import expand_home
 from batchgen.model.licences import licence_beside, licence_of_header
 from batchgen.model.weights import read_header
-from batchgen.settings import Model, Section
+from batchgen.settings import Lora, Model, Section
 
 # A file or folder in the hub's cache.
 _IN_CACHE = re.compile(r".*/models--([^/]+?)--([^/]+)/snapshots/([^/]+)(/.*)?", re.DOTALL)
@@ -29,6 +29,8 @@ class Ingredient(Section):
     family: str = ""
     # Of a LoRA, its file's; of a model, of the digests of all files that loading reads.
     digest: str
+    # Of a LoRA: 1 as trained.
+    strength: float = 1.0
     # As its files tell it; "" if they do not.
     license: str = ""
 
@@ -49,16 +51,7 @@ def list_ingredients(model: Model, checkpoint: Checkpoint) -> tuple[Ingredient, 
         digest=f"sha256:{digest}",
         license="apache-2.0" if folder == TINY else licence_beside(folder),
     )
-    files = [expand_home(lora.path) for lora in model.lora]
-    loras = [
-        Ingredient(
-            kind="LoRA",
-            name=public_name(file),
-            digest=checkpoint.identity[f"lora/{number}/{file.name}"],
-            license=_licence_of_lora(file),
-        )
-        for number, file in enumerate(files)
-    ]
+    loras = [_lora(number, lora, checkpoint) for number, lora in enumerate(model.lora)]
     return (first, *loras)
 
 
@@ -70,6 +63,13 @@ def public_name(path: Path) -> str:
     return path.name
 
 
-def _licence_of_lora(file: Path) -> str:
+def _lora(number: int, lora: Lora, checkpoint: Checkpoint) -> Ingredient:
+    file = expand_home(lora.path)
     metadata = read_header(file).get("__metadata__", {})
-    return licence_of_header(metadata) or licence_beside(file.parent)
+    return Ingredient(
+        kind="LoRA",
+        name=public_name(file),
+        digest=checkpoint.identity[f"lora/{number}/{file.name}"],
+        strength=lora.scale,
+        license=licence_of_header(metadata) or licence_beside(file.parent),
+    )

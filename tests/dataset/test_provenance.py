@@ -39,7 +39,7 @@ def test_records_have_the_hashes_of_their_pictures_and_none_of_failed_ones(
 LIMITED = Ingredient(
     kind="model", name="org/dev@abc", family="flux", digest="sha256:12", license="x-non-commercial"
 )
-STYLE = Ingredient(kind="LoRA", name="a|`b`\n", digest="sampled:34")
+STYLE = Ingredient(kind="LoRA", name="a|`b`\n", digest="sampled:34", strength=0.8)
 
 
 def made_by_a_model(tmp_path: Path, *settings: str, made_with: Any = (LIMITED, STYLE)) -> Run:
@@ -59,7 +59,7 @@ def card(run: Run) -> str:
 def test_the_card_names_model_and_loras_with_digests_and_both_licences(tmp_path: Path) -> None:
     text = card(made_by_a_model(tmp_path))
     assert "1 picture painted by `org/dev@abc` from 1 prompt" in text
-    assert "| model | `org/dev@abc` (flux); licence x-non-commercial; `sha256:12` |" in text
+    assert "| model | `org/dev@abc`, flux; licence x-non-commercial; `sha256:12` |" in text
     lora = r"| LoRA | `a/'b'\n`, strength 0.8; its files tell no licence; `sampled:34` |"
     assert lora in text
     assert "| licence of the pictures | other |" in text

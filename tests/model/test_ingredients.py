@@ -49,7 +49,12 @@ def test_loras_stand_in_their_order_each_with_its_own_licence(tmp_path: Path) ->
     (tmp_path / "b" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     silent = write_lora(tmp_path / "c" / "last.safetensors", 0.125)
     files = (own, beside, silent)
-    model = Model(lora=tuple(Lora(path=str(file)) for file in files))
+    model = Model(
+        lora=tuple(
+            Lora(path=str(file), scale=scale)
+            for file, scale in zip(files, (0.5, 1.0, 2.0), strict=True)
+        )
+    )
     first, *loras = list_ingredients(model, resolve(model))
     assert first.kind == "model"
     assert first.digest == list_ingredients(Model(), resolve(Model()))[0].digest
@@ -58,6 +63,7 @@ def test_loras_stand_in_their_order_each_with_its_own_licence(tmp_path: Path) ->
         ("LoRA", "turbo.safetensors", "cc-by-nc-4.0"),
         ("LoRA", "last.safetensors", ""),
     ]
+    assert [one.strength for one in loras] == [0.5, 1.0, 2.0]
     assert [one.digest for one in loras] == [digest(file) for file in files]
 
 
