@@ -2,10 +2,13 @@
 
 import dataclasses
 import hashlib
+import re
 import tarfile
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from batchgen.dataset.card import dataset_card
@@ -110,3 +113,22 @@ def test_the_card_counts_steps(tmp_path: Path) -> None:
 def test_test_cards_are_not_said_to_come_from_a_trained_model() -> None:
     assert source_type(load_job(None)).endswith("/trainedAlgorithmicMedia")
     assert source_type(load_job(None, ["engine.kind=pattern"])).endswith("/algorithmicMedia")
+
+
+def test_the_query_for_near_duplicates_finds_them(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "provenance.md").read_text()
+    (query,) = re.findall(r"(?ms)^```sql\n(.*?)^```", text)
+    monkeypatch.chdir(finished[0])
+    hashes = {row["key"]: row["phash"] for row in records(finished[0]) if row["phash"]}
+    apart = {
+        (one, other): (int(hashes[one], 16) ^ int(hashes[other], 16)).bit_count()
+        for one, other in combinations(sorted(hashes), 2)
+    }
+    near = {pair: bits for pair, bits in apart.items() if bits <= 4}
+    found = duckdb.sql(query.replace("<= 4", "<= 30")).fetchall()
+    assert {(one, other): bits for one, other, bits in found} == {
+        pair: bits for pair, bits in apart.items() if bits <= 30
+    }
+    assert len(duckdb.sql(query).fetchall()) == len(near)
