@@ -9,6 +9,10 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
+from batchgen.errors import PlanChanged
+from batchgen.planning import as_before, identify_run, refuse_change
+from batchgen.run import inspect_run
+from batchgen.settings import load_job
 from tests.support.rehearsal import ask, status
 
 ARCHIVE = Path(__file__).parent / "data" / "run-0.1.0.tar.gz"
@@ -65,6 +69,17 @@ def test_a_finished_run_is_verified_and_submitted_again_to_no_effect(old: Path) 
     assert status(run)["state"] == "complete"
     assert ask("resume", run).code == 0
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_its_pictures_have_no_xmp_and_cannot_be_asked_to_have_it(old: Path) -> None:
+    run = inspect_run(old / "half")
+    assert run.job.output.xmp is False
+    recorded = load_job(run.directory.job, ["output.xmp=true"])
+    identity = identify_run(as_before(recorded, run.plan), run.plan.identity["manifest"], {})
+    with pytest.raises(PlanChanged, match=r"output\.xmp: false → true"):
+        refuse_change(run.plan, identity, "half")
+    usual = identify_run(run.job, run.plan.identity["manifest"], {})
+    refuse_change(run.plan, usual, "half")
 
 
 def test_a_finished_run_is_read_as_a_dataset(old: Path) -> None:

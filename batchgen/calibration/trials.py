@@ -173,6 +173,8 @@ def with_cache(job: Job, cache: Cache) -> Job:
 
     Everything else that decides pixels stays. Nothing is audited: that would measure the same.
     """
-    sections = {"cache": cache, "output": Output(format="png", license=job.output.license)}
+    stated = job.output
+    output = Output(format="png", license=stated.license, force_license=stated.force_license)
+    sections = {"cache": cache, "output": output}
     usual = {"manifest": ManifestSettings(), "shards": Shards(), "audit": Audit()}
     return job.model_copy(update={**sections, **usual})

@@ -53,6 +53,7 @@ def plan(
         located, checkpoint = planning.locate_model(asked)
         planning.refuse_impossible(located, checkpoint, hardware)
         planned = planning.dry_run(manifest, located, checkpoint)
+        planning.refuse_open_licence(located.output, planned.made_with)
         planning.refuse_unfit(located, checkpoint, planned, hardware)
         memory = planning.describe_memory(located, checkpoint, planned, hardware)
         outlook = operations.outlook_of(planned, profile, asked, hardware)

@@ -1,14 +1,19 @@
 """What readers get beside the tars, and the check that it is what was made.
 
     loader.py          a run as a webdataset pipeline; `batchgen.dataset(run)` calls it
-    export.py          a copy with tars for each split
+    export.py          a copy with tars for each split, its pictures signed if asked
+    exported_records.py   the records of the copy
+    exported_tars.py   its tars
     passes.py          which epoch a pass is, the same in all workers
     repair.py          opens damaged shards again; what it replaces is put aside
     verify.py          the run recounted from its files: hashes, counts, keys, rows
     finalize.py        completes a run: statistics, contact sheet, report, card, index
     report/            report.html: the run on one page
+    wids.py            index.json
     card.py            the dataset card (README.md)
     card_splits.py     its section about splits
+    signing.py         signed C2PA manifests
+    provenance.py      model, LoRAs, licences and settings, as the card says them
     contact_sheet.py   a sheet of thumbnails
     chosen.py          which pictures are read, by their records
     splits.py          the splits of a dataset
@@ -26,8 +31,10 @@ from typing import Any
 
 from batchgen.dataset.export import export_run
 from batchgen.dataset.finalize import finalize_run
+from batchgen.dataset.provenance import source_type
 from batchgen.dataset.repair import repair_run
 from batchgen.dataset.report import write_report
+from batchgen.dataset.signing import open_signer
 from batchgen.dataset.verify import Finding, manifest_trouble, verify_run
 
 __all__ = [
@@ -35,7 +42,9 @@ __all__ = [
     "export_run",
     "finalize_run",
     "manifest_trouble",
+    "open_signer",
     "repair_run",
+    "source_type",
     "verify_run",
     "write_report",
 ]

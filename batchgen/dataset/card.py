@@ -7,6 +7,7 @@ import json
 from huggingface_hub import DatasetCardData
 
 from batchgen.dataset.card_splits import WHOLE, Files, splits_section
+from batchgen.dataset.provenance import forced_licence, how_made, model_name
 from batchgen.dataset.statistics import Statistics
 from batchgen.errors import counted, one_line
 from batchgen.planning import Plan
@@ -40,7 +41,11 @@ def dataset_card(run: Run, statistics: Statistics, files: Files | None = None) -
     plan, kind, name = run.plan, run.job.output.format, run.directory.root.name
     splits = splits_section(_quoted(name), kind, statistics, shown)
     pattern = run.job.engine.kind == "pattern"
-    model = "the pattern engine (test cards, not a model)" if pattern else f"`{run.job.model.path}`"
+    model = (
+        "the pattern engine (test cards, not a model)"
+        if pattern
+        else f"`{one_line(model_name(run))}`"
+    )
     pictures = counted(statistics.ok, "picture")
     return f"""---
 {_front_matter(run, statistics, shown)}
@@ -75,7 +80,7 @@ tars = [str(tar) for tar in sorted(Path({_quoted(name)}).glob("{tars}"))]
 pictures = wds.WebDataset(tars, shardshuffle=100).decode("pil").to_tuple("{kind}", "txt")
 ```
 
-{_random_access(name) if files is None else ""}{_QUERY}{splits}
+{_random_access(name) if len(shown) == 1 else ""}{_QUERY}{splits}
 ## What is in it
 
 | size | pictures |
@@ -88,12 +93,15 @@ Seconds of the group a picture was in:
 |---|---|---|---|
 {_times(statistics)}
 {_audit(run, statistics.loss)}
+## How the pictures were made
+
 | | |
 |---|---|
+{how_made(run)}
 | plan fingerprint | `{plan.fingerprint}` |
 | planned | {plan.created} |
 | software | {", ".join(f"{package} {version}" for package, version in plan.software.items())} |
-{_columns(plan)}"""
+{forced_licence(run)}{_columns(plan)}"""
 
 
 def _random_access(name: str) -> str:

@@ -23,6 +23,7 @@ from batchgen.dataset.contact_sheet import contact_sheet
 from batchgen.dataset.report import report_page
 from batchgen.dataset.splits import published_splits, splits_of
 from batchgen.dataset.statistics import Statistics, gather
+from batchgen.dataset.wids import run_index
 from batchgen.errors import DamagedRun, shell_command
 from batchgen.planning import Pace, remember
 from batchgen.regular_file import read_regular
@@ -73,27 +74,6 @@ def finalize_run(run: Run) -> bool:
     return True
 
 
-def wids_index(directory: RunDirectory, done: Sequence[Done]) -> bytes:
-    """The index that `wids.ShardListDataset` reads: its paths are relative to it."""
-    shards = [
-        {
-            "url": f"data/{one.tar}",
-            "md5sum": one.tar_md5,
-            "nsamples": one.ok,
-            "filesize": one.tar_bytes,
-        }
-        for one in done
-        if one.tar
-    ]
-    index = {
-        "__kind__": "wids-shard-index-v1",
-        "wids_version": 1,
-        "name": directory.root.name,
-        "shardlist": shards,
-    }
-    return json.dumps(index, indent=1).encode() + b"\n"
-
-
 def _refuse_damage(directory: RunDirectory, planned: int) -> None:
     """Refuse a run whose published files are not all there, or not alone.
 
@@ -135,7 +115,7 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
     for shard in committed:
         sweep(directory, shard)
     count_pictures(directory).save(directory)
-    replace_keeping(directory, directory.index, wids_index(directory, done))
+    replace_keeping(directory, directory.index, run_index(directory, done))
     _remember_pace(run, statistics)
 
 

@@ -2,8 +2,8 @@
 
 The plan must be what the manifest gives. Every published shard must have the counts of its commit,
 one record a planned picture, from the row that is planned for it, and one sample a good record, in
-plan order. A deep check also hashes every byte, decodes every picture, and compares each record
-with its row of the manifest.
+plan order. A deep check also hashes every byte and every picture, decodes it, and compares each
+record with its row of the manifest.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from batchgen.checked_json import unseal
-from batchgen.dataset.finalize import wids_index
 from batchgen.dataset.open_picture import open_picture
+from batchgen.dataset.wids import run_index
 from batchgen.errors import BatchgenError, DamagedRun, PlanChanged, counted, shell_command
 from batchgen.manifest import check_unchanged
 from batchgen.planning import Shard, recount
@@ -108,7 +108,7 @@ def index_is_right(directory: RunDirectory, planned: int) -> bool:
         found = unseal(read_regular(directory.index))
     except (ValueError, OSError):
         return False
-    right: dict[str, object] = json.loads(wids_index(directory, done))
+    right: dict[str, object] = json.loads(run_index(directory, done))
     return found | {"name": ""} == right | {"name": ""}
 
 
@@ -142,9 +142,9 @@ def _shard_problems(
     if hashlib.sha256(content).hexdigest() != done.metadata_sha256:
         yield f"{metadata}: its hash is not the committed one"
         return
-    table = read_metadata(metadata, ["index", "outcome", *_OF_THE_ROW], content=content)
-    keys, outcomes = table["index"].to_pylist(), table["outcome"].to_pylist()
-    good = [f"{key:09d}" for key, outcome in zip(keys, outcomes, strict=True) if outcome == "ok"]
+    names = ["index", "outcome", "sha256", *_OF_THE_ROW]
+    table = read_metadata(metadata, names, content=content)
+    keys, good = table["index"].to_pylist(), _good(table)
     problems = [*_count_problems(run.plan.shards[number], done, keys, len(good))]
     problems = problems or [*_row_problems(run, number, table, manifest=manifest)]
     yield from (f"{metadata}: {problem}" for problem in problems)
@@ -154,6 +154,14 @@ def _shard_problems(
         yield f"{tar}: {counted(tar.stat().st_size, 'byte')}; committed were {done.tar_bytes:,}"
     else:
         yield from _tar_problems(tar, good, done, deep=deep)
+
+
+def _good(table: pa.Table) -> dict[str, str | None]:
+    """Key → SHA-256 of the image, of good records; older runs have recorded none."""
+    known = "sha256" in table.column_names
+    hashes = table["sha256"].to_pylist() if known else [None] * len(table)
+    rows = zip(table["index"].to_pylist(), table["outcome"].to_pylist(), hashes, strict=True)
+    return {f"{key:09d}": sha256 for key, outcome, sha256 in rows if outcome == "ok"}
 
 
 def _count_problems(shard: Shard, done: Done, keys: list[int], good: int) -> Iterator[str]:
@@ -199,7 +207,9 @@ def _row_problems(run: Run, number: int, table: pa.Table, *, manifest: bool) -> 
                 return
 
 
-def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Iterator[str]:
+def _tar_problems(
+    path: Path, good: Mapping[str, str | None], done: Done, *, deep: bool
+) -> Iterator[str]:
     if deep:
         with open_regular(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != done.tar_sha256:
@@ -213,18 +223,23 @@ def _tar_problems(path: Path, good: list[str], done: Done, *, deep: bool) -> Ite
                 if kind == "json":
                     keys.append(key)
                 elif kind != "txt" and deep:
-                    yield from _picture_problems(tar, member)
+                    yield from _picture_problems(tar, member, good.get(key))
     except (tarfile.TarError, OSError, ValueError) as error:
         yield f"{path}: not readable as tar: {error}"
-    if keys != good:
+    if keys != list(good):
         samples, records = counted(len(keys), "sample"), counted(len(good), "good record")
         yield f"{path}: {samples}, not the {records} in their order"
 
 
-def _picture_problems(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[str]:
+def _picture_problems(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, sha256: str | None
+) -> Iterator[str]:
     stream = tar.extractfile(member)
+    content = stream.read() if stream else b""
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        yield f"{member.name} is not the picture of its record: its hash is another"
     try:
-        with open_picture(stream.read() if stream else b"") as image:
+        with open_picture(content) as image:
             image.load()
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         yield f"{member.name} does not decode: {error}"

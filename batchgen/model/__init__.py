@@ -1,5 +1,7 @@
 """A model folder in diffusers layout, checked and identified without torch.
 
+    ingredients.py      model and LoRAs: names, digests and licences
+    licences.py         what files say of their licence; what it allows
     checkpoint.py       folder or hub id → Checkpoint
     locate.py           folder or hub id → folder
     lora/               a LoRA file: which linears it changes, and how strongly
@@ -30,6 +32,8 @@ from batchgen.model.families import (
 )
 from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled
+from batchgen.model.ingredients import Ingredient, list_ingredients
+from batchgen.model.licences import forbids_commerce, is_open
 from batchgen.model.lora import linear_name, read_lora
 from batchgen.model.token_counter import CountWords
 from batchgen.model.weights import digest, read_header
@@ -45,9 +49,13 @@ __all__ = [
     "Checkpoint",
     "CountWords",
     "Guidance",
+    "Ingredient",
     "digest",
+    "forbids_commerce",
     "is_distilled",
+    "is_open",
     "linear_name",
+    "list_ingredients",
     "read_header",
     "read_lora",
     "resolve",

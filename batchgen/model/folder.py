@@ -28,9 +28,12 @@ _LOADED = (
 
 
 def wanted(components: Iterable[str]) -> list[str]:
-    """Patterns of the files on the hub that loading reads: many repositories repeat the weights."""
+    """Patterns of the files on the hub that loading reads, and of those that tell the licence.
+
+    Many repositories repeat the weights.
+    """
     files = (f"{component}/{pattern}" for component in components for pattern in _LOADED)
-    return ["model_index.json", *files]
+    return ["model_index.json", "README.md", "LICENSE*", *files]
 
 
 def named_components(folder: Path) -> list[str]:

@@ -6,6 +6,7 @@
     memory.py       how much device memory a rank takes: an estimate
     planner.py      manifest + job → Plan
     effects.py      what was asked for and changes no picture
+    licence_check.py   an open licence for pictures of a non-commercial model
     schedule_file.py   which steps each class computes, as calibrate wrote it for a model
     noise_levels.py   what a job states of them, beside the model's scheduler
     cut.py          the stream of rows → shards
@@ -29,8 +30,9 @@ from batchgen.planning.hardware import (
     visible_devices,
     worker_count,
 )
-from batchgen.planning.identity import identify_run, refuse_change, software
+from batchgen.planning.identity import as_before, identify_run, refuse_change, software
 from batchgen.planning.layout import describe_layout
+from batchgen.planning.licence_check import limits, refuse_open_licence
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.outlook import Outlook, look_ahead
 from batchgen.planning.pace import Pace, remember
@@ -49,6 +51,7 @@ __all__ = [
     "Pace",
     "Plan",
     "Shard",
+    "as_before",
     "assumed",
     "decode_plan",
     "describe_layout",
@@ -58,6 +61,7 @@ __all__ = [
     "encode_schedule",
     "groups",
     "identify_run",
+    "limits",
     "locate_model",
     "locate_trace",
     "look_ahead",
@@ -66,6 +70,7 @@ __all__ = [
     "recount",
     "refuse_change",
     "refuse_impossible",
+    "refuse_open_licence",
     "refuse_unfit",
     "remember",
     "software",

@@ -17,7 +17,7 @@ from typing import Any
 from batchgen.errors import PlanChanged
 from batchgen.manifest import deciding
 from batchgen.planning.plan import Plan
-from batchgen.settings import Job
+from batchgen.settings import Job, Section
 
 # The packages that can change a byte of the output.
 PACKAGES = ("batchgen", "torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
@@ -36,6 +36,9 @@ _MADE_BY = {
     ),
     "multistep": ("errors", "absolute", _RELATIVE),
 }
+
+# What batchgen 0.2 and older did where it is not what a key says by default.
+_BEFORE: Mapping[str, Mapping[str, Any]] = {"output": {"xmp": False}}
 
 # Said where a rehearsal meets a real run, or (True) the other way round.
 _REHEARSALS = {
@@ -81,7 +84,7 @@ def refuse_change(
     kinds = plan.identity["engine"]["kind"], given["engine"]["kind"]
     if kinds[0] != kinds[1]:
         raise PlanChanged(f"{where} {_REHEARSALS[kinds[0] == 'pattern']}")
-    planned = _with_later_keys(plan.identity, given)
+    planned = _with_later_keys(plan, given)
     made_by = _made_by(planned["cache"])
     if not made_by.keys() <= planned["cache"].keys():
         if not finished:
@@ -110,12 +113,29 @@ def _other_pictures(plan: Plan, where: str) -> str:
     )
 
 
-def _with_later_keys(planned: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def as_before(job: Job, plan: Plan) -> Job:
+    """The job of a run, in which keys that nobody wrote say what its batchgen did without them."""
+    if not plan.is_older:
+        return job
+    changed = {
+        name: getattr(job, name).model_copy(update=_unwritten(getattr(job, name), values))
+        for name, values in _BEFORE.items()
+    }
+    return job.model_copy(update=changed)
+
+
+def _unwritten(section: Section, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in section.model_fields_set}
+
+
+def _with_later_keys(plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
     """A planned identity with the keys that batchgen got later, at their defaults.
 
-    The default of a key is what batchgen did before it had the key.
+    The default of a key is what batchgen did before it had the key, but for `_BEFORE`.
     """
-    defaults = Job().identity()
+    planned, defaults = plan.identity, Job().identity()
+    if plan.is_older:
+        defaults |= {name: defaults[name] | values for name, values in _BEFORE.items()}
     later = {
         section: {key: defaults[section][key] for key in keys if key in defaults[section]}
         for section, keys in given.items()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from batchgen.manifest import JsonType, Picture, Source
+from batchgen.model import Ingredient
 from batchgen.settings import Section
 
 # Runs of version 1 keep the records and samples of batchgen 0.2 and older.
@@ -91,6 +92,9 @@ class Plan(Section):
     # What the estimate of seconds assumes, for people.
     speed: str
     software: dict[str, str]
+    # The model and its LoRAs, for people: their content is in the identity. Empty in older plans
+    # and for test cards.
+    made_with: tuple[Ingredient, ...] = ()
 
     @property
     def is_older(self) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from batchgen.errors import JobError, counted
 from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
-from batchgen.model import Checkpoint, digest, resolve
+from batchgen.model import Checkpoint, digest, list_ingredients, resolve
 from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.effects import (
     idle_columns,
@@ -26,6 +26,7 @@ from batchgen.planning.effects import (
 )
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.identity import fingerprint, identify_run, software
+from batchgen.planning.licence_check import note_on_licences
 from batchgen.planning.noise_levels import notes_on_levels
 from batchgen.planning.plan import Plan, Shape, Shard
 from batchgen.planning.schedule_file import refuse_missing_classes, with_classes
@@ -92,6 +93,7 @@ def make_plan(
         nothing, the schedule lacks a class of pictures, or `[manifest] columns` names columns that
         are not there.
     """
+    made_with = list_ingredients(job.model, checkpoint) if checkpoint else ()
     found = find_files(manifest)
     mapping = job.manifest.columns
     count_tokens, limits = _limits(checkpoint)
@@ -140,6 +142,7 @@ def make_plan(
             *(checkpoint.left_out() if checkpoint else ()),
             *notes_on_levels(job.sampling, checkpoint),
             *notes_on_cache(job, shapes),
+            *note_on_licences(job.output, made_with),
         ),
         groups=groups,
         shards=shards,
@@ -148,6 +151,7 @@ def make_plan(
         bytes=round(cost.bytes * valid.pictures),
         speed=cost.speed,
         software=software(),
+        made_with=made_with,
     )
 
 

@@ -19,6 +19,7 @@ from batchgen.planning import (
     UNKNOWN,
     Hardware,
     Plan,
+    as_before,
     decode_plan,
     dry_run,
     encode_plan,
@@ -26,6 +27,7 @@ from batchgen.planning import (
     locate_model,
     make_plan,
     refuse_change,
+    refuse_open_licence,
     refuse_unfit,
 )
 from batchgen.regular_file import read_regular
@@ -63,14 +65,15 @@ def create(
     :returns: the run, and whether it is new.
     :raises OutputError: the folder cannot hold a run.
     :raises ManifestError: the manifest breaks its contract.
-    :raises JobError: the devices cannot make the planned pictures.
+    :raises JobError: the devices cannot make the planned pictures, or these are to have a licence
+        that the model's does not bear.
     :raises PlanChanged: the folder holds a run of other inputs.
     """
     directory = RunDirectory(root)
     if directory.plan.exists():
         refuse_others(directory)
-        wanted = dry_run(manifest, job, checkpoint)
         plan = load_plan(directory)
+        wanted = dry_run(manifest, as_before(job, plan), checkpoint)
         refuse_change(plan, wanted.identity, str(root), finished=directory.complete())
         if not all(Path(source.path).exists() for source in plan.sources):
             note_moved(directory, plan, manifest)
@@ -80,6 +83,7 @@ def create(
         return run, False
     with prepared_folder(root):
         plan = make_plan(manifest, job, checkpoint, directory.manifest)
+        refuse_open_licence(job.output, plan.made_with)
         refuse_unfit(job, checkpoint, plan, hardware)
     directory.make_folders(len(plan.shards))
     clear_stop(directory)
@@ -122,7 +126,8 @@ def inspect_run(root: Path) -> Run:
     :raises JobError: its job is damaged.
     """
     directory = RunDirectory.open(root)
-    return Run(directory, load_plan(directory), load_job(directory.job), None)
+    plan = load_plan(directory)
+    return Run(directory, plan, as_before(load_job(directory.job), plan), None)
 
 
 def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = None) -> Run:
@@ -133,6 +138,7 @@ def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = No
     """
     directory = RunDirectory(root)
     plan = load_plan(directory)
+    job = as_before(job, plan)
     if known and (known[0].model, known[0].cache.trace) == (job.model, job.cache.trace):
         checkpoint = known[1]
     else:

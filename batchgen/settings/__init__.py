@@ -33,7 +33,7 @@ from batchgen.settings.schedule import ClassSchedule, PictureClass, repeated
 from batchgen.settings.section import Section
 from batchgen.settings.site import Site, load_site, seconds
 from batchgen.settings.splits import Splits, prompt_place
-from batchgen.settings.written import unread
+from batchgen.settings.written import keys_read, unread
 
 __all__ = [
     "MAX_SEED",
@@ -53,6 +53,7 @@ __all__ = [
     "Shards",
     "Site",
     "Splits",
+    "keys_read",
     "load_job",
     "load_site",
     "place",

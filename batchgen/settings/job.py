@@ -101,7 +101,15 @@ class Output(Section):
     lossless: bool = setting(
         False, "whether webp keeps every pixel", read_with={"output.format": ("webp",)}
     )
-    license: str = setting("unknown", "licence named on the dataset card")
+    xmp: bool = setting(
+        True, "whether every picture says in XMP that a model made it, and which, by its digest"
+    )
+    license: str = setting("unknown", "licence of the pictures, named on the dataset card")
+    force_license: bool = setting(
+        False,
+        "allow an open licence although the model's or a LoRA's is non-commercial: you have read "
+        "them, and answer for it",
+    )
 
 
 class ManifestSettings(Section):

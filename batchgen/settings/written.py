@@ -29,6 +29,13 @@ def mark_written(file: File, written: Mapping[str, Any]) -> File:
     return file.model_construct(set(written), **sections)
 
 
+def keys_read(file: Section, section: str) -> Iterator[str]:
+    """The keys of a section that are read beside the values of all others, written or not."""
+    for key, field in type(getattr(file, section)).model_fields.items():
+        if all(_value(file, other) in accepted for other, accepted in read_with(field).items()):
+            yield key
+
+
 class Unread(NamedTuple):
     """A written key that nothing reads, as `section.key`."""
 

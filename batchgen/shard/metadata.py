@@ -119,6 +119,14 @@ COLUMNS = (
     ),
     Column("group_size", _WHOLE, "Pictures that were denoised together with it, itself included."),
     Column("image_bytes", _WHOLE, "Bytes of the image file; 0 if it failed."),
+    Column("sha256", _TEXT, "SHA-256 of the image file, hexadecimal; null if it failed."),
+    Column(
+        "phash",
+        _TEXT,
+        "Perceptual hash of the pixels before they were encoded: 64 bits, hexadecimal. Pictures "
+        "that look alike differ in few bits. Computed as the `phash` of imagehash; null if it "
+        "failed.",
+    ),
     Column(
         "device_s",
         _NUMBER,
@@ -243,15 +251,17 @@ def read_metadata(
 ) -> pa.Table:
     """Columns of published records.
 
+    :param columns: those that an older version did not write are left out.
     :param filters: as `pyarrow.parquet.read_table` takes them.
     :param content: of the file, if it has been read already.
     :raises DamagedRun: the file is gone or damaged; with the remedy.
     """
     try:
         source = path if content is None else pa.BufferReader(content)
-        older = is_older(pq.read_schema(source))
-        wanted = needed(columns) if older else list(columns)
-        table = pq.read_table(source, columns=wanted, filters=filters)
+        schema = pq.read_schema(source)
+        older = is_older(schema)
+        wanted = [name for name in needed(columns) if name in schema.names] if older else columns
+        table = pq.read_table(source, columns=list(wanted), filters=filters)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
     return renewed(table, SCHEMA, columns) if older else table

@@ -80,6 +80,8 @@ class Record:
     ssim: float | None = None
     audit_s: float = 0.0
     products: list[float] | None = None
+    sha256: str | None = None
+    phash: str | None = None
 
     @property
     def group_s(self) -> float:

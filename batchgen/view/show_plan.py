@@ -59,6 +59,9 @@ def _plan_lines(plan: Plan, job: Job, outlook: Outlook, memory: str, layout: str
     yield f"shards     {len(plan.shards):,} of {counted(plan.shards[0].pictures, 'picture')}"
     yield f"groups     {plan.groups:,} of up to {batch}, {full:.0%} full on average"
     yield f"model      {'test cards' if job.engine.kind == 'pattern' else job.model.path}"
+    if plan.made_with:
+        theirs = [f"{one.kind} {one.license or 'not told'}" for one in plan.made_with]
+        yield f"licence    {job.output.license} of the pictures; {', '.join(theirs)}"
     yield from _outlook_lines(outlook)
     yield f"size       {data_size(plan.bytes)} of {job.output.format}, roughly"
     if memory:
@@ -104,6 +107,7 @@ def plan_to_json(plan: Plan, outlook: Outlook, memory: str = "", layout: str = "
             "memory": memory,
             "layout": layout,
             "notes": plan.notes,
+            "made_with": [one.model_dump() for one in plan.made_with],
         }
     )
 

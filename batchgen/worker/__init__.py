@@ -8,7 +8,9 @@
     in_flight.py       the groups being made, and the verdict on them
     renderer.py        a group through the engine: together, halved, or one by one
     audit.py           [audit]: chosen pictures once more without the cache, and compared
+    xmp.py             that a model made a picture, as XMP in it
     samples.py         pixels → encoded image → tar members
+    perceptual_hash.py   64 bits in which near duplicates hardly differ
     sick_devices.py    devices that spoil pictures
     lasting_errors.py  errors of the start that no restart mends
     placement.py       which worker, and which of its ranks, a process is

@@ -39,6 +39,7 @@ from batchgen.worker.renderer import Renderer
 from batchgen.worker.sick_devices import device_name, is_sick
 from batchgen.worker.signals import Signals, Terminated
 from batchgen.worker.worker import Worker
+from batchgen.worker.xmp import xmp_of
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,8 @@ def work(
     origin = Origin(slurm.node(), placement.index, run.plan.generation)
     guidance = run.checkpoint.guidance if run.checkpoint else None
     renderer, auditor = Renderer(engine), Auditor(run.job)
-    pipeline = Pipeline(renderer, run.job.output, origin, in_flight, guidance, auditor)
+    output, xmp = run.job.output, xmp_of(run)
+    pipeline = Pipeline(renderer, output, origin, in_flight, guidance, auditor, xmp)
     try:
         return Worker(run, pipeline, claims, signals, limits, device, member).work()
     finally:

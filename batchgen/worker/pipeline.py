@@ -22,7 +22,7 @@ from batchgen.shard import PartialShard, Record, Task, identity_of
 from batchgen.worker.audit import FAILED, INTERRUPTED, Auditor, Reference, Uncached
 from batchgen.worker.in_flight import InFlight
 from batchgen.worker.renderer import Made, Part, Renderer
-from batchgen.worker.samples import encode_image, sample
+from batchgen.worker.samples import Encoded, encode_picture, sample
 
 ENCODERS = min(8, os.cpu_count() or 1)
 
@@ -47,6 +47,8 @@ class Pipeline:
     # How the model is guided: what it does not read is not recorded. None: every value acts.
     guidance: Guidance | None = None
     auditor: Auditor = field(default_factory=Auditor)
+    # Put into every picture; b"" for nothing.
+    xmp: bytes = b""
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "write"))
     _encoders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(ENCODERS, "encode")
@@ -139,11 +141,11 @@ class Pipeline:
         references, fault = self._references(made, uncached.result())
         made = list(self._encoders.map(lambda one: self._compared(one, references), made))
         samples, records = [], []
-        for one, (image, image_encode_s) in zip(made, encoded, strict=True):
+        for one, file in zip(made, encoded, strict=True):
             read = replace(one, picture=as_read(one.picture, self.guidance))
-            times = {"queue_s": queue_s, "image_encode_s": image_encode_s, "total_s": total_s}
-            records.append(self._record(read, partial, len(image), times))
-            samples.append(b"" if one.cause else sample(read.picture, image, self.output))
+            times = {"queue_s": queue_s, "total_s": total_s}
+            records.append(self._record(read, partial, file, times))
+            samples.append(b"" if one.cause else sample(read.picture, file.image, self.output))
         partial.end(b"".join(samples), records)
         if fault:
             raise fault
@@ -170,14 +172,13 @@ class Pipeline:
         reference = references.get(one.picture.key)
         return replace(one, audited=self.auditor.judge(one.pixels, reference))
 
-    def _encode(self, made: Made) -> tuple[bytes, float]:
+    def _encode(self, made: Made) -> Encoded:
         if made.pixels is None:
-            return b"", 0.0
-        start = time.perf_counter()
-        return encode_image(made.pixels, self.output), time.perf_counter() - start
+            return Encoded()
+        return encode_picture(made.pixels, self.output, self.xmp)
 
     def _record(
-        self, made: Made, partial: PartialShard, image_bytes: int, times: dict[str, float]
+        self, made: Made, partial: PartialShard, file: Encoded, times: dict[str, float]
     ) -> Record:
         compilation = self.renderer.engine.compilation
         return Record(
@@ -189,12 +190,12 @@ class Pipeline:
             error=made.error,
             path=made.path,
             group_size=made.group_size,
-            image_bytes=image_bytes,
+            image_bytes=len(file.image),
             text_s=made.text_s,
             denoise_s=made.denoise_s,
             decode_s=made.decode_s,
             queue_s=times["queue_s"],
-            image_encode_s=times["image_encode_s"],
+            image_encode_s=file.seconds,
             total_s=times["total_s"],
             peak_bytes=made.peak_bytes,
             graphs=compilation.graphs,
@@ -214,4 +215,6 @@ class Pipeline:
             ssim=made.audited.ssim,
             audit_s=made.audited.device_s,
             products=list(made.trace.products) if made.trace and made.trace.products else None,
+            sha256=file.sha256,
+            phash=file.phash,
         )

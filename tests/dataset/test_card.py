@@ -118,6 +118,6 @@ def test_it_tells_what_the_step_cache_costs_and_nothing_without_an_audit(tmp_pat
     floor = planned(tmp_path / "floor", ["a cat"], *cached, "audit.min_psnr=40")
     text = " ".join(dataset_card(floor, some).split())
     assert "| | mean | worst | below 40 dB | |---|---|---|---| | PSNR, dB | 45.1 |" in text
-    assert "| 30.0 | 12.5% | | SSIM | 0.9900 | 0.9000 | | |" in text
+    assert "| 30.0 | 12.5% | | SSIM | 0.9900 | 0.9000 | |" in text
     none = dataclasses.replace(NOTHING, loss=Loss(unmeasured=1))
     assert "1 of them was not measured" in dataset_card(run, none)

@@ -1,12 +1,17 @@
 """`verify` finds every kind of damage, names the file, and says how to get the shard made again."""
 
+import dataclasses
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batchgen.run.directory import RunDirectory
+from batchgen.shard import read_done
 from tests.support.rehearsal import alive, ask, faulty, owners, rehearse, status, wait_until
 
 SHARD = 1
@@ -79,6 +84,27 @@ def test_damage_is_found_and_named(name: str, run: Path) -> None:
     assert told in answer.out
     remedy = f"batchgen verify {run} --deep --repair" if option else f"verify {run} --repair"
     assert (remedy in answer.out) == (name != "tar without commit")
+
+
+def test_a_picture_that_is_not_the_one_of_its_record_is_told_with_its_name(run: Path) -> None:
+    """The tar is the committed one, and so are the records: only the pictures' hashes tell."""
+    directory = RunDirectory(run)
+    path = directory.metadata(SHARD)
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("sha256")
+    hashes = table["sha256"].to_pylist()
+    hashes[2] = hashes[3]
+    changed = table.set_column(column, table.schema.field(column), pa.array(hashes))
+    pq.write_table(changed, path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    committed = dataclasses.replace(read_done(directory, SHARD), metadata_sha256=found)
+    directory.done(SHARD).write_bytes(committed.encode())
+    answer = ask("verify", "--deep", run)
+    assert answer.code == 1
+    told = f"{table['key'][2]}.jpg is not the picture of its record: its hash is another"
+    assert told in answer.out
+    assert answer.out.count("its hash is another") == 1
+    assert ask("verify", run).code == 0, "the hashes of pictures are not compared"
 
 
 def test_a_sound_run_is_sound_and_one_that_is_not_done_yet_is_not_damaged(run: Path) -> None:

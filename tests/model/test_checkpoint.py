@@ -167,6 +167,8 @@ def test_a_missing_part_of_sharded_weights_is_named(model_folder: Path) -> None:
 # Of stabilityai/stable-diffusion-3.5-medium: what its folders hold, and whether loading reads it.
 HUB = {
     "model_index.json": True,
+    "README.md": True,
+    "LICENSE.md": True,
     "sd3.5_medium.safetensors": False,
     "text_encoders/t5xxl_fp8_e4m3fn.safetensors": False,
     "scheduler/scheduler_config.json": True,

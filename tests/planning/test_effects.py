@@ -35,7 +35,7 @@ def plan(models: dict[str, Checkpoint], tmp_path: Path):
     def run(model: str, *settings: str, **columns: list[object]) -> Plan:
         rows = len(next(iter(columns.values()), [0]))
         file = write_prompts(tmp_path / "prompts.parquet", ["a cat"] * rows, **columns)
-        return dry_run([file], load_job(None, list(settings)), models[model])
+        return dry_run([file], load_job(None, ["output.license=other", *settings]), models[model])
 
     return run
 

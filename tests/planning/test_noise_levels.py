@@ -33,7 +33,7 @@ def model(folder: Path, **scheduler: object) -> str:
 def plan(tmp_path: Path, *settings: str, **columns: Any) -> Any:
     rows = len(next(iter(columns.values()), [0]))
     manifest = write_prompts(tmp_path / "p.parquet", ["a cat"] * rows, **columns)
-    located, checkpoint = locate_model(load_job(None, list(settings)))
+    located, checkpoint = locate_model(load_job(None, ["output.license=other", *settings]))
     refuse_impossible(located, checkpoint)
     return dry_run([manifest], located, checkpoint)
 

@@ -166,7 +166,7 @@ def settings() -> list[tuple[str, str, Any]]:
 
 def another(section: str, key: str, field: Any) -> Any:
     """A value the key accepts and does not have by itself."""
-    candidates = [*get_args(field.annotation), True, 2, 32, 128, 0.5, "other", [1], [CLASS]]
+    candidates = [*get_args(field.annotation), True, False, 2, 32, 128, 0.5, "other", [1], [CLASS]]
     candidates.append({"prompt": "caption"})
     candidates += [value for candidate in candidates for value in get_args(candidate)]
     return next(

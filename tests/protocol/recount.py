@@ -94,6 +94,8 @@ def wrong_at_end(
     """
     wrong: list[str] = []
     found: Counter[int] = Counter()
+    rows = records(root)
+    hashes = {row["index"]: row["sha256"] for row in rows}
     for path in sorted((root / "data").glob("*.tar")):
         try:
             read = samples(path)
@@ -102,7 +104,9 @@ def wrong_at_end(
         for key, parts in read.items():
             found[key] += 1
             wrong += _wrong_sample(key, parts, prompts)
-    wrong += _wrong_counts(records(root), found, prompts, failures)
+            if hashlib.sha256(parts.get("jpg", b"")).hexdigest() != hashes.get(key):
+                wrong.append(f"picture {key} is not the one whose hash its record has")
+    wrong += _wrong_counts(rows, found, prompts, failures)
     if swept:
         left = root.glob(".batchgen/partial/*/*")
         wrong += [f"{path.name} is left of an attempt" for path in left]

@@ -23,7 +23,7 @@ from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.records import Record
 from batchgen.worker.audit import Auditor
 from batchgen.worker.pipeline import Pipeline
-from batchgen.worker.samples import encode_image
+from batchgen.worker.samples import Encoded, encode_picture
 from tests.support.rehearsal import records
 from tests.support.specimens import (
     StubEngine,
@@ -218,12 +218,12 @@ def test_the_seconds_of_an_audit_are_no_part_of_a_pictures_times(
             ended[0] = time.perf_counter()
         return denoise(group, cached=cached)
 
-    def encode(made: Any, output: Any) -> bytes:
+    def encode(*given: Any) -> Encoded:
         encoded.set()
-        return encode_image(made, output)
+        return encode_picture(*given)
 
     monkeypatch.setattr(engine, "denoise", slow)
-    monkeypatch.setattr("batchgen.worker.pipeline.encode_image", encode)
+    monkeypatch.setattr("batchgen.worker.pipeline.encode_picture", encode)
     begun = time.perf_counter()
     (found,) = run(pipeline, partial, Task(0, pictures(1)))
     assert begun + found.total_s < ended[0] - 0.05

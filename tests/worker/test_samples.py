@@ -13,7 +13,7 @@ import webdataset
 from PIL import Image
 
 from batchgen.settings.job import Output
-from batchgen.worker.samples import encode_image, sample
+from batchgen.worker.samples import encode_image, encode_picture, sample
 from tests.support.specimens import picture
 
 PNG = Output(format="png")
@@ -169,3 +169,11 @@ def test_quality_is_obeyed(kind: Any) -> None:
 )
 def test_an_image_is_encoded_alike_every_time(output: Output) -> None:
     assert encode_image(noise(), output) == encode_image(noise(), output)
+
+
+def test_an_encoded_picture_tells_the_hash_of_its_file_and_of_its_pixels() -> None:
+    told = encode_picture(noise(), PNG)
+    assert told.image == encode_image(noise(), PNG)
+    assert told.sha256 == hashlib.sha256(told.image).hexdigest()
+    assert told.phash == encode_picture(noise(), Output(format="jpg", quality=40)).phash
+    assert told.phash != encode_picture(noise().transpose(1, 0, 2), PNG).phash
