@@ -176,7 +176,7 @@ def _told(signer: Signer) -> str:
     certificate = hashlib.sha256(signer.chain).hexdigest()
     return (
         "\n## Signatures\n\nEvery picture carries a signed C2PA manifest (Content Credentials), "
-        "which says that a trained model made it and names the model. `sha256` and `image_bytes` "
+        "which says how it was made and names the model. `sha256` and `image_bytes` "
         "of the records are those of the signed files. The file of the certificate has the SHA-256 "
         f"`{certificate}`.\n"
     )

@@ -276,6 +276,15 @@ def test_keys_of_other_kinds_sign(
     assert isinstance(open_signer(planned(tmp_path), *files), Signer)
 
 
+def test_a_key_as_openssl_makes_it_signs(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """`openssl ecparam -genkey` writes BEGIN EC PRIVATE KEY."""
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    text = SIGNER.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    assert b"BEGIN EC PRIVATE KEY" in text
+    files[1].write_bytes(text)
+    assert isinstance(open_signer(planned(tmp_path), *files), Signer)
+
+
 def test_without_the_package_it_is_told_what_to_install(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
