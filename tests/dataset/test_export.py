@@ -169,6 +169,9 @@ def test_the_copy_has_card_index_and_its_own_hashes(
     assert "# signed\n" in text
     assert f"`{hashlib.sha256(CHAIN).hexdigest()}`" in text
     assert (out / "contact.jpg").exists()
+    schema = pq.read_schema(run.directory.metadata(0))
+    copied = pq.read_schema(out / "metadata" / "000000.parquet")
+    assert copied.equals(schema, check_metadata=True)
 
 
 def test_an_export_that_was_killed_goes_on_after_the_last_whole_shard(
