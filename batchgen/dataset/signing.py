@@ -62,7 +62,7 @@ class Signer:
         certificate = hashlib.sha256(self.chain).hexdigest()
         return (
             "\n## Signatures\n\nEvery picture carries a signed C2PA manifest (Content "
-            "Credentials), which says that a trained model made it and names the model. `sha256` "
+            "Credentials), which says how it was made and names the model. `sha256` "
             "and `image_bytes` of the records are those of the signed files. The file of the "
             f"certificate has the SHA-256 `{certificate}`.\n"
         )
@@ -81,9 +81,9 @@ def open_signer(run: Run, certificate: Path, key: Path) -> Signer:
         raise InputError(
             "signing needs c2pa-python, which is not installed: pip install 'batchgen[sign]'"
         ) from None
-    chain, secret = _read(certificate), _read(key)
+    chain, (algorithm, secret) = _read(certificate), _read_key(key)
     info = c2pa.C2paSignerInfo(
-        alg=_algorithm(key, secret).encode(), sign_cert=chain, private_key=secret, ta_url=None
+        alg=algorithm.encode(), sign_cert=chain, private_key=secret, ta_url=None
     )
     try:
         signer = Signer(
@@ -116,8 +116,8 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _algorithm(path: Path, key: bytes) -> str:
-    """How C2PA calls a signature by a key of this kind.
+def _read_key(path: Path) -> tuple[str, bytes]:
+    """How C2PA calls a signature by a key, and the key as PKCS #8, which is all that it reads.
 
     :raises InputError: it is no key, or of a kind that C2PA does not sign with.
     """
@@ -125,19 +125,22 @@ def _algorithm(path: Path, key: bytes) -> str:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     try:
-        private = serialization.load_pem_private_key(key, password=None)
+        private = serialization.load_pem_private_key(_read(path), password=None)
     except TypeError:
         plain = "openssl pkcs8 -topk8 -nocrypt -in KEY -out PLAIN"
         raise InputError(f"{path}: the key has a password; write it without: {plain}") from None
     except ValueError as error:
         raise InputError(f"{path}: expected a private key in PEM: {error}") from None
     if isinstance(private, ec.EllipticCurvePrivateKey) and private.curve.name in _CURVES:
-        return _CURVES[private.curve.name]
-    if isinstance(private, rsa.RSAPrivateKey):
-        return "ps256"
-    if isinstance(private, ed25519.Ed25519PrivateKey):
-        return "ed25519"
-    raise InputError(f"{path}: expected a key of P-256, P-384, P-521, Ed25519 or RSA")
+        algorithm = _CURVES[private.curve.name]
+    elif isinstance(private, rsa.RSAPrivateKey):
+        algorithm = "ps256"
+    elif isinstance(private, ed25519.Ed25519PrivateKey):
+        algorithm = "ed25519"
+    else:
+        raise InputError(f"{path}: expected a key of P-256, P-384, P-521, Ed25519 or RSA")
+    written = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return algorithm, private.private_bytes(*written, serialization.NoEncryption())
 
 
 def _manifest(run: Run) -> dict[str, Any]:

@@ -25,31 +25,10 @@ _LIMITED = re.compile(r"(?<![a-z])nc(?![a-z])|non-?commercial|research-only")
 _RESEARCH = ("apple-amlr", "intel-research")
 # Begins of the hub's ids for licences that allow everybody to use a work commercially.
 _OPEN = (
-    *(
-        "apache",
-        "mit",
-        "bsd",
-        "isc",
-        "zlib",
-        "unlicense",
-        "wtfpl",
-        "cc0",
-        "cc-by",
-        "pddl",
-        "odc-by",
-    ),
-    *("odbl", "cdla", "gpl", "lgpl", "agpl", "mpl", "epl", "eupl", "gfdl", "artistic", "ecl"),
-    *(
-        "afl",
-        "osl",
-        "ms-pl",
-        "bsl-1.0",
-        "ofl",
-        "openrail",
-        "bigscience-openrail",
-        "bigcode-openrail",
-    ),
-    "creativeml-openrail",
+    *("afl", "agpl", "apache", "artistic", "bigcode-openrail", "bigscience-openrail", "bsd"),
+    *("bsl-1.0", "cc-by", "cc0", "cdla", "creativeml-openrail", "ecl", "epl", "eupl", "gfdl"),
+    *("gpl", "isc", "lgpl", "mit", "mpl", "ms-pl", "odbl", "odc-by", "ofl", "openrail", "osl"),
+    *("pddl", "unlicense", "wtfpl", "zlib"),
 )
 
 
@@ -58,13 +37,12 @@ def licence_beside(path: Path) -> str:
 
     :param path: the folder.
     """
-    title = next(
-        filter(None, map(_title, sorted(path.glob("[Ll][Ii][Cc][Ee][NnSs][CcSs][Ee]*")))), ""
-    )
+    files = sorted(path.glob("[Ll][Ii][Cc][Ee][NnSs][CcSs][Ee]*"))
+    title = next((title for title in map(_title, files) if title), "")
     matter = _front_matter(path / "README.md")
     named = [_word(matter.get(key)) for key in ("license", "license_name")]
     told = [name for name in named if name.lower() not in _NO_NAMES]
-    return told[-1] if told else title or named[0]
+    return told[0] if told else title or named[0]
 
 
 def licence_of_header(metadata: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@
     splits.py       [splits]: prompts that are kept from training
     engine.py       the sections about how pictures are computed
     noise_levels.py   noise levels that a job states itself
+    output.py       [output]: image files, and what they say of where they come from
     schedule.py     which steps the pictures of a class compute
     written.py      keys that were written; those that nothing reads are refused
     section.py      strict TOML tables; errors list what is accepted
@@ -23,12 +24,12 @@ from batchgen.settings.job import (
     Lora,
     ManifestSettings,
     Model,
-    Output,
     Sampling,
     Shards,
     load_job,
     to_toml,
 )
+from batchgen.settings.output import Output
 from batchgen.settings.schedule import ClassSchedule, PictureClass, repeated
 from batchgen.settings.section import Section
 from batchgen.settings.site import Site, load_site, seconds

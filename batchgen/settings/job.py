@@ -23,6 +23,7 @@ from batchgen.errors import JobError, shell_command
 from batchgen.settings.audit import Audit
 from batchgen.settings.engine import QUANTIZED, Cache, Compile, EngineSettings, Parallel, Precision
 from batchgen.settings.noise_levels import Sigmas
+from batchgen.settings.output import Output
 from batchgen.settings.ready_jobs import find_job, ready_jobs
 from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
 from batchgen.settings.splits import Splits
@@ -85,31 +86,6 @@ class Sampling(Section):
     negative_prompt: str = setting("", '"" for none')
     images: int = setting(1, "pictures of a row", ge=1, le=100_000)
     seed: Seed = setting(0, "run seed: rows without a seed hash it with their id or index")
-
-
-class Output(Section):
-    """How pictures are stored."""
-
-    format: Literal["jpg", "png", "webp"] = setting("jpg", "image codec")
-    quality: int = setting(
-        95,
-        "of jpg (always 4:4:4) and webp; of lossless webp, the effort to make files small",
-        ge=1,
-        le=100,
-        read_with={"output.format": ("jpg", "webp")},
-    )
-    lossless: bool = setting(
-        False, "whether webp keeps every pixel", read_with={"output.format": ("webp",)}
-    )
-    xmp: bool = setting(
-        True, "whether every picture says in XMP that a model made it, and which, by its digest"
-    )
-    license: str = setting("unknown", "licence of the pictures, named on the dataset card")
-    force_license: bool = setting(
-        False,
-        "allow an open licence although the model's or a LoRA's is non-commercial: you have read "
-        "them, and answer for it",
-    )
 
 
 class ManifestSettings(Section):

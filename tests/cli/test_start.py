@@ -9,7 +9,7 @@ import pytest
 import batchgen
 from tests.support.rehearsal import ask
 
-VERBS = ("plan", "submit", "resume", "status", "logs", "verify", "doctor", "cancel")
+VERBS = ("plan", "submit", "resume", "status", "logs", "verify", "export", "doctor", "cancel")
 
 
 def test_help_takes_less_than_half_a_second_of_cpu() -> None:

@@ -169,6 +169,9 @@ def test_the_copy_has_card_index_and_its_own_hashes(
     assert "# signed\n" in text
     assert f"`{hashlib.sha256(CHAIN).hexdigest()}`" in text
     assert (out / "contact.jpg").exists()
+    schema = pq.read_schema(run.directory.metadata(0))
+    copied = pq.read_schema(out / "metadata" / "000000.parquet")
+    assert copied.equals(schema, check_metadata=True)
 
 
 def test_an_export_that_was_killed_goes_on_after_the_last_whole_shard(
@@ -289,6 +292,15 @@ def test_keys_of_other_kinds_sign(
     key = generate()
     files[0].write_bytes(lone(key) + certificate(AUTHORITY, AUTHORITY, above=True))
     files[1].write_bytes(pem(key))
+    assert isinstance(open_signer(planned(tmp_path), *files), Signer)
+
+
+def test_a_key_as_openssl_makes_it_signs(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """`openssl ecparam -genkey` writes BEGIN EC PRIVATE KEY."""
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    text = SIGNER.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    assert b"BEGIN EC PRIVATE KEY" in text
+    files[1].write_bytes(text)
     assert isinstance(open_signer(planned(tmp_path), *files), Signer)
 
 

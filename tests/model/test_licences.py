@@ -24,6 +24,7 @@ license_link: LICENSE.md
         ({"README.md": "---\nlicense: apache-2.0\ntags: [a]\n---\n"}, "apache-2.0"),
         ({"README.md": "\ufeff---\r\nlicense: mit\r\n---\r\nText"}, "mit"),
         ({"README.md": "---\nlicense: [mit, cc-by-nc-4.0]\n---\n"}, "mit, cc-by-nc-4.0"),
+        ({"README.md": "---\nlicense: cc-by-nc-4.0\nlicense_name: ours\n---\n"}, "cc-by-nc-4.0"),
         ({"README.md": "---\nlicense: other\n---\n", "LICENSE.md": "\n# A Licence\n"}, "A Licence"),
         ({"README.md": "---\nlicense: mit\n---\n", "LICENSE": "Apache"}, "mit"),
         ({"licence.txt": "  FLUX Non-Commercial License v2.0\nmore"}, None),
