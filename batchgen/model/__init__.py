@@ -1,6 +1,7 @@
 """A model folder in diffusers layout, checked and identified without torch.
 
     checkpoint.py       folder or hub id → Checkpoint
+    score_model.py      folder or hub id → ScoreModel, which scores pictures
     locate.py           folder or hub id → folder
     lora/               a LoRA file: which linears it changes, and how strongly
     tokenizer_files.py  whether a tokenizer loads as it was made
@@ -31,6 +32,7 @@ from batchgen.model.families import (
 from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled
 from batchgen.model.lora import linear_name, read_lora
+from batchgen.model.score_model import ScoreModel, resolve_score_model
 from batchgen.model.token_counter import CountWords
 from batchgen.model.weights import digest, read_header
 
@@ -45,10 +47,12 @@ __all__ = [
     "Checkpoint",
     "CountWords",
     "Guidance",
+    "ScoreModel",
     "digest",
     "is_distilled",
     "linear_name",
     "read_header",
     "read_lora",
     "resolve",
+    "resolve_score_model",
 ]

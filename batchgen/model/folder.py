@@ -17,7 +17,7 @@ from batchgen.errors import ModelError
 # Library → its name for weight files.
 _WEIGHTS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
 # Files of a component that loading reads.
-_LOADED = (
+LOADED = (
     *("*.json", "*.txt", "*.model", "*.jinja"),
     *(
         f"{name}{part}.safetensors"
@@ -29,7 +29,7 @@ _LOADED = (
 
 def wanted(components: Iterable[str]) -> list[str]:
     """Patterns of the files on the hub that loading reads: many repositories repeat the weights."""
-    files = (f"{component}/{pattern}" for component in components for pattern in _LOADED)
+    files = (f"{component}/{pattern}" for component in components for pattern in LOADED)
     return ["model_index.json", *files]
 
 
@@ -104,7 +104,7 @@ def _parts(index: Path) -> list[Path]:
 
 
 def _is_loaded(file: Path) -> bool:
-    return any(fnmatchcase(file.name, pattern) for pattern in _LOADED)
+    return any(fnmatchcase(file.name, pattern) for pattern in LOADED)
 
 
 def expand_home(given: str) -> Path:

@@ -4,6 +4,7 @@
     job.py          job file → Job: how pictures are made
     ready_jobs.py   job files that come with batchgen, by name
     audit.py        [audit]: pictures that are also made without the cache
+    score.py        [score]: a model that looks at every picture
     engine.py       the sections about how pictures are computed
     noise_levels.py   noise levels that a job states itself
     schedule.py     which steps the pictures of a class compute

@@ -24,6 +24,7 @@ from batchgen.settings.audit import Audit
 from batchgen.settings.engine import QUANTIZED, Cache, Compile, EngineSettings, Parallel, Precision
 from batchgen.settings.noise_levels import Sigmas
 from batchgen.settings.ready_jobs import find_job, ready_jobs
+from batchgen.settings.score import Score
 from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
 from batchgen.settings.written import mark_written, refuse_unread
 
@@ -177,6 +178,7 @@ class Job(Section):
     shards: Shards = Shards()
     run: RunSettings = RunSettings()
     audit: Audit = Audit()
+    score: Score = Score()
     pattern: PatternSettings = PatternSettings()
 
     @property
@@ -191,9 +193,11 @@ class Job(Section):
     def identity(self) -> dict[str, Any]:
         """What decides pictures, tar files and their names, and so belongs to the fingerprint.
 
-        Of `[manifest]` only a part decides them (`planning.identify_run`).
+        Of `[manifest]` only a part decides them, and of `[score]` the weights (`identify_run`).
         """
-        return self.model_dump(mode="json", exclude={"run", "audit", "pattern", "manifest"})
+        return self.model_dump(
+            mode="json", exclude={"run", "audit", "score", "pattern", "manifest"}
+        )
 
 
 def load_job(

@@ -80,6 +80,12 @@ class Record:
     ssim: float | None = None
     audit_s: float = 0.0
     products: list[float] | None = None
+    # Records of runs that were begun before `[score]` have none of the following.
+    score: float | None = None
+    label: str | None = None
+    labels: list[str] | None = None
+    label_shares: list[float] | None = None
+    score_s: float = 0.0
 
     @property
     def group_s(self) -> float:

@@ -68,6 +68,8 @@ def _plan_lines(plan: Plan, job: Job, outlook: Outlook, memory: str, layout: str
     if share := job.audited_share:
         again = f"{share:.2%} of the pictures, about {share * plan.pictures:,.0f}"
         yield f"audit      {again}, are made once more without the cache, and compared"
+    if job.score.model and job.engine.kind != "pattern":
+        yield f"score      every picture, by {job.score.model}, in fp32"
     if plan.over_long:
         prompts = counted(plan.over_long, "prompt is", "prompts are")
         tokens = job.model.max_sequence_length

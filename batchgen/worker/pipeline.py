@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from batchgen.engine.rules import as_read
 from batchgen.errors import DeviceFault
@@ -23,6 +24,7 @@ from batchgen.worker.audit import FAILED, INTERRUPTED, Auditor, Reference, Uncac
 from batchgen.worker.in_flight import InFlight
 from batchgen.worker.renderer import Made, Part, Renderer
 from batchgen.worker.samples import encode_image, sample
+from batchgen.worker.scoring import UNSEEN, Scoring, Seen
 
 ENCODERS = min(8, os.cpu_count() or 1)
 
@@ -47,6 +49,7 @@ class Pipeline:
     # How the model is guided: what it does not read is not recorded. None: every value acts.
     guidance: Guidance | None = None
     auditor: Auditor = field(default_factory=Auditor)
+    scoring: Scoring = field(default_factory=Scoring)
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "write"))
     _encoders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(ENCODERS, "encode")
@@ -134,7 +137,9 @@ class Pipeline:
             return []  # the group before was not written: this one would leave a hole
         queue_s = time.perf_counter() - denoised
         made = [one for part in parts for one in self.renderer.decode(part)]
-        encoded = list(self._encoders.map(self._encode, made))
+        encoding = self._encoders.map(self._encode, made)
+        seen, ill = self._scores(made)
+        encoded = list(encoding)
         total_s = time.perf_counter() - begun
         references, fault = self._references(made, uncached.result())
         made = list(self._encoders.map(lambda one: self._compared(one, references), made))
@@ -142,12 +147,25 @@ class Pipeline:
         for one, (image, image_encode_s) in zip(made, encoded, strict=True):
             read = replace(one, picture=as_read(one.picture, self.guidance))
             times = {"queue_s": queue_s, "image_encode_s": image_encode_s, "total_s": total_s}
-            records.append(self._record(read, partial, len(image), times))
+            scores = scores_of(seen.get(read.picture.key, UNSEEN))
+            record = self._record(read, partial, len(image), times)
+            records.append(replace(record, **scores))
             samples.append(b"" if one.cause else sample(read.picture, image, self.output))
         partial.end(b"".join(samples), records)
-        if fault:
+        if fault := ill or fault:
             raise fault
         return made
+
+    def _scores(self, made: Sequence[Made]) -> tuple[dict[int, Seen], DeviceFault | None]:
+        """What the scorer says about good pictures, by key.
+
+        If the device fails over it, the fault too: it is raised when the pictures are written.
+        """
+        good = [(one.picture, one.pixels) for one in made if one.pixels is not None]
+        try:
+            return self.scoring.of(good), None
+        except DeviceFault as fault:
+            return {}, fault
 
     def _references(
         self, made: Sequence[Made], uncached: Sequence[Uncached]
@@ -215,3 +233,15 @@ class Pipeline:
             audit_s=made.audited.device_s,
             products=list(made.trace.products) if made.trace and made.trace.products else None,
         )
+
+
+def scores_of(seen: Seen) -> dict[str, Any]:
+    """The fields of a record that hold what a scorer says."""
+    labels, shares = list(seen.scored.labels), list(seen.scored.shares)
+    return {
+        "score": seen.scored.value,
+        "label": labels[0] if labels else None,
+        "labels": labels or None,
+        "label_shares": shares or None,
+        "score_s": seen.seconds,
+    }
