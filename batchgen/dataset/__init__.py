@@ -7,6 +7,7 @@
     card.py            the dataset card (README.md)
     contact_sheet.py   a sheet of thumbnails
     statistics.py      counts and times of a finished run, from its records
+    scores.py          what the scorer said, counted
     open_picture.py    pictures of a run are opened however large they are
     spread.py          a sample that is spread evenly over a run
 

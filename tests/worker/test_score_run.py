@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,10 @@ def test_another_scorer_makes_the_same_tars_and_labels_are_recorded(
     for one in found:
         assert set(one["labels"]) == set(LABELS.values())
         assert (one["label"], one["score"]) == (one["labels"][0], one["label_shares"][0])
+    labels = sorted({one["label"] for one in found})
+    report, card = ((run / name).read_text() for name in ("report.html", "README.md"))
+    assert all(f'<data value="{escape(label)}">' in report for label in labels)
+    assert f"8 pictures were scored by `{folder}`" in card
     shown = ask("records", run).out
     assert json.loads(shown.splitlines()[0])["label"] == found[0]["label"]
 
