@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -98,6 +99,7 @@ def plan_to_json(plan: Plan, outlook: Outlook, memory: str = "", layout: str = "
             "shapes": shapes,
             "device_s": outlook.device_s,
             "basis": outlook.basis,
+            "pace": asdict(outlook.pace) if outlook.pace else None,
             "devices": outlook.devices,
             "wall_s": outlook.wall_s,
             "cost": outlook.cost,
