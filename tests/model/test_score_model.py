@@ -10,6 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from batchgen.errors import ModelError
 from batchgen.model.score_model import resolve_score_model
+from batchgen.planning import locate_model
+from batchgen.settings import load_job
 from tests.support.tiny_scorers import SIDE, save_classifier, save_similarity
 
 
@@ -47,6 +49,19 @@ def test_a_folder_of_another_place_is_the_same_scorer(similarity: Path, tmp_path
     elsewhere = save_similarity(tmp_path / "elsewhere")
     first, second = (resolve_score_model(str(one)) for one in (similarity, elsewhere))
     assert first.identity == second.identity
+
+
+def test_a_scorer_belongs_to_what_identifies_a_run_and_not_to_the_model(similarity: Path) -> None:
+    """Compiled code, quantized weights and schedules of the model serve any scorer."""
+    job, checkpoint = locate_model(load_job(None, [f"score.model={similarity}"]))
+    plain = locate_model(load_job(None))[1]
+    assert checkpoint is not None
+    assert plain is not None
+    assert job.score.model == str(similarity)
+    assert checkpoint.identity == plain.identity == plain.inputs
+    own = {f"score/{name}": one for name, one in checkpoint.scorer.identity.items()}
+    assert checkpoint.inputs == plain.identity | own
+    assert "score/model.safetensors" in own
 
 
 @pytest.mark.parametrize(
