@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from html import escape
 from pathlib import Path
@@ -107,3 +108,25 @@ def test_a_run_goes_on_with_its_own_scorer_wherever_it_is(
         open_run(scored, ["score.model="])
     assert open_run(scored, [f"score.model={moved}"]).job.score.model == str(moved)
     assert open_run(scored, [f"score.model={clip}"]).checkpoint.scorer.folder == clip
+
+
+def test_plan_tells_the_scorer_and_its_memory_and_refuses_what_is_none(
+    clip: Path, tmp_path: Path
+) -> None:
+    file = write_prompts(tmp_path / "p.parquet", PROMPTS)
+    told = ask("plan", file, "--set", f"score.model={clip}").out
+    assert f"\nscore      every picture, by {clip}, in fp32\n" in told
+    assert re.search(r"workspace 0\.5 GB, scorer \d+ MB, scoring \d+ MB; ", told)
+    assert ", scorer" not in ask("plan", file).out
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    refused = ask("plan", file, "--set", f"score.model={tmp_path / 'bert'}")
+    assert (refused.code, refused.out) == (2, "")
+    assert "config.json: of BertModel, with which batchgen cannot score pictures" in refused.err
+
+
+def test_a_rehearsal_scores_nothing(tmp_path: Path) -> None:
+    file = write_prompts(tmp_path / "p.parquet", PROMPTS)
+    answer = ask("plan", file, "--rehearse", "--set", "score.model=nowhere")
+    assert answer.code == 0
+    assert "\nscore " not in answer.out
