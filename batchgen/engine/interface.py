@@ -74,7 +74,7 @@ class Scored:
     value: float | None
     # The most probable labels, and their probabilities; empty where the model has none.
     labels: tuple[str, ...] = ()
-    shares: tuple[float, ...] = ()
+    probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

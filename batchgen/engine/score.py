@@ -75,9 +75,9 @@ class Scorer:
         if self._reads == "number":
             yield from map(_number, logits[:, 0].tolist())
             return
-        shares = logits.sigmoid() if self._reads == "labels" else logits.softmax(dim=1)
+        probabilities = logits.sigmoid() if self._reads == "labels" else logits.softmax(dim=1)
         names = self._model.config.id2label
-        yield from (_labelled(row, names) for row in shares.cpu())
+        yield from (_labelled(row, names) for row in probabilities.cpu())
 
     def _text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids, and what else the tokenizer says that the model reads."""
@@ -108,13 +108,13 @@ def _number(value: float) -> Scored:
     return Scored(value if math.isfinite(value) else None)
 
 
-def _labelled(shares: Tensor, names: dict[int, str]) -> Scored:
+def _labelled(probabilities: Tensor, names: dict[int, str]) -> Scored:
     """The most probable labels [n] of a picture; of equal ones, the first of the model goes first.
 
     :param names: by number.
     """
-    if not bool(shares.isfinite().all()):
+    if not bool(probabilities.isfinite().all()):
         return Scored(None)
-    order = shares.argsort(descending=True, stable=True)[:LABELS].tolist()
-    kept = [float(shares[number]) for number in order]
+    order = probabilities.argsort(descending=True, stable=True)[:LABELS].tolist()
+    kept = [float(probabilities[number]) for number in order]
     return Scored(kept[0], tuple(names[number] for number in order), tuple(kept))

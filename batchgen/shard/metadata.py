@@ -201,10 +201,10 @@ COLUMNS = (
         "A classifier's ten most probable labels, in that order; null without one.",
     ),
     Column(
-        "label_shares",
+        "label_scores",
         _NUMBERS,
         "The probabilities of `labels`, in their order. In DuckDB: "
-        "`label_shares[list_position(labels, 'nsfw')]`.",
+        "`label_scores[list_position(labels, 'nsfw')]`.",
     ),
     Column(
         "score_s",

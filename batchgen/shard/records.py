@@ -84,7 +84,7 @@ class Record:
     score: float | None = None
     label: str | None = None
     labels: list[str] | None = None
-    label_shares: list[float] | None = None
+    label_scores: list[float] | None = None
     score_s: float = 0.0
 
     @property

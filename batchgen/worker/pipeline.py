@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from batchgen.engine.rules import as_read
 from batchgen.errors import DeviceFault
@@ -147,8 +146,8 @@ class Pipeline:
         for one, (image, image_encode_s) in zip(made, encoded, strict=True):
             read = replace(one, picture=as_read(one.picture, self.guidance))
             times = {"queue_s": queue_s, "image_encode_s": image_encode_s, "total_s": total_s}
-            scores = scores_of(seen.get(read.picture.key, UNSEEN))
             record = self._record(read, partial, len(image), times)
+            scores = seen.get(read.picture.key, UNSEEN).fields()
             records.append(replace(record, **scores))
             samples.append(b"" if one.cause else sample(read.picture, image, self.output))
         partial.end(b"".join(samples), records)
@@ -233,15 +232,3 @@ class Pipeline:
             audit_s=made.audited.device_s,
             products=list(made.trace.products) if made.trace and made.trace.products else None,
         )
-
-
-def scores_of(seen: Seen) -> dict[str, Any]:
-    """The fields of a record that hold what a scorer says."""
-    labels, shares = list(seen.scored.labels), list(seen.scored.shares)
-    return {
-        "score": seen.scored.value,
-        "label": labels[0] if labels else None,
-        "labels": labels or None,
-        "label_shares": shares or None,
-        "score_s": seen.seconds,
-    }

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from batchgen.engine import Scored
 from batchgen.errors import DeviceFault, OutOfMemory
@@ -33,6 +34,17 @@ class Seen:
 
     scored: Scored = _NOTHING
     seconds: float = 0.0
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of the picture's record that say it."""
+        labels, probabilities = list(self.scored.labels), list(self.scored.probabilities)
+        return {
+            "score": self.scored.value,
+            "label": labels[0] if labels else None,
+            "labels": labels or None,
+            "label_scores": probabilities or None,
+            "score_s": self.seconds,
+        }
 
 
 UNSEEN = Seen()

@@ -62,7 +62,7 @@ def test_a_similarity_is_transformers_own_logit_of_picture_and_prompt(
     scores = new_scorer(folder)(pixels, PROMPTS)
     assert [one.value for one in scores] == pytest.approx(expected, rel=NEAR, abs=NEAR)
     assert max(expected) - min(expected) > 100 * NEAR, "all alike: nothing is compared"
-    assert not any(one.labels or one.shares for one in scores)
+    assert not any(one.labels or one.probabilities for one in scores)
 
 
 def test_a_similarity_of_clip_is_a_hundred_times_the_cosine(tmp_path: Path) -> None:
@@ -99,12 +99,12 @@ def test_labels_have_the_probabilities_that_transformers_computes(
     scores = new_scorer(folder)(pixels, PROMPTS)
     for scored, logits in zip(scores, rows, strict=True):
         expected = {LABELS[at]: share for at, share in enumerate(logits.softmax(0).tolist())}
-        assert dict(zip(scored.labels, scored.shares, strict=True)) == pytest.approx(
+        assert dict(zip(scored.labels, scored.probabilities, strict=True)) == pytest.approx(
             expected, abs=NEAR
         )
-        assert list(scored.shares) == sorted(scored.shares, reverse=True)
-        assert scored.value == scored.shares[0]
-    assert len({scored.shares for scored in scores}) > 1, "all alike: nothing is compared"
+        assert list(scored.probabilities) == sorted(scored.probabilities, reverse=True)
+        assert scored.value == scored.probabilities[0]
+    assert len({scored.probabilities for scored in scores}) > 1, "all alike: nothing is compared"
 
 
 def test_labels_that_exclude_nothing_have_probabilities_of_their_own(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_labels_that_exclude_nothing_have_probabilities_of_their_own(tmp_path: P
         logits = model(**prepare(images=pixels, return_tensors="pt")).logits[0]
     (scored,) = new_scorer(tmp_path)([pixels], [""])
     expected = sorted(logits.sigmoid().tolist(), reverse=True)
-    assert list(scored.shares) == pytest.approx(expected, abs=NEAR)
+    assert list(scored.probabilities) == pytest.approx(expected, abs=NEAR)
 
 
 def test_a_model_of_one_output_gives_its_number(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_ten_labels_are_kept(tmp_path: Path) -> None:
     labels = {number: f"label {number}" for number in range(12)}
     save_classifier(tmp_path, id2label=labels, label2id={v: k for k, v in labels.items()})
     (scored,) = new_scorer(tmp_path)(new_pixels(1), [""])
-    assert len(scored.labels) == len(scored.shares) == 10
+    assert len(scored.labels) == len(scored.probabilities) == 10
 
 
 @pytest.mark.parametrize("save", [save_similarity, save_classifier])

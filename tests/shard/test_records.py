@@ -84,7 +84,7 @@ def test_a_row_names_its_files_and_has_its_share_of_the_device() -> None:
 
 
 # Columns of which those runs know nothing.
-LATER = ["score", "label", "labels", "label_shares", "score_s"]
+LATER = ["score", "label", "labels", "label_scores", "score_s"]
 
 
 @pytest.mark.parametrize("columns", [None, ["tar", "key", "device_s", "finished_at"], ["psnr"]])

@@ -72,7 +72,7 @@ def test_scores_are_those_of_the_published_pixels(scored: Path, clip: Path) -> N
             seen = model(**prepare(images=pictures[one["key"]], return_tensors="pt"), **tokens)
         assert one["score"] == pytest.approx(seen.logits_per_image.item(), rel=NEAR, abs=NEAR)
         assert one["score_s"] > 0
-        assert (one["label"], one["labels"], one["label_shares"]) == (None, None, None)
+        assert (one["label"], one["labels"], one["label_scores"]) == (None, None, None)
     assert len({one["score"] for one in found}) == len(found)
 
 
@@ -88,7 +88,7 @@ def test_another_scorer_makes_the_same_tars_and_labels_are_recorded(
     found = records(run)
     for one in found:
         assert set(one["labels"]) == set(LABELS.values())
-        assert (one["label"], one["score"]) == (one["labels"][0], one["label_shares"][0])
+        assert (one["label"], one["score"]) == (one["labels"][0], one["label_scores"][0])
     labels = sorted({one["label"] for one in found})
     report, card = ((run / name).read_text() for name in ("report.html", "README.md"))
     assert all(f'<data value="{escape(label)}">' in report for label in labels)

@@ -68,7 +68,7 @@ def test_every_good_picture_has_its_own_score(
     group = [picture(1), picture(2, prompt="NAN"), picture(3, prompt="three")]
     one, failed, three = run(pipeline, partial, Task(0, group))
     assert (one.score, three.score) == (1.0, 3.0)
-    assert (one.label, one.labels, one.label_shares) == ("a", ["a", "b"], [0, 1])
+    assert (one.label, one.labels, one.label_scores) == ("a", ["a", "b"], [0, 1])
     assert (failed.score, failed.label, failed.labels, failed.score_s) == (None, None, None, 0.0)
     assert judge.seen == [[group[0].prompt, "three"]]
     assert one.score_s == three.score_s > 0
@@ -77,7 +77,7 @@ def test_every_good_picture_has_its_own_score(
 def test_a_run_without_a_scorer_has_no_scores(pipeline: Pipeline, partial: PartialShard) -> None:
     pipeline.scoring = Scoring()
     (one,) = run(pipeline, partial, Task(0, pictures(1)))
-    assert (one.score, one.label, one.labels, one.label_shares, one.score_s) == (None,) * 4 + (0.0,)
+    assert (one.score, one.label, one.labels, one.label_scores, one.score_s) == (None,) * 4 + (0.0,)
 
 
 def tar_of(folder: Path, scoring: Scoring, prompt: str) -> bytes:
