@@ -137,8 +137,8 @@ def test_a_device_that_fails_in_a_score_ends_the_process_when_the_group_is_writt
 def test_a_group_is_encoded_and_the_next_denoised_while_it_is_scored(
     pipeline: Pipeline, judge: Judge, partial: PartialShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first score ends only after that, or this hangs."""
-    encoded, denoised = threading.Event(), threading.Event()
+    """The first score ends only after that, and pictures are encoded only once it has begun."""
+    begun, encoded, denoised = (threading.Event() for _ in range(3))
     engine: Any = pipeline.renderer.engine
     denoise = engine.denoise
 
@@ -148,12 +148,14 @@ def test_a_group_is_encoded_and_the_next_denoised_while_it_is_scored(
         return denoise(group)
 
     def encode(made: Any, output: Any) -> bytes:
+        assert begun.wait(10)
         encoded.set()
         return encode_image(made, output)
 
     def waiting(pixels: Any, prompts: Any) -> list[Scored]:
-        assert encoded.wait(30)
-        assert denoised.wait(30)
+        begun.set()
+        assert encoded.wait(10)
+        assert denoised.wait(10)
         return judge(pixels, prompts)
 
     monkeypatch.setattr(engine, "denoise", deciding)
