@@ -141,10 +141,10 @@ def _sample(manifest: Sequence[str], asked: Measuring, folder: Path) -> pa.Table
     if not all(Path(source.path).exists() for source in plan.sources):  # converted, and gone since
         plan = make_plan(manifest, asked.job, asked.checkpoint, folder / "manifest.parquet")
     of_worker = GROUPS * asked.job.engine.batch_size
+    wanted = of_worker * asked.workers
     drawn = [
         draw_sample(plan.model_copy(update={"shapes": (shape,)}), asked.job, wanted, 0)
         for shape in asked.shapes
-        if (wanted := min(of_worker * asked.workers, shape.pictures))
     ]
     parts = []
     for worker in range(asked.workers):
@@ -179,12 +179,14 @@ def _made(run: Run, asked: Measuring) -> Status:
 
 def _end(directory: RunDirectory) -> None:
     """End all processes of the run, and wait until they are gone. Ctrl-C does not end the wait."""
-    told = False
-    while _works(directory):
+    patient = directory.complete()  # then they leave by themselves
+    while True:
         try:
-            if not directory.complete() or told:
+            if not _works(directory):
+                return
+            if not patient:
                 stop(directory, at_once=True, again="")
-            told = True
+            patient = False
             time.sleep(_POLL_S)
         except KeyboardInterrupt:
             continue
@@ -205,13 +207,14 @@ def _pace(run: Run, asked: Measuring) -> Pace:
     :raises BatchgenError: not one picture of them is good.
     """
     taken_s = estimated_s = 0.0
-    pictures = 0
-    columns = ["outcome", "width", "height", "steps", "negative_prompt", "device_s"]
+    pictures, batch = 0, asked.job.engine.batch_size
     for shard in sorted(published_shards(run.directory)):
+        columns = ["outcome", "device_s"]
         rows = read_metadata(run.directory.metadata(shard), columns).to_pylist()
-        for shape in asked.shapes:
-            alike = [row for row in rows if _is_of(row, shape)]
-            warm = alike[asked.job.engine.batch_size :]
+        # A shard's pictures stand in the order of its shapes.
+        for number, shape in enumerate(sorted(asked.shapes)):
+            first = number * GROUPS * batch
+            warm = rows[first + batch : first + GROUPS * batch]
             good = [row["device_s"] for row in warm if row["outcome"] == "ok"]
             cost = estimate_cost([shape], asked.job, asked.checkpoint, run.plan.contrasted)
             pictures, taken_s = pictures + len(good), taken_s + sum(good)
@@ -221,12 +224,6 @@ def _pace(run: Run, asked: Measuring) -> Pace:
     device = read_regular(run.directory.identity).decode(errors="replace")
     factor = taken_s * asked.job.parallel.degree / estimated_s
     return Pace(factor, pictures, device, f"{_told(pictures, asked)}, made by `plan --measure`,")
-
-
-def _is_of(row: dict[str, object], shape: Shape) -> bool:
-    negative = row["negative_prompt"] != ""
-    found = row["width"], row["height"], row["steps"], negative
-    return found == (shape.width, shape.height, shape.steps, shape.negative)
 
 
 def _told(pictures: int, asked: Measuring) -> str:

@@ -105,6 +105,15 @@ def test_the_first_group_and_failures_do_not_count(tmp_path: Path) -> None:
     assert pace.run.endswith(", made by `plan --measure`,")
 
 
+def test_the_first_group_of_every_shape_does_not_count(tmp_path: Path) -> None:
+    run = published(tmp_path, [100.0, 100.0, 1.0, 1.0, 1.0, 1.0] * 2)
+    shapes = tuple(Shape(side, side, 4, True, 5) for side in (32, 16))
+    plan = run.plan.model_copy(update={"shapes": shapes})
+    pace = _pace(run, measuring(plan, "engine.batch_size=2"))
+    assert pace.factor == pytest.approx(1 / CARD_SECONDS)
+    assert pace.run.startswith("8 pictures of 32×32 px in 4 steps and 16×16 px in 4 steps, made")
+
+
 def test_without_one_good_picture_there_is_no_pace(tmp_path: Path) -> None:
     run = published(tmp_path, [1.0] * 4, failed=[2, 3])
     with pytest.raises(BatchgenError, match="no picture of the groups that count could be made"):
