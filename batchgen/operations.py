@@ -82,6 +82,23 @@ def refuse_devices(site: Site | None, job: Job) -> None:
         visible_devices(job)
 
 
+def planned_devices(site: Site | None, job: Job, *, measure: bool) -> Hardware:
+    """The devices that a plan is judged by: this machine's for sure if it makes pictures too.
+
+    :param measure: a few groups are made, to measure the pace.
+    :raises BatchgenError: the devices cannot be had, or this machine cannot measure the pace.
+    """
+    from batchgen.planning import assumed, of_site, this_machine
+
+    if measure:
+        from batchgen.calibration import refuse_measuring
+
+        refuse_measuring(job, site)
+        refuse_devices(None, job)
+        return this_machine(job)
+    return of_site(site, job) if site else assumed(job)
+
+
 def locate(site: Site | None, job: Job) -> tuple[Job, Checkpoint | None, Hardware]:
     """The job with its files found, its model, and the devices, which can do what it asks.
 

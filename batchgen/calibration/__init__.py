@@ -9,6 +9,7 @@
     choice.py     the quickest setting that keeps the floor
     compare.py    what one setting did to the sample: fidelity, steps, seconds
     trials.py     the calibration's folder; the settings that are tried, as jobs
+    measure_pace.py   a few groups for `plan --measure`, which then knows this machine's pace
     sample.py     a seeded, stratified sample of the manifest
 
 A room imports only rooms below it.
@@ -24,6 +25,7 @@ other setting. On a cluster that takes three commands: the runs that find them a
 from batchgen.calibration.choice import Choice, Floor, choose
 from batchgen.calibration.compare import Measured, measure
 from batchgen.calibration.making import Maker, Unmade, try_settings
+from batchgen.calibration.measure_pace import Measuring, measure_pace, refuse_measuring
 from batchgen.calibration.report import Report, write_report
 from batchgen.calibration.sample import draw_others, draw_sample, sample_manifest
 from batchgen.calibration.schedules import SHARES, Found, Search
@@ -38,6 +40,7 @@ __all__ = [
     "Grid",
     "Maker",
     "Measured",
+    "Measuring",
     "Report",
     "Search",
     "Trial",
@@ -48,6 +51,8 @@ __all__ = [
     "draw_sample",
     "grid_of",
     "measure",
+    "measure_pace",
+    "refuse_measuring",
     "sample_manifest",
     "show_calibration",
     "try_settings",

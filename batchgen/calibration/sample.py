@@ -81,7 +81,8 @@ def class_of(row: Mapping[str, Any]) -> PictureClass:
 def draw_sample(plan: Plan, job: Job, pictures: int, seed: int) -> pa.Table:
     """Draw pictures of a manifest, ordered by shape: a row each, with an `images` of 1.
 
-    :param plan: of the whole manifest, whose files are still where the plan found them.
+    :param plan: of the whole manifest, whose files are still where the plan found them. Pictures
+        are drawn of its shapes alone.
     :param pictures: how many; all of them, if the manifest has fewer.
     :param seed: another one gives another sample.
     :raises ManifestError: the manifest cannot be read.
@@ -139,7 +140,7 @@ def _places(
     first_row = 0
     for block in blocks:
         codes = block.codes()
-        for code in np.unique(codes).tolist():
+        for code in sorted(wanted.keys() & set(np.unique(codes).tolist())):
             rows = np.flatnonzero(codes == code)
             ends = before[code] + np.cumsum(block.images[rows])
             numbers = wanted[code]

@@ -36,11 +36,16 @@ def plan(
     settings: Settings = None,
     columns: Columns = None,
     rehearse: Rehearse = False,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Make a few groups here first, so that the time is known."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Say what would happen: rows, sizes, shards, groups, time, bytes.
 
-    With --site, the batch script too. Checks every row, writes nothing.
+    With --site, the batch script too. Checks every row, writes nothing. With --measure it makes a
+    few groups in a temporary folder, and remembers the pace of this machine for later plans.
     """
     with errors():
         from batchgen import planning
@@ -49,12 +54,19 @@ def plan(
 
         profile = load_site(site) if site else None
         asked = operations.read_job(job, settings or [], columns or [], rehearse=rehearse)
-        hardware = planning.of_site(profile, asked) if profile else planning.assumed(asked)
+        hardware = operations.planned_devices(profile, asked, measure=measure)
         located, checkpoint = planning.locate_model(asked)
         planning.refuse_impossible(located, checkpoint, hardware)
         planned = planning.dry_run(manifest, located, checkpoint)
         planning.refuse_open_licence(located.output, planned.made_with)
         planning.refuse_unfit(located, checkpoint, planned, hardware)
+        if measure and checkpoint:
+            from batchgen.calibration import Measuring, measure_pace
+
+            console = terminal(stderr=json)
+            measure_pace(
+                manifest, Measuring(planned, located, checkpoint, hardware, console, sys.argv)
+            )
         memory = planning.describe_memory(located, checkpoint, planned, hardware)
         outlook = operations.outlook_of(planned, profile, asked, hardware)
         layout = planning.describe_layout(located, checkpoint, planned, outlook)

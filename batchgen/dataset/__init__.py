@@ -19,6 +19,7 @@
     splits.py          the splits of a dataset
     samples.py         samples of published tars, by their keys
     statistics.py      counts and times of a finished run, from its records
+    scores.py          what the scorer said, counted
     open_picture.py    pictures of a run are opened however large they are
     spread.py          a sample that is spread evenly over a run
 

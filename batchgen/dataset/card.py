@@ -8,6 +8,7 @@ from huggingface_hub import DatasetCardData
 
 from batchgen.dataset.card_splits import WHOLE, Files, splits_section
 from batchgen.dataset.provenance import forced_licence, how_made, model_name
+from batchgen.dataset.scores import Scores
 from batchgen.dataset.statistics import Statistics
 from batchgen.errors import counted, one_line
 from batchgen.planning import Plan
@@ -92,7 +93,7 @@ Seconds of the group a picture was in:
 | stage | mean | median | 95% |
 |---|---|---|---|
 {_times(statistics)}
-{_audit(run, statistics.loss)}
+{_audit(run, statistics.loss)}{_scores(run, statistics.scores)}
 ## How the pictures were made
 
 | | |
@@ -196,6 +197,33 @@ def _audit(run: Run, loss: Loss) -> str:
 step cache, at the same precision, and compared pixel by pixel before they were encoded.{told}
 `metadata/*.parquet` has their PSNR and SSIM.
 {_measured(loss, asked.min_psnr)}"""
+
+
+def _scores(run: Run, scores: Scores) -> str:
+    """What the scorer said; nothing without one."""
+    if not scores.scored:
+        return ""
+    missing = counted(scores.unscored, "good picture has", "good pictures have")
+    told = f" {missing} no score; the workers' logs say why." if scores.unscored else ""
+    head = f"""
+## Scores
+
+{counted(scores.scored, "picture was", "pictures were")} scored by `{run.job.score.model}`, in fp32,
+before they were encoded. None is left out because of its score.{told}
+"""
+    if scores.labels:
+        rows = "\n".join(f"| {_cell(label)} | {count:,} |" for label, count in scores.frequent)
+        return f"{head}\n| most probable label | pictures |\n|---|---|\n{rows}\n"
+    return f"""{head}
+| mean | lowest | highest |
+|---|---|---|
+| {scores.mean:.4g} | {scores.lowest:.4g} | {scores.highest:.4g} |
+"""
+
+
+def _cell(text: str) -> str:
+    """A text of somebody else's in a table."""
+    return one_line(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _measured(loss: Loss, floor: float | None) -> str:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from batchgen.dataset.scores import COLUMNS as SCORE_COLUMNS
+from batchgen.dataset.scores import Scores, count_scores
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, Loss, read_metadata
+from batchgen.shard import Done, Loss, read_metadata, stream_metadata
 
 STAGES = ("group_text_s", "group_denoise_s", "group_decode_s", "image_encode_s", "total_s")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -51,9 +53,11 @@ class Statistics:
     # Shares of `[splits]`, and good pictures of each split; empty without splits.
     splits: dict[str, float] = field(default_factory=dict)
     split_pictures: dict[str, int] = field(default_factory=dict)
+    # What the scorer said of good pictures.
+    scores: Scores = field(default_factory=Scores)
 
 
-def gather(directory: RunDirectory, done: Iterable[Done]) -> Statistics:
+def gather(directory: RunDirectory, done: Sequence[Done]) -> Statistics:
     """Read the records of all committed shards, one shard at a time.
 
     :raises DamagedRun: a shard's records are gone or damaged.
@@ -88,6 +92,11 @@ def gather(directory: RunDirectory, done: Iterable[Done]) -> Statistics:
         device_s=device_s,
         seconds={stage: one.summary() for stage, one in times.items()},
         loss=loss,
+        scores=count_scores(
+            table
+            for one in done
+            for table in stream_metadata(directory.metadata(one.shard), SCORE_COLUMNS)
+        ),
     )
 
 

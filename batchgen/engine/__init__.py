@@ -6,6 +6,7 @@ ranks. Rooms stand in the order of their imports: each imports only rooms below 
     replica/            several ranks that act as one engine
     build.py            the techniques, applied in the one order that is right
     torch_engine.py     encode → denoise → decode
+    score.py            [score]: what a scorer says about pictures
     denoise.py          the denoising loop
     forward_pass.py     one group's steps through the transformer
     vae/                latents → pixels
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import os
 
-from batchgen.engine.interface import Denoised, Engine, Rendezvous, Trace, Verdict, Workload
+from batchgen.engine.interface import Denoised, Engine, Rendezvous, Scored, Trace, Verdict, Workload
 from batchgen.engine.pattern import PatternEngine
 from batchgen.engine.quiet_imports import quiet_imports
 from batchgen.model import Checkpoint
@@ -40,6 +41,7 @@ __all__ = [
     "Denoised",
     "Engine",
     "Rendezvous",
+    "Scored",
     "Trace",
     "Verdict",
     "Workload",

@@ -31,11 +31,12 @@ from batchgen.engine.parallel.mesh import shares
 from batchgen.engine.parallel.ulysses_ring import RanksAttention
 from batchgen.engine.precision.rules import QUANTIZED, check_independence, check_tokens
 from batchgen.engine.rules import compile_mode
+from batchgen.engine.score import Scorer
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.engine.vae.decode import CompiledDecode, plain_decode, worth_compiling
 from batchgen.engine.vae.one_frame import one_frame
 from batchgen.errors import JobError
-from batchgen.model import Checkpoint
+from batchgen.model import Checkpoint, ScoreModel
 from batchgen.settings import Job
 
 if TYPE_CHECKING:
@@ -107,11 +108,18 @@ def build_engine(
         identity, family, modulator, policy, device, ranks, lengths, residence, vae
     )
     engine.records = job.cache.record
+    # One rank has all pixels. The others leave the scorer alone.
+    if checkpoint.scorer and ranks.rank == 0:
+        engine.scorer = _load_scorer(checkpoint.scorer, device)
     # Compilation and warm-up come last: what is traced stays as it is, and everything that a group
     # needs is there before one is timed.
     if mode := _compile_mode(job, device):
         _compile(engine, mode, job, checkpoint, work)
     return engine
+
+
+def _load_scorer(scorer: ScoreModel, device: Device) -> Scorer:
+    return device.attempt(lambda: Scorer(scorer, device))
 
 
 def _choose_weights(

@@ -66,6 +66,18 @@ class Denoised:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """What a scorer says about one picture."""
+
+    # How well picture and prompt agree, the first label's probability, or the model's number. None
+    # if it is not finite.
+    value: float | None
+    # The most probable labels, and their probabilities; empty where the model has none.
+    labels: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The pictures that made a replica fail, and why. Its next life treats them otherwise."""
 
@@ -141,6 +153,17 @@ class Engine(Protocol):
         """Decode a group to pixels, uint8 [B, height, width, 3], RGB, and the seconds it took.
 
         It may run in another thread while the next group is denoised.
+        """
+
+    def score(
+        self, pixels: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]
+    ) -> list[Scored]:
+        """Score pictures [height, width, 3] with their prompts, as `[score]` asks, in their order.
+
+        It may run in another thread while the next group is denoised.
+
+        :raises OutOfMemory: fewer pictures may fit.
+        :raises DeviceFault: nothing more may be computed in this process.
         """
 
     def close(self) -> None:

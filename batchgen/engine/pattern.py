@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from batchgen.engine.interface import Compilation, Denoised
+from batchgen.engine.interface import Compilation, Denoised, Scored
 from batchgen.manifest import Picture
 
 _BARS = 8
@@ -58,6 +58,14 @@ class PatternEngine:
         begin = time.perf_counter()
         cards = np.stack([draw_card(picture) for picture in denoised.latents])
         return cards, time.perf_counter() - begin
+
+    def score(
+        self,
+        pixels: Sequence[npt.NDArray[np.uint8]],
+        prompts: Sequence[str],  # noqa: ARG002
+    ) -> list[Scored]:
+        """No scores: a test card says nothing about a model."""
+        return [Scored(None)] * len(pixels)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -16,6 +16,8 @@ LARGE = 2048 * 2048
 # tensor of 2^31 elements or more, which kernels index with 32 bits. A VAE of these families holds
 # 256 channels at full size, so a picture decoded whole reaches that at 2^23 px, 2896×2896.
 HUGE, BANDS = 2**23, 8
+# Pictures that a scorer sees together. More are no faster, and a group may have a thousand.
+SCORED_AT_ONCE = 8
 # The largest band: half of that.
 _BAND = HUGE // 2
 

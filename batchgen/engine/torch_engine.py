@@ -23,10 +23,11 @@ from batchgen.engine.denoise import Rows, denoise, draw_noise
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Schedule, Text
 from batchgen.engine.forward_pass import Forward
-from batchgen.engine.interface import Compilation, Denoised
+from batchgen.engine.interface import Compilation, Denoised, Scored
 from batchgen.engine.offload.residence import Residence
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.halves import Halves
+from batchgen.engine.score import Scorer
 from batchgen.engine.vae.decode import Decode, decode_latents
 from batchgen.manifest import Picture
 
@@ -51,6 +52,8 @@ class TorchEngine:
     compiler: Compiler | None = None
     # Whether the velocities of pictures without a cache are recorded.
     records: bool = False
+    # What scores the pictures; None: nothing does.
+    scorer: Scorer | None = None
 
     def __post_init__(self) -> None:
         # Decoding need not wait for the denoising that another thread has queued. If it did, the
@@ -71,6 +74,19 @@ class TorchEngine:
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
         """See `Engine.decode`."""
         return self.device.attempt(lambda: self._decode(denoised))
+
+    def score(
+        self, pixels: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]
+    ) -> list[Scored]:
+        """See `Engine.score`."""
+        scorer = self.scorer
+        assert scorer is not None, "the job names no scorer"
+
+        def score() -> list[Scored]:
+            with torch.cuda.stream(self._decoding):
+                return scorer(pixels, prompts)
+
+        return self.device.attempt(score)
 
     def close(self) -> None:
         """See `Engine.close`."""

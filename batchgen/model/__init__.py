@@ -3,6 +3,7 @@
     ingredients.py      model and LoRAs: names, digests and licences
     licences.py         what files say of their licence; what it allows
     checkpoint.py       folder or hub id → Checkpoint
+    score_model.py      folder or hub id → ScoreModel, which scores pictures
     locate.py           folder or hub id → folder
     lora/               a LoRA file: which linears it changes, and how strongly
     tokenizer_files.py  whether a tokenizer loads as it was made
@@ -35,6 +36,7 @@ from batchgen.model.index import is_distilled
 from batchgen.model.ingredients import Ingredient, list_ingredients
 from batchgen.model.licences import forbids_commerce, is_open
 from batchgen.model.lora import linear_name, read_lora
+from batchgen.model.score_model import ScoreModel, resolve_score_model
 from batchgen.model.token_counter import CountWords
 from batchgen.model.weights import digest, read_header
 
@@ -50,6 +52,7 @@ __all__ = [
     "CountWords",
     "Guidance",
     "Ingredient",
+    "ScoreModel",
     "digest",
     "forbids_commerce",
     "is_distilled",
@@ -59,4 +62,5 @@ __all__ = [
     "read_header",
     "read_lora",
     "resolve",
+    "resolve_score_model",
 ]

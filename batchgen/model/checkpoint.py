@@ -30,6 +30,7 @@ from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled, read_index
 from batchgen.model.locate import TINY, locate
 from batchgen.model.lora import Shape, is_table, linear_name, lora_files, read_lora
+from batchgen.model.score_model import ScoreModel
 from batchgen.model.token_counter import TokenCounter
 from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer, special_tokens
 from batchgen.model.weights import digest, read_header
@@ -51,10 +52,18 @@ class Checkpoint:
     family: str
     # File, relative to the folder → digest. LoRAs are `lora/NUMBER/FILE`.
     identity: dict[str, str]
+    # What scores the pictures; None: nothing does.
+    scorer: ScoreModel | None = None
     # Configurations and weight headers, each read once.
     _contents: dict[Path, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
     # Checked configurations, by component.
     _configs: dict[str, Config] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """File → digest of everything that pictures and records come from."""
+        scorer = self.scorer.identity if self.scorer else {}
+        return self.identity | {f"score/{name}": digest for name, digest in scorer.items()}
 
     @property
     def pixel_multiple(self) -> int:

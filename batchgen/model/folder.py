@@ -17,7 +17,7 @@ from batchgen.errors import ModelError
 # Library → its name for weight files.
 _WEIGHTS = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
 # Files of a component that loading reads.
-_LOADED = (
+LOADED = (
     *("*.json", "*.txt", "*.model", "*.jinja"),
     *(
         f"{name}{part}.safetensors"
@@ -32,7 +32,7 @@ def wanted(components: Iterable[str]) -> list[str]:
 
     Many repositories repeat the weights.
     """
-    files = (f"{component}/{pattern}" for component in components for pattern in _LOADED)
+    files = (f"{component}/{pattern}" for component in components for pattern in LOADED)
     return ["model_index.json", "README.md", "LICENSE*", *files]
 
 
@@ -107,7 +107,7 @@ def _parts(index: Path) -> list[Path]:
 
 
 def _is_loaded(file: Path) -> bool:
-    return any(fnmatchcase(file.name, pattern) for pattern in _LOADED)
+    return any(fnmatchcase(file.name, pattern) for pattern in LOADED)
 
 
 def expand_home(given: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from batchgen.errors import ModelError, shell_command
@@ -18,7 +18,7 @@ TINY = Path(__file__).parent / "tiny"
 INDEX = "model_index.json"
 # How long the hub may take to answer.
 HUB_TIMEOUT_S = 5.0
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_URL = re.compile(
     r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)([^/]+/[^/?#]+)(?:[/?#].*)?"
 )
@@ -50,7 +50,7 @@ def is_on_hub(model: Model) -> bool:
     given = model.path
     if given == "tiny" or os.path.lexists(expand_home(given)):
         return False
-    return bool(_HUB_ID.fullmatch(given)) and not given.lower().endswith(_SUFFIXES)
+    return bool(HUB_ID.fullmatch(given)) and not given.lower().endswith(_SUFFIXES)
 
 
 def _folder(given: str, path: Path) -> Path:
@@ -103,15 +103,45 @@ def _near(folder: Path) -> Iterator[Path]:
 def _download(model: Model, path: Path) -> Path:
     """The hub's snapshot of the model; where the hub cannot be reached, the one in its cache.
 
-    The hub is asked once and shortly, because its client tries again for 24 seconds. The index is
-    fetched first: a model without a family is refused before gigabytes are moved.
+    The index is fetched first: a model without a family is refused before gigabytes are moved.
+    """
+
+    def patterns(snapshot: Path) -> list[str]:
+        left_out = read_index(snapshot).left_out
+        return wanted(name for name in named_components(snapshot) if name not in left_out)
+
+    try:
+        return fetch(model.path, model.revision or None, INDEX, patterns)
+    except NotFetched as error:
+        fetch_it = shell_command("hf", "download", model.path, "--local-dir", "FOLDER")
+        raise ModelError(
+            f"model.path = {model.path!r}: no such folder{_beside(path)}, and the hub did not give "
+            f"it: {error}\n{_ACCEPTED}. Where there is no network, fetch it elsewhere: "
+            f"{fetch_it}, then --set model.path=FOLDER"
+        ) from None
+
+
+class NotFetched(Exception):
+    """The hub did not give a model, nor did its cache; why."""
+
+
+def fetch(
+    name: str, revision: str | None, first: str, patterns: Callable[[Path], list[str]]
+) -> Path:
+    """The hub's snapshot of a model; where the hub cannot be reached, the one in its cache.
+
+    The hub is asked once and shortly, because its client tries again for 24 seconds.
+
+    :param first: the file that is fetched before all others.
+    :param patterns: from the folder with this file to the patterns of the files to fetch.
+    :raises NotFetched: there is none.
     """
     import huggingface_hub as hub  # here, because it takes a third of a second that few runs need
 
-    revision, silence = model.revision or None, ""
+    silence = ""
     try:
         try:
-            url = hub.hf_hub_url(model.path, INDEX, revision=revision)
+            url = hub.hf_hub_url(name, first, revision=revision)
             revision = hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S).commit_hash
         except Exception as error:
             if is_answer(error):
@@ -119,25 +149,18 @@ def _download(model: Model, path: Path) -> Path:
             silence = f"the hub did not answer ({error}), and its cache here has no whole copy"
         offline = bool(silence)
         snapshot = Path(
-            hub.hf_hub_download(model.path, INDEX, revision=revision, local_files_only=offline)
+            hub.hf_hub_download(name, first, revision=revision, local_files_only=offline)
         ).parent
-        left_out = read_index(snapshot).left_out
-        components = [name for name in named_components(snapshot) if name not in left_out]
         return Path(
             hub.snapshot_download(
-                model.path,
+                name,
                 revision=snapshot.name,
-                allow_patterns=wanted(components),
+                allow_patterns=patterns(snapshot),
                 local_files_only=offline,
             )
         )
     except (OSError, ValueError) as error:  # every error of the hub's client is one of these
-        fetch = shell_command("hf", "download", model.path, "--local-dir", "FOLDER")
-        raise ModelError(
-            f"model.path = {model.path!r}: no such folder{_beside(path)}, and the hub did not give "
-            f"it: {silence or error}\n{_ACCEPTED}. Where there is no network, fetch it elsewhere: "
-            f"{fetch}, then --set model.path=FOLDER"
-        ) from None
+        raise NotFetched(silence or str(error)) from None
 
 
 def is_answer(error: Exception) -> bool:

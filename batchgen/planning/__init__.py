@@ -4,6 +4,7 @@
     layout.py       what several devices to a picture are for, in seconds
     memory_fit.py   does a job fit into the devices' memory, and what would make it fit
     memory.py       how much device memory a rank takes: an estimate
+    score_memory.py   how much a scorer takes of it
     planner.py      manifest + job → Plan
     effects.py      what was asked for and changes no picture
     licence_check.py   an open licence for pictures of a non-commercial model

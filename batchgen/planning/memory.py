@@ -64,6 +64,7 @@ from batchgen.engine.precision.rules import QUANTIZED
 from batchgen.engine.sizes import at_once, bands
 from batchgen.model import Checkpoint
 from batchgen.planning.plan import Shape
+from batchgen.planning.score_memory import score_memory
 from batchgen.settings import Job
 
 # Steps whose modulations are computed at once: as engine/modulation.py, which imports torch.
@@ -105,6 +106,9 @@ class Need:
     phases: tuple[Phase, ...]
     # Whether weights may be shared with other workers.
     mapped: bool = False
+    # Weights of the scorer, and what it computes; 0 without one.
+    scorer: int = 0
+    scoring: int = 0
 
     @property
     def total(self) -> int:
@@ -171,14 +175,16 @@ def estimate_memory(
     resident = transformer - (moving if offload == "layers" else 0) + vae
     resident += encoders if offload == "none" else 0
     workspace = WORKSPACE[kind]
-    # One rank decodes the group before meanwhile. Several ranks do one thing after the other.
-    beside = workspace + (decoding if job.parallel.degree == 1 else 0)
+    scorer, scoring = score_memory(checkpoint.scorer, job.engine.batch_size)
+    # One rank decodes and scores the group before meanwhile. Several ranks decode by themselves.
+    beside = workspace + max(scoring, decoding if job.parallel.degree == 1 else 0)
     phases = (
-        Phase("encoding text", while_encoding, beside + encoding),
-        Phase("denoising", resident, beside + denoising),
-        Phase("decoding", resident, workspace + decoding),
+        Phase("encoding text", while_encoding + scorer, beside + encoding),
+        Phase("denoising", resident + scorer, beside + denoising),
+        Phase("decoding", resident + scorer, workspace + max(decoding, scoring)),
     )
-    return Need(transformer, encoders, vae, denoising, decoding, workspace, phases, mapped=not cuda)
+    held = transformer, encoders, vae
+    return Need(*held, denoising, decoding, workspace, phases, not cuda, scorer, scoring)
 
 
 def _number_bytes(job: Job, *, cuda: bool) -> int:

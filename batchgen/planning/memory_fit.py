@@ -125,6 +125,8 @@ def _parts(need: Need) -> str:
         "decoding": need.decoding,
         "workspace": need.workspace,
     }
+    if need.scorer:
+        parts |= {"scorer": need.scorer, "scoring": need.scoring}
     listed = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
     return f"about {_size(need.total)} a rank while {need.peak}, by estimate: {listed}"
 

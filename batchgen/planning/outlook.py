@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchgen.planning.pace import recall
+from batchgen.planning.pace import Pace, recall
 from batchgen.planning.plan import Plan
 
 
@@ -22,6 +22,8 @@ class Outlook:
     wall_s: float
     # Of a device's hour, in the site's money; None: not known.
     price: float | None = None
+    # That of an earlier run, if the seconds rest on one.
+    pace: Pace | None = None
 
     @property
     def cost(self) -> float | None:
@@ -42,4 +44,4 @@ def look_ahead(plan: Plan, device: str, devices: int, price: float | None) -> Ou
         basis = f"the pace of {pace.run} on {pace.device.split(' attention=')[0]}"
     # The last shards keep few devices busy: no run is shorter than one shard.
     wall_s = max(device_s / devices, device_s / len(plan.shards))
-    return Outlook(device_s, basis, devices, wall_s, price)
+    return Outlook(device_s, basis, devices, wall_s, price, pace)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from batchgen.errors import JobError, counted
 from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
-from batchgen.model import Checkpoint, digest, list_ingredients, resolve
+from batchgen.model import Checkpoint, digest, list_ingredients, resolve, resolve_score_model
 from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.effects import (
     idle_columns,
@@ -38,7 +38,7 @@ def locate_model(job: Job) -> tuple[Job, Checkpoint | None]:
 
     :returns: the job with absolute paths in place of hub ids and relative paths, and with the
         classes of its schedule file; its model, None for test cards.
-    :raises ModelError: the model or a LoRA cannot be used.
+    :raises ModelError: the model, a LoRA or the scorer cannot be used.
     :raises JobError: `cache.trace` names no file, or `cache.schedule` no schedule of this model.
     """
     if job.engine.kind == "pattern":
@@ -53,7 +53,19 @@ def locate_model(job: Job) -> tuple[Job, Checkpoint | None]:
     job = job.model_copy(update={"model": model})
     if job.cache.schedule:
         job = with_classes(job, checkpoint)
+    if job.score.model:
+        job, checkpoint = _with_scorer(job, checkpoint)
     return locate_trace(job, checkpoint) if job.cache.trace else (job, checkpoint)
+
+
+def _with_scorer(job: Job, checkpoint: Checkpoint) -> tuple[Job, Checkpoint]:
+    """Find, check and digest the model that scores the pictures.
+
+    :raises ModelError: it cannot be used.
+    """
+    scorer = resolve_score_model(job.score.model)
+    score = job.score.model_copy(update={"model": str(scorer.folder)})
+    return job.model_copy(update={"score": score}), replace(checkpoint, scorer=scorer)
 
 
 def locate_trace(job: Job, checkpoint: Checkpoint) -> tuple[Job, Checkpoint]:
@@ -118,7 +130,7 @@ def make_plan(
     size = job.shards.pictures or shard_size(valid.pictures, batch_size, cost)
     size = min(size, valid.pictures)  # a larger number, of any length, means one shard too
     shards, groups = cut_shards(image_shapes(files, job.sampling, mapping), size, batch_size)
-    identity = identify_run(job, valid.content, checkpoint.identity if checkpoint else {})
+    identity = identify_run(job, valid.content, checkpoint.inputs if checkpoint else {})
     return Plan(
         run=uuid.uuid4().hex,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

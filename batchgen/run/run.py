@@ -139,17 +139,22 @@ def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = No
     directory = RunDirectory(root)
     plan = load_plan(directory)
     job = as_before(job, plan)
-    if known and (known[0].model, known[0].cache.trace) == (job.model, job.cache.trace):
+    if known and _places(known[0]) == _places(job):
         checkpoint = known[1]
     else:
         job, checkpoint = locate_model(job)
-    weights = checkpoint.identity if checkpoint else {}
+    weights = checkpoint.inputs if checkpoint else {}
     identity = identify_run(job, plan.identity["manifest"], weights)
     refuse_change(plan, identity, str(root), finished=directory.complete())
     directory.make_folders(len(plan.shards))  # one that was lost would be missed by every worker
     refuse_missing(directory, plan)
     check_unchanged(plan.sources)
     return Run(directory, plan, job, checkpoint)
+
+
+def _places(job: Job) -> tuple[object, ...]:
+    """What `locate_model` looks for."""
+    return job.model, job.cache.trace, job.score
 
 
 def load_plan(directory: RunDirectory) -> Plan:

@@ -5,6 +5,7 @@
     ready_jobs.py   job files that come with batchgen, by name
     audit.py        [audit]: pictures that are also made without the cache
     splits.py       [splits]: prompts that are kept from training
+    score.py        [score]: a model that looks at every picture
     engine.py       the sections about how pictures are computed
     noise_levels.py   noise levels that a job states itself
     output.py       [output]: image files, and what they say of where they come from

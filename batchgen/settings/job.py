@@ -25,6 +25,7 @@ from batchgen.settings.engine import QUANTIZED, Cache, Compile, EngineSettings, 
 from batchgen.settings.noise_levels import Sigmas
 from batchgen.settings.output import Output
 from batchgen.settings.ready_jobs import find_job, ready_jobs
+from batchgen.settings.score import Score
 from batchgen.settings.section import Section, apply_override, parse, read_toml, setting
 from batchgen.settings.splits import Splits
 from batchgen.settings.written import mark_written, refuse_unread
@@ -163,6 +164,7 @@ class Job(Section):
     run: RunSettings = RunSettings()
     audit: Audit = Audit()
     splits: Splits = Splits()
+    score: Score = Score()
     pattern: PatternSettings = PatternSettings()
 
     @property
@@ -177,10 +179,10 @@ class Job(Section):
     def identity(self) -> dict[str, Any]:
         """What decides pictures, tar files and their names, and so belongs to the fingerprint.
 
-        Of `[manifest]` only a part decides them (`planning.identify_run`).
+        Of `[manifest]` only a part decides them, and of `[score]` the weights (`identify_run`).
         """
         return self.model_dump(
-            mode="json", exclude={"run", "audit", "splits", "pattern", "manifest"}
+            mode="json", exclude={"run", "audit", "splits", "score", "pattern", "manifest"}
         )
 
 

@@ -203,6 +203,30 @@ COLUMNS = (
         "With `cache.record`: the steps + 1 sigmas, and the inner products of the velocities at "
         "steps (0, 0), (1, 0), (1, 1), (2, 0), …; null otherwise.",
     ),
+    Column(
+        "score",
+        _NUMBER,
+        "What `score.model` says: the logit of picture and prompt of CLIP (100 times the cosine), "
+        "PickScore or SigLIP (its sigmoid is a probability); a classifier's probability of "
+        "`label`; or its number. Null without a scorer, for a failure, or if it is not finite.",
+    ),
+    Column("label", _TEXT, "A classifier's most probable label; null without one."),
+    Column(
+        "labels",
+        pa.list_(_TEXT),
+        "A classifier's ten most probable labels, in that order; null without one.",
+    ),
+    Column(
+        "label_scores",
+        _NUMBERS,
+        "The probabilities of `labels`, in their order. In DuckDB: "
+        "`label_scores[list_position(labels, 'nsfw')]`.",
+    ),
+    Column(
+        "score_s",
+        _NUMBER,
+        "Seconds: its share of the time that scoring its group took. No other column has them.",
+    ),
 )
 EXTRA = (
     "The manifest's other columns, with their types. The picture's JSON has them too; see the card."

@@ -82,6 +82,12 @@ class Record:
     products: list[float] | None = None
     sha256: str | None = None
     phash: str | None = None
+    # Records of runs that were begun before `[score]` have none of the following.
+    score: float | None = None
+    label: str | None = None
+    labels: list[str] | None = None
+    label_scores: list[float] | None = None
+    score_s: float = 0.0
 
     @property
     def group_s(self) -> float:

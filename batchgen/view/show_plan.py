@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -68,17 +69,24 @@ def _plan_lines(plan: Plan, job: Job, outlook: Outlook, memory: str, layout: str
         yield f"memory     {memory}"
     if layout:
         yield f"layout     {layout}"
-    if share := job.audited_share:
-        again = f"{share:.2%} of the pictures, about {share * plan.pictures:,.0f}"
-        yield f"audit      {again}, are made once more without the cache, and compared"
-    if held_out := [f"{share:.2%} {name}" for name, share in job.splits if share]:
-        yield f"splits     of the prompts, by a hash of their texts: {', '.join(held_out)}"
+    yield from _beside_lines(plan, job)
     if plan.over_long:
         prompts = counted(plan.over_long, "prompt is", "prompts are")
         tokens = job.model.max_sequence_length
         yield f"truncated  {prompts} longer than {tokens} tokens and will be cut"
     yield from (f"note       {note}" for note in plan.notes)
     yield "\nEvery row is valid. Nothing was written."
+
+
+def _beside_lines(plan: Plan, job: Job) -> Iterator[str]:
+    """What is done beside making the pictures."""
+    if share := job.audited_share:
+        again = f"{share:.2%} of the pictures, about {share * plan.pictures:,.0f}"
+        yield f"audit      {again}, are made once more without the cache, and compared"
+    if held_out := [f"{share:.2%} {name}" for name, share in job.splits if share]:
+        yield f"splits     of the prompts, by a hash of their texts: {', '.join(held_out)}"
+    if job.score.model and job.engine.kind != "pattern":
+        yield f"score      every picture, by {job.score.model}, in fp32"
 
 
 def _outlook_lines(outlook: Outlook) -> Iterator[str]:
@@ -101,6 +109,7 @@ def plan_to_json(plan: Plan, outlook: Outlook, memory: str = "", layout: str = "
             "shapes": shapes,
             "device_s": outlook.device_s,
             "basis": outlook.basis,
+            "pace": asdict(outlook.pace) if outlook.pace else None,
             "devices": outlook.devices,
             "wall_s": outlook.wall_s,
             "cost": outlook.cost,

@@ -7,6 +7,7 @@
     pipeline.py        one group is denoised while the one before is decoded and written
     in_flight.py       the groups being made, and the verdict on them
     renderer.py        a group through the engine: together, halved, or one by one
+    scoring.py         [score]: what a scorer says about the pictures
     audit.py           [audit]: chosen pictures once more without the cache, and compared
     xmp.py             that a model made a picture, as XMP in it
     samples.py         pixels → encoded image → tar members

@@ -36,6 +36,7 @@ from batchgen.worker.limits import Limits
 from batchgen.worker.pipeline import Origin, Pipeline
 from batchgen.worker.placement import Placement
 from batchgen.worker.renderer import Renderer
+from batchgen.worker.scoring import Scoring
 from batchgen.worker.sick_devices import device_name, is_sick
 from batchgen.worker.signals import Signals, Terminated
 from batchgen.worker.worker import Worker
@@ -148,7 +149,9 @@ def work(
     guidance = run.checkpoint.guidance if run.checkpoint else None
     renderer, auditor = Renderer(engine), Auditor(run.job)
     output, xmp = run.job.output, xmp_of(run)
-    pipeline = Pipeline(renderer, output, origin, in_flight, guidance, auditor, xmp)
+    scored = run.checkpoint and run.checkpoint.scorer
+    scoring = Scoring(engine.score if scored else None)
+    pipeline = Pipeline(renderer, output, origin, in_flight, guidance, auditor, xmp, scoring)
     try:
         return Worker(run, pipeline, claims, signals, limits, device, member).work()
     finally:

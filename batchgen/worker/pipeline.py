@@ -23,6 +23,7 @@ from batchgen.worker.audit import FAILED, INTERRUPTED, Auditor, Reference, Uncac
 from batchgen.worker.in_flight import InFlight
 from batchgen.worker.renderer import Made, Part, Renderer
 from batchgen.worker.samples import Encoded, encode_picture, sample
+from batchgen.worker.scoring import UNSEEN, Scoring, Seen
 
 ENCODERS = min(8, os.cpu_count() or 1)
 
@@ -49,6 +50,7 @@ class Pipeline:
     auditor: Auditor = field(default_factory=Auditor)
     # Put into every picture; b"" for nothing.
     xmp: bytes = b""
+    scoring: Scoring = field(default_factory=Scoring)
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "write"))
     _encoders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(ENCODERS, "encode")
@@ -136,7 +138,9 @@ class Pipeline:
             return []  # the group before was not written: this one would leave a hole
         queue_s = time.perf_counter() - denoised
         made = [one for part in parts for one in self.renderer.decode(part)]
-        encoded = list(self._encoders.map(self._encode, made))
+        encoding = self._encoders.map(self._encode, made)
+        seen, ill = self._scores(made)
+        encoded = list(encoding)
         total_s = time.perf_counter() - begun
         references, fault = self._references(made, uncached.result())
         made = list(self._encoders.map(lambda one: self._compared(one, references), made))
@@ -144,12 +148,25 @@ class Pipeline:
         for one, file in zip(made, encoded, strict=True):
             read = replace(one, picture=as_read(one.picture, self.guidance))
             times = {"queue_s": queue_s, "total_s": total_s}
-            records.append(self._record(read, partial, file, times))
+            record = self._record(read, partial, file, times)
+            scores = seen.get(read.picture.key, UNSEEN).fields()
+            records.append(replace(record, **scores))
             samples.append(b"" if one.cause else sample(read.picture, file.image, self.output))
         partial.end(b"".join(samples), records)
-        if fault:
+        if fault := ill or fault:
             raise fault
         return made
+
+    def _scores(self, made: Sequence[Made]) -> tuple[dict[int, Seen], DeviceFault | None]:
+        """What the scorer says about good pictures, by key.
+
+        If the device fails over it, the fault too: it is raised when the pictures are written.
+        """
+        good = [(one.picture, one.pixels) for one in made if one.pixels is not None]
+        try:
+            return self.scoring.of(good), None
+        except DeviceFault as fault:
+            return {}, fault
 
     def _references(
         self, made: Sequence[Made], uncached: Sequence[Uncached]

@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import DatasetCard
 
 from batchgen.dataset.card import dataset_card
+from batchgen.dataset.scores import Scores
 from batchgen.dataset.statistics import Statistics
 from batchgen.run import RunDirectory
 from batchgen.shard import Loss
@@ -121,3 +122,20 @@ def test_it_tells_what_the_step_cache_costs_and_nothing_without_an_audit(tmp_pat
     assert "| 30.0 | 12.5% | | SSIM | 0.9900 | 0.9000 | |" in text
     none = dataclasses.replace(NOTHING, loss=Loss(unmeasured=1))
     assert "1 of them was not measured" in dataset_card(run, none)
+
+
+def test_it_tells_how_scores_are_spread_and_nothing_without_a_scorer(tmp_path: Path) -> None:
+    run = planned(tmp_path, ["a cat"], "score.model=models/pickscore")
+    assert "## Scores" not in dataset_card(run, NOTHING)
+    numbers = dataclasses.replace(NOTHING, scores=Scores(8, 2, 21.456, 18.0, 24.25))
+    text = " ".join(dataset_card(run, numbers).split())
+    assert "8 pictures were scored by `models/pickscore`, in fp32, before they were encoded" in text
+    assert "2 good pictures have no score; the workers' logs say why." in text
+    assert "| mean | lowest | highest | |---|---|---| | 21.46 | 18 | 24.25 |" in text
+    labels = {"normal": 7, "<b>|\n": 1}
+    found = dataclasses.replace(NOTHING, scores=Scores(8, 0, 0.9, 0.5, 1.0, labels))
+    text = dataset_card(run, found)
+    assert "| most probable label | pictures |\n|---|---|\n| normal | 7 |\n" in text
+    assert "| &lt;b>\\|\\n | 1 |\n" in text
+    assert "| mean | lowest |" not in text
+    assert "no score" not in text

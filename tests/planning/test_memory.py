@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -19,7 +20,8 @@ from batchgen.engine.build import build_engine
 from batchgen.engine.torch_engine import TorchEngine
 from batchgen.manifest import Picture
 from batchgen.model.checkpoint import Checkpoint, resolve
-from batchgen.planning import memory
+from batchgen.model.score_model import resolve_score_model
+from batchgen.planning import memory, score_memory
 from batchgen.planning.memory import Need, estimate_memory
 from batchgen.planning.plan import Shape
 from batchgen.settings.job import Job, parse_job
@@ -27,6 +29,8 @@ from tests.support import ROOT
 from tests.support.full_size import write_full_size
 from tests.support.sd3_folder import save_sd3
 from tests.support.specimens import pictures
+from tests.support.tiny_scorers import SIDE as SIDE_OF_SCORER
+from tests.support.tiny_scorers import save_similarity
 
 GROUP, SIDE, STEPS = 2, 512, 3
 
@@ -307,3 +311,25 @@ def test_at_the_very_least_all_but_the_weights_take_half() -> None:
 def test_the_estimate_imports_no_torch() -> None:
     code = "import sys, batchgen.planning; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_scorer_is_on_the_device_all_the_time_and_counted(tmp_path: Path) -> None:
+    job, checkpoint = new_job(), resolve(new_job().model)
+    scorer = resolve_score_model(str(save_similarity(tmp_path)))
+    plain, scored = (
+        needed(job, checkpoint=replace(checkpoint, scorer=one)) for one in (None, scorer)
+    )
+    assert scored.scorer == bytes_of(transformers.CLIPModel.from_pretrained(tmp_path))
+    assert scored.scoring == GROUP * score_memory.NUMBERS * SIDE_OF_SCORER**2 * 4
+    for before, after in zip(plain.phases, scored.phases, strict=True):
+        assert after.weights - before.weights == scored.scorer
+    assert (plain.scorer, plain.scoring) == (0, 0)
+
+
+def test_what_a_large_scorer_computes_may_be_more_than_decoding(tmp_path: Path) -> None:
+    scorer = resolve_score_model(str(save_similarity(tmp_path)))
+    small, large = (
+        needed(new_job(), checkpoint=replace(resolve(new_job().model), scorer=one))
+        for one in (scorer, replace(scorer, side_px=8192))
+    )
+    assert large.total - small.total == large.scoring - small.decoding

@@ -148,7 +148,7 @@ def print_of(content: tuple[str, ...] = ("m",), weights: str = "w", **sections: 
 
 PLACES = {
     *(("model", "path"), ("model", "revision"), ("model", "lora")),
-    *(("cache", "trace"), ("cache", "schedule")),
+    *(("cache", "trace"), ("cache", "schedule"), ("score", "model")),
 }
 CLASS = {"pixels": 64, "steps": 2, "negative_prompt": False, "computed": [0]}
 OPERATIONS = ("run", "audit", "pattern")

@@ -114,6 +114,21 @@ FIGURES = (
         "SELECT count(psnr), avg(psnr), min(psnr), avg(ssim), min(ssim) FROM records",
     ),
     Figure(
+        "score",
+        "score",
+        "What `score.model` says of good pictures: how many have a score, its mean, the lowest and "
+        "the highest.",
+        "SELECT count(score), avg(score), min(score), max(score) FROM good",
+    ),
+    Figure(
+        "labels",
+        "labels",
+        "The label that the classifier holds for the most probable one, and how many good pictures "
+        "have it; the twelve most frequent ones.",
+        "SELECT label, count(*) FROM good WHERE label IS NOT NULL\n"
+        "GROUP BY label ORDER BY count(*) DESC, label LIMIT 12",
+    ),
+    Figure(
         "failures",
         "failures by cause",
         "A cause is a class of failures; the record's error is the message.",

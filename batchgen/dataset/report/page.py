@@ -162,10 +162,15 @@ def _tables(numbers: Numbers) -> dict[str, Any]:
 
 def _explained(plan: Plan, ranks: int, numbers: Numbers) -> dict[str, Any]:
     """The figures that the page has, and what precedes their queries."""
-    audited = numbers.statistics.loss.measured
+    statistics = numbers.statistics
+    absent = set() if statistics.loss.measured else {"audit"}
+    if statistics.scores.labels or not statistics.scores.scored:
+        absent.add("score")
+    if not statistics.scores.labels:
+        absent.add("labels")
     cell = steps_of_a_cell(numbers.classes[:CLASSES])
     return {
-        "figures": {one.name: one for one in FIGURES if one.name != "audit" or audited},
+        "figures": {one.name: one for one in FIGURES if one.name not in absent},
         "prepare": prepare(
             planned=plan.pictures,
             ranks=ranks,

@@ -26,6 +26,7 @@ def filters(letters: int) -> dict[str, Callable[..., Any]]:
         "whole": lambda value: f"{value:,.0f}",
         "percent": lambda value: f"{value:.0%}",
         "at": lambda value: f"{value:.2f}",
+        "number": lambda value: f"{value:.4g}",
         "money": lambda value: f"{value:,.2f}",
         "rate": rate,
         "seconds": seconds,

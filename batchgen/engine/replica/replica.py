@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from batchgen.engine.build import build_engine
 from batchgen.engine.device import choose_device
-from batchgen.engine.interface import Compilation, Denoised, Engine, Rendezvous, Workload
+from batchgen.engine.interface import Compilation, Denoised, Engine, Rendezvous, Scored, Workload
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import choose_mesh
 from batchgen.engine.replica.control import ControlChannel
@@ -102,6 +102,12 @@ class Leader:
         with self._turn, self._channel.together():
             self._channel.send("decode", number, pictures=self._pictures.pop(number))
             return self._engine.decode(dataclasses.replace(denoised, latents=latents))
+
+    def score(
+        self, pixels: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]
+    ) -> list[Scored]:
+        """See `Engine.score`. Rank 0 does it alone, and exchanges nothing."""
+        return self._engine.score(pixels, prompts)
 
     @property
     def compilation(self) -> Compilation:

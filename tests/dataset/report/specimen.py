@@ -32,12 +32,18 @@ SHARD = 8
 
 
 def published_run(
-    folder: Path, pictures: int = 24, *settings: str, left: int = 0, version: int = PLAN_VERSION
+    folder: Path,
+    pictures: int = 24,
+    *settings: str,
+    left: int = 0,
+    version: int = PLAN_VERSION,
+    scores: str = "",
 ) -> Run:
     """A run of pictures in two sizes and with two numbers of steps; every fifth has failed.
 
     :param left: how many shards at the end are not made.
     :param version: of the plan.
+    :param scores: "number" or "label": of most good pictures.
     """
     prompts = [HOSTILE[number % len(HOSTILE)] for number in range(pictures)]
     run = planned(folder, prompts, f"shards.pictures={SHARD}", *settings)
@@ -46,14 +52,14 @@ def published_run(
         keys = range(shard.first_key, shard.first_key + shard.pictures)
         partial = PartialShard(run.directory, number, 1, [])
         partial.begin(0, len(keys))
-        records = [_record(key, prompts[key], number) for key in keys]
+        records = [_record(key, prompts[key], number, scores) for key in keys]
         partial.end(b"".join(map(_sample, records)), records)
         publish_shard(run.directory, partial, shard, pa.table({}), run.plan)
         partial.close()
     return run
 
 
-def _record(key: int, prompt: str, shard: int) -> Record:
+def _record(key: int, prompt: str, shard: int, scores: str) -> Record:
     chance = random.Random(key)
     side, steps = (16, 4) if key % 3 else (32, 6)
     failed, audited = key % 5 == 4, key % 4 == 0
@@ -66,6 +72,9 @@ def _record(key: int, prompt: str, shard: int) -> Record:
         given |= {"error": f"<b>no</b> {key}"}
     elif audited:
         given |= {"audit": "measured", "psnr": chance.uniform(20, 60), "ssim": chance.random()}
+    if scores and not failed and key % 7:
+        label = chance.choice(["normal", "nsfw", "<b>drawing</b>"]) if scores == "label" else None
+        given |= {"score": chance.gauss(0, 20), "label": label, "labels": label and [label]}
     return record(
         of=picture(key, prompt=prompt, width=side, height=side, steps=steps, id=f"id-{key}"),
         shard=shard,

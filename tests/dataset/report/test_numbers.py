@@ -68,3 +68,26 @@ def test_so_it_is_in_the_middle_of_a_run(tmp_path: Path) -> None:
     html = Page(run.directory.root).html
     assert "16 pictures are pending" in html
     assert "about the 8 published ones" in html
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scores", "figure"), [("number", "score"), ("label", "labels")])
+def test_so_are_scores_and_labels(scores: str, figure: str, tmp_path: Path) -> None:
+    run = published_run(tmp_path, scores=scores)
+    write_report(run)
+    check(run.directory.root)
+    page = Page(run.directory.root)
+    assert len(page.shown(figure)) >= 4
+    other = {"score": "labels", "labels": "score"}[figure]
+    assert page.shown(other) == []
+    assert f'id="how-{other}"' not in page.html
+    assert "<b>drawing" not in page.html
+
+
+def test_without_a_scorer_there_is_nothing_about_scores(tmp_path: Path) -> None:
+    run = published_run(tmp_path, 8)
+    write_report(run)
+    page = Page(run.directory.root)
+    assert page.shown("score") == page.shown("labels") == []
+    assert "how-score" not in page.html
+    assert "how-labels" not in page.html
