@@ -6,9 +6,11 @@ import tarfile
 from pathlib import Path
 
 import datasets
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+import batchgen
 from tests.support.rehearsal import ask, status
 
 ARCHIVE = Path(__file__).parent / "data" / "run-0.1.0.tar.gz"
@@ -72,3 +74,9 @@ def test_a_finished_run_is_read_as_a_dataset(old: Path) -> None:
     assert len(rows) == 12
     assert rows[0]["txt"] == "a red circle"
     assert rows[0]["jpg"].size == (64, 64)
+
+
+def test_an_old_run_is_a_dataset_for_training(old: Path) -> None:
+    where = (pc.field("device_s") >= 0) & (pc.field("prompt_place") < 1)
+    pictures = batchgen.dataset(old / "half", where=where)
+    assert pictures.pictures == len({one["txt"] + one["__key__"] for one in pictures}) == 16
