@@ -6,9 +6,11 @@ import tarfile
 from pathlib import Path
 
 import datasets
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+import batchgen
 from batchgen.errors import PlanChanged
 from batchgen.planning import as_before, identify_run, refuse_change
 from batchgen.run import inspect_run
@@ -87,3 +89,9 @@ def test_a_finished_run_is_read_as_a_dataset(old: Path) -> None:
     assert len(rows) == 12
     assert rows[0]["txt"] == "a red circle"
     assert rows[0]["jpg"].size == (64, 64)
+
+
+def test_an_old_run_is_a_dataset_for_training(old: Path) -> None:
+    where = (pc.field("device_s") >= 0) & (pc.field("prompt_place") < 1)
+    pictures = batchgen.dataset(old / "half", where=where)
+    assert pictures.pictures == len({one["txt"] + one["__key__"] for one in pictures}) == 16

@@ -1,8 +1,9 @@
 """A run as a pipeline for training: every chosen picture once an epoch, however it is divided."""
 
-import os
 import pickle
+import re
 import tarfile
+import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from importlib import import_module
@@ -19,6 +20,7 @@ import batchgen
 from batchgen.dataset.loader import Pictures, dataset
 from batchgen.errors import DamagedRun, InputError
 from batchgen.settings import prompt_place
+from batchgen.settings.job import parse_job
 from tests.support.rehearsal import records
 from tests.support.specimens import StubEngine, planned, worked
 
@@ -263,16 +265,18 @@ def test_a_tar_that_is_gone_or_lacks_a_picture_is_told_and_nothing_is_passed_ove
         keys(pictures)
 
 
-class _Bomb:
+class _Called:
+    """Calls a function where it is unpickled."""
+
     def __reduce__(self) -> Any:
-        return os._exit, (3,)
+        return str.upper, ("called",)
 
 
 def test_nothing_in_a_tar_is_unpickled(copied: Path) -> None:
     tar = copied / "data/000000.tar"
-    (copied / "bomb").write_bytes(pickle.dumps(_Bomb()))
+    (copied / "pickle").write_bytes(pickle.dumps(_Called()))
     with tarfile.open(tar, "w") as file:
-        file.add(copied / "bomb", "000000000.pyd")
+        file.add(copied / "pickle", "000000000.pyd")
     only = dataset(copied, split="all", where=pc.field("index") == 0)
     assert isinstance(next(iter(only))["pyd"], bytes)
 
@@ -290,6 +294,28 @@ def test_while_a_run_goes_on_what_is_published_is_read(tmp_path: Path) -> None:
 def test_what_is_no_decoding_is_refused(run: Path) -> None:
     with pytest.raises(InputError, match='decode="jpeg": expected None or one of l8, rgb8'):
         dataset(run, decode="jpeg")
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_documentation_run_as_printed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    (splits,) = re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert parse_job(tomllib.loads(splits), "docs").splits.validation == 0.02
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "prompts").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    batches: list[Any] = []
+    names = {"note": batches.append}
+    exec(blocks[0].replace("...", "note(images)"), names)
+    assert {tuple(images.shape[1:3]) for images in batches} == {(3, 16)}
+    with pytest.raises(InputError, match="no published picture"):  # none is so wide
+        exec(blocks[1], names)
+    exec(blocks[1].replace("128", "32").replace("red", "cat"), names)
+    assert names["pictures"].pictures == names["batches"].pictures > 0
+    assert len(blocks) == 3, "the third is run by test_splits.py"
 
 
 def test_python_has_it_as_a_function_and_as_a_method_of_a_run(run: Path, good: list[str]) -> None:
