@@ -1,7 +1,7 @@
 """The command line: it parses, calls and prints.
 
     verbs.py     the program: all verbs, `main`
-    copying.py   export
+    copying.py   split
     looking.py   doctor, status, list, logs, report, verify
     making.py    plan, calibrate, submit, resume, cancel
     telling.py   what people are told; errors and exit codes

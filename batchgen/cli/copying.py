@@ -12,16 +12,16 @@ from batchgen.cli.telling import errors, say
 from batchgen.errors import counted
 
 
-def export(
+def split(
     run: RunFolder,
     folder: Annotated[Path, typer.Argument(help="Where the copy is made: a new folder.")],
 ) -> None:
     """Copy a complete run with tars for each split, so that Hugging Face shows its splits."""
     with errors():
-        from batchgen.dataset import export_run
+        from batchgen.dataset import split_run
         from batchgen.run import inspect_run
 
-        counts = export_run(inspect_run(run), folder.expanduser())
-        for split, pictures in counts.items():
-            say(f"{split}  {counted(pictures, 'picture')}")
+        counts = split_run(inspect_run(run), folder.expanduser())
+        for name, pictures in counts.items():
+            say(f"{name}  {counted(pictures, 'picture')}")
         say(f"dataset card  {folder / 'README.md'}")

@@ -1,7 +1,7 @@
 """What readers get beside the tars, and the check that it is what was made.
 
     loader.py          a run as a webdataset pipeline; `batchgen.dataset(run)` calls it
-    export.py          a copy with tars for each split
+    split_copy.py      a copy with tars for each split
     passes.py          which epoch a pass is, the same in all workers
     repair.py          opens damaged shards again; what it replaces is put aside
     verify.py          the run recounted from its files: hashes, counts, keys, rows
@@ -24,18 +24,18 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from batchgen.dataset.export import export_run
 from batchgen.dataset.finalize import finalize_run
 from batchgen.dataset.repair import repair_run
 from batchgen.dataset.report import write_report
+from batchgen.dataset.split_copy import split_run
 from batchgen.dataset.verify import Finding, manifest_trouble, verify_run
 
 __all__ = [
     "Finding",
-    "export_run",
     "finalize_run",
     "manifest_trouble",
     "repair_run",
+    "split_run",
     "verify_run",
     "write_report",
 ]
@@ -43,6 +43,7 @@ __all__ = [
 
 class _Callable(ModuleType):
     def __call__(self, *run: Any, **options: Any) -> Any:
+        """The pictures of a run, for training; see `batchgen.dataset.loader.dataset`."""
         from batchgen.dataset.loader import dataset  # takes the seconds that torch takes
 
         return dataset(*run, **options)

@@ -2,7 +2,7 @@
 
 Hugging Face divides a dataset by its files. The tars of a run are ranges of its rows, and hold
 pictures of all splits: there they are one split, which is not called `train`, so that nobody trains
-on what was held out. An export has tars for each split (export.py).
+on what was held out. A copy has tars for each split (split_copy.py).
 """
 
 from __future__ import annotations
@@ -57,6 +57,6 @@ import batchgen
 pictures = batchgen.dataset({name}, split="{split}").to_tuple("{kind}", "txt")
 ```
 
-Hugging Face divides a dataset by its files: there it is one split, `{WHOLE}`. `batchgen export`
+Hugging Face divides a dataset by its files: there it is one split, `{WHOLE}`. `batchgen split`
 makes a copy with tars for each split.
 """

@@ -1,4 +1,4 @@
-"""Splits are told on the card, may change later, and are written apart by an export."""
+"""Splits are told on the card, may change later, and are written apart in a copy."""
 
 import json
 import tarfile
@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from batchgen.dataset.chosen import count_splits
-from batchgen.dataset.export import export_run
 from batchgen.dataset.finalize import finalize_run
 from batchgen.dataset.loader import dataset
+from batchgen.dataset.split_copy import split_run
 from batchgen.dataset.splits import bounds_of, published_splits, splits_of
 from batchgen.errors import DamagedRun, InputError, OutputError
 from batchgen.run import Run, open_run
@@ -35,9 +35,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Run) -> Path:
+def apart(run: Run) -> Path:
     folder = run.directory.root.with_name("test-copy")
-    export_run(run, folder)
+    split_run(run, folder)
     return folder
 
 
@@ -101,15 +101,15 @@ def test_a_published_dataset_without_its_run_has_the_same_splits(run: Run, tmp_p
         dataset(copy)
 
 
-def test_a_copy_has_tars_for_each_split_and_every_picture_once(run: Run, exported: Path) -> None:
+def test_a_copy_has_tars_for_each_split_and_every_picture_once(run: Run, apart: Path) -> None:
     root = run.directory.root
-    matter, text = card(exported)
+    matter, text = card(apart)
     files = {one["split"]: one["path"] for one in matter["configs"][0]["data_files"]}
     assert [*files] == ["train", "validation", "test"]
     assert (matter["pretty_name"], "index.json" in text) == ("test-copy", False)
     there: dict[str, dict[str, bytes]] = {}
     for split, pattern in files.items():
-        for path in sorted(exported.glob(pattern)):
+        for path in sorted(apart.glob(pattern)):
             with tarfile.open(path) as tar:
                 there.setdefault(split, {}).update(contents(tar))
     original: dict[str, bytes] = {}
@@ -127,30 +127,30 @@ def contents(tar: tarfile.TarFile) -> dict[str, bytes]:
     return {member.name: file.read() for member, file in members if file}
 
 
-def test_the_records_of_a_copy_name_the_tars_of_the_copy(run: Run, exported: Path) -> None:
-    assert of_splits(exported) == of_splits(run.directory.root)
-    before, after = records(run.directory.root), records(exported)
+def test_the_records_of_a_copy_name_the_tars_of_the_copy(run: Run, apart: Path) -> None:
+    assert of_splits(apart) == of_splits(run.directory.root)
+    before, after = records(run.directory.root), records(apart)
     assert [one | {"tar": ""} for one in after] == [one | {"tar": ""} for one in before]
     for one in after:
         if one["tar"] is None:
             assert one["outcome"] == "failed"
             continue
-        with tarfile.open(exported / one["tar"]) as tar:
+        with tarfile.open(apart / one["tar"]) as tar:
             assert f"{one['key']}.jpg" in tar.getnames()
 
 
-def test_no_name_of_a_copy_is_the_name_of_a_split(exported: Path) -> None:
-    names = [part for path in exported.rglob("*") for part in path.relative_to(exported).parts]
+def test_no_name_of_a_copy_is_the_name_of_a_split(apart: Path) -> None:
+    names = [part for path in apart.rglob("*") for part in path.relative_to(apart).parts]
     assert not {"train", "test", "validation", "valid", "dev", "eval"} & {
         word for name in names for word in name.replace("-", ".").split(".")
     }
 
 
-def test_the_query_of_the_card_finds_each_picture_in_its_split(run: Run, exported: Path) -> None:
-    for name, (low, high) in splits_of(exported).bounds().items():
+def test_the_query_of_the_card_finds_each_picture_in_its_split(run: Run, apart: Path) -> None:
+    for name, (low, high) in splits_of(apart).bounds().items():
         sql = f"""SELECT key FROM '{run.directory.root}/metadata/*.parquet'
             WHERE outcome = 'ok' AND prompt_place >= {low} AND prompt_place < {high}"""
-        assert {key for (key,) in duckdb.sql(sql).fetchall()} == of_splits(exported)[name]
+        assert {key for (key,) in duckdb.sql(sql).fetchall()} == of_splits(apart)[name]
 
 
 def test_a_copy_has_the_last_of_a_picture_that_was_made_again(run: Run, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_copy_has_the_last_of_a_picture_that_was_made_again(run: Run, tmp_path
     newer = newer.set_column(table.column_names.index("tar"), table.field("tar"), tar)
     pq.write_table(newer, root / "metadata/000001.parquet")
     (root / "data/000001.tar").write_bytes((root / "data/000000.tar").read_bytes())
-    assert export_run(made, tmp_path / "copy") == {"train": 3}
+    assert split_run(made, tmp_path / "copy") == {"train": 3}
     rows = records(tmp_path / "copy")
     assert [(one["generation"], one["tar"]) for one in rows] == [
         (1, None if one["index"] == 2 else "data/0/000000.tar") for one in rows
@@ -174,38 +174,38 @@ def test_a_copy_appears_whole_or_not_at_all(run: Run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     with pytest.raises(OutputError, match="holds something; name a new or an empty folder"):
-        export_run(run, tmp_path / "full")
+        split_run(run, tmp_path / "full")
     unfinished = planned(tmp_path, ["a cat"])
     with pytest.raises(InputError, match=r"not complete, .* First: batchgen resume"):
-        export_run(unfinished, tmp_path / "copy")
+        split_run(unfinished, tmp_path / "copy")
     root = worked(unfinished).directory.root
     (root / "data/000000.tar").unlink()
     with pytest.raises(DamagedRun, match=r"000000\.tar: cannot be read"):
-        export_run(unfinished, tmp_path / "copy")
+        split_run(unfinished, tmp_path / "copy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "prompts.parquet", "run"]
 
 
-def test_the_verb_says_what_it_made(run: Run, exported: Path, tmp_path: Path) -> None:
+def test_the_verb_says_what_it_made(run: Run, apart: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    told = ask("export", run.directory.root, tmp_path / "empty")
-    counts = {split: len(keys) for split, keys in of_splits(exported).items()}
+    told = ask("split", run.directory.root, tmp_path / "empty")
+    counts = {split: len(keys) for split, keys in of_splits(apart).items()}
     assert told.code == 0
     assert all(f"{split}  {count} picture" in told.out for split, count in counts.items())
     assert (tmp_path / "empty" / "README.md").exists()
-    assert ask("export", run.directory.root, tmp_path / "empty").code == 2
+    assert ask("split", run.directory.root, tmp_path / "empty").code == 2
 
 
 @pytest.mark.slow
 def test_hugging_face_shows_the_splits_of_a_copy_and_one_split_of_the_run(
-    run: Run, exported: Path, tmp_path: Path
+    run: Run, apart: Path, tmp_path: Path
 ) -> None:
     import datasets
 
     def load(folder: Path, **options: Any) -> Any:
         return datasets.load_dataset(str(folder), cache_dir=str(tmp_path), **options)
 
-    expected = of_splits(exported)
-    cached, streamed = load(exported), load(exported, streaming=True)
+    expected = of_splits(apart)
+    cached, streamed = load(apart), load(apart, streaming=True)
     for split, keys in expected.items():
         assert set(cached[split]["__key__"]) == keys
         assert {one["__key__"] for one in streamed[split]} == keys

@@ -35,7 +35,7 @@ from batchgen.shard import committed_shards, key_text, read_done, stream_metadat
 _COPIED = ("statistics.json", "contact.jpg", "report.html")
 
 
-def export_run(run: Run, folder: Path) -> dict[str, int]:
+def split_run(run: Run, folder: Path) -> dict[str, int]:
     """Copy a complete run, its splits apart. The folder appears when the copy is whole.
 
     :param folder: a new or an empty one.
