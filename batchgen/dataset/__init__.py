@@ -53,6 +53,7 @@ __all__ = [
 
 class _Callable(ModuleType):
     def __call__(self, *run: Any, **options: Any) -> Any:
+        """The pictures of a run, for training; see `batchgen.dataset.loader.dataset`."""
         from batchgen.dataset.loader import dataset  # takes the seconds that torch takes
 
         return dataset(*run, **options)
