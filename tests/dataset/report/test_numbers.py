@@ -1,8 +1,15 @@
-"""Every number of a report is what the query beside it gives, over the raw records."""
+"""Every number of a report is what a query gives over the raw records: its value, its words, marks.
+
+A number of a figure has its query on the page, for readers. Numbers in sentences have theirs here,
+and no sentence with a digit is without one.
+"""
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -10,7 +17,72 @@ import pytest
 from batchgen.dataset.report import write_report
 from batchgen.dataset.report.explained import FIGURES
 from batchgen.planning.plan import READ_VERSIONS
+from batchgen.run.run import Run
 from tests.dataset.report.specimen import published_run
+
+PRICE = 2.5
+# What a word beside a number makes of it.
+UNITS = {"ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "%": 0.01}
+UNITS |= {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+# Sentences with numbers, whole, and the queries that give them.
+COST = f"sum(device_s) / 3600 * {PRICE}"
+CLOCK = "strftime(make_timestamp(({} * 1e6)::BIGINT), '%Y-%m-%d %H:%M:%S UTC')"
+BEGAN, ENDED = CLOCK.format("min(finished_at - total_s)"), CLOCK.format("max(finished_at)")
+SENTENCES = {
+    r": all (\S+) planned pictures are accounted for\.": "SELECT getvariable('planned')",
+    r": (\S+) pictures are pending\. What follows is about the (\S+) published ones\.": (
+        "SELECT getvariable('planned') - count(*), count(*) FROM records"
+    ),
+    r"Made by test cards with batchgen [\d.]+, from (.*) to (.*)\.": (
+        f"SELECT {BEGAN}, {ENDED} FROM records"
+    ),
+    r"cost: (\S+), or (\S+) for 1,000 pictures": (
+        f"SELECT {COST}, {COST} / count(*) FILTER (outcome = 'ok') * 1000 FROM records"
+    ),
+    r"All (\S+)\. A click on a picture shows its whole record\.": "SELECT count(*) FROM good",
+    r"100 of (\S+), spread evenly over the run\. .*": "SELECT count(*) FROM good",
+    r"(\S+) more pictures": "SELECT least(count(*), 100) - 20 FROM good",
+    r"All (\S+)\. A click shows the record\.": (
+        "SELECT count(*) FROM records WHERE outcome = 'failed'"
+    ),
+    r"40 of (\S+), spread evenly over them\. .*": (
+        "SELECT count(*) FROM records WHERE outcome = 'failed'"
+    ),
+    r"Moments of (.*)\. The first and the last may be shorter\.": "SELECT getvariable('moment_s')",
+    r"0 to (\S+ m?s)": (
+        "SELECT max(q) FROM (SELECT quantile_cont(seconds, 0.99) AS q FROM (UNPIVOT good ON "
+        "group_text_s, group_denoise_s, group_decode_s, image_encode_s, total_s INTO NAME stage "
+        "VALUE seconds) GROUP BY stage)"
+    ),
+    r"0 to ([\d,.]+)": (
+        "SELECT max(rate) FROM (SELECT count(*) FILTER (outcome = 'ok') / sum(device_s) * 3600 "
+        "AS rate FROM records GROUP BY host, worker)"
+    ),
+    r"(\S+) workers, the fastest first\.": "SELECT count(DISTINCT (host, worker)) FROM records",
+    r"(\S+) workers of (\S+) devices each, the fastest first\.": (
+        "SELECT count(DISTINCT (host, worker)), getvariable('ranks') FROM records"
+    ),
+    r"step 1 to (\S+)": "SELECT max(steps) FROM good",
+}
+_APART = (
+    *(r'<details class="card.*?</details>', "<data .*?</data>", "<svg.*?</svg>"),
+    r'<p class="key">.*?</p>',
+    r'<th scope="col">\d\d%</th>',
+)
+
+
+def told(words: str) -> tuple[float, float, str]:
+    """A number as people read it, how far off its rounding may be, and its unit."""
+    found = re.match(r"([\d,]*\.?\d+)(?:e([+-]\d+))? ?(\S*)", words)
+    assert found, words
+    number, unit = found[1].replace(",", ""), found[3]
+    size = 10.0 ** int(found[2] or 0) * UNITS.get(unit, 1)
+    return float(number) * size, 0.501 * 10.0 ** -len(number.partition(".")[2]) * size, unit
+
+
+def same(words: str, value: float) -> bool:
+    number, off, _ = told(words)
+    return abs(number - value) <= off
 
 
 class Page:
@@ -21,50 +93,147 @@ class Page:
         queries = re.findall(r"<pre[^>]*>(.*?)</pre>", self.html.split('id="how"')[1], re.DOTALL)
         self.prepare, *self.queries = map(unescape, queries)
 
+    def blocks(self, name: str) -> Iterator[str]:
+        """The page's parts that show a figure, in its order."""
+        for block in self.html.split(f'data-figure="{name}"')[1:]:
+            yield re.split(r'data-figure="|</section>', block)[0]
+
     def shown(self, name: str) -> list[str]:
         """The values of a figure, in the page's order."""
         found: list[str] = []
-        for block in self.html.split(f'data-figure="{name}"')[1:]:
-            block = re.split(r'data-figure="|</section>', block)[0]
+        for block in self.blocks(name):
             for one, several in re.findall(r'<data value="([^"]*)"|data-values="([^"]*)"', block):
                 found += [unescape(one)] if one else several.split()
         return found
 
+    def sentences(self) -> list[str]:
+        """Texts with digits that no figure has, without cards, settings, axes and legends."""
+        body = self.html.split("<body>")[1].split('<section id="settings"')[0]
+        for apart in _APART:
+            body = re.sub(apart, "", body, flags=re.DOTALL)
+        texts = (" ".join(unescape(text).split()) for text in re.findall(r">([^<>]+)", body))
+        return [text for text in texts if re.search(r"\d", text)]
 
-def check(root: Path) -> int:
+
+@dataclass
+class Report:
+    """A page, and the records that it is about."""
+
+    page: Page
+    database: duckdb.DuckDBPyConnection
+
+    def ask(self, query: str) -> list[Any]:
+        return [value for row in self.database.sql(query).fetchall() for value in row]
+
+
+def report(run: Run) -> Report:
+    """Write a run's report; a reader's database of its records."""
+    write_report(run, price=PRICE)
+    root = run.directory.root
+    page, database = Page(root), duckdb.connect(config={"file_search_path": str(root)})
+    database.execute(page.prepare)
+    return Report(page, database)
+
+
+def check_figures(one: Report) -> int:
     """Compare every number with its query, as a reader would run it; return how many."""
-    page, checked = Page(root), 0
-    with duckdb.connect(config={"file_search_path": str(root)}) as database:
-        database.execute(page.prepare)
-        figures = {one.name: one for one in FIGURES if f'id="how-{one.name}"' in page.html}
-        assert page.queries == [figure.sql for figure in figures.values()]
-        for name, figure in figures.items():
-            computed = [value for row in database.sql(figure.sql).fetchall() for value in row]
-            shown = page.shown(name)
-            assert len(shown) == len(computed), name
-            for ours, theirs in zip(shown, computed, strict=True):
-                if isinstance(theirs, str):
-                    assert ours == theirs, name
-                else:
-                    assert float(ours) == pytest.approx(float(theirs), rel=1e-9, abs=1e-12), name
-            checked += len(shown)
+    page, checked = one.page, 0
+    figures = {figure.name: figure for figure in FIGURES if f'id="how-{figure.name}"' in page.html}
+    assert page.queries == [figure.sql for figure in figures.values()]
+    for name, figure in figures.items():
+        computed, shown = one.ask(figure.sql), page.shown(name)
+        assert len(shown) == len(computed), name
+        for ours, theirs in zip(shown, computed, strict=True):
+            if isinstance(theirs, str):
+                assert ours == theirs, name
+            else:
+                assert float(ours) == pytest.approx(float(theirs), rel=1e-9, abs=1e-12), name
+        checked += len(shown)
     return checked
+
+
+def check_words(page: Page) -> None:
+    """What people read beside a value is that value."""
+    for name in {figure.name for figure in FIGURES}:
+        for block in page.blocks(name):
+            for value, words in re.findall(r'<data value="([\d.e+-]+)">([^<]*)</data>', block):
+                hours = told(words)[2] in ("s", "min", "h") and name in ("device_hours", "workers")
+                assert same(words, float(value) * (3600 if hours else 1)), (name, value, words)
+
+
+def check_sentences(one: Report) -> None:
+    for text in one.page.sentences():
+        found = [
+            (match, sql) for like, sql in SENTENCES.items() if (match := re.fullmatch(like, text))
+        ]
+        assert len(found) == 1, text
+        (match, sql) = found[0]
+        for words, value in zip(match.groups(), one.ask(sql), strict=True):
+            assert words == value if isinstance(value, str) else same(words, float(value)), text
+
+
+def check_marks(page: Page) -> None:
+    """Marks are as long, as high and as dark as their numbers."""
+    lengths = r'<rect class="(?:fill|failed)[^"]*" width="([\d.]+)%" height="16"'
+    for name, places in {"failures": [1], "stages": [3, 2, 1], "workers": [5]}.items():
+        (block,) = page.blocks(name)
+        rows = [re.findall(r'<data value="([^"]*)"', row) for row in block.split("</tr>")]
+        values = [float(row[at]) for row in rows if row for at in places]
+        whole = sum(values) if name == "failures" else max(values)
+        found = [float(length) for length in re.findall(lengths, block)]
+        assert found == pytest.approx([100 * value / whole for value in values], abs=0.01), name
+    (course,) = page.blocks("course")
+    places = r'x="([\d.]+)%".* y="(.*?)%" height="(.*?)%"'
+    columns = re.findall(
+        places + r' data-at="(.*?)" data-values="(.*?)"><title>(.*)</title>', course
+    )
+    moments = [[float(value) for value in values.split()] for *_, values, _ in columns]
+    lefts, times = ([float(one[at]) for one in columns] for at in (0, 3))
+    a_second = (lefts[-1] - lefts[0]) / (times[-1] - times[0])
+    assert lefts == pytest.approx([lefts[0] + (at - times[0]) * a_second for at in times], abs=0.02)
+    for (_, y, height, _, _, title), moment in zip(columns, moments, strict=True):
+        assert float(y) + float(height) == pytest.approx(100, abs=0.02)
+        assert same(title.split(", ")[1], moment[0])
+    marks = [("bars", 0, [float(one[2]) for one in columns])]
+    for at, name in enumerate(("p50", "p95", "p99"), start=1):
+        circles = re.findall(rf'circle class="line {name}".*? cy="([\d.]+)%"', course)
+        marks.append((name, at, [100 - float(y) for y in circles]))
+    for axis in (marks[:1], marks[1:]):
+        heights = [height for *_, some in axis for height in some]
+        values = [moment[at] for _, at, _ in axis for moment in moments]
+        scale = max(heights) / max(values)
+        assert heights == pytest.approx([value * scale for value in values], abs=0.02)
+    darkness = re.findall(r'fill-opacity="(.*?)" .*data-values="(.*?)"', page.html)
+    assert all(float(dark) == pytest.approx(float(share), abs=0.005) for dark, share in darkness)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", READ_VERSIONS)
 def test_every_number_is_what_its_query_gives(version: int, tmp_path: Path) -> None:
-    run = published_run(tmp_path, version=version)
-    write_report(run)
+    made = report(published_run(tmp_path, version=version))
     # Ten single numbers, audits, causes, moments, stages, workers, sizes and the steps of each.
-    assert check(run.directory.root) > 100
+    assert check_figures(made) > 100
+    check_words(made.page)
+    check_marks(made.page)
+    check_sentences(made)
 
 
 @pytest.mark.slow
 def test_so_it_is_in_the_middle_of_a_run(tmp_path: Path) -> None:
-    run = published_run(tmp_path, left=2)
-    write_report(run)
-    check(run.directory.root)
-    html = Page(run.directory.root).html
-    assert "16 pictures are pending" in html
-    assert "about the 8 published ones" in html
+    made = report(published_run(tmp_path, 24, "parallel.cp=2", left=2))
+    assert "16 pictures are pending" in made.page.html
+    check_figures(made)
+    check_words(made.page)
+    check_marks(made.page)
+    check_sentences(made)
+
+
+@pytest.mark.slow
+def test_so_it_is_where_not_all_are_shown(tmp_path: Path) -> None:
+    made = report(published_run(tmp_path, 240))
+    check_figures(made)
+    check_words(made.page)
+    check_marks(made.page)
+    check_sentences(made)
+    assert "100 of 192, spread evenly" in made.page.html
+    assert "40 of 48, spread evenly" in made.page.html
