@@ -276,6 +276,5 @@ def stream_metadata(path: Path, columns: Sequence[str] | None = None) -> Iterato
 
 def _unreadable(path: Path, error: Exception) -> DamagedRun:
     repair = shell_command("batchgen", "verify", path.parent.parent, "--repair")
-    return DamagedRun(
-        f"{path}: cannot be read: {error}. To put it aside and make it again: {repair}"
-    )
+    why = str(error).rstrip(".")
+    return DamagedRun(f"{path}: cannot be read: {why}. To put it aside and make it again: {repair}")

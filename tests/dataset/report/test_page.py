@@ -108,6 +108,24 @@ def test_it_is_written_where_it_is_asked_for_and_has_the_cost(run: Run, tmp_path
     assert f"cost: {36 * hours:,.2f}, or " in out.read_text()
 
 
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        ("nowhere/page.html", "nowhere/page.html: No such file or directory. It is not there, or"),
+        ("folder", "folder: Is a directory. A file is expected here, and there is a folder"),
+        ("file/page.html", "file/page.html: Not a directory. A folder is expected here, and"),
+    ],
+)
+def test_where_it_cannot_be_written_the_name_is_told_and_what_is_expected(
+    run: Run, tmp_path: Path, out: str, expected: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    answer = ask("report", run.directory.root, "--out", tmp_path / out)
+    assert answer.code == 2
+    assert answer.err.startswith(f"batchgen: {tmp_path / expected}"), answer.err
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     answer = ask("report", tmp_path)
     assert answer.code == 2
