@@ -7,6 +7,7 @@ and no sentence with a digit is without one.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,13 @@ def told(words: str) -> tuple[float, float, str]:
     return float(number) * size, 0.501 * 10.0 ** -len(number.partition(".")[2]) * size, unit
 
 
-def same(words: str, value: float) -> bool:
+def same(words: str, value: float, rel: float = 1e-9) -> bool:
     number, off, _ = told(words)
-    return abs(number - value) <= off
+    return abs(number - value) <= off + rel * abs(value)
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(float(at), UTC).strftime("%d %b %H:%M:%S")
 
 
 class Page:
@@ -172,7 +177,7 @@ def check_sentences(one: Report) -> None:
             assert words == value if isinstance(value, str) else same(words, float(value)), text
 
 
-def check_marks(page: Page) -> None:
+def check_marks(page: Page, moment_s: float) -> None:
     """Marks are as long, as high and as dark as their numbers."""
     lengths = r'<rect class="(?:fill|failed)[^"]*" width="([\d.]+)%" height="16"'
     for name, places in {"failures": [1], "stages": [3, 2, 1], "workers": [5]}.items():
@@ -198,11 +203,16 @@ def check_marks(page: Page) -> None:
     for at, name in enumerate(("p50", "p95", "p99"), start=1):
         circles = re.findall(rf'circle class="line {name}".*? cy="([\d.]+)%"', course)
         marks.append((name, at, [100 - float(y) for y in circles]))
-    for axis in (marks[:1], marks[1:]):
+    for axis, plot in zip((marks[:1], marks[1:]), course.split("</svg>")[:2], strict=True):
         heights = [height for *_, some in axis for height in some]
         values = [moment[at] for _, at, _ in axis for moment in moments]
         scale = max(heights) / max(values)
         assert heights == pytest.approx([value * scale for value in values], abs=0.02)
+        rules = re.findall(r'<text x="0" y="([\d.]+)%" dx[^>]*>([^<]*)<', plot)
+        assert len(rules) >= 2
+        assert all(same(words, (100 - float(y)) / scale, rel=1e-3) for y, words in rules)
+        ends = [_clock(times[0]), f"{_clock(times[-1] + moment_s)} UTC"]
+        assert re.findall(r'<text x="\d+%?" y="100%" dy[^>]*>([^<]*)<', plot) == ends
     darkness = re.findall(r'fill-opacity="(.*?)" .*data-values="(.*?)"', page.html)
     assert all(float(dark) == pytest.approx(float(share), abs=0.005) for dark, share in darkness)
 
@@ -214,7 +224,7 @@ def test_every_number_is_what_its_query_gives(version: int, tmp_path: Path) -> N
     # Ten single numbers, audits, causes, moments, stages, workers, sizes and the steps of each.
     assert check_figures(made) > 100
     check_words(made.page)
-    check_marks(made.page)
+    check_marks(made.page, made.ask("SELECT getvariable('moment_s')")[0])
     check_sentences(made)
 
 
@@ -224,7 +234,7 @@ def test_so_it_is_in_the_middle_of_a_run(tmp_path: Path) -> None:
     assert "16 pictures are pending" in made.page.html
     check_figures(made)
     check_words(made.page)
-    check_marks(made.page)
+    check_marks(made.page, made.ask("SELECT getvariable('moment_s')")[0])
     check_sentences(made)
 
 
@@ -233,7 +243,7 @@ def test_so_it_is_where_not_all_are_shown(tmp_path: Path) -> None:
     made = report(published_run(tmp_path, 240))
     check_figures(made)
     check_words(made.page)
-    check_marks(made.page)
+    check_marks(made.page, made.ask("SELECT getvariable('moment_s')")[0])
     check_sentences(made)
     assert "100 of 192, spread evenly" in made.page.html
     assert "40 of 48, spread evenly" in made.page.html

@@ -1,7 +1,8 @@
 """The page is whole in itself, small, says what is pending, and runs nothing that a prompt says."""
 
+import dataclasses
 import re
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -99,6 +100,13 @@ def test_a_run_that_has_just_begun_says_what_is_pending(tmp_path: Path) -> None:
     html = html_of(run)
     assert "5 pictures are pending" in html
     assert 'data-figure="rate"' not in html
+
+
+def test_what_the_plan_notes_stands_there_whole(run: Run, tmp_path: Path) -> None:
+    note = f"a note <b> {'of many words ' * 30}whose end is the remedy"
+    noted = dataclasses.replace(run, plan=run.plan.model_copy(update={"idle_columns": (note,)}))
+    page = write_report(noted, tmp_path / "page.html").read_text()
+    assert f"<p>{escape(note)}</p>" in page
 
 
 def test_it_is_written_where_it_is_asked_for_and_has_the_cost(run: Run, tmp_path: Path) -> None:
