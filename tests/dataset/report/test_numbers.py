@@ -157,7 +157,15 @@ def check_figures(one: Report) -> int:
     return checked
 
 
-def check_words(page: Page) -> None:
+def check_words(one: Report) -> None:
+    """All that people read and see is what the values say."""
+    check_data(one.page)
+    check_bars(one.page)
+    check_course(one.page, one.ask("SELECT getvariable('moment_s')")[0])
+    check_sentences(one)
+
+
+def check_data(page: Page) -> None:
     """What people read beside a value is that value."""
     for name in {figure.name for figure in FIGURES}:
         for block in page.blocks(name):
@@ -177,8 +185,8 @@ def check_sentences(one: Report) -> None:
             assert words == value if isinstance(value, str) else same(words, float(value)), text
 
 
-def check_marks(page: Page, moment_s: float) -> None:
-    """Marks are as long, as high and as dark as their numbers."""
+def check_bars(page: Page) -> None:
+    """Bars are as long as their numbers, and cells as dark."""
     lengths = r'<rect class="(?:fill|failed)[^"]*" width="([\d.]+)%" height="16"'
     for name, places in {"failures": [1], "stages": [3, 2, 1], "workers": [5]}.items():
         (block,) = page.blocks(name)
@@ -187,34 +195,65 @@ def check_marks(page: Page, moment_s: float) -> None:
         whole = sum(values) if name == "failures" else max(values)
         found = [float(length) for length in re.findall(lengths, block)]
         assert found == pytest.approx([100 * value / whole for value in values], abs=0.01), name
-    (course,) = page.blocks("course")
-    places = r'x="([\d.]+)%".* y="(.*?)%" height="(.*?)%"'
-    columns = re.findall(
-        places + r' data-at="(.*?)" data-values="(.*?)"><title>(.*)</title>', course
+    cells = re.findall(
+        r'fill-opacity="(.*?)" .*data-values="(.*?)"><title>.* computed by (.*)</title>', page.html
     )
-    moments = [[float(value) for value in values.split()] for *_, values, _ in columns]
-    lefts, times = ([float(one[at]) for one in columns] for at in (0, 3))
-    a_second = (lefts[-1] - lefts[0]) / (times[-1] - times[0])
-    assert lefts == pytest.approx([lefts[0] + (at - times[0]) * a_second for at in times], abs=0.02)
-    for (_, y, height, _, _, title), moment in zip(columns, moments, strict=True):
-        assert float(y) + float(height) == pytest.approx(100, abs=0.02)
-        assert same(title.split(", ")[1], moment[0])
-    marks = [("bars", 0, [float(one[2]) for one in columns])]
-    for at, name in enumerate(("p50", "p95", "p99"), start=1):
-        circles = re.findall(rf'circle class="line {name}".*? cy="([\d.]+)%"', course)
-        marks.append((name, at, [100 - float(y) for y in circles]))
-    for axis, plot in zip((marks[:1], marks[1:]), course.split("</svg>")[:2], strict=True):
-        heights = [height for *_, some in axis for height in some]
-        values = [moment[at] for _, at, _ in axis for moment in moments]
-        scale = max(heights) / max(values)
-        assert heights == pytest.approx([value * scale for value in values], abs=0.02)
-        rules = re.findall(r'<text x="0" y="([\d.]+)%" dx[^>]*>([^<]*)<', plot)
-        assert len(rules) >= 2
-        assert all(same(words, (100 - float(y)) / scale, rel=1e-3) for y, words in rules)
-        ends = [_clock(times[0]), f"{_clock(times[-1] + moment_s)} UTC"]
-        assert re.findall(r'<text x="\d+%?" y="100%" dy[^>]*>([^<]*)<', plot) == ends
-    darkness = re.findall(r'fill-opacity="(.*?)" .*data-values="(.*?)"', page.html)
-    assert all(float(dark) == pytest.approx(float(share), abs=0.005) for dark, share in darkness)
+    assert len(cells) >= 10
+    for dark, share, words in cells:
+        assert float(dark) == pytest.approx(float(share), abs=0.005)
+        assert same(words, float(share))
+
+
+def check_course(page: Page, moment_s: float) -> None:
+    """Marks over time stand where their numbers and the axes say, and are told so."""
+    (course,) = page.blocks("course")
+    places = r'x="([\d.]+)%" width="([\d.]+)%" y="(.*?)%" height="(.*?)%"'
+    told_so = r' data-at="(.*?)" data-values="(.*?)"><title>(.*) UTC: (.*) pictures?, (.*) an hour<'
+    bars = re.findall(places + told_so, course)
+    moments = [[float(value) for value in bar[5].split()] for bar in bars]
+    at = [float(bar[4]) for bar in bars]
+    middles = [float(bar[0]) + float(bar[1]) / 2 for bar in bars]
+    expected = [100 * (one - at[0] + moment_s / 2) / (at[-1] - at[0] + moment_s) for one in at]
+    assert middles == pytest.approx(expected, abs=0.02)
+    for bar, moment in zip(bars, moments, strict=True):
+        assert float(bar[2]) + float(bar[3]) == pytest.approx(100, abs=0.02)
+        assert bar[6] == _clock(bar[4])
+        assert same(bar[7], moment[0] * moment_s / 3600)
+        assert same(bar[8], moment[0])
+    lines = []
+    for place, name in enumerate(("p50", "p95", "p99"), start=1):
+        like = (
+            rf'class="line {name}" r="3" cx="(.*?)%" cy="(.*?)%"><title>(.*) UTC: {name} ([^<]*)<'
+        )
+        circles = re.findall(like, course)
+        assert [float(x) for x, *_ in circles] == pytest.approx(expected, abs=0.02)
+        for (_, y, clock, words), when, moment in zip(circles, at, moments, strict=True):
+            assert clock == _clock(when)
+            assert same(words, moment[place])
+            lines.append((100 - float(y), moment[place]))
+    plots, ends = course.split("</svg>"), (_clock(at[0]), f"{_clock(at[-1] + moment_s)} UTC")
+    heights = (float(bar[3]) for bar in bars)
+    rates = (moment[0] for moment in moments)
+    check_axis(plots[0], list(zip(heights, rates, strict=True)), ends)
+    check_axis(plots[1], lines, ends)
+
+
+def check_axis(plot: str, marks: list[tuple[float, float]], ends: tuple[str, str]) -> None:
+    """Heights of marks are their values on an axis from zero, whose words say so.
+
+    :param marks: height and value of each.
+    :param ends: the times at the left and at the right.
+    """
+    scale = max(height for height, _ in marks) / max(value for _, value in marks)
+    assert [height for height, _ in marks] == pytest.approx(
+        [value * scale for _, value in marks], abs=0.02
+    )
+    rules = re.findall(r'<text x="0" y="([\d.]+)%" dx[^>]*>([^<]*)<', plot)
+    assert len(rules) >= 2
+    assert all(same(words, (100 - float(y)) / scale, rel=1e-3) for y, words in rules)
+    assert tuple(re.findall(r'<text x="\d+%?" y="100%" dy[^>]*>([^<]*)<', plot)) == ends
+    (label,) = re.findall(r'role="img" aria-label="(.*?)"', plot)
+    assert f"from {ends[0]} to {ends[1]}" in label or label.endswith(f"to {rules[-1][1]}")
 
 
 @pytest.mark.slow
@@ -223,9 +262,7 @@ def test_every_number_is_what_its_query_gives(version: int, tmp_path: Path) -> N
     made = report(published_run(tmp_path, version=version))
     # Ten single numbers, audits, causes, moments, stages, workers, sizes and the steps of each.
     assert check_figures(made) > 100
-    check_words(made.page)
-    check_marks(made.page, made.ask("SELECT getvariable('moment_s')")[0])
-    check_sentences(made)
+    check_words(made)
 
 
 @pytest.mark.slow
@@ -233,17 +270,13 @@ def test_so_it_is_in_the_middle_of_a_run(tmp_path: Path) -> None:
     made = report(published_run(tmp_path, 24, "parallel.cp=2", left=2))
     assert "16 pictures are pending" in made.page.html
     check_figures(made)
-    check_words(made.page)
-    check_marks(made.page, made.ask("SELECT getvariable('moment_s')")[0])
-    check_sentences(made)
+    check_words(made)
 
 
 @pytest.mark.slow
 def test_so_it_is_where_not_all_are_shown(tmp_path: Path) -> None:
     made = report(published_run(tmp_path, 240))
     check_figures(made)
-    check_words(made.page)
-    check_marks(made.page, made.ask("SELECT getvariable('moment_s')")[0])
-    check_sentences(made)
+    check_words(made)
     assert "100 of 192, spread evenly" in made.page.html
     assert "40 of 48, spread evenly" in made.page.html
