@@ -29,9 +29,11 @@ from batchgen.run.run import create
 from batchgen.settings.job import load_job
 from batchgen.shard.commit import Done
 from batchgen.shard.loss import Loss
-from batchgen.shard.metadata import SCHEMA, key_text
+from batchgen.shard.metadata import SCHEMA, encode_table, key_text
 
 STEPS, HOSTS = 28, 16
+# In the columns that the report does not read, by type; 0 in those of other types.
+EMPTY = {pa.string(): "", pa.float64(): 0.0}
 
 
 def columns(shard: Shard, number: int) -> pa.Table:
@@ -68,7 +70,8 @@ def columns(shard: Shard, number: int) -> pa.Table:
     }
     for field in SCHEMA:
         if field.name not in given:
-            given[field.name] = [{"string": "", "double": 0.0}.get(str(field.type), 0)] * count
+            empty = None if pa.types.is_list(field.type) else EMPTY.get(field.type, 0)
+            given[field.name] = [empty] * count
     return pa.table({name: pa.array(given[name], SCHEMA.field(name).type) for name in SCHEMA.names})
 
 
@@ -80,7 +83,7 @@ def loss(table: pa.Table) -> Loss:
 
 def write_shard(directory: RunDirectory, shard: Shard, number: int, picture: bytes) -> None:
     table = columns(shard, number)
-    pq.write_table(table, directory.metadata(number), compression="zstd")
+    directory.metadata(number).write_bytes(encode_table(table))
     ok = table["outcome"].to_pylist().count("ok")
     with tarfile.open(directory.data(number), "w") as tar:
         for key in table["key"].to_pylist():

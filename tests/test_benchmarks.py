@@ -208,6 +208,12 @@ def test_a_goal_is_met_by_its_own_policy_with_few_enough_steps() -> None:
 
 
 @pytest.mark.slow
+def test_a_report_is_measured_in_time_and_memory() -> None:
+    printed = run("report_scale.py", "--pictures", "40", "--shard", "20")
+    assert re.match(r"40 pictures in 2 shards: .* s of processors, 0\.\d\d GB at most, ", printed)
+
+
+@pytest.mark.slow
 def test_peers_measures_every_cache_of_everyone_who_is_there(tmp_path: Path) -> None:
     tried = ["diffusers.FirstBlockCache=0.4", "diffusers.MagCache=0.3", "diffusers.TaylorSeer=3"]
     tried += ["diffusers.TaylorSeer lite=3", "diffusers.FasterCache=2"]

@@ -21,8 +21,12 @@ def list_runs(
     with errors():
         from batchgen.view.show_status import show_runs
 
+        if not (folder.is_dir() or folder == Path("runs")):
+            raise InputError(
+                f"{folder}: no such folder. Runs are made in runs, or where --out says"
+            )
         if not show_runs(terminal(), folder):
-            say(f"There is no run in {folder}.")
+            say(f"There is no run in {folder}. To make one: batchgen submit MANIFEST")
 
 
 def status(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,17 @@ from batchgen.shortage import name_shortage
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+# What a file is called while it is written (durable.py).
+_TEMPORARY = re.compile(r"\.([^/]+)\.[0-9a-f]{32}\.tmp$")
+_EXPECTED = {
+    errno.ENOENT: "It is not there, or the folder that it would be written to is not.",
+    errno.ENOTDIR: "A folder is expected here, and there is a file.",
+    errno.EISDIR: "A file is expected here, and there is a folder: name a file in it.",
+    errno.EACCES: "You may not read or write it: name another, or ask its owner.",
+    errno.EROFS: "Nothing can be written there: name another place.",
+}
 
 
 def terminal(*, stderr: bool = False) -> Console:
@@ -39,7 +52,9 @@ def errors() -> Iterator[None]:
         _complain(str(error))
         raise typer.Exit(error.exit_code) from None
     except OSError as error:
-        where = f"{one_line(str(error.filename))}: " if error.filename else ""
+        # A rename names two files, and what people asked for is the second.
+        name = _TEMPORARY.sub(r"\1", str(error.filename2 or error.filename or ""))
+        where = f"{one_line(name)}: " if name else ""
         if is_full(error):
             short = name_shortage(error, Path(error.filename or ".").absolute().parent)
             remedy = f"Nothing is lost: {short.remedy}, then type the command again"
@@ -47,7 +62,7 @@ def errors() -> Iterator[None]:
             raise typer.Exit(RunStopped.exit_code) from None
         if not where:
             raise
-        _complain(f"{where}{error.strerror}")
+        _complain(f"{where}{error.strerror}. {_EXPECTED.get(error.errno or 0, '')}".rstrip())
         raise typer.Exit(InputError.exit_code) from None
 
 

@@ -7,6 +7,7 @@
     passes.py          which epoch a pass is, the same in all workers
     repair.py          opens damaged shards again; what it replaces is put aside
     verify.py          the run recounted from its files: hashes, counts, keys, rows
+    summaries.py       card, statistics, report and index against the records
     finalize.py        completes a run: statistics, contact sheet, report, card, index
     report/            report.html: the run on one page
     wids.py            index.json

@@ -1,4 +1,4 @@
-"""Open damaged shards of a run again, so that `resume` makes them.
+"""Open damaged shards of a run again, so that `resume` makes them, and wrong summaries too.
 
 What is replaced is put aside, never deleted. The commit goes last: until then the shard stays
 committed and damaged, and a repair that was killed is begun again. The claims stay, and the last
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchgen import durable
-from batchgen.dataset.verify import index_is_right
+from batchgen.dataset.summaries import wrong_summaries
 from batchgen.errors import DamagedRun, StillRunning, shell_command
 from batchgen.run import Run, RunDirectory, new_aside, put_aside
 from batchgen.shard import Claim, last_attempt, read_done, read_owner, roll_forward
@@ -21,7 +21,7 @@ from batchgen.slurm import Queue
 
 
 def repair_run(run: Run, damaged: Sequence[int]) -> Path | None:
-    """Open shards again whose published files are damaged or missing.
+    """Open shards again whose published files are damaged or missing; put wrong summaries aside.
 
     :param damaged: their numbers.
     :return: the folder that has now what was replaced; None if nothing had to be.
@@ -29,11 +29,13 @@ def repair_run(run: Run, damaged: Sequence[int]) -> Path | None:
     """
     directory = run.directory
     _refuse_living(directory, damaged)
-    wrong_index = not index_is_right(directory, len(run.plan.shards))
-    if not (damaged or wrong_index):
+    wrong = wrong_summaries(run)
+    if not (damaged or wrong):
         return None
     aside = new_aside(directory)
     put_aside(directory, directory.index, aside)  # first: a damaged run is not complete
+    for path in wrong.keys() - {directory.index}:
+        put_aside(directory, path, aside)
     for shard in damaged:
         put_aside(directory, directory.metadata(shard), aside)
         put_aside(directory, directory.data(shard), aside)

@@ -2,7 +2,7 @@
 
 Counts and means are exact. Quantiles are exact for up to 100,000 good pictures. For more, they
 come from a histogram of fixed size, and their relative error is at most half a percent. Memory is
-bounded: the times of 100,000 pictures and the records of one shard.
+bounded: the times of 100,000 pictures, and some thousands of records.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from batchgen.dataset.scores import COLUMNS as SCORE_COLUMNS
 from batchgen.dataset.scores import Scores, count_scores
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, Loss, read_metadata, stream_metadata
+from batchgen.shard import Done, Loss, stream_metadata
 
 STAGES = ("group_text_s", "group_denoise_s", "group_decode_s", "image_encode_s", "total_s")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -58,7 +58,7 @@ class Statistics:
 
 
 def gather(directory: RunDirectory, done: Sequence[Done]) -> Statistics:
-    """Read the records of all committed shards, one shard at a time.
+    """Read the records of all committed shards, some records at a time.
 
     :raises DamagedRun: a shard's records are gone or damaged.
     """
@@ -68,19 +68,19 @@ def gather(directory: RunDirectory, done: Sequence[Done]) -> Statistics:
     times = {stage: Times() for stage in STAGES}
     ok = failed = tar_bytes = 0
     device_s, loss = 0.0, Loss()
+    columns = ("outcome", "cause", "path", "width", "height", *STAGES)
     for one in done:
         loss = loss.plus(one.loss)
         ok, failed = ok + one.ok, failed + one.failed
         tar_bytes, device_s = tar_bytes + one.tar_bytes, device_s + one.group_s
-        columns = ["outcome", "cause", "path", "width", "height", *STAGES]
-        table = read_metadata(directory.metadata(one.shard), columns)
-        failures.update(cause for cause in table["cause"].to_pylist() if cause)
-        good = table.filter(pc.equal(table["outcome"], "ok"))
-        widths, heights = good["width"].to_pylist(), good["height"].to_pylist()
-        sizes.update(f"{width}x{height}" for width, height in zip(widths, heights, strict=True))
-        paths.update(good["path"].to_pylist())
-        for stage in STAGES:
-            times[stage].add(good[stage].to_numpy())
+        for table in stream_metadata(directory.metadata(one.shard), columns):
+            failures.update(cause for cause in table["cause"].to_pylist() if cause)
+            good = table.filter(pc.equal(table["outcome"], "ok"))
+            sides = (good["width"].to_pylist(), good["height"].to_pylist())
+            sizes.update(f"{width}x{height}" for width, height in zip(*sides, strict=True))
+            paths.update(good["path"].to_pylist())
+            for stage in STAGES:
+                times[stage].add(good[stage].to_numpy())
     return Statistics(
         pictures=ok + failed,
         ok=ok,

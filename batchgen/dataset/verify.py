@@ -2,14 +2,14 @@
 
 The plan must be what the manifest gives. Every published shard must have the counts of its commit,
 one record a planned picture, from the row that is planned for it, and one sample a good record, in
-plan order. A deep check also hashes every byte and every picture, decodes it, and compares each
-record with its row of the manifest.
+plan order. Card, statistics, report and index must say what the records give (`summaries.py`). A
+deep check also hashes every byte and every picture, decodes it, and compares each record with its
+row of the manifest.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,14 +17,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from batchgen.checked_json import unseal
 from batchgen.dataset.open_picture import open_picture
-from batchgen.dataset.wids import run_index
+from batchgen.dataset.summaries import anew, wrong_summaries
 from batchgen.errors import BatchgenError, DamagedRun, PlanChanged, counted, shell_command
 from batchgen.manifest import check_unchanged
-from batchgen.planning import Shard, recount
+from batchgen.planning import Shard, identify_run, recount, refuse_change
 from batchgen.regular_file import open_regular, read_regular
-from batchgen.run import Run, RunDirectory, refuse_missing
+from batchgen.run import Run, refuse_missing
 from batchgen.shard import (
     Done,
     committed_shards,
@@ -92,28 +91,13 @@ def verify_run(run: Run, *, deep: bool, manifest: bool) -> Iterator[Finding]:
             yield Finding(shard, problems)
 
 
-def index_is_right(directory: RunDirectory, planned: int) -> bool:
-    """Whether `index.json` lists the tars of the commits; true if the run is not complete.
-
-    The name in it is the one that the run's folder had when it was completed: folders are renamed.
-    """
-    committed = sorted(committed_shards(directory) & set(range(planned)))
-    if not directory.complete() or len(committed) < planned:
-        return True
-    try:
-        done = [read_done(directory, shard) for shard in committed]
-    except DamagedRun:  # is told with its shard
-        return True
-    try:
-        found = unseal(read_regular(directory.index))
-    except (ValueError, OSError):
-        return False
-    right: dict[str, object] = json.loads(run_index(directory, done))
-    return found | {"name": ""} == right | {"name": ""}
-
-
 def _run_problems(run: Run, *, manifest: bool) -> Iterator[str]:
     directory, plan = run.directory, run.plan
+    try:
+        job = identify_run(run.job, plan.identity["manifest"], plan.identity["weights"])
+        refuse_change(plan, job, str(directory.job), finished=True)
+    except PlanChanged as error:
+        yield str(error)
     if manifest and (wrong := recount(plan, run.job)):
         yield f"{directory.plan}: {wrong}. Its pictures are not those of the manifest"
     try:
@@ -126,8 +110,8 @@ def _run_problems(run: Run, *, manifest: bool) -> Iterator[str]:
         if path not in own:  # those are told with their shard
             away = shell_command("mv", path, "ANOTHER_FOLDER")
             yield f"{path}: was not published by this run. Move it away: {away}"
-    if not index_is_right(directory, len(plan.shards)):
-        yield f"{directory.index}: does not list the tars that are there"
+    for path, wrong in wrong_summaries(run).items():
+        yield f"{path}: {wrong}. {anew(directory)}"
 
 
 def _shard_problems(

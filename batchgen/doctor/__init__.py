@@ -2,6 +2,7 @@
 
     show.py          findings for people, and as JSON lines
     nodes.py         every node of a site is asked by a job of its own
+    question.py      what a node is asked, and how it answers
     links.py         two nodes exchange tensors, where they meet
     examine.py       all checks of one machine, in their order
     scheduler.py     SLURM's commands, controller and accounting

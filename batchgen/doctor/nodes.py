@@ -11,82 +11,28 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from batchgen import durable, slurm
-from batchgen.doctor.examine import examine
 from batchgen.doctor.finding import Finding, failed, ok, warning
 from batchgen.doctor.folders import PRIVATE, existing
-from batchgen.doctor.links import between_nodes
-from batchgen.doctor.machine import same_software
 from batchgen.doctor.models import located
-from batchgen.doctor.needs import Needs
+from batchgen.doctor.question import BYTES, Question, wait_for_bytes
 from batchgen.errors import SchedulerSilent, SiteError, counted, printable, shell_command
 from batchgen.launch.node_jobs import nodes_of, submit_to_node
 from batchgen.planning.identity import software
 from batchgen.run import refuse_letters
 from batchgen.settings import Job, Site, to_toml
-from batchgen.settings.job import parse_job
 
 # Minutes that SLURM gives each job.
 LIMIT_MIN = 15
-# A new file may appear late on a network file system, and a job late in squeue.
+# A job may appear late in squeue, and its answer late on a network file system.
 PATIENCE_S = 15.0
 _POLL_S, _LISTING_S = 0.5, 5.0
-_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What the job of a node calls. The node imports this class and answers in the folder."""
-
-    shared: str
-    # The folder of runs.
-    root: str
-    # As TOML; "" without a job.
-    job: str
-    site: Site
-    # Package → version, where it was submitted.
-    software: Mapping[str, str]
-    # Of what the submitter has written into the shared folder.
-    sha256: str
-    # Whether other nodes are asked too.
-    several: bool = False
-
-    def __call__(self) -> None:
-        """Examine this node, and answer."""
-        shared, name = Path(self.shared), slurm.node()
-        saw = _wait_for_bytes(shared / "submitter.bytes", self.sha256)
-        own = os.urandom(_BYTES)
-        durable.write(shared / f"{name}.bytes", own)
-        won = durable.link(shared / f"{name}.bytes", shared / "winner")
-        job = parse_job(tomllib.loads(self.job), "the job") if self.job else None
-        findings = [one.on(name) for one in same_software(self.software)]
-        needs = Needs(job, self.site)
-        for finding in self._examined(name, needs):
-            findings.append(finding)
-            # Should the job end before it answers, its log says how far it came.
-            sys.stdout.write(f"after {finding.name}: {finding.found}\n")
-            sys.stdout.flush()
-        answer = {
-            "findings": [finding.as_dict() for finding in findings],
-            "saw": saw,
-            "wrote": hashlib.sha256(own).hexdigest(),
-            "won": won,
-        }
-        durable.create(shared / f"{name}.answer", json.dumps(answer).encode())
-
-    def _examined(self, name: str, needs: Needs) -> Iterator[Finding]:
-        """This node alone, and together with another one."""
-        yield from examine(Path(self.root), needs)
-        if self.several and not needs.rehearses:
-            yield between_nodes(Path(self.shared), name, needs).on(name)
 
 
 @dataclass
@@ -120,7 +66,7 @@ def examine_nodes(
     :raises OutputError: SLURM would read the folder's path differently.
     """
     with _shared_folder(folder) as shared:
-        own = os.urandom(_BYTES)
+        own = os.urandom(BYTES)
         durable.write(shared / "submitter.bytes", own)
         asked = _Asked(shared, hashlib.sha256(own).hexdigest())
         text = to_toml(located(job)) if job else ""
@@ -224,25 +170,13 @@ def _read_answer(asked: _Asked, node: str) -> list[Finding]:
         return []
     asked.won[node] = answer["won"]
     findings = [Finding(**told) for told in answer["findings"]]
-    saw = _wait_for_bytes(asked.shared / f"{node}.bytes", answer["wrote"])
+    saw = wait_for_bytes(asked.shared / f"{node}.bytes", answer["wrote"], PATIENCE_S)
     if (answer["saw"], saw) == (asked.sha256, answer["wrote"]):
         same = ok("shared_folder", f"sees the bytes of {slurm.node()}, and the other way round")
     else:
         told = f"the node and {slurm.node()} see different bytes in one file of {asked.shared}"
         same = failed("shared_folder", told, "Put runs on another file system, with --out")
     return [same.on(node), *findings]
-
-
-def _wait_for_bytes(path: Path, sha256: str) -> str:
-    """The SHA-256 of a file of another machine, once it is this one or patience is over."""
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        with contextlib.suppress(OSError):
-            if (seen := hashlib.sha256(path.read_bytes()).hexdigest()) == sha256:
-                return seen
-        if time.monotonic() > end:
-            return ""
-        time.sleep(_POLL_S)
 
 
 def _has_ended(asked: _Asked, node: str) -> list[Finding]:

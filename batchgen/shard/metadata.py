@@ -256,6 +256,14 @@ def to_table(records: Sequence[Record], extras: pa.Table, *, older: bool = False
     return table.append_column(field, struct)
 
 
+def encode_table(table: pa.Table) -> bytes:
+    """The Parquet file of a shard's records: readers need no more memory for a larger shard."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=ROWS, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
 def _table(records: Sequence[Record]) -> pa.Table:
     columns = [
         [column.value(one) if column.value else getattr(one, column.name) for one in records]
@@ -310,6 +318,5 @@ def stream_metadata(path: Path, columns: Sequence[str] | None = None) -> Iterato
 
 def _unreadable(path: Path, error: Exception) -> DamagedRun:
     repair = shell_command("batchgen", "verify", path.parent.parent, "--repair")
-    return DamagedRun(
-        f"{path}: cannot be read: {error}. To put it aside and make it again: {repair}"
-    )
+    why = str(error).rstrip(".")
+    return DamagedRun(f"{path}: cannot be read: {why}. To put it aside and make it again: {repair}")

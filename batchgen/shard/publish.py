@@ -12,14 +12,13 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchgen import durable
 from batchgen.planning import Plan, Shard
 from batchgen.run import RunDirectory
 from batchgen.shard.commit import Done, commit_shard
 from batchgen.shard.loss import Loss
-from batchgen.shard.metadata import to_table
+from batchgen.shard.metadata import encode_table, to_table
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.records import Record
 
@@ -35,9 +34,7 @@ def publish_shard(
     records = partial.records()
     ok = sum(record.outcome == "ok" for record in records)
     tar_bytes, tar_sha256, tar_md5 = _fingerprints(partial.seal()) if ok else (0, "", "")
-    sink = pa.BufferOutputStream()
-    pq.write_table(to_table(records, extras, older=plan.is_older), sink, compression="zstd")
-    metadata = sink.getvalue().to_pybytes()
+    metadata = encode_table(to_table(records, extras, older=plan.is_older))
     durable.write(partial.path("parquet"), metadata)
     done = Done(
         shard=partial.shard,

@@ -38,17 +38,20 @@ def show_findings(console: Console, run: Run, findings: Iterable[Finding], troub
             console, [f"Not compared with the manifest, but with the plan alone: {trouble}"]
         )
     print_lines(console, [f"{sound} sound, {', '.join(others)} done yet"])
+    if checked == len(run.plan.shards) and not run.directory.complete():
+        resume = shell_command("batchgen", "resume", run.directory.root)
+        print_lines(console, [f"{run.directory.index} is missing. To complete the run: {resume}"])
     return wrong == 0
 
 
 def show_repair(console: Console, run: Run, aside: Path, shards: Sequence[int]) -> None:
     """What was put aside, and what to type next."""
-    count = counted(len(shards), "shard was", "shards were")
+    opened = f"{counted(len(shards), 'shard was', 'shards were')} opened again. " if shards else ""
     resume = shell_command("batchgen", "resume", run.directory.root)
     print_lines(
         console,
         [
-            f"{count} opened again. What was replaced is in {aside}; nothing was deleted.",
+            f"{opened}What was replaced is in {aside}; nothing was deleted.",
             f"To make what is missing: {resume}",
         ],
     )

@@ -2,6 +2,7 @@
 
 watched.py        a process that meets inputs, and what became of each
 manifests.py      Parquet, CSV and JSON lines
+manifest_judge.py whether an accepted manifest was read right
 command_line.py   words of commands
 loras.py          LoRA files
 models.py         model folders

@@ -90,6 +90,8 @@ def test_list_has_a_line_for_every_run_and_tells_what_is_none(
     assert re.search(r"whole +complete +30 +10 +0 ", answer.out)
     assert "damaged" in answer.out
     assert f"There is no run in {run}." in ask("list", run).out
+    answer = ask("list", run / "nowhere")
+    assert (answer.code, "nowhere: no such folder" in answer.err) == (2, True)
 
 
 def test_logs_are_followed_until_nobody_works(finished: Finished) -> None:

@@ -21,7 +21,7 @@ from batchgen.shard import commit
 from batchgen.shard.claims import last_attempt
 from batchgen.shard.commit import committed_shards
 from tests.support.rehearsal import Answer, ask, records, write_prompts
-from tests.support.specimens import planned, worked
+from tests.support.specimens import abandoned, planned, worked
 
 PROMPTS = [*["a cat"] * 4, *["RAISE"] * 4, *["a dog"] * 2, "NAN", "a fox"]
 
@@ -29,12 +29,7 @@ PROMPTS = [*["a cat"] * 4, *["RAISE"] * 4, *["a dog"] * 2, "NAN", "a fox"]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A complete run of three shards: four good, none good, three of four. Its worker is gone."""
-    made = worked(planned(tmp_path, PROMPTS))
-    for claim in (made.directory.inner / "claims").glob("*/*.0001"):
-        content = json.loads(claim.read_bytes())
-        content["owner"]["pid"] = 2**22 + 1
-        claim.write_text(json.dumps(content))
-    return made
+    return abandoned(worked(planned(tmp_path, PROMPTS)))
 
 
 def published(run: Run) -> dict[str, bytes]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.doctor import nodes
+from batchgen.doctor import nodes, question
 from batchgen.doctor.finding import Finding
-from batchgen.doctor.nodes import Question
+from batchgen.doctor.question import Question
 from batchgen.planning.identity import software
 from batchgen.settings import Site as Profile
 from batchgen.settings import load_job, to_toml
@@ -45,7 +45,8 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(nodes, "PATIENCE_S", 0)
+    for side in (nodes, question):
+        monkeypatch.setattr(side, "PATIENCE_S", 0)
     return Site(tmp_path, monkeypatch)
 
 

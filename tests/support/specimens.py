@@ -1,5 +1,6 @@
 """Example values of the types that wings exchange. A test names the fields it is about."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -174,6 +175,15 @@ def worked(run: Run, engine: Engine | None = None) -> Run:
     claims = Claims(run.directory, len(run.plan.shards), 0)
     Worker(run, pipeline, claims, Signals(), Limits(run), "here.slot0").work()
     pipeline.close()
+    return run
+
+
+def abandoned(run: Run) -> Run:
+    """The same run, whose worker is gone: its shards may be repaired."""
+    for claim in (run.directory.inner / "claims").glob("*/*.0001"):
+        content = json.loads(claim.read_bytes())
+        content["owner"]["pid"] = 2**22 + 1
+        claim.write_text(json.dumps(content))
     return run
 
 

@@ -110,8 +110,8 @@ FIGURES = (
         "audit",
         "fidelity",
         "Audited pictures were also made without the step cache, and compared before they were "
-        "encoded: how many, PSNR in dB and SSIM, each on average and at worst.",
-        "SELECT count(psnr), avg(psnr), min(psnr), avg(ssim), min(ssim) FROM records",
+        "encoded: PSNR in dB on average, how many, PSNR at worst; SSIM on average and at worst.",
+        "SELECT avg(psnr), count(psnr), min(psnr), avg(ssim), min(ssim) FROM records",
     ),
     Figure(
         "score",
@@ -173,9 +173,9 @@ FIGURES = (
     Figure(
         "classes",
         "steps by size",
-        "Good pictures of one size and number of steps, and how many steps of a picture were "
-        "computed on average.",
-        "SELECT width, height, steps, count(*), avg(computed) FROM good\n"
+        "Good pictures of one size and number of steps: how many there are, their steps, and how "
+        "many steps of a picture were computed on average.",
+        "SELECT width, height, count(*), steps, avg(computed) FROM good\n"
         "GROUP BY width, height, steps ORDER BY count(*) DESC, width, height, steps",
     ),
     Figure(

@@ -10,6 +10,7 @@ To add a family: a file here, its line in `_FAMILIES`, and its facts for plannin
     qwen_image.py   Qwen-Image
     sd3.py          Stable Diffusion 3 and 3.5
     zimage.py       Z-Image and Z-Image-Turbo
+    zimage_blocks.py  Z-Image's blocks as the engine calls them
     flux2_vae.py    what families with FLUX.2's VAE share
     mistral3.py     the language model in a Mistral3, as a text encoder
     family.py       what the engine asks of a family, and what families share

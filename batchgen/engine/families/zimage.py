@@ -40,6 +40,7 @@ from batchgen.engine.attention.heads import Rotary
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Text
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
+from batchgen.engine.families.zimage_blocks import ImageBlock, JointBlock
 from batchgen.engine.modulation import Modulator
 from batchgen.engine.rules import check_true_cfg
 from batchgen.manifest import Picture
@@ -236,54 +237,6 @@ class ZImage(Family):
     def lora_targets(self) -> dict[str, nn.Module]:
         """The transformer and Qwen3, as far as it is used."""
         return {"transformer": self.transformer, "text_encoder": self.text}
-
-
-class JointBlock(nn.Module):
-    """A diffusers `ZImageTransformerBlock` as the engine calls it: text and image as one stream.
-
-    The block changes its class and stays the same object, because the transformer and the family
-    hold it both.
-    """
-
-    attention: Any
-    feed_forward: nn.Module
-    attention_norm1: nn.Module
-    attention_norm2: nn.Module
-    ffn_norm1: nn.Module
-    ffn_norm2: nn.Module
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        temb: Tensor,
-        image_rotary_emb: Rotary,
-    ) -> tuple[Tensor, Tensor]:
-        """Image [R, T, D] and text [R, S', D], modulated by [R, M] → image and text."""
-        text_tokens = encoder_hidden_states.shape[1]
-        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        tokens = self._transformed(tokens, temb, image_rotary_emb)
-        return tokens[:, text_tokens:], tokens[:, :text_tokens]
-
-    def _transformed(self, tokens: Tensor, modulation: Tensor, rotary: Rotary) -> Tensor:
-        """Attention and MLP, each scaled before, normalised after, and gated."""
-        scale, gate, mlp_scale, mlp_gate = modulation.unsqueeze(1).chunk(4, dim=-1)
-        scaled = self.attention_norm1(tokens) * (1 + scale)
-        attended = self.attention(scaled, image_rotary_emb=rotary)
-        tokens = tokens + gate.tanh() * self.attention_norm2(attended)
-        made = self.feed_forward(self.ffn_norm1(tokens) * (1 + mlp_scale))
-        out: Tensor = tokens + mlp_gate.tanh() * self.ffn_norm2(made)
-        return out
-
-
-class ImageBlock(JointBlock):
-    """One that refines the image before it meets the text."""
-
-    def forward(  # type: ignore[override]
-        self, hidden_states: Tensor, temb: Tensor, image_rotary_emb: Rotary
-    ) -> tuple[Tensor]:
-        """Image tokens [R, T, D], modulated by [R, M] → image tokens."""
-        return (self._transformed(hidden_states, temb, image_rotary_emb),)
 
 
 def _padded(tokens: int) -> int:

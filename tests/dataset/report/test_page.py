@@ -1,7 +1,8 @@
 """The page is whole in itself, small, says what is pending, and runs nothing that a prompt says."""
 
+import dataclasses
 import re
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -101,11 +102,36 @@ def test_a_run_that_has_just_begun_says_what_is_pending(tmp_path: Path) -> None:
     assert 'data-figure="rate"' not in html
 
 
+def test_what_the_plan_notes_stands_there_whole(run: Run, tmp_path: Path) -> None:
+    note = f"a note <b> {'of many words ' * 30}whose end is the remedy"
+    noted = dataclasses.replace(run, plan=run.plan.model_copy(update={"idle_columns": (note,)}))
+    page = write_report(noted, tmp_path / "page.html").read_text()
+    assert f"<p>{escape(note)}</p>" in page
+
+
 def test_it_is_written_where_it_is_asked_for_and_has_the_cost(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere.html"
     assert ask("report", run.directory.root, "--out", out, "--price", "36").code == 0
     hours = float(re.findall(r'"device_hours">\s*<b><data value="(.*?)"', out.read_text())[0])
     assert f"cost: {36 * hours:,.2f}, or " in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        ("nowhere/page.html", "nowhere/page.html: No such file or directory. It is not there, or"),
+        ("folder", "folder: Is a directory. A file is expected here, and there is a folder"),
+        ("file/page.html", "file/page.html: Not a directory. A folder is expected here, and"),
+    ],
+)
+def test_where_it_cannot_be_written_the_name_is_told_and_what_is_expected(
+    run: Run, tmp_path: Path, out: str, expected: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    answer = ask("report", run.directory.root, "--out", tmp_path / out)
+    assert answer.code == 2
+    assert answer.err.startswith(f"batchgen: {tmp_path / expected}"), answer.err
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
