@@ -33,6 +33,7 @@ from batchgen.shard import SCHEMA, published_shards, stream_metadata
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from batchgen.dataset import Pushed
     from batchgen.view.status import Status
 
 # Seconds between two looks while `wait` waits.
@@ -92,6 +93,20 @@ class RunHandle:
             tables += stream_metadata(directory.metadata(shard), columns)
         table = pa.concat_tables(tables, promote_options="default")
         return table.select([name for name in columns or known if name in table.column_names])
+
+    def push(self, url: AnyPath, *, follow: bool = False, replace: bool = False) -> Pushed:
+        """Send what is published to a folder, an object store or the hub, and verify it there.
+
+        :param url: a folder, `hf://datasets/ORG/NAME`, or a URL as `s3://BUCKET/FOLDER`.
+        :param follow: go on until the run is complete and everything is there.
+        :param replace: replace shards there whose content is another.
+        :return: what is there now. Call it again to continue.
+        :raises BatchgenError: what the command line refuses, with its message.
+        """
+        from batchgen.dataset import push_run
+
+        directory = RunDirectory.open(self.root)
+        return push_run(directory, fspath(url), follow=follow, replace=replace)
 
     def cancel(self, *, now: bool = False) -> None:
         """Ask the run to stop after the groups in flight, or at once. `resume` continues it."""

@@ -1,7 +1,7 @@
 """The command line: it parses, calls and prints.
 
     verbs.py     the program: all verbs, `main`
-    looking.py   doctor, status, list, logs, report, verify
+    looking.py   doctor, status, list, logs, records, report, verify, push
     making.py    plan, calibrate, submit, resume, cancel
     telling.py   what people are told; errors and exit codes
     options.py   what several verbs take

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from batchgen import __version__
-from batchgen.cli.looking import doctor, list_runs, logs, records, report, status, verify
+from batchgen.cli.looking import doctor, list_runs, logs, push, records, report, status, verify
 from batchgen.cli.making import calibrate, cancel, plan, resume, submit
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ app.command()(logs)
 app.command()(records)
 app.command()(report)
 app.command()(verify)
+app.command()(push)
 app.command()(cancel)
 
 

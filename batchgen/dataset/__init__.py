@@ -1,5 +1,6 @@
 """What readers get beside the tars, and the check that it is what was made.
 
+    push/              sends it to where readers get it
     repair.py          opens damaged shards again; what it replaces is put aside
     verify.py          the run recounted from its files: hashes, counts, keys, rows
     finalize.py        completes a run: statistics, contact sheet, report, card, index
@@ -14,14 +15,17 @@ A room imports only rooms below it.
 """
 
 from batchgen.dataset.finalize import finalize_run
+from batchgen.dataset.push import Pushed, push_run
 from batchgen.dataset.repair import repair_run
 from batchgen.dataset.report import write_report
 from batchgen.dataset.verify import Finding, manifest_trouble, verify_run
 
 __all__ = [
     "Finding",
+    "Pushed",
     "finalize_run",
     "manifest_trouble",
+    "push_run",
     "repair_run",
     "verify_run",
     "write_report",
