@@ -129,7 +129,7 @@ def submit(
 
     The same call again continues where the run stopped. A run that is complete stays as it is.
 
-    :param manifest: Parquet, CSV, TSV, JSON lines, text or Arrow: files, globs or folders.
+    :param manifest: Parquet, CSV, TSV, JSON lines, text or Arrow: files, globs, folders or URLs.
     :param job: a TOML job file, or the name of a ready one; None for the embedded tiny model.
     :param site: a SLURM site profile; None for this machine.
     :param out: the run directory; None for `runs/NAME` of the manifest.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 from fsspec import AbstractFileSystem, get_filesystem_class
 from fsspec.core import url_to_fs
@@ -33,9 +34,15 @@ def scheme_of(url: str) -> str:
     return match[1].lower() if match else ""
 
 
+def local_path(word: str) -> str:
+    """The path that `file://…` names; every other word as it is."""
+    return unquote(word[len("file://") :]) if word.lower().startswith("file:///") else word
+
+
 def shown(url: str) -> str:
-    """A URL for people: on one line, without a password."""
-    return one_line(_PASSWORD.sub(r"\1***@", url))
+    """A URL for people: on one line, without a password or a web address's query."""
+    place = url.partition("?")[0] if scheme_of(url) in ("http", "https") else url
+    return one_line(_PASSWORD.sub(r"\1***@", place))
 
 
 def open_place(url: str) -> tuple[AbstractFileSystem, str]:
@@ -79,7 +86,10 @@ def reached(url: str) -> Iterator[None]:
 
 
 def _hidden(text: str, url: str) -> str:
-    """A message of another package, without the password of the URL that it is about."""
+    """A message of another package, without the secrets of the URL that it is about."""
     match = _PASSWORD.search(url)
-    secret = match[0].rpartition("@")[0].rpartition(":")[2] if match else ""
-    return text.replace(secret, "***") if secret else text
+    password = match[0].rpartition("@")[0].rpartition(":")[2] if match else ""
+    query = url.partition("?")[2] if scheme_of(url) in ("http", "https") else ""
+    for secret in filter(None, (password, query)):
+        text = text.replace(secret, "***")
+    return text

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from batchgen.errors import JobError, counted
-from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
+from batchgen.manifest import Found, Limits, gather_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, resolve
 from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.effects import (
@@ -84,19 +84,28 @@ def make_plan(
 ) -> Plan:
     """Check every row of a manifest and cut it into shards.
 
-    :param manifest: files, globs or folders.
+    :param manifest: files, globs or folders; or URLs of such.
     :param job: located, as `locate_model` returns it with its `checkpoint`.
     :param parquet: where a manifest that is not Parquet is converted to; not touched for Parquet.
+        Parquet behind URLs is kept in the folder of this name without its extension.
     :raises ManifestError: rows break the contract; with the first ten problems.
     :raises JobError: the model cannot paint what `[sampling]` asks for, a value of it changes
         nothing, the schedule lacks a class of pictures, or `[manifest] columns` names columns that
         are not there.
     """
-    found = find_files(manifest)
+    found = gather_files(manifest, parquet.with_suffix(""))
+    with found.by_name():
+        plan = _plan_files(found, job, checkpoint, parquet)
+    if str(parquet) == plan.sources[0].path:
+        found.drop()
+    return plan
+
+
+def _plan_files(found: Found, job: Job, checkpoint: Checkpoint | None, parquet: Path) -> Plan:
     mapping = job.manifest.columns
     count_tokens, limits = _limits(checkpoint)
     valid = validate_manifest(
-        found,
+        found.files,
         job.sampling,
         parquet=parquet,
         mapping=mapping,
@@ -122,7 +131,7 @@ def make_plan(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=fingerprint(identity),
         identity=identity,
-        manifest=tuple(str(file) for file in found),
+        manifest=tuple(found.names),
         sources=valid.sources,
         read_as=valid.described,
         columns=valid.columns.used,
