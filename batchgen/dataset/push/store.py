@@ -4,9 +4,10 @@ Nobody there ever sees half a file. An object store shows an object once it is w
 file is written under a name with a leading dot, which no reader's glob finds, and then renamed.
 
 What is there is asked of the destination alone; nothing about it is remembered here. S3 and Google
-Cloud Storage tell an MD5 with every listing. Where it is the file's, the file is there. Otherwise,
-as for folders, for encrypted S3 objects, and for those that another program sent in parts of
-another size, the file is read back and hashed.
+Cloud Storage tell an MD5 with every listing: where it is the file's, the file is there. S3 is asked
+for the SHA-256 with which it took an object where the MD5 says nothing, as for objects that it
+encrypts. Otherwise, as for folders, and for objects that another program sent in parts of another
+size, the file is read back and hashed.
 """
 
 from __future__ import annotations
@@ -130,8 +131,7 @@ class Store:
     def _send(self, item: Item) -> None:
         target = self._path(item.name)
         if self._whole:
-            parts = {"chunksize": _part_bytes(item.bytes)} if self._is_s3() else {}
-            self._fs.put_file(str(item.path), target, **parts)
+            self._fs.put_file(str(item.path), target, **self._how(item))
             return
         folder = posixpath.dirname(target)
         temporary = f"{folder}/.{posixpath.basename(target)}.{uuid.uuid4().hex}.tmp"
@@ -147,17 +147,33 @@ class Store:
                 self._fs.rm_file(target)
             self._fs.mv(temporary, target)
 
+    def _how(self, item: Item) -> dict[str, Any]:
+        """What S3 is told besides: it refuses what does not arrive with this hash."""
+        if not self._is_s3():
+            return {}
+        told = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": _base64(item.sha256)}
+        whole = {} if _in_parts(item.bytes) else told
+        return {"chunksize": _part_bytes(item.bytes), **whole}
+
     def _same(self, item: Item, info: dict[str, Any]) -> bool:
         """Whether a file of the same size has the same content."""
         if told := info.get("md5Hash"):  # Google Cloud Storage
             return base64.b64decode(told).hex() == item.md5()
         if self._is_s3():
             told = str(info.get("ETag", "")).strip('"')
-            part_bytes = _part_bytes(item.bytes)
-            in_parts = item.bytes >= 2 * part_bytes  # as s3fs decides it
-            if told == (item.md5_of_parts(part_bytes) if in_parts else item.md5()):
+            in_parts = _in_parts(item.bytes)
+            if told == (item.md5_of_parts(_part_bytes(item.bytes)) if in_parts else item.md5()):
                 return True
+            if sha256 := self._s3_sha256(item.name):
+                return sha256 == _base64(item.sha256)
         return self._read_back(item.name) == item.sha256
+
+    def _s3_sha256(self, name: str) -> str:
+        """The SHA-256 that S3 has of a whole object; "" if it has none."""
+        bucket, key, _ = self._fs.split_path(self._path(name))
+        told = self._fs.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        sha256 = str(told.get("ChecksumSHA256", ""))
+        return "" if "-" in sha256 else sha256  # that of an object in parts names their number
 
     def _read_back(self, name: str) -> str:
         digest = hashlib.sha256()
@@ -171,6 +187,15 @@ class Store:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if self._root else name
+
+
+def _base64(hexadecimal: str) -> str:
+    return base64.b64encode(bytes.fromhex(hexadecimal)).decode()
+
+
+def _in_parts(size: int) -> bool:
+    """Whether s3fs sends a file in parts."""
+    return size >= min(5 << 30, 2 * _part_bytes(size))
 
 
 def _part_bytes(size: int) -> int:

@@ -77,6 +77,22 @@ def test_what_is_sent_in_parts_is_known_by_the_hash_of_its_parts(
     assert (place.difference(item), read) == ("", ["data/000000.tar"])
 
 
+@pytest.mark.slow
+def test_where_an_etag_says_nothing_the_sha256_of_the_server_does(
+    run: Path, s3, nothing_read: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for objects that S3 encrypts with KMS."""
+    monkeypatch.setattr(Item, "md5", lambda _: "another")
+    batchgen.attach(run).push(URL)
+    assert batchgen.attach(run).push(URL).sent == 0
+    content = bytearray(objects(s3)["data/000002.tar"])
+    content[700] ^= 1
+    key = "set/data/000002.tar"
+    s3.put_object(Bucket="cats", Key=key, Body=bytes(content), ChecksumAlgorithm="SHA256")
+    with pytest.raises(OutputError, match=r"data/000002\.tar: of the same size, and another"):
+        batchgen.attach(run).push(URL)
+
+
 def test_a_bucket_that_is_not_there_is_told(run: Path, s3) -> None:
     with pytest.raises(Unreachable, match=r"^s3://nowhere/x: .*bucket"):
         batchgen.attach(run).push("s3://nowhere/x")
