@@ -145,6 +145,10 @@ def _app(hub: HubServer) -> Flask:  # noqa: C901 - each request is a function
         hub.received.append(oid)
         return ""
 
+    @app.get("/datasets/<org>/<name>/resolve/<revision>/<path:path>")
+    def read(org: str, name: str, revision: str, path: str) -> Any:
+        return Response(hub.of(f"{org}/{name}", revision)[path], headers={"ETag": '"1"'})
+
     @app.post("/api/validate-yaml")
     def validate() -> Any:
         return {"errors": [], "warnings": []}

@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, HfFileSystem, constants
 
 from batchgen.dataset.push import hub as pushed_hub
+from batchgen.manifest import gather_files
 from tests.dataset.push.test_push import dataset
 from tests.support.hub_server import HubServer
 from tests.support.rehearsal import ask
@@ -23,6 +26,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     server.start()
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    files = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+    HfFileSystem.clear_instance_cache()
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(pushed_hub, "HfApi", partial(HfApi, endpoint=server.url))
     yield server
@@ -71,3 +78,14 @@ def test_a_changed_file_on_the_hub_is_found_and_replaced_only_if_asked(
     assert ask("push", run, URL, "--replace").code == 0
     assert hub.of(REPO)["data/000000.tar"] == dataset(run)["data/000000.tar"]
     assert hub.commits[2:] == [["index.json"], ["data/000000.tar"], ["index.json"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", [f"{URL}@main/in/*.parquet", f"{URL}/in", f"{URL}/in/b.parquet"])
+def test_manifests_are_read_from_the_hub(tmp_path: Path, hub: HubServer, url: str) -> None:
+    table = tmp_path / "b.parquet"
+    pq.write_table(pa.table({"prompt": ["a", "b"]}), table)
+    hub.files[REPO, "main"] = {"README.md": b"-", "in/b.parquet": table.read_bytes()}
+    found = gather_files([url], tmp_path / "here")
+    assert [file.read_bytes() for file in found.files] == [table.read_bytes()]
+    assert found.names[0].startswith("hf://datasets/cats/two-cats")

@@ -8,7 +8,8 @@ import pytest
 
 import batchgen
 from batchgen.dataset.push import push, store
-from batchgen.errors import DamagedRun, OutputError
+from batchgen.errors import DamagedRun, OutputError, Unreachable
+from batchgen.run import RunDirectory
 from tests.dataset.push.conftest import keep_shards
 from tests.support.rehearsal import ask
 
@@ -69,6 +70,30 @@ def test_what_appears_while_it_is_followed_is_sent_too(
     follower.join(20)
     assert (seen[0].complete, seen[0].shards, seen[0].sent) == (True, 5, 5)
     assert dataset(tmp_path / "there") == dataset(run)
+
+
+def test_a_destination_that_falls_silent_is_asked_again_while_it_is_followed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.joinpath("index.json").rename(tmp_path / "index.json")
+    put, slept, told = store.Store.put, [], []
+
+    def silent(*_: object) -> None:
+        monkeypatch.setattr(store.Store, "put", put)
+        raise Unreachable("nobody answers")
+
+    def sleep(seconds: float) -> None:
+        if not slept:
+            tmp_path.joinpath("index.json").rename(run / "index.json")
+            monkeypatch.setattr(store.Store, "put", silent)
+        slept.append(seconds)
+
+    monkeypatch.setattr(push.time, "sleep", sleep)
+    there, directory = tmp_path / "there", RunDirectory.open(run)
+    push.push_run(directory, str(there), follow=True, replace=False, tell=told.append)
+    assert slept == [push.POLL_S, push.RETRY_S]
+    assert "nobody answers. Trying again in 60 s" in told[-1]
+    assert dataset(there) == dataset(run)
 
 
 def test_a_later_generation_is_added_and_renews_the_card(run: Path, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_a_changed_object_is_found_and_replaced_only_if_asked(run: Path, s3) -> 
     assert objects(s3) == dataset(run)
 
 
+@pytest.mark.slow
 def test_what_is_sent_in_parts_is_known_by_the_hash_of_its_parts(
     tmp_path: Path, s3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
