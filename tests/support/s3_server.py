@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
-import boto3
+import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of an S3 server of this machine."""
+    from moto.server import ThreadedMotoServer  # takes a second, in every process of the tests
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())
@@ -28,7 +28,11 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> object:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()  # it keeps what it found in the environment
+    import boto3
+
+    fsspec.get_filesystem_class(
+        "s3"
+    ).clear_instance_cache()  # it keeps what it found in the environment
     client = boto3.client("s3")
     client.create_bucket(Bucket="cats")
     for one in client.list_objects_v2(Bucket="cats").get("Contents", []):

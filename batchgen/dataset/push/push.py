@@ -121,17 +121,22 @@ class _Push:
         """Send the shards that were published since the last look; all else if they are all."""
         # Asked before the shards are listed: an index lists no shard that is not published.
         complete = self._directory.complete()
-        published = published_shards(self._directory) & committed_shards(self._directory)
+        published = self._published()
         names = set() if self.began else self._place.look()
         shards = {shard: self._items(shard) for shard in sorted(published - self._there)}
         if complete:
             self._refuse_strangers(names, published, shards)
         self._put_shards(shards, indexed="index.json" in names)
+        self.began = True
+        if complete and self._published() - self._there:
+            return self.go_on()  # a later generation was published meanwhile
         if complete:
             self._put_summaries()
             self._place.tidy()
-        self.began = True
         return Pushed(complete, len(self._there), self._sent, self._sent_bytes)
+
+    def _published(self) -> set[int]:
+        return published_shards(self._directory) & committed_shards(self._directory)
 
     def _items(self, shard: int) -> list[Item]:
         return shard_items(self._directory, read_done(self._directory, shard))

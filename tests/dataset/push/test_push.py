@@ -106,6 +106,22 @@ def test_a_later_generation_is_added_and_renews_the_card(run: Path, tmp_path: Pa
     assert dataset(there) == dataset(whole)
 
 
+def test_a_generation_that_is_completed_while_shards_are_sent_is_sent_too(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = shutil.copytree(run, tmp_path / "whole")
+    keep_shards(run, 4)
+    put = store.Store.put
+
+    def completed_meanwhile(*given: object) -> None:
+        put(*given)
+        shutil.copytree(whole, run, dirs_exist_ok=True)
+
+    monkeypatch.setattr(store.Store, "put", completed_meanwhile)
+    assert batchgen.attach(run).push(tmp_path / "there").shards == 5
+    assert dataset(tmp_path / "there") == dataset(whole)
+
+
 @pytest.mark.parametrize("name", ["data/000002.tar", "metadata/000001.parquet"])
 def test_a_flipped_byte_there_is_found_and_replaced_only_if_asked(
     run: Path, tmp_path: Path, name: str

@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
+import fsspec
 import pytest
-from s3fs import S3FileSystem
 
 import batchgen
 from batchgen.dataset.push import store
@@ -15,6 +15,7 @@ from tests.dataset.push.test_push import SHARDS, dataset
 from tests.support.rehearsal import ask
 
 URL = "s3://cats/set"
+pytestmark = pytest.mark.slow
 
 
 def objects(s3, prefix: str = "set/") -> dict[str, bytes]:
@@ -30,7 +31,6 @@ def nothing_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.Store, "_read_back", lambda *_: pytest.fail("it was read back"))
 
 
-@pytest.mark.slow
 def test_a_bucket_gets_the_dataset_and_tells_that_it_has_it(
     run: Path, s3, nothing_read: None
 ) -> None:
@@ -46,7 +46,6 @@ def test_a_bucket_gets_the_dataset_and_tells_that_it_has_it(
     assert "very-secret" not in first.out + first.err
 
 
-@pytest.mark.slow
 def test_a_changed_object_is_found_and_replaced_only_if_asked(run: Path, s3) -> None:
     batchgen.attach(run).push(URL)
     content = bytearray(objects(s3)["data/000002.tar"])
@@ -58,7 +57,6 @@ def test_a_changed_object_is_found_and_replaced_only_if_asked(run: Path, s3) -> 
     assert objects(s3) == dataset(run)
 
 
-@pytest.mark.slow
 def test_what_is_sent_in_parts_is_known_by_the_hash_of_its_parts(
     tmp_path: Path, s3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +76,6 @@ def test_what_is_sent_in_parts_is_known_by_the_hash_of_its_parts(
     assert (place.difference(item), read) == ("", ["data/000000.tar"])
 
 
-@pytest.mark.slow
 def test_where_an_etag_says_nothing_the_sha256_of_the_server_does(
     run: Path, s3, nothing_read: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,12 +102,11 @@ def test_missing_credentials_are_told(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    S3FileSystem.clear_instance_cache()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     with pytest.raises(Unreachable, match=r"credentials"):
         batchgen.attach(run).push("s3://cats/nobody")
 
 
-@pytest.mark.slow
 def test_a_push_to_a_bucket_that_is_killed_at_any_step_is_continued(
     run: Path, s3, die: Die
 ) -> None:
