@@ -38,7 +38,7 @@ from batchgen.manifest.checks import Limits
 from batchgen.manifest.columns import column_label, deciding, list_columns
 from batchgen.manifest.effects import Effects
 from batchgen.manifest.extras import NOTHING, extra_columns
-from batchgen.manifest.fetch import Found, gather_files
+from batchgen.manifest.fetch import gather_files
 from batchgen.manifest.files import Source, check_unchanged, identify_file
 from batchgen.manifest.find import find_files
 from batchgen.manifest.json_types import JsonType
@@ -49,7 +49,6 @@ from batchgen.manifest.validate import validate_manifest
 __all__ = [
     "NOTHING",
     "Effects",
-    "Found",
     "JsonType",
     "Limits",
     "Picture",

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from batchgen.errors import JobError, counted
-from batchgen.manifest import Found, Limits, gather_files, image_shapes, validate_manifest
+from batchgen.manifest import Limits, gather_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, resolve
 from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.effects import (
@@ -94,26 +94,21 @@ def make_plan(
         are not there.
     """
     found = gather_files(manifest, parquet.with_suffix(""))
-    with found.by_name():
-        plan = _plan_files(found, job, checkpoint, parquet)
-    if str(parquet) == plan.sources[0].path:
-        found.drop()
-    return plan
-
-
-def _plan_files(found: Found, job: Job, checkpoint: Checkpoint | None, parquet: Path) -> Plan:
     mapping = job.manifest.columns
     count_tokens, limits = _limits(checkpoint)
-    valid = validate_manifest(
-        found.files,
-        job.sampling,
-        parquet=parquet,
-        mapping=mapping,
-        max_tokens=job.model.max_sequence_length,
-        long_prompts=job.model.long_prompts if checkpoint else "truncate",
-        count_tokens=count_tokens,
-        limits=limits,
-    )
+    with found.by_name():
+        valid = validate_manifest(
+            found.files,
+            job.sampling,
+            parquet=parquet,
+            mapping=mapping,
+            max_tokens=job.model.max_sequence_length,
+            long_prompts=job.model.long_prompts if checkpoint else "truncate",
+            count_tokens=count_tokens,
+            limits=limits,
+        )
+    if valid.described:  # its rows are in `parquet` now
+        found.drop()
     refuse_without_effect(job, valid.effects)
     shapes = tuple(Shape(*shape, pictures) for shape, pictures in valid.shapes.items())
     files = [source.path for source in valid.sources]
