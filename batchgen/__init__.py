@@ -26,6 +26,7 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
     model/         a model folder, known without torch
     slurm/         what SLURM says
     settings/      what people write: job files and site profiles
+    remote.py      places that a URL names, through fsspec
     units.py       42 s, 3.4 h, 1.2 GB
     fidelity.py    how far one picture is from another: PSNR, SSIM
     shortage.py    what has run out when nothing more can be written

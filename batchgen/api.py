@@ -34,6 +34,7 @@ from batchgen.shard import SCHEMA, published_shards, stream_metadata
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from batchgen.dataset import Pushed
     from batchgen.dataset.chosen import Where
     from batchgen.dataset.loader import Pictures
     from batchgen.dataset.loader import dataset as dataset
@@ -118,6 +119,20 @@ class RunHandle:
             self, split=split, where=where, decode=decode, shuffle=shuffle, seed=seed, epoch=epoch
         )
 
+    def push(self, url: AnyPath, *, follow: bool = False, replace: bool = False) -> Pushed:
+        """Send what is published to a folder, an object store or the hub, and verify it there.
+
+        :param url: a folder, `hf://datasets/ORG/NAME`, or a URL as `s3://BUCKET/FOLDER`.
+        :param follow: go on until the run is complete and everything is there.
+        :param replace: replace shards there whose content is another.
+        :return: what is there now. Call it again to continue.
+        :raises BatchgenError: what the command line refuses, with its message.
+        """
+        from batchgen.dataset import push_run
+
+        directory = RunDirectory.open(self.root)
+        return push_run(directory, fspath(url), follow=follow, replace=replace)
+
     def cancel(self, *, now: bool = False) -> None:
         """Ask the run to stop after the groups in flight, or at once. `resume` continues it."""
         from batchgen.launch.cancel import cancel
@@ -139,7 +154,7 @@ def submit(
 
     The same call again continues where the run stopped. A run that is complete stays as it is.
 
-    :param manifest: Parquet, CSV, TSV, JSON lines, text or Arrow: files, globs or folders.
+    :param manifest: Parquet, CSV, TSV, JSON lines, text or Arrow: files, globs, folders or URLs.
     :param job: a TOML job file, or the name of a ready one; None for the embedded tiny model.
     :param site: a SLURM site profile; None for this machine.
     :param out: the run directory; None for `runs/NAME` of the manifest.

@@ -13,6 +13,7 @@ the error's `exit_code`.
     │   └── SiteError        2   a key or a value of the site profile, or what SLURM refuses
     ├── PlanChanged          2   the run directory was planned from other inputs
     ├── StillRunning         2   `resume` while workers of the run live
+    ├── Unreachable          1   a place that a URL names does not answer, or refuses
     ├── SchedulerSilent      1   SLURM cannot be asked: no command, no answer, or nonsense
     ├── CannotStart          1   a worker cannot make its engine, and no restart would mend it
     ├── DamagedRun           1   a file of the run directory is not what the protocol wrote
@@ -126,6 +127,10 @@ class StillRunning(BatchgenError):
     """Workers of this run already live or wait."""
 
     exit_code = 2
+
+
+class Unreachable(BatchgenError):
+    """A place that a URL names does not answer, or refuses. What is there stays as it is."""
 
 
 class SchedulerSilent(BatchgenError):

@@ -1,8 +1,8 @@
 """The command line: it parses, calls and prints.
 
     verbs.py     the program: all verbs, `main`
-    copying.py   export
-    looking.py   doctor, status, list, logs, report, verify
+    copying.py   export, push
+    looking.py   doctor, status, list, logs, records, report, verify
     making.py    plan, calibrate, submit, resume, cancel
     telling.py   what people are told; errors and exit codes
     options.py   what several verbs take

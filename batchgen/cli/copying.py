@@ -1,4 +1,4 @@
-"""Verbs that copy a run."""
+"""Verbs that give a run to others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from batchgen.cli.options import RunFolder
-from batchgen.cli.telling import errors, say
+from batchgen.cli.telling import errors, say, terminal
 from batchgen.errors import counted
 
 
@@ -37,3 +37,31 @@ def export(
         for split, pictures in counts.items():
             say(f"{split}  {counted(pictures, 'picture')}")
         say(f"dataset card  {folder / 'README.md'}")
+
+
+def push(
+    run: RunFolder,
+    url: Annotated[
+        str, typer.Argument(help="A folder, hf://datasets/ORG/NAME, s3://BUCKET/FOLDER, …")
+    ],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run is complete.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace shards there whose content is another.")
+    ] = False,
+) -> None:
+    """Send the dataset to where readers get it, while it is made or when it is complete.
+
+    Every file is verified there. The same command again sends only what is missing. Exit code: 3
+    if the run is incomplete, so that card and index are yet to come.
+    """
+    with errors():
+        from batchgen.dataset import push_run
+        from batchgen.run import RunDirectory
+        from batchgen.view.show_push import show_pushed
+
+        directory = RunDirectory.open(run)
+        pushed = push_run(directory, url, follow=follow, replace=replace, tell=say)
+        show_pushed(terminal(), directory, url, pushed)
+    raise typer.Exit(0 if pushed.complete else 3)

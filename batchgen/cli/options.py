@@ -9,7 +9,7 @@ import typer
 
 Manifest = Annotated[
     list[str],
-    typer.Argument(help="Parquet, CSV, TSV, JSONL, text or Arrow: files, globs or folders."),
+    typer.Argument(help="Parquet, CSV, TSV, JSONL, text or Arrow: files, globs, folders or URLs."),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="The run directory, for example runs/prompts.")]
 JobFile = Annotated[

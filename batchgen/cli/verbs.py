@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from batchgen import __version__
-from batchgen.cli.copying import export
+from batchgen.cli.copying import export, push
 from batchgen.cli.looking import doctor, list_runs, logs, records, report, status, verify
 from batchgen.cli.making import calibrate, cancel, plan, resume, submit
 
@@ -53,6 +53,7 @@ app.command()(records)
 app.command()(report)
 app.command()(verify)
 app.command()(export)
+app.command()(push)
 app.command()(cancel)
 
 

@@ -1,5 +1,6 @@
 """What readers get beside the tars, and the check that it is what was made.
 
+    push/              sends it to where readers get it
     loader.py          a run as a webdataset pipeline; `batchgen.dataset(run)` calls it
     export.py          a copy with tars for each split, its pictures signed if asked
     exported_records.py   the records of the copy
@@ -34,6 +35,7 @@ from typing import Any
 from batchgen.dataset.export import export_run
 from batchgen.dataset.finalize import finalize_run
 from batchgen.dataset.provenance import source_type
+from batchgen.dataset.push import Pushed, push_run
 from batchgen.dataset.repair import repair_run
 from batchgen.dataset.report import write_report
 from batchgen.dataset.signing import open_signer
@@ -41,10 +43,12 @@ from batchgen.dataset.verify import Finding, manifest_trouble, verify_run
 
 __all__ = [
     "Finding",
+    "Pushed",
     "export_run",
     "finalize_run",
     "manifest_trouble",
     "open_signer",
+    "push_run",
     "repair_run",
     "source_type",
     "verify_run",

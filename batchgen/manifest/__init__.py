@@ -20,6 +20,7 @@
     parquet.py      one Parquet file as a stream of batches
     columns.py      which columns are read as which of the contract, and which travel along
     near_misses.py  names that look like a column of the contract
+    fetch.py        files behind URLs, brought here once
     find.py         find the files
     files.py        identify the files
     signatures.py   what a file is by its first bytes
@@ -37,6 +38,7 @@ from batchgen.manifest.checks import Limits
 from batchgen.manifest.columns import column_label, deciding, list_columns
 from batchgen.manifest.effects import Effects
 from batchgen.manifest.extras import NOTHING, extra_columns
+from batchgen.manifest.fetch import gather_files
 from batchgen.manifest.files import Source, check_unchanged, identify_file
 from batchgen.manifest.find import find_files
 from batchgen.manifest.json_types import JsonType
@@ -58,6 +60,7 @@ __all__ = [
     "decode_shape",
     "extra_columns",
     "find_files",
+    "gather_files",
     "identify_file",
     "image_shapes",
     "list_columns",

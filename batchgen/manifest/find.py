@@ -25,7 +25,7 @@ _KINDS = {
 }
 # Kinds that may be compressed as a whole; Parquet and Arrow compress inside.
 _TEXT_KINDS = {"csv", "jsonl", "txt"}
-_ACCEPTED = f"a manifest is {', '.join(_KINDS)}, and .gz of .csv, .tsv, .jsonl, .ndjson or .txt"
+ACCEPTED = f"a manifest is {', '.join(_KINDS)}, and .gz of .csv, .tsv, .jsonl, .ndjson or .txt"
 # What to do about files that people have instead; words in capitals are for them to fill in.
 _REMEDIES = {
     ".json": "write one object a line: jq -c '.[]' {file} > NAME.jsonl",
@@ -52,7 +52,7 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     """
     files = sorted((file for path in paths for file in _expand(str(path))), key=Path.absolute)
     if not files:
-        raise ManifestError(f"no manifest given: give a file, a glob or a folder; {_ACCEPTED}")
+        raise ManifestError(f"no manifest given: give a file, a glob or a folder; {ACCEPTED}")
     seen: set[Path] = set()
     for file in files:
         _check_file(file)
@@ -87,11 +87,20 @@ def _check_file(file: Path) -> None:
             f"{file}: a {_what(status.st_mode)}, and a manifest is read more than once: write it "
             "to a file first"
         )
-    if not kind_of(file):
-        remedy = _REMEDIES.get(file.suffix.lower(), "").format(file=shell_command(file))
-        raise ManifestError(f"{file}: unknown extension {file.suffix!r}; {remedy or _ACCEPTED}")
+    refuse_unknown(file, str(file))
     if status.st_size == 0:
         raise ManifestError(f"{file}: the file is empty (0 bytes)")
+
+
+def refuse_unknown(file: Path, path: str) -> None:
+    """Refuse a file by its extension.
+
+    :param path: what to call it.
+    :raises ManifestError: it can be no manifest; with the remedy.
+    """
+    if not kind_of(file):
+        remedy = _REMEDIES.get(file.suffix.lower(), "").format(file=shell_command(path))
+        raise ManifestError(f"{path}: unknown extension {file.suffix!r}; {remedy or ACCEPTED}")
 
 
 def _what(mode: int) -> str:
@@ -149,7 +158,7 @@ def _in_folder(folder: Path) -> list[Path]:
             f"all of them{direct}"
         )
     if not tables and not texts:
-        raise ManifestError(f"{folder}: no manifest files directly inside; {_ACCEPTED}")
+        raise ManifestError(f"{folder}: no manifest files directly inside; {ACCEPTED}")
     return tables or texts
 
 

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from batchgen.errors import JobError, counted
-from batchgen.manifest import Limits, find_files, image_shapes, validate_manifest
+from batchgen.manifest import Limits, gather_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, list_ingredients, resolve, resolve_score_model
 from batchgen.planning.cut import cut_shards, shard_size
 from batchgen.planning.effects import (
@@ -97,28 +97,32 @@ def make_plan(
 ) -> Plan:
     """Check every row of a manifest and cut it into shards.
 
-    :param manifest: files, globs or folders.
+    :param manifest: files, globs or folders; or URLs of such.
     :param job: located, as `locate_model` returns it with its `checkpoint`.
     :param parquet: where a manifest that is not Parquet is converted to; not touched for Parquet.
+        Parquet behind URLs is kept in the folder of this name without its extension.
     :raises ManifestError: rows break the contract; with the first ten problems.
     :raises JobError: the model cannot paint what `[sampling]` asks for, a value of it changes
         nothing, the schedule lacks a class of pictures, or `[manifest] columns` names columns that
         are not there.
     """
     made_with = list_ingredients(job.model, checkpoint) if checkpoint else ()
-    found = find_files(manifest)
+    found = gather_files(manifest, parquet.with_suffix(""))
     mapping = job.manifest.columns
     count_tokens, limits = _limits(checkpoint)
-    valid = validate_manifest(
-        found,
-        job.sampling,
-        parquet=parquet,
-        mapping=mapping,
-        max_tokens=job.model.max_sequence_length,
-        long_prompts=job.model.long_prompts if checkpoint else "truncate",
-        count_tokens=count_tokens,
-        limits=limits,
-    )
+    with found.by_name():
+        valid = validate_manifest(
+            found.files,
+            job.sampling,
+            parquet=parquet,
+            mapping=mapping,
+            max_tokens=job.model.max_sequence_length,
+            long_prompts=job.model.long_prompts if checkpoint else "truncate",
+            count_tokens=count_tokens,
+            limits=limits,
+        )
+    if valid.described:  # its rows are in `parquet` now
+        found.drop()
     refuse_without_effect(job, valid.effects)
     shapes = tuple(Shape(*shape, pictures) for shape, pictures in valid.shapes.items())
     files = [source.path for source in valid.sources]
@@ -136,7 +140,7 @@ def make_plan(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=fingerprint(identity),
         identity=identity,
-        manifest=tuple(str(file) for file in found),
+        manifest=tuple(found.names),
         sources=valid.sources,
         read_as=valid.described,
         columns=valid.columns.used,

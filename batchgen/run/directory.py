@@ -8,6 +8,7 @@ runs/NAME/
   .batchgen/
     plan.json  job.toml                 what the run is
     manifest.parquet                    the manifest as one table, if it was none
+    manifest/                           its Parquet files, if they were behind URLs
     identity.json                       the kind of device that the run was begun on
     claims/000/000123.0002              attempt 2 at a shard (shard/claims.py)
     partial/000/000123.0002.*           what this attempt writes (shard/partial_shard.py)
@@ -59,6 +60,7 @@ class RunDirectory:
     plan = _Inner("plan.json")
     job = _Inner("job.toml")
     manifest = _Inner("manifest.parquet")
+    fetched = _Inner("manifest")
     identity = _Inner("identity.json")
     jobs = _Inner("jobs")
     logs = _Inner("logs")

@@ -28,9 +28,11 @@ class _Moved:
 
 def with_present_places(directory: RunDirectory, plan: Plan) -> Plan:
     """The plan with the places where its Parquet files are now."""
-    if _converted(plan):  # the table is inside of the run, which may have been moved itself
-        own = replace(plan.sources[0], path=str(directory.manifest))
-        return plan.model_copy(update={"sources": (own,)})
+    if _inside(plan):  # of the run, which may have been moved itself
+        own = tuple(
+            replace(source, path=str(directory.inner / _within(source))) for source in plan.sources
+        )
+        return plan.model_copy(update={"sources": own})
     try:
         moved = read_state(directory.moved, _Moved)
     except FileNotFoundError:
@@ -56,7 +58,7 @@ def note_moved(directory: RunDirectory, plan: Plan, manifest: Sequence[str | Pat
             f"files with the names {', '.join(plan.manifest[:3])}. Give these files, unchanged, "
             f"where they are now: {resume}"
         )
-    if _converted(plan):  # and needs the files no more
+    if _inside(plan):  # and needs the files no more
         return with_present_places(directory, plan)
     # Files of equal content are as good as each other.
     places = {file.sha256: file for file in found}
@@ -73,13 +75,21 @@ def refuse_missing(directory: RunDirectory, plan: Plan) -> None:
     for source in plan.sources:
         if not Path(source.path).exists():
             resume = shell_command("batchgen", "resume", directory.root, "--manifest", "NEW_PATH")
-            moved = "Put it back from a copy" if _converted(plan) else f"If it was moved: {resume}"
+            moved = "Put it back from a copy" if _inside(plan) else f"If it was moved: {resume}"
             raise PlanChanged(
                 f"{source.path}: the manifest this run was planned from cannot be read: No such "
                 f"file or folder. {moved}"
             )
 
 
-def _converted(plan: Plan) -> bool:
-    """Whether the manifest was no Parquet and was converted into the run's folder."""
-    return Path(plan.sources[0].path).parts[-2:] == (".batchgen", "manifest.parquet")
+def _inside(plan: Plan) -> bool:
+    """Whether the manifest was converted or fetched into the run's folder."""
+    return bool(_within(plan.sources[0]))
+
+
+def _within(source: Source) -> str:
+    """Where a file is in `.batchgen/`; "" if it is a file of the user's."""
+    parts = Path(source.path).parts
+    if parts[-2:] == (".batchgen", "manifest.parquet"):
+        return "manifest.parquet"
+    return "/".join(parts[-2:]) if parts[-3:-1] == (".batchgen", "manifest") else ""

@@ -18,7 +18,13 @@ from batchgen.run.directory import RunDirectory, explain_remains
 from batchgen.run.ownership import refuse_others
 
 # What a submit that was killed while it planned may have left in `.batchgen/`.
-_BEFORE_THE_PLAN = {"job.toml", "manifest.parquet", "reserve", *(f"probe{e}" for e in ENDINGS)}
+_BEFORE_THE_PLAN = {
+    "job.toml",
+    "manifest.parquet",
+    "manifest",
+    "reserve",
+    *(f"probe{e}" for e in ENDINGS),
+}
 
 
 def missing_folders(root: Path) -> list[Path]:
@@ -47,6 +53,7 @@ def prepared_folder(root: Path) -> Iterator[None]:
         with contextlib.suppress(NotADirectoryError):  # a file stands where a folder should
             if directory.inner in made and not directory.plan.exists():
                 directory.manifest.unlink(missing_ok=True)
+                shutil.rmtree(directory.fetched, ignore_errors=True)
         _remove_empty(made)
         raise
 

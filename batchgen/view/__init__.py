@@ -4,6 +4,7 @@
     show_status.py   the state of a run, or of all runs of a folder
     show_logs.py     what workers printed; failed pictures
     show_checks.py   what `verify` found
+    show_push.py     what `push` has sent
     show_records.py  published records, and what their columns mean
     watch.py         live progress
     status.py        what is done, who lives, what to type next
