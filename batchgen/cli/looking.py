@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,10 @@ def status(
 
         directory = RunDirectory.open(run)
         console = terminal(stderr=json)
-        seen = follow(directory, console) if watch else read_status(directory)
+        if watch:
+            with suppress(KeyboardInterrupt):  # which ends the view, and not the run
+                follow(directory, console)
+        seen = read_status(directory)
         if json:
             sys.stdout.write(seen.to_json() + "\n")
         else:
