@@ -41,7 +41,7 @@ class Screen:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         status, width = self._status, options.max_width
         yield _line(f"{status.state}: {status.cause}", "bold")
-        yield ProgressBar(status.pictures, status.written, min(LONGEST_BAR, width))
+        yield _bar(status, min(LONGEST_BAR, width))
         yield Segment.line()
         yield _line(_counts(status))
         yield _line(", ".join(_rates(status, self._now)) or "no picture yet")
@@ -73,6 +73,18 @@ def failed(failure: Failure) -> str:
 
 def _line(text: str, style: str = "") -> Text:
     return Text(one_line(text), style, no_wrap=True, overflow="ellipsis")
+
+
+def _bar(status: Status, width: int) -> ProgressBar:
+    """In colours that are seen on black and on white."""
+    return ProgressBar(
+        status.pictures,
+        status.written,
+        width,
+        style="bright_black",
+        complete_style="green",
+        finished_style="green",
+    )
 
 
 def _counts(status: Status) -> str:

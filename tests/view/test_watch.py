@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from batchgen.engine import Denoised
+from batchgen.manifest import Picture
 from batchgen.run import submissions
 from batchgen.run.departures import Departure
 from batchgen.run.owner import Owner
@@ -26,7 +29,7 @@ from batchgen.view.show_live import Screen, log_line
 from batchgen.view.status import Status, read_status
 from batchgen.view.watch import _Log, _Pace
 from tests.support.rehearsal import write_prompts
-from tests.support.specimens import done, opens, planned, published, write_group
+from tests.support.specimens import StubEngine, done, opens, planned, published, worked, write_group
 from tests.support.terminal import open_terminal
 
 ME = Owner.me()
@@ -100,6 +103,28 @@ def test_a_worker_says_what_it_does_and_what_it_has_made(run: Run) -> None:
     (failure,) = status.last_failures
     assert (failure.key, failure.cause) == (1, "out of memory")
     assert json.loads(status.to_json())["at_work"][1]["stage"]["detail"] == "3 of 12"
+
+
+def test_a_worker_that_makes_a_run_notes_each_group_and_what_failed(tmp_path: Path) -> None:
+    run = planned(tmp_path, ["a cat", "RAISE", *["a dog"] * 8])
+    submissions.record_submission(run.directory, ["batchgen", "submit"], 1)
+    notes = joined(run, 0)
+    seen: list[tuple[int | None, str]] = []
+
+    class Watched(StubEngine):
+        def denoise(self, group: Sequence[Picture]) -> Denoised:
+            (one,) = read_status(run.directory).at_work
+            seen.append((one.stage.shard, one.stage.words))
+            return super().denoise(group)
+
+    worked(run, Watched(), notes)
+    groups = [(shard, f"denoising group {n} of 2") for shard in (0, 1) for n in (1, 2)]
+    assert list(dict.fromkeys(seen)) == [*groups, (2, "denoising group 1 of 1")]
+    stage, _ = read_stage(notes.path) or pytest.fail("no note")
+    assert (stage.text, stage.pictures) == ("finalizing the dataset", 10)
+    assert [(one.key, one.cause, one.prompt) for one in stage.failures] == [
+        (1, "exception", "RAISE")
+    ]
 
 
 def test_time_without_work_does_not_count_as_making(run: Run) -> None:
