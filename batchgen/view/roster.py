@@ -151,11 +151,12 @@ def _hear(alive: Sequence[Member], others: Iterable[Member]) -> tuple[list[AtWor
     """What workers that live do, in their order, and which pictures failed last."""
     at_work: list[AtWork] = []
     failures: list[Failure] = []
-    for member in dict.fromkeys((*alive, *others)):
+    living = {member.path for member in alive}
+    for member in (*alive, *(one for one in others if one.path not in living)):
         if noted := read_stage(member.path):
             stage, silent_s = noted
             failures += stage.failures
-            if member in alive:
+            if member.path in living:
                 who = member.submission, member.index, member.owner.host
                 at_work.append(AtWork(*who, stage, silent_s))
     at_work.sort(key=lambda one: (one.submission, one.worker))

@@ -143,6 +143,7 @@ def test_a_shorter_note_leaves_nothing_of_a_longer_one(run: Run) -> None:
     notes = joined(run, 0)
     notes.wrote(1, [failure_of(1, "exception", HOSTILE)] * 9)
     assert len(notes.path.read_bytes()) < 4000, "it is read whole"
+    notes.enter("loading " * 20)
     notes.enter("publishing")
     assert notes.path.read_text().count("\n") == 1
     stage, _ = read_stage(notes.path) or pytest.fail("no note")
