@@ -67,8 +67,17 @@ class Terminal:
                 self._stream.feed(read)
 
     def resize(self, columns: int, lines: int = 24) -> None:
-        """As a person who drags the window: the command is told by SIGWINCH."""
+        """As a person who drags the window.
+
+        Lines that are too long now are wrapped, as terminals do; the command is told by SIGWINCH.
+        """
+        above = self.lines[: self.screen.cursor.y + 1]
+        parts = [
+            line[at : at + columns] for line in above for at in range(0, len(line) or 1, columns)
+        ]
         self.screen.resize(lines, columns)
+        self.screen.reset()
+        self._stream.feed("\r\n".join(parts).encode())
         _set_size(self.master, columns, lines)
 
     def press_ctrl_c(self) -> None:
