@@ -4,13 +4,14 @@
 # make test       every test            make test-fast   those that take seconds
 # make check      what CI runs: ruff, mypy, every test
 # make bench      the measurements in benchmarks/log.md
+# make screenshots the pictures of the README, from a run of 96 pictures; needs chromium
 # make gpu        CUDA tests and full-size speed on a card of 80 GB, in eight minutes; installs nothing
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo demo-slurm test test-fast lint check bench gpu clean
+.PHONY: setup demo demo-slurm test test-fast lint check bench screenshots gpu clean
 
 setup: $(VENV)/.installed
 
@@ -55,6 +56,9 @@ bench: setup
 	$(BIN)/python -m benchmarks.floors
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.peers
+
+screenshots: setup
+	$(BIN)/python docs/images/make.py
 
 # With the packages that are there: a machine with a card often has its own PyTorch, and no network.
 gpu:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from batchgen.errors import InputError
 def list_runs(
     folder: Annotated[Path, typer.Argument(help="Where the run directories are.")] = Path("runs"),
 ) -> None:
-    """The runs in a folder, a line each."""
+    """List the runs in a folder, a line each."""
     with errors():
         from batchgen.view.show_status import show_runs
 
@@ -31,10 +32,12 @@ def list_runs(
 
 def status(
     run: RunFolder,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it while anyone works.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it live until nobody works any more.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """What is done, who lives, what to do next.
+    """Show what is done, who works, what to type next.
 
     Exit code: 0 complete, 3 incomplete, 4 no good picture or over the failure budget, 5
     stalled.
@@ -47,7 +50,10 @@ def status(
 
         directory = RunDirectory.open(run)
         console = terminal(stderr=json)
-        seen = follow(directory, console) if watch else read_status(directory)
+        if watch:
+            with suppress(KeyboardInterrupt):  # which ends the view, and not the run
+                follow(directory, console)
+        seen = read_status(directory)
         if json:
             sys.stdout.write(seen.to_json() + "\n")
         else:
@@ -59,16 +65,19 @@ def logs(
     run: RunFolder,
     worker: Annotated[int | None, typer.Option(help="Only this worker.")] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Failed pictures and why; dead workers' last words.")
+        bool, typer.Option("--failed", help="Failed pictures, and why workers died.")
     ] = False,
     lines: Annotated[
         int, typer.Option("--lines", "-n", help="Last lines of each log; 0 for all.")
     ] = 40,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on as they grow, while anyone works.")
+        bool, typer.Option("--follow", "-f", help="Go on as the logs grow, while anyone works.")
     ] = False,
 ) -> None:
-    """What the workers printed, or which pictures failed and why."""
+    """Show what workers printed, or which pictures failed.
+
+    With --failed, each failed picture has its reason.
+    """
     with errors():
         from batchgen.run import RunDirectory
         from batchgen.view.show_logs import follow_logs, show_failures, show_last_words, show_logs
@@ -92,9 +101,9 @@ def records(
         bool, typer.Option("--columns", help="Say what every column means.")
     ] = False,
 ) -> None:
-    """The published records as JSON lines, one for every picture; or what their columns mean.
+    """Print the record of every published picture, as JSON lines.
 
-    They are the rows of RUN/metadata/*.parquet.
+    They are the rows of RUN/metadata/*.parquet. --columns says what their columns mean.
     """
     with errors():
         from batchgen.view.show_records import show_columns, write_records
@@ -113,12 +122,14 @@ def report(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="The file; default report.html in RUN.")] = None,
     price: Annotated[
-        float | None, typer.Option(min=0, help="Of a device-hour: the report then has the cost.")
+        float | None,
+        typer.Option(min=0, help="Price of a device's hour: the page then has the cost."),
     ] = None,
 ) -> None:
-    """Write the run as one HTML page: pictures, failures, speed, settings; also while it goes on.
+    """Write the run as one HTML page.
 
-    A complete run has the page already.
+    It has pictures, failures, speed and settings. A complete run has it already; while a run goes
+    on, it shows what is published.
     """
     with errors():
         from batchgen.dataset import write_report
@@ -137,7 +148,9 @@ def verify(
         typer.Option("--repair", help="Put damaged shards aside, so that resume makes them again."),
     ] = False,
 ) -> None:
-    """Recount a run from its files: hashes, counts, keys against plan and manifest.
+    """Check a run's files, and count its pictures again.
+
+    Hashes, numbers, keys and rows are compared with the plan and the manifest.
 
     Exit code: 1 if anything is wrong and was not repaired.
     """
@@ -173,9 +186,10 @@ def doctor(
         False
     ),
 ) -> None:
-    """What this machine can do, or with --site each node; the remedy for what does not work.
+    """Check what this machine, or each node of a --site, can do.
 
-    With --job, what the job needs and the machine lacks has failed. Exit code: 1 if a check failed.
+    Each line is ok or has its remedy. With --job, it fails if the machine lacks what the job needs.
+    Exit code: 1 if a check failed.
     """
     with errors():
         from batchgen.doctor.show import consult

@@ -42,10 +42,11 @@ def plan(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Say what would happen: rows, sizes, shards, groups, time, bytes.
+    """Check every row, show what would happen, write nothing.
 
-    With --site, the batch script too. Checks every row, writes nothing. With --measure it makes a
-    few groups in a temporary folder, and remembers the pace of this machine for later plans.
+    It shows sizes, shards, groups, memory, time and bytes; with --site, the batch script too. With
+    --measure it makes a few groups in a temporary folder, and remembers the pace of this machine
+    for later plans.
     """
     with errors():
         from batchgen import planning
@@ -91,9 +92,9 @@ def submit(
     rehearse: Rehearse = False,
     detach: Detach = False,
 ) -> None:
-    """Plan the manifest and make its pictures, here or on a cluster.
+    """Make the pictures of a manifest, here or on a cluster.
 
-    The same command again continues where it stopped.
+    With --site they are made on a SLURM cluster. The same command again continues where it stopped.
     """
     with errors():
         from batchgen.settings import load_site
@@ -124,22 +125,25 @@ def calibrate(
     ] = None,
     settings: Settings = None,
     columns: Columns = None,
-    pictures: Annotated[int, typer.Option(min=2, help="Pictures of the sample.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Another one draws another sample.")] = 0,
+    pictures: Annotated[int, typer.Option(min=2, help="How many pictures the sample has.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws another sample.")] = 0,
     min_psnr: Annotated[
-        float, typer.Option(min=0, max=98, help="dB against the picture made without a cache.")
+        float,
+        typer.Option(
+            min=0, max=98, help="Least PSNR in dB, against the picture made without a cache."
+        ),
     ] = 40.0,
-    min_ssim: Annotated[float, typer.Option(min=0, max=1, help="Likewise.")] = 0.98,
+    min_ssim: Annotated[float, typer.Option(min=0, max=1, help="Least SSIM, likewise.")] = 0.98,
     share: Annotated[
         float,
         typer.Option(min=0.01, max=0.999, help="Share of unseen pictures that must keep both."),
     ] = 0.95,
     tolerances: Annotated[
         list[float] | None,
-        typer.Option("--tolerance", help="Try multistep with it, in place of the usual grid."),
+        typer.Option("--tolerance", help="Try multistep with this, not the usual grid."),
     ] = None,
     thresholds: Annotated[
-        list[float] | None, typer.Option("--threshold", help="Try first_block with it, likewise.")
+        list[float] | None, typer.Option("--threshold", help="Try first_block with this, likewise.")
     ] = None,
     computed: Annotated[
         list[float] | None,
@@ -153,11 +157,12 @@ def calibrate(
     ] = None,
     rehearse: Rehearse = False,
 ) -> None:
-    """Find the quickest cache setting that keeps a floor, on a sample of the manifest.
+    """Find the quickest cache setting that is good enough.
 
-    Every setting makes the sample in a run, from careful to bold, until one falls below the floor;
-    with --site all are submitted at once. The same command again continues. Writes a table, a plot
-    and a job file with the choice.
+    It must keep --min-psnr and --min-ssim on a sample of the manifest. Every setting makes the
+    sample in a run, from careful to bold, until one falls below the floor; with --site all are
+    submitted at once. The same command again continues. Writes a table, a plot and a job file with
+    the choice.
     """
     with errors():
         from batchgen.calibration import (
@@ -225,11 +230,11 @@ def resume(
     ] = None,
     steal: Annotated[
         bool,
-        typer.Option("--steal", help="Take shards of workers elsewhere, which you know are dead."),
+        typer.Option("--steal", help="Take over from workers elsewhere that you know are dead."),
     ] = False,
     detach: Detach = False,
 ) -> None:
-    """Make what is missing of a run that was stopped, killed or ran out of space.
+    """Make what is missing of a run that was stopped or killed.
 
     The run goes on where it was last, or where --site or --local say.
     """
@@ -247,7 +252,7 @@ def cancel(
     run: RunFolder,
     now: Annotated[bool, typer.Option("--now", help="End the workers at once.")] = False,
 ) -> None:
-    """Ask a run to stop after the groups in flight. `resume` continues it."""
+    """Stop a run after the groups in flight; `resume` continues it."""
     with errors():
         from batchgen.launch.cancel import cancel as cancel_run
         from batchgen.run import RunDirectory

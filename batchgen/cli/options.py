@@ -14,7 +14,7 @@ Manifest = Annotated[
 RunFolder = Annotated[Path, typer.Argument(help="The run directory, for example runs/prompts.")]
 JobFile = Annotated[
     Path | None,
-    typer.Option(help="TOML job file, or flux-dev, …; without it, the embedded tiny model."),
+    typer.Option(help="TOML job file, or a ready one: flux-dev, …; else the embedded tiny model."),
 ]
 SET = "SECTION.KEY=VALUE"
 Settings = Annotated[
@@ -25,14 +25,17 @@ Columns = Annotated[
     typer.Option(
         "--column",
         metavar="NAME=YOURS",
-        help="Read a column of yours as one of ours, as in prompt=caption; YOURS= lets it travel.",
+        help="Read your column YOURS as our NAME, as in prompt=caption; seed= reads no seed.",
     ),
 ]
 Rehearse = Annotated[
-    bool, typer.Option("--rehearse", help="Draw test cards, without a model: try a run in seconds.")
+    bool,
+    typer.Option(
+        "--rehearse", help="Draw test cards instead of running the model: a trial in seconds."
+    ),
 ]
 SiteFile = Annotated[
-    Path | None, typer.Option(help="SLURM site profile, as slurm/example.toml; else this machine.")
+    Path | None, typer.Option(help="Profile of a SLURM cluster, as slurm/example.toml.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")]

@@ -16,7 +16,7 @@ from batchgen.cli.making import calibrate, cancel, plan, resume, submit
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A Parquet table of prompts in, a training dataset of pictures out. Kill it anywhere: "
-    "nothing is lost or made twice.",
+    "nothing is lost or made twice.\n\nTo begin: batchgen submit PROMPTS.parquet",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -87,6 +87,8 @@ def build_engine(
     # Linears of the same input become one, so that it is quantized once and not three times.
     fuse_projections(family.blocks, family.attentions())
     # Weights are rounded once they are final, and before the compiler sees their kernels.
+    if work and weights:
+        work.tell("quantizing the weights")
     numerics = _quantize(job, family, modulator, weights, device)
     # Attention must be final before anything is traced.
     lengths = Lengths()
@@ -223,14 +225,17 @@ def _compile(
     }
     rows = work.batch * (2 if work.negative or checkpoint.contrasts else 1)
     rows = shares(rows, ranks.mesh.cfg)[0]  # no half has more
-    work.tell("compiling")
+    work.tell("looking for compiled code")
     engine.compiler = Compiler(mode)
     blocks = CompiledBlocks(family.blocks, engine.compiler, tokens=set(tokens.values()), rows=rows)
     family.blocks = blocks.blocks
     decode = None
     if worth_compiling(device.kind):
         engine.vae = decode = CompiledDecode(family, engine.compiler, work.sizes, ranks)
+    planned = blocks.graphs + (decode.graphs(work.batch) if decode else 0)
     with _compile_cache(engine, mode, job, work, rows) as code:
+        doing = "loading compiled code" if code.loaded else "compiling"
+        engine.compiler.tell = lambda made: work.tell(doing, f"{made} of {max(made, planned)}")
         blocks.warm(engine.rehearse, tokens)
         if decode:
             decode.warm(work.batch, device.kind, device.dtype)
@@ -264,7 +269,13 @@ def _compile_cache(
     limit_s = math.inf if ranks.degree == 1 else job.run.group_timeout_s / 2
     folder = Path(job.run.compile_cache or FOLDER)
     return CompileCache(
-        folder, facts, rank=ranks.rank, ranks=ranks.degree, agree=agree, limit_s=limit_s
+        folder,
+        facts,
+        rank=ranks.rank,
+        ranks=ranks.degree,
+        agree=agree,
+        before_wait=lambda: work.tell("waiting for code that another process compiles"),
+        limit_s=limit_s,
     )
 
 

@@ -107,7 +107,14 @@ class Rendezvous:
     one_machine: bool = False
 
 
-def _say_nothing(_: str) -> None:
+class Tell(Protocol):
+    """Told what takes time while an engine is made."""
+
+    def __call__(self, text: str, detail: str = "", /) -> None:
+        """:param detail: how far it is, as "3 of 12"."""
+
+
+def _say_nothing(_text: str, _detail: str = "") -> None:
     """The default of `Workload.tell`; unlike a lambda, it can be sent to another process."""
 
 
@@ -121,8 +128,8 @@ class Workload:
     batch: int
     # Whether some pictures have a negative prompt.
     negative: bool
-    # Called with what takes time while the engine is made: "loading the model", for example.
-    tell: Callable[[str], None] = _say_nothing
+    # Told "loading the model", for example.
+    tell: Tell = _say_nothing
 
 
 class Engine(Protocol):

@@ -30,8 +30,21 @@ def cancel(directory: RunDirectory, *, at_once: bool) -> str:
     if directory.complete():
         cancel_jobs(directory, at_once=at_once)  # nodes that still wait in SLURM
         return "The run is complete: there is nothing to cancel."
+    idle = _is_idle(directory)
     again = shell_command("batchgen", "cancel", directory.root, "--now")
-    return stop(directory, at_once=at_once, again=again)
+    told = stop(directory, at_once=at_once, again=again)
+    if not idle:
+        return told
+    resume = shell_command("batchgen", "resume", directory.root)
+    return f"Nobody works on this run. It stays stopped until: {resume}"
+
+
+def _is_idle(directory: RunDirectory) -> bool:
+    """Whether all who worked on the run are known to be gone. Who waits in SLURM is not known."""
+    if any(submission.site for submission in read_submissions(directory)):
+        return False
+    lives = [member.life() for member in submissions.members(directory)]
+    return bool(lives) and set(lives) == {"dead"}
 
 
 def stop(directory: RunDirectory, *, at_once: bool, again: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from batchgen.planning.pace import Pace, recall
@@ -41,7 +42,8 @@ def look_ahead(plan: Plan, device: str, devices: int, price: float | None) -> Ou
     device_s, basis = plan.seconds, plan.speed
     if pace := recall(plan.identity, device):
         device_s *= pace.factor
-        basis = f"the pace of {pace.run} on {pace.device.split(' attention=')[0]}"
+        device = re.split(" (?:torch|attention)=", pace.device)[0]
+        basis = f"the pace of the run {pace.run} on {device}"
     # The last shards keep few devices busy: no run is shorter than one shard.
     wall_s = max(device_s / devices, device_s / len(plan.shards))
     return Outlook(device_s, basis, devices, wall_s, price, pace)

@@ -6,7 +6,7 @@
     aside.py         files that are taken out of the way, never deleted
     moved.py         the manifest's files, where they were moved
     owed_jobs.py     SLURM jobs whose end is not on record
-    stages.py        what workers do before their first group
+    stages.py        what workers do, and what they have made so far
     submissions.py   what was submitted, and the processes that belong to it
     departures.py    why a process left in good order
     owner.py         a process and its SLURM job, and whether it lives
@@ -27,7 +27,7 @@ from batchgen.run.owner import Owner
 from batchgen.run.ownership import refuse_others
 from batchgen.run.place import missing_folders, refuse_letters, refuse_place, unless_started
 from batchgen.run.run import Run, create, inspect_run, load_plan, open_run, pin_identity
-from batchgen.run.stages import Stage, enter_stage, read_stage, stage_file
+from batchgen.run.stages import Failure, Notes, Stage, failure_of, read_stage
 from batchgen.run.state_file import read_state
 from batchgen.run.stop import ask_to_stop, clear_stop, read_stop, stop_full
 from batchgen.run.submissions import (
@@ -49,8 +49,10 @@ from batchgen.run.submissions import (
 __all__ = [
     "BUCKET",
     "Departure",
+    "Failure",
     "LeaveCause",
     "Member",
+    "Notes",
     "Owner",
     "Run",
     "RunDirectory",
@@ -63,7 +65,7 @@ __all__ = [
     "create",
     "elements_given_up",
     "elements_of",
-    "enter_stage",
+    "failure_of",
     "given_up",
     "inspect_run",
     "last_line",
@@ -86,7 +88,6 @@ __all__ = [
     "refuse_others",
     "refuse_place",
     "replace_keeping",
-    "stage_file",
     "stop_full",
     "submissions",
     "supervisor_log",

@@ -4,6 +4,7 @@
 0001/supervisor.json    the supervisor on this machine
 0001/worker-003.00.json the first process of worker 3; its successors are 003.01, 003.02, …
 0001/worker-003.00.made its last change is the time of the last group that the process wrote
+0001/worker-003.00.stage what the process does and has made, for people (stages.py)
 0001/worker-003.00.end  why the process left in good order; a process that died has none
 0001/slurm.json         the ids of the submission's job arrays
 0001/element-003.over   why array element 3 was not requeued although shards are left
@@ -18,6 +19,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -202,14 +204,29 @@ def members_of(directory: RunDirectory, number: int) -> Iterator[Member]:
     for path in sorted(folder(directory, number).iterdir()):
         if match := _MEMBER.match(path.name):
             end = path.with_suffix(".end")
-            departure = Departure.parse(read_words(end)) if end.exists() else None
+            departure = Departure.parse(_words(end, _changed(end))) if end.exists() else None
             role: Role = "worker" if match[2] else "supervisor"
             try:
-                owner = read_state(path, Owner)
+                owner = _owner(path, _changed(path))
             except DamagedRun:  # who it was is lost, so it cannot be asked whether it lives
                 owner = Owner("unknown", 0, 0.0)
                 departure = departure or Departure(LeaveCause.ERROR, f"{path} is damaged")
             yield Member(path, role, int(match[2] or 0), owner, departure)
+
+
+def _changed(path: Path) -> int:
+    """When a file was last changed, ns. Who looks at a run again opens only what has changed."""
+    return path.stat().st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _owner(path: Path, changed_ns: int) -> Owner:  # noqa: ARG001 - a changed file is read anew
+    return read_state(path, Owner)
+
+
+@lru_cache(maxsize=4096)
+def _words(path: Path, changed_ns: int) -> str:  # noqa: ARG001 - likewise
+    return read_words(path)
 
 
 def record_arrays(directory: RunDirectory, number: int, arrays: dict[str, int]) -> None:

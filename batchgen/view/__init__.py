@@ -7,6 +7,7 @@
     show_push.py     what `push` has sent
     show_records.py  published records, and what their columns mean
     watch.py         live progress
+    show_live.py     one look at a run that goes on
     status.py        what is done, who lives, what to type next
     last_words.py    why workers are gone
     roster.py        who works on a run, here and in SLURM

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from batchgen.run import (
+    Failure,
     Member,
     RunDirectory,
     Stage,
@@ -22,6 +23,28 @@ from batchgen.run import (
     read_submissions,
 )
 from batchgen.slurm import Queue, Remembered, jobs_of
+from batchgen.units import duration
+
+# Failures that are kept, the last ones.
+FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A worker that lives, and what it says of itself."""
+
+    submission: int
+    worker: int
+    host: str
+    stage: Stage
+    # Since its last sign of life.
+    silent_s: float
+
+    @property
+    def s_per_picture(self) -> float | None:
+        """Of its own pictures, all that it does included; None before the first."""
+        made = self.stage.pictures
+        return self.stage.making_s / made if made and self.stage.making_s else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +73,10 @@ class Roster:
     jobs: frozenset[str]
     # SLURM jobs that have ended without a record of it in the run, as SLURM remembers them.
     ended: dict[str, Remembered]
-    # What workers that live and have made nothing yet do; none once one of them has.
-    stages: list[Stage]
+    # Workers that live and have said what they do.
+    at_work: list[AtWork]
+    # Pictures that failed last, by workers that live or are of the last submission.
+    failures: list[Failure]
     # Seconds that all workers lived, by the times of their files.
     worker_s: float
 
@@ -64,6 +89,19 @@ class Roster:
     def ranks(self) -> int:
         """Devices of a worker."""
         return self.last.ranks if self.last else 1
+
+    @property
+    def preparing(self) -> str:
+        """What the longest silent worker does before the first group of all; "" from then on."""
+        if not self.at_work or any(one.stage.pictures for one in self.at_work):
+            return ""
+        longest = max(self.at_work, key=lambda one: one.silent_s)
+        return f"{longest.stage.words}, {duration(longest.silent_s)}"
+
+    @property
+    def pictures_per_second(self) -> float | None:
+        """Of all workers together, as they say themselves; None before the first picture."""
+        return sum(1 / one.s_per_picture for one in self.at_work if one.s_per_picture) or None
 
     def of(self, submission: Submission) -> list[Member]:
         """The processes of a submission."""
@@ -89,6 +127,7 @@ def take_roll(directory: RunDirectory, run: str, queue: Queue) -> Roster:
     jobs = jobs_of(run, queue) if sites else []
     span = max((site.span(submissions[-1].ranks) for site in sites), default=1)
     waiting = Counter(job.reason for job in jobs if job.waits)
+    at_work, failures = _hear(alive, (member for member, _ in latest.values()))
     busy = {member.owner.job for member in alive}
     return Roster(
         submissions=submissions,
@@ -102,17 +141,26 @@ def take_roll(directory: RunDirectory, run: str, queue: Queue) -> Roster:
         trouble=queue.trouble,
         jobs=frozenset(job.name for job in jobs),
         ended=dict(queue.ended),
-        stages=_stages(alive),
+        at_work=at_work,
+        failures=failures,
         worker_s=sum(_lived_s(member, alive=life == "alive") for member, life in workers),
     )
 
 
-def _stages(alive: Sequence[Member]) -> list[Stage]:
-    """What workers do before the first group, the longest first."""
-    if any(member.made for member in alive):
-        return []
-    stages = (read_stage(member.path) for member in alive)
-    return sorted(filter(None, stages), key=lambda stage: stage.seconds, reverse=True)
+def _hear(alive: Sequence[Member], others: Iterable[Member]) -> tuple[list[AtWork], list[Failure]]:
+    """What workers that live do, in their order, and which pictures failed last."""
+    at_work: list[AtWork] = []
+    failures: list[Failure] = []
+    living = {member.path for member in alive}
+    for member in (*alive, *(one for one in others if one.path not in living)):
+        if noted := read_stage(member.path):
+            stage, silent_s = noted
+            failures += stage.failures
+            if member.path in living:
+                who = member.submission, member.index, member.owner.host
+                at_work.append(AtWork(*who, stage, silent_s))
+    at_work.sort(key=lambda one: (one.submission, one.worker))
+    return at_work, sorted(failures, key=lambda one: one.at)[-FAILURES:]
 
 
 def _lived_s(member: Member, *, alive: bool) -> float:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from batchgen.errors import counted, shell_command
 from batchgen.planning import Plan
-from batchgen.run import RunDirectory, load_plan, read_stop
+from batchgen.run import Failure, RunDirectory, load_plan, read_stop
 from batchgen.shard import (
     Done,
     Loss,
@@ -30,9 +30,8 @@ from batchgen.shard import (
     unpublished_counts,
 )
 from batchgen.slurm import Queue
-from batchgen.units import duration
 from batchgen.view.last_words import last_words
-from batchgen.view.roster import Roster, take_roll
+from batchgen.view.roster import AtWork, Roster, take_roll
 
 State = Literal["complete", "failed", "running", "queued", "stopped", "stalled"]
 # A supervisor registers within this time, or never.
@@ -64,14 +63,18 @@ class Status:
     ok: int
     failed: int
     pending: int
-    # Pending pictures that are written to a shard that is not published yet.
+    # Pending pictures that are written to a shard that is not published yet, and the failed ones
+    # among them.
     in_progress: int
+    failed_in_progress: int
     shards_done: int
     shards: int
     # Workers that live.
     workers: int
     # What they do before the first group is made, and for how long; "" from then on.
     starting: str
+    # What each of them does, and what it has made.
+    at_work: list[AtWork]
     # Workers of the last submission that died and were not replaced.
     dead: int
     # Nodes that wait in SLURM, by SLURM's reason.
@@ -79,6 +82,8 @@ class Status:
     last_words: list[str]
     # By cause.
     failures: dict[str, int]
+    # The last ones, also of pictures that are not published yet.
+    last_failures: list[Failure]
     tar_bytes: int
     # Device-seconds that made published pictures, and those of their audits.
     device_s: float
@@ -156,7 +161,10 @@ def read_status(
     device_s, audit_s = counts.device_s * roster.ranks, counts.loss.device_s * roster.ranks
     used_s = roster.worker_s * roster.ranks
     pace = counts.ok / (device_s + audit_s) if device_s else None
-    rate = pace * len(roster.alive) * roster.ranks if pace and roster.alive else None
+    # What workers say of themselves is there before the first shard.
+    rate = roster.pictures_per_second
+    if rate is None and pace and roster.alive:
+        rate = pace * len(roster.alive) * roster.ranks
     to_go_s = pending / pace if pace else None
     site = roster.last.site if roster.last else None
     price_s = site.price_per_gpu_hour / 3600 if site and site.price_per_gpu_hour else None
@@ -170,14 +178,17 @@ def read_status(
         failed=counts.failed,
         pending=pending,
         in_progress=in_progress,
+        failed_in_progress=unpublished.failed,
         shards_done=len(counts.shards),
         shards=len(plan.shards),
         workers=len(roster.alive),
-        starting=_starting(roster),
+        starting=roster.preparing,
+        at_work=roster.at_work,
         dead=len(roster.dead),
         waiting=roster.waiting,
         last_words=words,
         failures=dict(counts.failures),
+        last_failures=roster.failures,
         tar_bytes=counts.bytes,
         device_s=device_s,
         audit_s=audit_s,
@@ -213,7 +224,7 @@ def _unfinished(
     resume = shell_command("batchgen", "resume", root)
     told = f"{_waiting(roster)}; asked to stop: {stop.cause}" if stop else _waiting(roster)
     if roster.alive:
-        starting = f": {_starting(roster)}" if roster.stages else ""
+        starting = f": {roster.preparing}" if roster.preparing else ""
         return "running", f"{counted(len(roster.alive), 'worker')}{starting}{told}", watch
     if elsewhere := sorted({member.owner.host for member in roster.unknown}):
         why = roster.trouble or "which cannot be asked from here"
@@ -244,14 +255,6 @@ def _damaged(
         return state, f"{cause}; {told}", following
     repair = shell_command("batchgen", "verify", directory.root, "--repair")
     return "stalled", told, repair
-
-
-def _starting(roster: Roster) -> str:
-    """What the workers do before their first group, and for how long."""
-    if not roster.stages:
-        return ""
-    longest = roster.stages[0]
-    return f"{longest.text}, {duration(longest.seconds)}"
 
 
 def _remedy(cause: str, root: Path) -> str:

@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from batchgen import durable, slurm
@@ -19,10 +18,10 @@ from batchgen.planning import software
 from batchgen.run import (
     Departure,
     LeaveCause,
+    Notes,
     Run,
     RunDirectory,
     Submission,
-    enter_stage,
     open_run,
     pin_identity,
     stop_full,
@@ -75,7 +74,7 @@ def main(root: Path, placement: Placement, signals: Signals | None = None) -> No
         return
     member = submissions.join(directory, placement.number, "worker", placement.index)
     try:
-        departure = _departure(root, placement, submission, signals, member)
+        departure = _departure(root, placement, submission, signals, Notes(member))
     finally:
         placement.dismiss(directory)
     log.info("leaving: %s", departure)
@@ -88,14 +87,14 @@ def main(root: Path, placement: Placement, signals: Signals | None = None) -> No
 
 
 def _departure(
-    root: Path, placement: Placement, submission: Submission, signals: Signals, member: Path
+    root: Path, placement: Placement, submission: Submission, signals: Signals, notes: Notes
 ) -> Departure:
     """Work, and say why the worker leaves in good order; any other exception is a death."""
     try:
-        enter_stage(member, "checking the run")
+        notes.enter("checking the run")
         with lasting_errors("the run cannot be opened"):
             run = open_run(root)
-        return work(run, placement, submission, signals, member)
+        return work(run, placement, submission, signals, notes)
     except Terminated:
         assert signals.leave is not None
         return signals.leave
@@ -115,13 +114,14 @@ def work(
     placement: Placement,
     submission: Submission,
     signals: Signals,
-    member: Path | None = None,
+    notes: Notes | None = None,
 ) -> Departure:
     """Build the engine and work until there is nothing to do.
 
-    :param member: the file with which the worker joined the submission.
+    :param notes: what the worker tells people who look on; None tells nothing.
     :return: why the worker leaves.
     """
+    notes = notes or Notes(None)
     directory, shards = run.directory, len(run.plan.shards)
     queue = submissions.queue_of(directory)
     start = placement.index * shards // submission.workers
@@ -138,12 +138,10 @@ def work(
     limits = Limits(run, min(end, submission.deadline or math.inf), end)
     in_flight = InFlight()
     rendezvous = placement.rendezvous(directory, in_flight.judge)
-    asked = workload(run)
-    if member:
-        asked = replace(asked, tell=partial(enter_stage, member))
+    asked = replace(workload(run), tell=notes.enter)
     with lasting_errors("the engine cannot be made"):
         engine = open_engine(run.job, run.checkpoint, asked, rendezvous)
-    asked.tell("making its first group")
+    notes.name_device(engine.identity.partition(" torch=")[0])
     pin_identity(directory, engine.identity)
     origin = Origin(slurm.node(), placement.index, run.plan.generation)
     guidance = run.checkpoint.guidance if run.checkpoint else None
@@ -153,7 +151,7 @@ def work(
     scoring = Scoring(engine.score if scored else None)
     pipeline = Pipeline(renderer, output, origin, in_flight, guidance, auditor, xmp, scoring)
     try:
-        return Worker(run, pipeline, claims, signals, limits, device, member).work()
+        return Worker(run, pipeline, claims, signals, limits, device, notes).work()
     finally:
         pipeline.close()
         engine.close()

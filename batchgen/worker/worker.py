@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 from batchgen import durable
 from batchgen.dataset import finalize_run
 from batchgen.errors import DeviceFault, SickDevice, counted
 from batchgen.manifest import Picture
-from batchgen.run import Departure, LeaveCause, Run, ask_to_stop, read_stop, stage_file, stop_full
+from batchgen.run import (
+    Departure,
+    LeaveCause,
+    Notes,
+    Run,
+    ask_to_stop,
+    failure_of,
+    read_stop,
+    stop_full,
+)
 from batchgen.shard import (
     KILLED,
     Claim,
@@ -53,8 +63,8 @@ class Worker:
     signals: Signals
     limits: Limits
     device: str
-    # The file with which it joined its submission.
-    member: Path | None = None
+    # What it tells people who look on.
+    notes: Notes = field(default_factory=lambda: Notes(None))
     # Groups that failed wholly, one after another.
     failed_groups: int = 0
     # A picture that this worker made well.
@@ -77,6 +87,7 @@ class Worker:
             return departure
         if self.claims.unfinished():
             return Departure(LeaveCause.NOTHING_FREE)
+        self.notes.wait("finalizing the dataset")
         finalize_run(self.run)
         return Departure(LeaveCause.ALL_DONE)
 
@@ -92,6 +103,7 @@ class Worker:
         if seconds is None:
             return False
         log.info("nothing is free; asking SLURM in %.0f s whether other owners are alive", seconds)
+        self.notes.wait("waiting for other workers' shards")
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._must_leave():
             time.sleep(min(WAIT_S, max(end - time.monotonic(), 0.0)))
@@ -113,12 +125,20 @@ class Worker:
         order, extras = read_shard(run, claim.shard)
         partial = PartialShard(run.directory, claim.shard, claim.attempt, claim.earlier)
         try:
+            ends = list(accumulate(map(len, order)))
+
+            def may_begin(task: Task) -> bool:
+                if not self._may_begin(claim, task):
+                    return False
+                number = bisect_right(ends, task.at) + 1
+                self.notes.begin_group(claim.shard, number, len(ends), len(task.pictures))
+                return True
+
             tasks = self._tasks(claim, order, partial)
-            for made in self.pipeline.run(
-                partial, tasks, lambda task: self._may_begin(claim, task), self._watch
-            ):
+            for made in self.pipeline.run(partial, tasks, may_begin, self._watch):
                 self._learn(partial, made)
             if partial.position == shard.pictures:
+                self.notes.enter("publishing")
                 won = publish_shard(run.directory, partial, shard, extras, run.plan)
                 by = "" if won else " by another attempt"
                 log.info("shard %06d published%s", claim.shard, by)
@@ -128,7 +148,7 @@ class Worker:
             spare = None
             if durable.is_full(error):
                 stop_full(run.directory, error)
-                spare = self.member and stage_file(self.member)
+                spare = self.notes.path
             claim.release(spare)
             raise
         finally:
@@ -170,8 +190,10 @@ class Worker:
 
     def _learn(self, partial: PartialShard, made: Sequence[Made]) -> None:
         """Learn from a written group: its pace, its failures, whether the device is sick."""
-        if self.member:
-            self.member.with_suffix(".made").touch()
+        failed = [one for one in made if one.cause]
+        self.notes.wrote(
+            len(made), [failure_of(x.picture.key, x.cause, x.picture.prompt) for x in failed]
+        )
         self.limits.learn(made)
         self._compare(made)
         good = [one.picture for one in made if not one.cause]

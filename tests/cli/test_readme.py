@@ -7,7 +7,9 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from typer.main import get_command
 
+from batchgen.cli import app
 from batchgen.settings.job import load_job
 from tests.support.rehearsal import ask, records
 
@@ -52,6 +54,30 @@ def test_its_commands_make_watch_and_verify_a_run(
     (block,) = re.findall(r"(?ms)^```python\n(import pyarrow.dataset.*?)^```", readme)
     exec(block, finished)
     assert finished["records"].num_rows == len(made)
+
+
+def test_verbs_and_options_that_it_names_exist() -> None:
+    """Also those in sentences and tables; what is yet to come is marked, and is not looked at."""
+    readme = re.sub(r"(?s)<!-- needs: .*?(\n\n|$)", "", (ROOT / "README.md").read_text())
+    code = re.findall(r"`([^`\n]*)`", re.sub(r"(?s)```.*?```", "", readme))
+    code += re.findall(r"(?m)^\$ (batchgen .*)", readme)
+    verbs = get_command(app).commands
+    known = {option for verb in verbs.values() for one in verb.params for option in one.opts}
+    named = [shlex.split(one, comments=True) for one in code if re.match(r"batchgen [a-z]", one)]
+    assert len(named) > 20
+    for words in named:
+        verb = verbs[words[1]]
+        own = {option for one in verb.params for option in one.opts}
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= own, words
+    alone = {one.split()[0] for one in code if one.startswith("--")}
+    assert alone <= known, "options in sentences"
+
+
+def test_what_it_links_to_is_there() -> None:
+    for name in ("README.md", "docs/caching.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text()
+        for link in re.findall(r"\]\(([^)#\s]+)\)", text):
+            assert link.startswith("http") or ((ROOT / name).parent / link).exists(), link
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda path: path.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from batchgen.launch.cancel import stop
+from batchgen.launch.cancel import cancel, stop
 from batchgen.run import submissions
 from batchgen.run.owner import Owner
 from batchgen.run.run import Run
@@ -65,3 +65,15 @@ def test_workers_elsewhere_are_named_with_what_to_type_there(run: Run) -> None:
     command = f"batchgen cancel {run.directory.root} --now"
     assert told.startswith("Workers on elsewhere, if they live, stop after the groups in flight")
     assert told.endswith(command)
+
+
+def test_a_run_on_which_nobody_works_is_not_said_to_stop_after_a_group(run: Run) -> None:
+    told = cancel(run.directory, at_once=False)
+    assert told.startswith("Stopping after the groups in flight"), "its workers may be starting"
+    joined(run, replace(Owner.me(), started=1.0))
+    told = cancel(run.directory, at_once=False)
+    assert told == (
+        f"Nobody works on this run. It stays stopped until: batchgen resume {run.directory.root}"
+    )
+    joined(run, Owner.me(), "supervisor")
+    assert cancel(run.directory, at_once=False).startswith("Stopping after the groups in flight")

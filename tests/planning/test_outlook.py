@@ -44,7 +44,10 @@ def test_the_cost_is_that_of_the_device_hours() -> None:
 def test_an_earlier_run_of_the_same_settings_tells_the_pace_of_another_manifest() -> None:
     remember(IDENTITY, KNOWN)
     seen = look_ahead(planned(manifest=["bb"]), "cuda ", 1, None)
-    assert (seen.device_s, seen.basis) == (7200, "the pace of before on cuda NVIDIA H100 bf16")
+    assert (seen.device_s, seen.basis) == (
+        7200,
+        "the pace of the run before on cuda NVIDIA H100 bf16",
+    )
     assert look_ahead(planned(), "", 1, None).device_s == 7200
     assert look_ahead(planned(), "cpu ", 1, None).device_s == 3600
     assert look_ahead(planned(cache={"policy": "multistep"}), "", 1, None).device_s == 3600

@@ -15,6 +15,7 @@ from batchgen.errors import DeviceFault, OutOfMemory
 from batchgen.manifest import Picture
 from batchgen.run.directory import RunDirectory
 from batchgen.run.run import Run, create
+from batchgen.run.stages import Notes
 from batchgen.run.stop import clear_stop
 from batchgen.settings.job import Output, load_job
 from batchgen.shard.claims import Claims
@@ -164,7 +165,7 @@ def planned(
     return create(folder / "run", [file], load_job(None, [*small, *settings]), None)[0]
 
 
-def worked(run: Run, engine: Engine | None = None) -> Run:
+def worked(run: Run, engine: Engine | None = None, notes: Notes | None = None) -> Run:
     """A run on which one worker, in this process, has worked until nothing was free."""
     pipeline = Pipeline(
         Renderer(engine or StubEngine()),
@@ -173,7 +174,8 @@ def worked(run: Run, engine: Engine | None = None) -> Run:
         auditor=Auditor(run.job),
     )
     claims = Claims(run.directory, len(run.plan.shards), 0)
-    Worker(run, pipeline, claims, Signals(), Limits(run), "here.slot0").work()
+    notes = notes or Notes(None)
+    Worker(run, pipeline, claims, Signals(), Limits(run), "here.slot0", notes).work()
     pipeline.close()
     return run
 

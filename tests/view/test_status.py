@@ -14,14 +14,14 @@ from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
 from batchgen.run.run import Run
-from batchgen.run.stages import enter_stage
+from batchgen.run.stages import Notes
 from batchgen.run.stop import StopCause, ask_to_stop
 from batchgen.run.submissions import Role
 from batchgen.shard.loss import Loss
 from batchgen.shard.partial_shard import PartialShard
+from batchgen.view.show_live import log_line
 from batchgen.view.show_status import _status_lines
 from batchgen.view.status import START_S, Status, read_status
-from batchgen.view.watch import _progress
 from tests.support.rehearsal import ask
 from tests.support.specimens import done, opens, planned, published, record, write_group
 
@@ -179,15 +179,18 @@ def test_a_finished_run_without_one_good_picture_is_no_success(run: Run) -> None
 
 def test_until_the_first_group_it_is_told_what_takes_time(run: Run) -> None:
     submitted(run.directory)
-    enter_stage(path := joined(run.directory, ME), "compiling")
+    (notes := Notes(joined(run.directory, ME))).enter("compiling", "3 of 12")
     status = read_status(run.directory)
-    assert (status.state, status.cause) == ("running", "1 worker: compiling, 0 s")
-    line = _progress(status, 0.0)
-    assert line == "running  0/10 pictures  compiling, 0 s  1 worker  shards 0/3"
-    path.with_suffix(".made").touch()
+    assert (status.state, status.cause) == ("running", "1 worker: compiling 3 of 12, 0 s")
+    line = log_line(status, 0.0)
+    assert line == "running  0/10 pictures  0%  0/3 shards  1 worker: compiling 3 of 12"
+    notes.begin_group(0, 1, 2, 2)
+    notes.wrote(2)
     status = read_status(run.directory)
     assert status.cause == "1 worker"
-    assert _progress(status, 2.0) == "running  0/10 pictures  2.0/s  5 s left  1 worker  shards 0/3"
+    line = log_line(replace(status, pictures_per_second=1.5, left_s=10 / 1.5), 2.0)
+    rates = "120/min now  90.0/min on average  about 7 s left"
+    assert line == f"running  0/10 pictures  0%  0/3 shards  {rates}  1 worker"
 
 
 def test_a_finalized_run_from_which_a_shard_was_taken_away_is_not_complete(run: Run) -> None:

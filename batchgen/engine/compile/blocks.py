@@ -80,6 +80,12 @@ class CompiledBlocks:
             functools.partial(self._call, block, self._kind(block)) for block in blocks
         ]
 
+    @property
+    def graphs(self) -> int:
+        """How many graphs the plan has. One number of rows more may need one more of them."""
+        sizes = len(self._tokens) if self._static else 1
+        return len(set(self._kinds.values())) * sizes * min(MANY, self._rows)
+
     @torch.inference_mode()
     def warm(self, run: Callable[[Size, int], object], sizes: Iterable[Size]) -> None:
         """Make every graph of the plan.

@@ -76,6 +76,7 @@ class CompileCache:
         rank: int = 0,
         ranks: int = 1,
         agree: Callable[[bool], bool] = lambda found: found,
+        before_wait: Callable[[], None] = lambda: None,
         wait_s: float = WAIT_S,
         limit_s: float = math.inf,
     ) -> None:
@@ -87,6 +88,7 @@ class CompileCache:
         :param rank: of this process in its replica. Each rank has an archive of its own. A replica
             loads all of them or makes all of them.
         :param agree: gives rank 0's decision to all ranks. The others may wait in it for `limit_s`.
+        :param before_wait: called before this process waits for another one that compiles.
         :param wait_s: the longest wait without a sign of life of another process that compiles.
         :param limit_s: the longest wait for it in any case.
         """
@@ -96,7 +98,8 @@ class CompileCache:
         # Of the archive, once there is one. Records name the code that made a picture by it.
         self.sha256 = ""
         self._folder, self._rank, self._ranks = folder.expanduser(), rank, ranks
-        self._agree, self._wait_s, self._limit_s = agree, wait_s, limit_s
+        self._agree, self._before_wait = agree, before_wait
+        self._wait_s, self._limit_s = wait_s, limit_s
         self._claim: Path | None = None
         self._finished = threading.Event()
 
@@ -143,6 +146,7 @@ class CompileCache:
     def _find(self) -> bool:
         """Whether all archives are there, after waiting for them if need be. If not: compile."""
         begin = silent_since = time.monotonic()
+        waits = False
         with self._named_in_errors():
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             signs = self._signs()
@@ -150,6 +154,9 @@ class CompileCache:
                 if self._claim_compilation():
                     # The previous owner may have published after the look in the line above.
                     return self._is_complete()
+                if not waits:
+                    self._before_wait()
+                waits = True
                 now, before = time.monotonic(), signs
                 if (signs := self._signs()) != before:
                     silent_since = now

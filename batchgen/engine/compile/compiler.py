@@ -47,6 +47,8 @@ class Compiler:
         )
         self.compilation = Compilation()
         self.sealed = False
+        # Told the number of each graph, from 1, before it is made.
+        self.tell: Callable[[int], None] = lambda _: None
         self._functions = 0
 
     def seal(self, code_sha256: str) -> None:
@@ -80,6 +82,7 @@ class Compiler:
         if self.sealed:
             self._count(recompilations=self.compilation.recompilations + 1)
             raise JobError("sealed")
+        self.tell(self.compilation.graphs + 1)
         code = compile_fx(graph, inputs, config_patches=self._options)
         self._count(graphs=self.compilation.graphs + 1)
         return code

@@ -81,16 +81,24 @@ class CompiledDecode:
         pixels: Tensor = self._region(key, self._vae, {"latents": latents})
         return pixels
 
+    def graphs(self, pictures: int) -> int:
+        """How many graphs `warm` makes."""
+        most = [min(MANY, self._most(pictures, *size)) for size in self._sizes]
+        return sum(most) if self._static else max(most, default=0)
+
+    def _most(self, pictures: int, width: int, height: int) -> int:
+        """The most pictures of a size that this rank decodes together."""
+        return min(-(-pictures // self._degree), at_once(width, height))
+
     @torch.inference_mode()
     def warm(self, pictures: int, device: torch.device, dtype: torch.dtype) -> None:
         """Compile every graph that will be needed.
 
         :param pictures: how many a group has at most.
         """
-        share = -(-pictures // self._degree)
         for width, height in self._sizes:
             shape = self._family.noise_shape(width, height)
-            for count in range(min(share, at_once(width, height)), 0, -1):
+            for count in range(self._most(pictures, width, height), 0, -1):
                 self(torch.zeros(count, *shape, device=device, dtype=dtype))
 
     def _mark(self, inputs: Inputs) -> None:

@@ -248,13 +248,15 @@ def test_a_block_may_drop_its_text(code: str, inference: None) -> None:
 def test_blocks_of_different_widths_are_different_kinds(code: str) -> None:
     compiler = Compiler("default")
     compiled = CompiledBlocks([Toy(4), Toy(4), Toy(8)], compiler, tokens=[4], rows=1)
+    compiler.tell = (told := []).append
 
     def run(tokens: int, rows: int) -> None:
         for width, block in zip((4, 4, 8), compiled.blocks, strict=True):
             block(**toy_inputs(tokens, rows, width))
 
     compiled.warm(run, [4])
-    assert compiler.compilation.graphs == 2
+    assert compiler.compilation.graphs == compiled.graphs == 2
+    assert told == [1, 2]
 
 
 def test_a_block_that_cannot_be_one_graph_is_an_error_and_not_run_eagerly(code: str) -> None:

@@ -76,6 +76,7 @@ def test_planned_sizes_decode_in_any_number_as_they_do_eagerly_in_any_thread(
                 torch.testing.assert_close(made, eager(given), rtol=0, atol=1e-5)
     compilation = compiled.compiler.compilation
     assert compilation.graphs == 2, "one for a single picture, one for several"
+    assert compiled.decode.graphs(3) == 2
     assert compilation.breaks == compilation.recompilations == 0
 
 
