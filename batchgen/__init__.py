@@ -8,6 +8,7 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
     cli/           the verbs: parse, call, print
     api.py         the same from Python: `batchgen.submit(...)`
     operations.py  what both do
+    generations.py   what a complete run goes on with
     doctor/        what this machine, or each node of a cluster, can do
     calibration/   a cache setting for a manifest, tried on a sample of it
     view/          what people look at: status, progress, logs

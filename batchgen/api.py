@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING
 
 import tomli_w
 
+from batchgen import generations
 from batchgen.errors import InputError
 from batchgen.launch.start import start
 from batchgen.operations import default_root, plan_run, read_job, reopen, what_is_left
 from batchgen.run import Run, RunDirectory
 from batchgen.settings import Site, load_site
-from batchgen.shard import SCHEMA, published_shards, stream_metadata
+from batchgen.shard import SCHEMA, Superseded, published_shards
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +75,8 @@ class RunHandle:
     def records(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The published records, a row for every picture, failed ones too, in the order of keys.
 
-        Columns that an older version did not write are null.
+        A picture that was made again has its last record. Columns that an older version did not
+        write are null.
 
         :param columns: only these; None for all.
         :raises InputError: no record has such a column.
@@ -87,10 +89,13 @@ class RunHandle:
             there = ", ".join(known)
             raise InputError(f"records have no column {', '.join(strange)}; they have {there}")
         directory = RunDirectory.open(self.root)
-        tables = [SCHEMA.empty_table()]
+        tables, superseded = [SCHEMA.empty_table()], Superseded(directory)
+        asked = [*dict.fromkeys([*columns, "index"])] if columns else None
         for shard in sorted(published_shards(directory)):
-            tables += stream_metadata(directory.metadata(shard), columns)
+            tables += superseded.current(shard, asked)
         table = pa.concat_tables(tables, promote_options="default")
+        if superseded.generations:
+            table = table.sort_by("index")
         return table.select([name for name in columns or known if name in table.column_names])
 
     def cancel(self, *, now: bool = False) -> None:
@@ -142,6 +147,7 @@ def resume(
     manifest: AnyPath | Sequence[AnyPath] | None = None,
     add: int | None = None,
     steal: bool = False,
+    retry_failed: bool = False,
 ) -> RunHandle:
     """Start workers for what is missing of a run that was stopped, killed or ran out of space.
 
@@ -151,12 +157,17 @@ def resume(
     :param manifest: where the manifest is now, if it was moved.
     :param add: bring so many workers, on a cluster nodes, also to a run that others work on.
     :param steal: take shards of workers elsewhere, which you know are dead.
+    :param retry_failed: when all pictures were tried, try those again that have failed.
     :raises BatchgenError: what the command line refuses, with its message.
     """
     root = run.root if isinstance(run, RunHandle) else Path(run)
     profile = load_site(Path(site)) if site else None
     moved = _paths(manifest) if manifest else []
-    opened, profile = reopen(root, _overrides(settings), moved, profile, local=local, add=add)
+    opened, profile = reopen(
+        root, _overrides(settings), moved, profile, local=local, add=add, further=retry_failed
+    )
+    if retry_failed:
+        opened, _ = generations.retry_failed(opened)
     return _go(opened, profile, add=add, steal=steal)
 
 

@@ -100,7 +100,7 @@ def outlook_of(plan: Plan, site: Site | None, job: Job, hardware: Hardware) -> O
     from batchgen.launch.elements import count_elements, max_running
     from batchgen.planning import look_ahead, worker_count
 
-    ranks, shards = job.parallel.degree, len(plan.shards)
+    ranks, shards = job.parallel.degree, plan.last_shards
     if site:
         elements = count_elements(site, ranks, shards)
         workers = min(elements, max_running(site, ranks, elements)) * site.workers(ranks)
@@ -135,6 +135,7 @@ def reopen(
     *,
     local: bool,
     add: int | None,
+    further: bool = False,
 ) -> tuple[Run, Site | None]:
     """An existing run, checked against its inputs and devices, and where it goes on.
 
@@ -143,6 +144,7 @@ def reopen(
     :param site: where to go on; None for where the run was last.
     :param local: on this machine, wherever it was.
     :param add: how many workers or nodes are to be brought.
+    :param further: whether pictures are to be planned further.
     :raises BatchgenError: it cannot go on there.
     """
     from batchgen.planning import refuse_impossible, refuse_unfit
@@ -156,7 +158,7 @@ def reopen(
     last = read_submissions(run.directory)[-1:]
     if last and not local:
         site = site or last[0].site
-    if not run.directory.complete():
+    if further or not run.directory.complete():
         hardware = _hardware(site, run.job)
         refuse_impossible(run.job, run.checkpoint, hardware)
         refuse_unfit(run.job, run.checkpoint, run.plan, hardware)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchgen import operations
+from batchgen import generations, operations
 from batchgen.cli.options import (
     SET,
     Columns,
@@ -212,6 +212,9 @@ def resume(
         bool,
         typer.Option("--steal", help="Take shards of workers elsewhere, which you know are dead."),
     ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the pictures again that have failed.")
+    ] = False,
     detach: Detach = False,
 ) -> None:
     """Make what is missing of a run that was stopped, killed or ran out of space.
@@ -223,8 +226,11 @@ def resume(
 
         named = load_site(site) if site else None
         opened, profile = operations.reopen(
-            run, settings or [], manifest or [], named, local=local, add=add
+            run, settings or [], manifest or [], named, local=local, add=add, further=retry_failed
         )
+        if retry_failed:
+            opened, told = generations.retry_failed(opened)
+            say(told)
         _go(opened, profile, detach=detach, add=add, steal=steal)
 
 

@@ -2,6 +2,7 @@
 
     repair.py          opens damaged shards again; what it replaces is put aside
     verify.py          the run recounted from its files: hashes, counts, keys, rows
+    verify_lists.py    the lists of later generations, likewise
     finalize.py        completes a run: statistics, contact sheet, report, card, index
     report/            report.html: the run on one page
     card.py            the dataset card (README.md)

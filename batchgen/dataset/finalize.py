@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from batchgen.dataset.card import dataset_card
-from batchgen.dataset.contact_sheet import contact_sheet
+from batchgen.dataset.contact_sheet import Tar, contact_sheet
 from batchgen.dataset.report import report_page
 from batchgen.dataset.statistics import Statistics, gather
 from batchgen.errors import DamagedRun, shell_command
@@ -27,8 +27,10 @@ from batchgen.regular_file import read_regular
 from batchgen.run import Run, RunDirectory, new_aside, put_aside, replace_keeping
 from batchgen.shard import (
     Done,
+    Superseded,
     committed_shards,
     count_pictures,
+    key_text,
     lost_shards,
     missing_names,
     published_shards,
@@ -54,6 +56,8 @@ def finalize_run(run: Run) -> bool:
         there are others beside them.
     """
     directory, planned = run.directory, set(range(len(run.plan.shards)))
+    if directory.last_generation() != run.plan.last_generation:
+        return False  # another process has begun one: it is not this process's to complete
     # Asked before the commits are listed: other workers may complete the run at any moment.
     was_complete = directory.complete()
     committed = committed_shards(directory) & planned
@@ -70,8 +74,11 @@ def finalize_run(run: Run) -> bool:
     return True
 
 
-def wids_index(directory: RunDirectory, done: Sequence[Done]) -> bytes:
-    """The index that `wids.ShardListDataset` reads: its paths are relative to it."""
+def wids_index(directory: RunDirectory, done: Sequence[Done], generation: int = 0) -> bytes:
+    """The index that `wids.ShardListDataset` reads: its paths are relative to it.
+
+    :param generation: the last one, if there are later ones: `RunDirectory.complete` looks for it.
+    """
     shards = [
         {
             "url": f"data/{one.tar}",
@@ -82,12 +89,14 @@ def wids_index(directory: RunDirectory, done: Sequence[Done]) -> bytes:
         for one in done
         if one.tar
     ]
-    index = {
+    index: dict[str, object] = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
         "name": directory.root.name,
         "shardlist": shards,
     }
+    if generation:
+        index["generation"] = generation
     return json.dumps(index, indent=1).encode() + b"\n"
 
 
@@ -119,7 +128,8 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
     statistics = gather(directory, done)
     text = json.dumps(asdict(statistics), indent=1) + "\n"
     replace_keeping(directory, root / "statistics.json", text.encode())
-    tars = [(directory.data(one.shard), one.ok) for one in done if one.tar]
+    superseded = Superseded(directory)
+    tars = [_countable(directory, one, superseded) for one in done if one.tar]
     try:
         sheet = contact_sheet(tars, run.job.output.format)
     except (tarfile.TarError, OSError, SyntaxError) as error:  # Pillow's, for a broken PNG
@@ -132,8 +142,16 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
     for shard in committed:
         sweep(directory, shard)
     count_pictures(directory).save(directory)
-    replace_keeping(directory, directory.index, wids_index(directory, done))
+    index = wids_index(directory, done, run.plan.last_generation)
+    replace_keeping(directory, directory.index, index)
     _remember_pace(run, statistics)
+
+
+def _countable(directory: RunDirectory, one: Done, superseded: Superseded) -> Tar:
+    """A tar without the samples that count no more."""
+    keys = superseded.keys(one.shard)
+    pictures = one.ok - superseded.good(one.shard)
+    return Tar(directory.data(one.shard), pictures, {key_text(key) for key in keys.tolist()})
 
 
 def _write_report(run: Run, done: Sequence[Done], statistics: Statistics) -> None:

@@ -40,7 +40,14 @@ from batchgen.manifest.extras import NOTHING, extra_columns
 from batchgen.manifest.files import Source, check_unchanged, identify_file
 from batchgen.manifest.find import find_files
 from batchgen.manifest.json_types import JsonType
-from batchgen.manifest.rows import Picture, pictures, read_rows
+from batchgen.manifest.rows import (
+    ManifestRows,
+    Picture,
+    another_seed,
+    listed_pictures,
+    pictures,
+    read_rows,
+)
 from batchgen.manifest.shapes import ShapeColumns, decode_shape, image_shapes
 from batchgen.manifest.validate import validate_manifest
 
@@ -49,9 +56,11 @@ __all__ = [
     "Effects",
     "JsonType",
     "Limits",
+    "ManifestRows",
     "Picture",
     "ShapeColumns",
     "Source",
+    "another_seed",
     "check_unchanged",
     "column_label",
     "deciding",
@@ -61,6 +70,7 @@ __all__ = [
     "identify_file",
     "image_shapes",
     "list_columns",
+    "listed_pictures",
     "pictures",
     "read_rows",
     "validate_manifest",

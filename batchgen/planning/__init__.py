@@ -8,6 +8,7 @@
     effects.py      what was asked for and changes no picture
     schedule_file.py   which steps each class computes, as calibrate wrote it for a model
     noise_levels.py   what a job states of them, beside the model's scheduler
+    cut_list.py     a frozen list of pictures → shards
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
     outlook.py      time and money of a plan, with the devices that there are
@@ -20,6 +21,8 @@
 A room imports only rooms below it.
 """
 
+from batchgen.planning.cut import list_shard_size
+from batchgen.planning.cut_list import Places, cut_list, locate_keys
 from batchgen.planning.hardware import (
     UNKNOWN,
     Hardware,
@@ -34,8 +37,14 @@ from batchgen.planning.layout import describe_layout
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.outlook import Outlook, look_ahead
 from batchgen.planning.pace import Pace, remember
-from batchgen.planning.plan import PLAN_VERSION, Plan, Shard, groups
-from batchgen.planning.plan_file import decode_plan, encode_plan
+from batchgen.planning.plan import PLAN_VERSION, Generation, KeyList, Part, Plan, Shard, groups
+from batchgen.planning.plan_file import (
+    continue_plan,
+    decode_generation,
+    decode_plan,
+    encode_generation,
+    encode_plan,
+)
 from batchgen.planning.planner import dry_run, locate_model, locate_trace, make_plan, recount
 from batchgen.planning.preflight import refuse_impossible, refuse_unfit
 from batchgen.planning.schedule_file import ModelDigest, encode_schedule
@@ -43,21 +52,31 @@ from batchgen.planning.schedule_file import ModelDigest, encode_schedule
 __all__ = [
     "PLAN_VERSION",
     "UNKNOWN",
+    "Generation",
     "Hardware",
+    "KeyList",
     "ModelDigest",
     "Outlook",
     "Pace",
+    "Part",
+    "Places",
     "Plan",
     "Shard",
     "assumed",
+    "continue_plan",
+    "cut_list",
+    "decode_generation",
     "decode_plan",
     "describe_layout",
     "describe_memory",
     "dry_run",
+    "encode_generation",
     "encode_plan",
     "encode_schedule",
     "groups",
     "identify_run",
+    "list_shard_size",
+    "locate_keys",
     "locate_model",
     "locate_trace",
     "look_ahead",

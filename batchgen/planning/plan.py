@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ from batchgen.settings import Section
 # Runs of version 1 keep the records and samples of batchgen 0.2 and older.
 PLAN_VERSION = 2
 READ_VERSIONS = (1, 2)
+GENERATION_VERSION = 1
 
 
 class Shard(NamedTuple):
@@ -45,8 +46,55 @@ class Shape(NamedTuple):
     pictures: int
 
 
+class KeyList(Section):
+    """A frozen list of pictures, a file in `.batchgen/`; see `run/key_lists.py`."""
+
+    file: str
+    sha256: str
+
+
+class Generation(Section):
+    """Further shards of a run, frozen. Stored as `.batchgen/plan-0001.json`."""
+
+    version: int = GENERATION_VERSION
+    # The run's.
+    run: str
+    generation: int
+    # SHA-256 of the file of the generation before.
+    parent: str
+    # Pictures made again because they failed or were asked for, or pictures that are new.
+    kind: Literal["retry", "remake"]
+    created: str
+    # Its pictures.
+    listed: KeyList
+    # Whether their seeds are others than before.
+    new_seeds: bool = False
+    pictures: int
+    groups: int
+    first_shard: int
+    shards: tuple[Shard, ...]
+    # As a plan's.
+    seconds: float
+    bytes: int
+    software: dict[str, str]
+
+
+class Part(NamedTuple):
+    """The shards of one generation, and what is in them."""
+
+    generation: int
+    # The numbers of its first shard, and of the one after its last.
+    first_shard: int
+    end_shard: int
+    # Its pictures; None: they are consecutive.
+    listed: KeyList | None
+    # The manifest row after its last, if they are consecutive.
+    end_row: int
+    new_seeds: bool = False
+
+
 class Plan(Section):
-    """A run, frozen. Stored as `.batchgen/plan.json`."""
+    """A run, frozen. Stored as `.batchgen/plan.json`, without its later generations."""
 
     version: int = PLAN_VERSION
     run: str
@@ -91,6 +139,39 @@ class Plan(Section):
     # What the estimate of seconds assumes, for people.
     speed: str
     software: dict[str, str]
+    later: tuple[Generation, ...] = Field(default=(), exclude=True)
+
+    @property
+    def last_generation(self) -> int:
+        """The number of the generation that is being made, or was made last."""
+        return self.generation + len(self.later)
+
+    @property
+    def last_shards(self) -> int:
+        """How many shards this generation has."""
+        return len(self.later[-1].shards) if self.later else len(self.shards)
+
+    def with_generation(self, following: Generation) -> Plan:
+        """The plan, continued."""
+        return self.model_copy(
+            update={
+                "later": (*self.later, following),
+                "shards": (*self.shards, *following.shards),
+                "groups": self.groups + following.groups,
+                "seconds": self.seconds + following.seconds,
+                "bytes": self.bytes + following.bytes,
+            }
+        )
+
+    def part_of(self, shard: int) -> Part:
+        """The generation that has a shard."""
+        end = len(self.shards)
+        for one in reversed(self.later):
+            if shard >= one.first_shard:
+                listed = one.listed
+                return Part(one.generation, one.first_shard, end, listed, self.rows, one.new_seeds)
+            end = one.first_shard
+        return Part(self.generation, 0, end, None, self.rows)
 
     @property
     def is_older(self) -> bool:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from batchgen.checked_json import parse, seal, unseal
+from batchgen.checked_json import checksum_of, parse, seal, unseal
 from batchgen.errors import DamagedRun, counted, shell_command
 from batchgen.planning.identity import fingerprint
-from batchgen.planning.plan import READ_VERSIONS, Plan, Shard
+from batchgen.planning.plan import GENERATION_VERSION, READ_VERSIONS, Generation, Plan, Shard
+
+_COPY = "Put the file back from a copy."
 
 
 def encode_plan(plan: Plan) -> bytes:
@@ -51,8 +53,57 @@ def decode_plan(text: bytes, where: object) -> Plan:
     )
 
 
+def encode_generation(generation: Generation) -> bytes:
+    """The text of plan-0001.json, and of those after it."""
+    return seal(generation.model_dump(mode="json"))
+
+
+def decode_generation(text: bytes, where: object) -> Generation:
+    """The generation that `encode_generation` wrote.
+
+    :param where: the file, for the message.
+    :raises DamagedRun: it is none, not the one that was written, or another version's.
+    """
+    try:
+        values = unseal(text)
+        if (version := values.get("version")) == GENERATION_VERSION:
+            return parse(Generation, values)
+        wrong = f"its version is {version!r}, and this batchgen reads {GENERATION_VERSION}"
+    except ValueError as error:
+        wrong = str(error)
+    raise DamagedRun(f"{where}: not the plan that was made: {wrong}. {_COPY}")
+
+
+def continue_plan(plan: Plan, before: bytes, generation: Generation, where: object) -> Plan:
+    """A plan with the generation that follows.
+
+    :param before: the text of the plan's last file.
+    :raises DamagedRun: the generation does not follow that plan.
+    """
+    if wrong := next(_breaks(plan, checksum_of(before), generation), None):
+        raise DamagedRun(f"{where}: {wrong}. {_COPY}")
+    return plan.with_generation(generation)
+
+
+def _breaks(plan: Plan, parent: str, generation: Generation) -> Iterator[str]:
+    """What cannot be true of a generation that follows a plan."""
+    if generation.run != plan.run:
+        yield "it is of another run"
+    if generation.generation != plan.last_generation + 1:
+        yield f"it is generation {generation.generation}, and {plan.last_generation} is before it"
+    if generation.parent != parent:
+        yield "the plan before it is not the one that it continues"
+    if generation.first_shard != len(plan.shards):
+        yield f"its shards begin with {generation.first_shard}, and {len(plan.shards)} are before"
+    sizes = [shard.pictures for shard in generation.shards]
+    if not sizes or min(sizes) < 1 or sum(sizes) != generation.pictures:
+        yield f"its shards do not have {counted(generation.pictures, 'picture')} together"
+
+
 def contradictions(plan: Plan) -> Iterator[str]:
     """What cannot be true of a plan: a sentence each."""
+    if plan.later:
+        yield "it holds a later generation"
     if plan.fingerprint != fingerprint(plan.identity):
         yield "its fingerprint is not that of its identity"
     if sum(source.rows for source in plan.sources) != plan.rows:

@@ -152,18 +152,21 @@ def make_plan(
 
 
 def recount(plan: Plan, job: Job) -> str:
-    """Cut the manifest again; where the plan differs from it, "" if it does not.
+    """Cut the manifest again; where the plan's first generation differs from it, else "".
 
     :raises ManifestError: a file cannot be read.
     """
+    first = plan.part_of(0)
     size, files = plan.shards[0].pictures, [source.path for source in plan.sources]
     shapes = image_shapes(files, job.sampling, job.manifest.columns)
     shards, groups = cut_shards(shapes, size, job.engine.batch_size)
-    for number, (planned, found) in enumerate(zip_longest(plan.shards, shards)):
+    ours = plan.shards[: first.end_shard]
+    for number, (planned, found) in enumerate(zip_longest(ours, shards)):
         if planned != found:
             return f"shard {number} is planned as {_told(planned)}; the manifest has {_told(found)}"
-    if plan.groups != groups:
-        planned_groups = counted(plan.groups, "group is", "groups are")
+    own = plan.groups - sum(one.groups for one in plan.later)
+    if own != groups:
+        planned_groups = counted(own, "group is", "groups are")
         return f"{planned_groups} planned; the manifest has {groups}"
     return ""
 

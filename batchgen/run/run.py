@@ -19,7 +19,6 @@ from batchgen.planning import (
     UNKNOWN,
     Hardware,
     Plan,
-    decode_plan,
     dry_run,
     encode_plan,
     identify_run,
@@ -30,9 +29,10 @@ from batchgen.planning import (
 )
 from batchgen.regular_file import read_regular
 from batchgen.run.directory import RunDirectory
-from batchgen.run.moved import note_moved, refuse_missing, with_present_places
+from batchgen.run.moved import note_moved, refuse_missing
 from batchgen.run.ownership import refuse_others
 from batchgen.run.place import prepared_folder
+from batchgen.run.plan_files import load_plan
 from batchgen.run.stop import clear_stop
 from batchgen.settings import Job, load_job, to_toml
 
@@ -144,15 +144,6 @@ def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = No
     refuse_missing(directory, plan)
     check_unchanged(plan.sources)
     return Run(directory, plan, job, checkpoint)
-
-
-def load_plan(directory: RunDirectory) -> Plan:
-    """A run's plan, with the places where the manifest's files are now.
-
-    :raises DamagedRun: the file is not the plan that was made.
-    """
-    plan = decode_plan(read_regular(directory.plan), directory.plan)
-    return with_present_places(directory, plan)
 
 
 def pin_identity(directory: RunDirectory, identity: str) -> None:

@@ -54,6 +54,9 @@ def _status_lines(status: Status) -> Iterator[str]:
         yield f"contact sheet  {status.run}/contact.jpg"
         yield f"report         {status.run}/report.html"
         yield f"dataset card   {status.run}/README.md"
+        if status.failed:
+            retry = shell_command("batchgen", "resume", status.run, "--retry-failed")
+            yield f"failed ones    {retry}"
     else:
         yield f"next: {status.next}"
 

@@ -143,7 +143,7 @@ def work(
         engine = open_engine(run.job, run.checkpoint, asked, rendezvous)
     asked.tell("making its first group")
     pin_identity(directory, engine.identity)
-    origin = Origin(slurm.node(), placement.index, run.plan.generation)
+    origin = Origin(slurm.node(), placement.index)
     guidance = run.checkpoint.guidance if run.checkpoint else None
     renderer, auditor = Renderer(engine), Auditor(run.job)
     pipeline = Pipeline(renderer, run.job.output, origin, in_flight, guidance, auditor)

@@ -168,7 +168,7 @@ def worked(run: Run, engine: Engine | None = None) -> Run:
     pipeline = Pipeline(
         Renderer(engine or StubEngine()),
         run.job.output,
-        Origin("here", 0, run.plan.generation),
+        Origin("here", 0),
         auditor=Auditor(run.job),
     )
     claims = Claims(run.directory, len(run.plan.shards), 0)
@@ -233,7 +233,7 @@ def pixels(key: int, *, flat: bool = False) -> npt.NDArray[np.uint8]:
 
 
 def new_pipeline(engine: StubEngine, **output: Any) -> Pipeline:
-    return Pipeline(Renderer(engine), Output(**{"format": "png"} | output), Origin("here", 0, 0))
+    return Pipeline(Renderer(engine), Output(**{"format": "png"} | output), Origin("here", 0))
 
 
 _watched: list[tuple[str, list[Path]]] = []
