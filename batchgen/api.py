@@ -26,7 +26,7 @@ import tomli_w
 from batchgen import generations
 from batchgen.errors import InputError
 from batchgen.launch.start import start
-from batchgen.operations import default_root, plan_run, read_job, reopen, what_is_left
+from batchgen.operations import default_root, devices_of, plan_run, read_job, reopen, what_is_left
 from batchgen.run import Run, RunDirectory
 from batchgen.settings import Site, load_site
 from batchgen.shard import SCHEMA, Superseded, published_shards
@@ -113,6 +113,7 @@ def submit(
     out: AnyPath | None = None,
     settings: Mapping[str, object] | None = None,
     columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
     rehearse: bool = False,
 ) -> RunHandle:
     """Plan a manifest and start workers that make its pictures, here or on a cluster.
@@ -125,6 +126,8 @@ def submit(
     :param out: the run directory; None for `runs/NAME` of the manifest.
     :param settings: keys of the job file to override, as `{"sampling.steps": 20}`.
     :param columns: columns of the manifest with other names, as `{"prompt": "caption"}`.
+    :param limit: a trial: only so many pictures, the first ones. When it is complete, the same call
+        without a limit makes the rest.
     :param rehearse: draw test cards, without a model.
     :raises BatchgenError: what the command line refuses, with its message.
     """
@@ -133,7 +136,9 @@ def submit(
     renamed = [f"{ours}={theirs}" for ours, theirs in (columns or {}).items()]
     asked = read_job(Path(job) if job else None, _overrides(settings), renamed, rehearse=rehearse)
     root = Path(out) if out else default_root(paths[0], rehearse=rehearse)
-    planned = plan_run(paths, profile, asked, root.expanduser())
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit}: expected at least one picture")
+    planned = plan_run(paths, profile, asked, root.expanduser(), limit)
     with planned.unless_started():
         return _go(planned.run, profile)
 
@@ -148,6 +153,7 @@ def resume(
     add: int | None = None,
     steal: bool = False,
     retry_failed: bool = False,
+    rest: bool = False,
 ) -> RunHandle:
     """Start workers for what is missing of a run that was stopped, killed or ran out of space.
 
@@ -157,18 +163,45 @@ def resume(
     :param manifest: where the manifest is now, if it was moved.
     :param add: bring so many workers, on a cluster nodes, also to a run that others work on.
     :param steal: take shards of workers elsewhere, which you know are dead.
+    :param rest: go on with what a trial has left.
     :param retry_failed: when all pictures were tried, try those again that have failed.
     :raises BatchgenError: what the command line refuses, with its message.
     """
     root = run.root if isinstance(run, RunHandle) else Path(run)
     profile = load_site(Path(site)) if site else None
     moved = _paths(manifest) if manifest else []
+    if retry_failed and rest:
+        raise InputError("retry_failed and rest: give one, and the other when it is done")
+    further = retry_failed or rest
     opened, profile = reopen(
-        root, _overrides(settings), moved, profile, local=local, add=add, further=retry_failed
+        root, _overrides(settings), moved, profile, local=local, add=add, further=further
     )
     if retry_failed:
         opened, _ = generations.retry_failed(opened)
+    if rest:
+        opened = generations.plan_rest(opened, devices_of(profile, opened.job))
     return _go(opened, profile, add=add, steal=steal)
+
+
+def extend(
+    run: AnyPath | RunHandle,
+    more: AnyPath | Sequence[AnyPath],
+    *,
+    site: AnyPath | None = None,
+    local: bool = False,
+) -> RunHandle:
+    """Append rows to the manifest of a complete run, and start workers that make their pictures.
+
+    :param more: tables with more rows: files, globs or folders. Columns must be those of the run.
+    :param site: a SLURM site profile; None for where the run was last.
+    :param local: go on here, although the run was on a cluster.
+    :raises BatchgenError: what the command line refuses, with its message.
+    """
+    root = run.root if isinstance(run, RunHandle) else Path(run)
+    profile = load_site(Path(site)) if site else None
+    opened, profile = reopen(root, [], [], profile, local=local, add=None, further=True)
+    opened, _ = generations.extend(opened, _paths(more), devices_of(profile, opened.job))
+    return _go(opened, profile)
 
 
 def attach(run: AnyPath) -> RunHandle:

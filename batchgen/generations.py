@@ -1,4 +1,4 @@
-"""What a complete run goes on with: failed pictures are tried again.
+"""What a complete run goes on with: failures tried again, rows appended, the rest of a trial.
 
 Each function plans the run's next generation and starts nothing: `resume` makes what is planned. A
 generation that was planned and is not made goes on when the same is asked again.
@@ -7,11 +7,13 @@ generation that was planned and is not made goes on when the same is asked again
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from batchgen.errors import InputError, StillRunning, counted, shell_command
 
 if TYPE_CHECKING:
+    from batchgen.planning import Hardware, Plan
     from batchgen.run import Run
 
 # So long the processes that completed a run may take to leave.
@@ -38,6 +40,54 @@ def retry_failed(run: Run) -> tuple[Run, str]:
     return again, _told(again)
 
 
+def extend(run: Run, more: Sequence[str], hardware: Hardware) -> tuple[Run, str]:
+    """Append rows to a run's manifest, and plan their pictures.
+
+    :param more: files, globs or folders.
+    :param hardware: the devices that are to make the pictures.
+    :return: the run as it is then, and a sentence that says what was done.
+    :raises ManifestError: the rows break the contract, or do not go with those that there are.
+    :raises InputError: other pictures are to be made first.
+    :raises StillRunning: processes of the run do not leave.
+    """
+    from batchgen.manifest import find_files, identify_file
+    from batchgen.run import begin_further
+
+    if not _is_complete(run, "extend"):
+        planned = run.plan.later[-1].added
+        given = [identify_file(path, 0).sha256 for path in find_files(more)]
+        if planned and list(planned.content) == given:
+            return run, f"Generation {run.plan.last_generation}, with these rows, goes on."
+        _refuse_unmade(run)
+    further = begin_further(run, more, _fitting(run, hardware))
+    added, left = further.plan.later[-1].added, run.plan.left
+    assert added, "rows were appended"
+    rest = f" and {left:,} that the trial left" if left else ""
+    pictures = f"{counted(added.pictures, 'picture')} of {counted(added.rows, 'row')} more{rest}"
+    return further, f"{_told(further)} {pictures}."
+
+
+def plan_rest(run: Run, hardware: Hardware) -> Run:
+    """Plan the pictures that a trial has left, when it is complete; before, it goes on itself.
+
+    :param hardware: the devices that are to make the pictures.
+    :raises StillRunning: processes of the run do not leave.
+    """
+    from batchgen.dataset import finalize_run
+    from batchgen.run import begin_further
+
+    if not finalize_run(run) or not run.plan.left:
+        return run
+    _wait_until_left(run)
+    return begin_further(run, [], _fitting(run, hardware))
+
+
+def _fitting(run: Run, hardware: Hardware) -> Callable[[Plan], None]:
+    from batchgen.planning import refuse_unfit
+
+    return lambda plan: refuse_unfit(run.job, run.checkpoint, plan, hardware)
+
+
 def _told(run: Run) -> str:
     one = run.plan.later[-1]
     shards = counted(len(one.shards), "shard")
@@ -58,6 +108,11 @@ def _is_complete(run: Run, kind: str) -> bool:
         return True
     if run.plan.later and run.plan.later[-1].kind == kind:
         return False
+    _refuse_unmade(run)
+    return False
+
+
+def _refuse_unmade(run: Run) -> None:
     resume = shell_command("batchgen", "resume", run.directory.root)
     raise InputError(
         f"{run.directory.root} is not complete, and what is planned comes first. Go on with: "

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchgen import generations
 from batchgen.errors import InputError, StillRunning, shell_command
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def locate(site: Site | None, job: Job) -> tuple[Job, Checkpoint | None, Hardwar
     """
     from batchgen.planning import locate_model, refuse_impossible
 
-    hardware = _hardware(site, job)
+    hardware = devices_of(site, job)
     located, checkpoint = locate_model(job)
     refuse_impossible(located, checkpoint, hardware)
     return located, checkpoint, hardware
@@ -112,9 +113,13 @@ def outlook_of(plan: Plan, site: Site | None, job: Job, hardware: Hardware) -> O
     return look_ahead(plan, "cuda " if hardware.cuda else "cpu ", workers * ranks, None)
 
 
-def plan_run(manifest: Sequence[str], site: Site | None, job: Job, root: Path) -> Planned:
+def plan_run(
+    manifest: Sequence[str], site: Site | None, job: Job, root: Path, limit: int | None = None
+) -> Planned:
     """Plan a manifest into a folder, or open the run that was planned there from the same inputs.
 
+    :param limit: plan only so many pictures, the first ones: a trial. When it is complete, the same
+        without a limit plans the rest.
     :raises BatchgenError: the devices, the folder, the model or the manifest cannot be used.
     """
     from batchgen.run import create, missing_folders, refuse_place
@@ -123,7 +128,9 @@ def plan_run(manifest: Sequence[str], site: Site | None, job: Job, root: Path) -
     refuse_place(root)
     located, checkpoint, hardware = locate(site, job)
     made = missing_folders(root)
-    run, new = create(root, manifest, located, checkpoint, hardware=hardware)
+    run, new = create(root, manifest, located, checkpoint, hardware=hardware, limit=limit)
+    if not new and limit is None and run.plan.left:
+        run = generations.plan_rest(run, hardware)
     return Planned(run, new, made)
 
 
@@ -159,7 +166,7 @@ def reopen(
     if last and not local:
         site = site or last[0].site
     if further or not run.directory.complete():
-        hardware = _hardware(site, run.job)
+        hardware = devices_of(site, run.job)
         refuse_impossible(run.job, run.checkpoint, hardware)
         refuse_unfit(run.job, run.checkpoint, run.plan, hardware)
     return run, site
@@ -186,7 +193,7 @@ def what_is_left(run: Run, add: int | None) -> Status:
     return seen
 
 
-def _hardware(site: Site | None, job: Job) -> Hardware:
+def devices_of(site: Site | None, job: Job) -> Hardware:
     """The devices that will work: of the site's nodes, or of this machine."""
     from batchgen.planning import of_site, this_machine
 

@@ -22,7 +22,7 @@ from batchgen.cli.options import (
     SiteFile,
 )
 from batchgen.cli.telling import errors, say, terminal
-from batchgen.errors import counted, shell_command
+from batchgen.errors import InputError, counted, shell_command
 
 if TYPE_CHECKING:
     from batchgen.run import Run
@@ -75,12 +75,19 @@ def submit(
     ] = None,
     settings: Settings = None,
     columns: Columns = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="A trial: only the first N pictures of the manifest."
+        ),
+    ] = None,
     rehearse: Rehearse = False,
     detach: Detach = False,
 ) -> None:
     """Plan the manifest and make its pictures, here or on a cluster.
 
-    The same command again continues where it stopped.
+    The same command again continues where it stopped; without --limit, after a trial, with the
+    rest.
     """
     with errors():
         from batchgen.settings import load_site
@@ -88,12 +95,14 @@ def submit(
         root = (out or operations.default_root(manifest[0], rehearse=rehearse)).expanduser()
         profile = load_site(site) if site else None
         asked = operations.read_job(job, settings or [], columns or [], rehearse=rehearse)
-        planned = operations.plan_run(manifest, profile, asked, root)
+        planned = operations.plan_run(manifest, profile, asked, root, limit)
         run = planned.run
         if not planned.new:
             say(f"{root} was planned before from the same inputs: continuing it.")
         shards = counted(len(run.plan.shards), "shard")
         say(f"{counted(run.plan.pictures, 'picture')} in {shards} → {root}")
+        if run.plan.left:
+            say(f"A trial: {counted(run.plan.left, 'picture')} of the manifest are left.")
         if run.plan.read_as:
             say(f"The manifest was read as {run.plan.read_as}.")
         for note in run.plan.notes:
@@ -215,6 +224,9 @@ def resume(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the pictures again that have failed.")
     ] = False,
+    rest: Annotated[
+        bool, typer.Option("--rest", help="Go on with what a trial (submit --limit) has left.")
+    ] = False,
     detach: Detach = False,
 ) -> None:
     """Make what is missing of a run that was stopped, killed or ran out of space.
@@ -224,14 +236,50 @@ def resume(
     with errors():
         from batchgen.settings import load_site
 
+        if retry_failed and rest:
+            raise InputError("--retry-failed and --rest: give one, and the other when it is done")
         named = load_site(site) if site else None
         opened, profile = operations.reopen(
-            run, settings or [], manifest or [], named, local=local, add=add, further=retry_failed
+            run,
+            settings or [],
+            manifest or [],
+            named,
+            local=local,
+            add=add,
+            further=retry_failed or rest,
         )
         if retry_failed:
             opened, told = generations.retry_failed(opened)
             say(told)
+        if rest:
+            opened = generations.plan_rest(opened, operations.devices_of(profile, opened.job))
         _go(opened, profile, detach=detach, add=add, steal=steal)
+
+
+def extend(
+    run: RunFolder,
+    more: Annotated[
+        list[str], typer.Argument(help="Tables with more rows: files, globs or folders.")
+    ],
+    site: SiteFile = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Go on here, although the run was on a cluster.")
+    ] = False,
+    detach: Detach = False,
+) -> None:
+    """Append rows to the manifest of a complete run and make their pictures, in new shards.
+
+    Columns must be those of the run, and ids differ from those that it has.
+    """
+    with errors():
+        from batchgen.settings import load_site
+
+        named = load_site(site) if site else None
+        opened, profile = operations.reopen(run, [], [], named, local=local, add=None, further=True)
+        hardware = operations.devices_of(profile, opened.job)
+        opened, told = generations.extend(opened, more, hardware)
+        say(told)
+        _go(opened, profile, detach=detach)
 
 
 def cancel(

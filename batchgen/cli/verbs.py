@@ -10,7 +10,7 @@ import typer
 
 from batchgen import __version__
 from batchgen.cli.looking import doctor, list_runs, logs, records, report, status, verify
-from batchgen.cli.making import calibrate, cancel, plan, resume, submit
+from batchgen.cli.making import calibrate, cancel, extend, plan, resume, submit
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,6 +45,7 @@ app.command()(plan)
 app.command()(calibrate)
 app.command()(submit)
 app.command()(resume)
+app.command()(extend)
 app.command()(status)
 app.command("list")(list_runs)
 app.command()(logs)

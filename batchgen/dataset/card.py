@@ -26,7 +26,12 @@ QUALIFY row_number() OVER (PARTITION BY key ORDER BY generation DESC) = 1 AND ou
 ```
 """
 # What a later generation makes.
-_KINDS = {"retry": "what had failed, once more", "remake": "made again"}
+_KINDS = {
+    "retry": "what had failed, once more",
+    "remake": "made again",
+    "extend": "more rows",
+    "rest": "the rest of a trial",
+}
 _CATEGORIES = [
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),

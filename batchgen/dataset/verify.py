@@ -211,7 +211,7 @@ def _out_of_order(run: Run, number: int, records: list[dict[str, Any]]) -> Itera
     """Records of consecutive pictures whose rows do not follow each other as planned."""
     shards, part = run.plan.shards, run.plan.part_of(number)
     after = shards[number + 1] if number + 1 < part.end_shard else None
-    end = (after.row, after.skip) if after else (part.end_row, 0)
+    end = (after or part.end).row, (after or part.end).skip
     possible = [(shards[number].row, shards[number].skip)]
     for record in records:
         row, image = record["row"], record["image"]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batchgen.errors import DamagedRun, counted
 from batchgen.manifest import image_shapes
-from batchgen.planning import Generation, cut_list, locate_keys
+from batchgen.planning import Generation, KeyList, cut_list, locate_keys
 from batchgen.run import Run, read_list
 from batchgen.shard import key_text, listed_places, shards_of
 
@@ -40,9 +40,11 @@ def list_problems(run: Run, *, manifest: bool) -> Iterator[str]:
     :param manifest: whether the manifest can be read.
     """
     for generation in run.plan.later:
+        if not generation.listed:
+            continue
         path = run.directory.inner / generation.listed.file
         try:
-            wrong = _wrong(run, generation, manifest=manifest)
+            wrong = _wrong(run, generation, generation.listed, manifest=manifest)
         except DamagedRun as error:
             yield str(error)
         else:
@@ -50,8 +52,8 @@ def list_problems(run: Run, *, manifest: bool) -> Iterator[str]:
                 yield f"{path}: {wrong}"
 
 
-def _wrong(run: Run, generation: Generation, *, manifest: bool) -> str:
-    listed = read_list(run.directory, generation.listed)
+def _wrong(run: Run, generation: Generation, file: KeyList, *, manifest: bool) -> str:
+    listed = read_list(run.directory, file)
     keys = listed["index"].to_numpy()
     if len(keys) != generation.pictures or (np.diff(keys) <= 0).any():
         return f"not a list of {counted(generation.pictures, 'picture')}"

@@ -38,7 +38,7 @@ from batchgen.manifest.columns import column_label, deciding, list_columns
 from batchgen.manifest.effects import Effects
 from batchgen.manifest.extras import NOTHING, extra_columns
 from batchgen.manifest.files import Source, check_unchanged, identify_file
-from batchgen.manifest.find import find_files
+from batchgen.manifest.find import find_files, kind_of
 from batchgen.manifest.json_types import JsonType
 from batchgen.manifest.rows import (
     ManifestRows,
@@ -49,7 +49,7 @@ from batchgen.manifest.rows import (
     read_rows,
 )
 from batchgen.manifest.shapes import ShapeColumns, decode_shape, image_shapes
-from batchgen.manifest.validate import validate_manifest
+from batchgen.manifest.validate import ValidManifest, validate_manifest
 
 __all__ = [
     "NOTHING",
@@ -60,6 +60,7 @@ __all__ = [
     "Picture",
     "ShapeColumns",
     "Source",
+    "ValidManifest",
     "another_seed",
     "check_unchanged",
     "column_label",
@@ -69,6 +70,7 @@ __all__ = [
     "find_files",
     "identify_file",
     "image_shapes",
+    "kind_of",
     "list_columns",
     "listed_pictures",
     "pictures",

@@ -4,10 +4,12 @@
     layout.py       what several devices to a picture are for, in seconds
     memory_fit.py   does a job fit into the devices' memory, and what would make it fit
     memory.py       how much device memory a rank takes: an estimate
+    extension.py    a plan goes on with appended rows, or with the rest of a trial
     planner.py      manifest + job → Plan
     effects.py      what was asked for and changes no picture
     schedule_file.py   which steps each class computes, as calibrate wrote it for a model
     noise_levels.py   what a job states of them, beside the model's scheduler
+    stretch.py      consecutive pictures from a place on → shards
     cut_list.py     a frozen list of pictures → shards
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
@@ -21,8 +23,9 @@
 A room imports only rooms below it.
 """
 
-from batchgen.planning.cut import list_shard_size
+from batchgen.planning.cut import later_shard_size
 from batchgen.planning.cut_list import Places, cut_list, locate_keys
+from batchgen.planning.extension import NewPictures, append_rows, plan_further
 from batchgen.planning.hardware import (
     UNKNOWN,
     Hardware,
@@ -37,7 +40,16 @@ from batchgen.planning.layout import describe_layout
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.outlook import Outlook, look_ahead
 from batchgen.planning.pace import Pace, remember
-from batchgen.planning.plan import PLAN_VERSION, Generation, KeyList, Part, Plan, Shard, groups
+from batchgen.planning.plan import (
+    PLAN_VERSION,
+    AddedRows,
+    Generation,
+    KeyList,
+    Part,
+    Plan,
+    Shard,
+    groups,
+)
 from batchgen.planning.plan_file import (
     continue_plan,
     decode_generation,
@@ -52,16 +64,19 @@ from batchgen.planning.schedule_file import ModelDigest, encode_schedule
 __all__ = [
     "PLAN_VERSION",
     "UNKNOWN",
+    "AddedRows",
     "Generation",
     "Hardware",
     "KeyList",
     "ModelDigest",
+    "NewPictures",
     "Outlook",
     "Pace",
     "Part",
     "Places",
     "Plan",
     "Shard",
+    "append_rows",
     "assumed",
     "continue_plan",
     "cut_list",
@@ -75,13 +90,14 @@ __all__ = [
     "encode_schedule",
     "groups",
     "identify_run",
-    "list_shard_size",
+    "later_shard_size",
     "locate_keys",
     "locate_model",
     "locate_trace",
     "look_ahead",
     "make_plan",
     "of_site",
+    "plan_further",
     "recount",
     "refuse_change",
     "refuse_impossible",

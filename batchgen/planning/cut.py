@@ -12,6 +12,7 @@ import numpy.typing as npt
 from batchgen.manifest import ShapeColumns
 from batchgen.planning.estimate import Estimate
 from batchgen.planning.plan import Plan, Shard
+from batchgen.settings import Job
 
 SHARD_SECONDS = 15 * 60
 SHARD_BYTES = 10**9
@@ -30,10 +31,11 @@ def shard_size(pictures: int, batch_size: int, estimate: Estimate) -> int:
     return int(-(-size // batch_size)) * batch_size
 
 
-def list_shard_size(plan: Plan, pictures: int, batch_size: int) -> int:
+def later_shard_size(plan: Plan, job: Job, pictures: int) -> int:
     """How many pictures a shard of a later generation gets, if a picture costs as before."""
     cost = Estimate(plan.seconds / plan.pictures, plan.bytes / plan.pictures, plan.speed)
-    return min(shard_size(pictures, batch_size, cost), pictures)
+    size = job.shards.pictures or shard_size(pictures, job.engine.batch_size, cost)
+    return min(size, pictures)
 
 
 def cut_shards(

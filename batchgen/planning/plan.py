@@ -9,6 +9,7 @@ workers (P5). A plan is never changed (P6): `refuse_change` compares what its fi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -53,6 +54,20 @@ class KeyList(Section):
     sha256: str
 
 
+class AddedRows(Section):
+    """Rows that were appended to a run's manifest. The fields are those of a plan."""
+
+    manifest: tuple[str, ...]
+    sources: tuple[Source, ...]
+    # SHA-256 of each file that the user wrote.
+    content: tuple[str, ...]
+    read_as: str = ""
+    rows: int
+    # Pictures of these rows.
+    pictures: int
+    over_long: int
+
+
 class Generation(Section):
     """Further shards of a run, frozen. Stored as `.batchgen/plan-0001.json`."""
 
@@ -62,11 +77,15 @@ class Generation(Section):
     generation: int
     # SHA-256 of the file of the generation before.
     parent: str
-    # Pictures made again because they failed or were asked for, or pictures that are new.
-    kind: Literal["retry", "remake"]
+    # Pictures made again because they failed or were asked for; or pictures that are new: those of
+    # appended rows, and those that a trial has left.
+    kind: Literal["retry", "remake", "extend", "rest"]
     created: str
-    # Its pictures.
-    listed: KeyList
+    # Its pictures; None: those that follow the last one that was planned.
+    listed: KeyList | None = None
+    added: AddedRows | None = None
+    # How many of its pictures that are new have each shape.
+    shapes: tuple[Shape, ...] = ()
     # Whether their seeds are others than before.
     new_seeds: bool = False
     pictures: int
@@ -78,6 +97,11 @@ class Generation(Section):
     bytes: int
     software: dict[str, str]
 
+    @property
+    def makes_again(self) -> bool:
+        """Whether its pictures had records before."""
+        return self.kind in ("retry", "remake")
+
 
 class Part(NamedTuple):
     """The shards of one generation, and what is in them."""
@@ -88,8 +112,8 @@ class Part(NamedTuple):
     end_shard: int
     # Its pictures; None: they are consecutive.
     listed: KeyList | None
-    # The manifest row after its last, if they are consecutive.
-    end_row: int
+    # What a shard after its last would begin with, if they are consecutive.
+    end: Shard
     new_seeds: bool = False
 
 
@@ -120,6 +144,10 @@ class Plan(Section):
     # How many prompts will be truncated, because `model.long_prompts` allows it.
     over_long: int
     shapes: tuple[Shape, ...]
+    # Of a trial: what a shard after the last would begin with, and the pictures of the whole
+    # manifest. None and 0: all of them are planned.
+    end: Shard | None = None
+    whole: int = 0
     # Share of the rows that have classifier-free guidance; all of them in older plans, which did
     # not count them.
     contrasted: float = 1.0
@@ -151,27 +179,59 @@ class Plan(Section):
         """How many shards this generation has."""
         return len(self.later[-1].shards) if self.later else len(self.shards)
 
-    def with_generation(self, following: Generation) -> Plan:
+    @property
+    def left(self) -> int:
+        """Pictures of the manifest that a trial has not planned."""
+        return max(self.whole - self.pictures, 0)
+
+    @property
+    def following(self) -> Shard:
+        """What a shard of new pictures would begin with."""
+        return self.end or Shard(self.pictures, 0, self.rows, 0)
+
+    def with_generation(self, later: Generation) -> Plan:
         """The plan, continued."""
-        return self.model_copy(
-            update={
-                "later": (*self.later, following),
-                "shards": (*self.shards, *following.shards),
-                "groups": self.groups + following.groups,
-                "seconds": self.seconds + following.seconds,
-                "bytes": self.bytes + following.bytes,
+        changed: dict[str, Any] = {
+            "later": (*self.later, later),
+            "shards": (*self.shards, *later.shards),
+            "groups": self.groups + later.groups,
+            "seconds": self.seconds + later.seconds,
+            "bytes": self.bytes + later.bytes,
+        }
+        if not later.makes_again:
+            changed |= {
+                "pictures": self.pictures + later.pictures,
+                "shapes": add_shapes(self.shapes, later.shapes),
+                "end": None,
             }
-        )
+        if added := later.added:
+            changed |= {
+                "manifest": (*self.manifest, *added.manifest),
+                "sources": (*self.sources, *added.sources),
+                "rows": self.rows + added.rows,
+                "over_long": self.over_long + added.over_long,
+                "whole": self.whole and self.whole + added.pictures,
+            }
+        return self.model_copy(update=changed)
+
+    def parts(self) -> list[Part]:
+        """The shards of each generation."""
+        found = list[Part]()
+        end_shard, end = len(self.shards), self.following
+        for one in reversed(self.later):
+            found.append(
+                Part(one.generation, one.first_shard, end_shard, one.listed, end, one.new_seeds)
+            )
+            end_shard = one.first_shard
+            if not one.makes_again:
+                first = one.shards[0]
+                end = Shard(first.first_key, 0, first.row, first.skip)
+        found.append(Part(self.generation, 0, end_shard, None, end))
+        return found[::-1]
 
     def part_of(self, shard: int) -> Part:
         """The generation that has a shard."""
-        end = len(self.shards)
-        for one in reversed(self.later):
-            if shard >= one.first_shard:
-                listed = one.listed
-                return Part(one.generation, one.first_shard, end, listed, self.rows, one.new_seeds)
-            end = one.first_shard
-        return Part(self.generation, 0, end, None, self.rows)
+        return next(part for part in reversed(self.parts()) if shard >= part.first_shard)
 
     @property
     def is_older(self) -> bool:
@@ -182,6 +242,14 @@ class Plan(Section):
     def notes(self) -> tuple[str, ...]:
         """What whoever plans the run is to be told."""
         return self.idle_columns + self.unused_keys + self.remarks
+
+
+def add_shapes(some: Iterable[Shape], more: Iterable[Shape]) -> tuple[Shape, ...]:
+    """The shapes of both, each with the pictures of both."""
+    counts: Counter[tuple[int, int, int, bool]] = Counter()
+    for one in (*some, *more):
+        counts[one[:4]] += one.pictures
+    return tuple(Shape(*shape, counts[shape]) for shape in sorted(counts))
 
 
 def plan_order(picture: Picture) -> tuple[int, int, int, bool, int]:

@@ -98,10 +98,43 @@ def _breaks(plan: Plan, parent: str, generation: Generation) -> Iterator[str]:
     sizes = [shard.pictures for shard in generation.shards]
     if not sizes or min(sizes) < 1 or sum(sizes) != generation.pictures:
         yield f"its shards do not have {counted(generation.pictures, 'picture')} together"
+    elif not generation.makes_again:
+        yield from _breaks_of_new(plan, generation)
+    elif not generation.listed:
+        yield "it makes pictures again and has no list of them"
+
+
+def _breaks_of_new(plan: Plan, generation: Generation) -> Iterator[str]:
+    """What cannot be true of a generation with new pictures."""
+    if sum(shape.pictures for shape in generation.shapes) != generation.pictures:
+        yield f"its sizes do not have {counted(generation.pictures, 'picture')} together"
+    added, shards = generation.added, generation.shards
+    if added and sum(source.rows for source in added.sources) != added.rows:
+        yield f"its files do not have {counted(added.rows, 'row')} together"
+    if generation.listed:
+        return
+    if shards[0]._replace(pictures=0) != plan.following:
+        yield "its pictures do not follow those that are planned"
+    end = plan.with_generation(generation).following
+    for shard, following in pairwise((*shards, end)):
+        if wrong := _gap(shard, following):
+            yield f"a shard {wrong}"
 
 
 def contradictions(plan: Plan) -> Iterator[str]:
     """What cannot be true of a plan: a sentence each."""
+    yield from _wrong_sums(plan)
+    if not plan.shards:
+        yield "it has no shards"
+    elif (plan.shards[0].first_key, plan.shards[0].row, plan.shards[0].skip) != (0, 0, 0):
+        yield "its first shard does not begin with the first picture of the first row"
+    for number, (shard, following) in enumerate(pairwise((*plan.shards, plan.following))):
+        if wrong := _gap(shard, following):
+            yield f"shard {number} {wrong}"
+
+
+def _wrong_sums(plan: Plan) -> Iterator[str]:
+    """Numbers of a plan that do not fit together."""
     if plan.later:
         yield "it holds a later generation"
     if plan.fingerprint != fingerprint(plan.identity):
@@ -110,17 +143,10 @@ def contradictions(plan: Plan) -> Iterator[str]:
         yield f"its files do not have {counted(plan.rows, 'row')} together"
     if sum(shape.pictures for shape in plan.shapes) != plan.pictures:
         yield f"its sizes do not have {counted(plan.pictures, 'picture')} together"
+    if (plan.end is None) != (plan.left == 0):
+        yield "it is a trial of the whole manifest"
     if not len(plan.shards) <= plan.groups <= plan.pictures:
         yield f"{counted(plan.groups, 'group')} cannot be in {counted(len(plan.shards), 'shard')}"
-    # Behind the last shard: the row after the last, and the key after the last.
-    end = Shard(plan.pictures, 0, plan.rows, 0)
-    if not plan.shards:
-        yield "it has no shards"
-    elif (plan.shards[0].first_key, plan.shards[0].row, plan.shards[0].skip) != (0, 0, 0):
-        yield "its first shard does not begin with the first picture of the first row"
-    for number, (shard, following) in enumerate(pairwise((*plan.shards, end))):
-        if wrong := _gap(shard, following):
-            yield f"shard {number} {wrong}"
 
 
 def _gap(shard: Shard, following: Shard) -> str:

@@ -24,7 +24,7 @@ from batchgen.run import submissions
 from batchgen.run.aside import new_aside, put_aside, replace_keeping
 from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import BUCKET, RunDirectory
-from batchgen.run.generations import begin_again
+from batchgen.run.generations import begin_again, begin_further
 from batchgen.run.key_lists import read_list
 from batchgen.run.moved import refuse_missing
 from batchgen.run.owed_jobs import owed_jobs
@@ -66,6 +66,7 @@ __all__ = [
     "ask_to_stop",
     "batch_log",
     "begin_again",
+    "begin_further",
     "clear_stop",
     "create",
     "elements_given_up",

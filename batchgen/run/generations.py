@@ -7,9 +7,12 @@ generation. Published files stay as they are.
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +23,15 @@ from batchgen.errors import OutputError, shell_command
 from batchgen.manifest import image_shapes
 from batchgen.planning import (
     Generation,
+    Plan,
+    append_rows,
     cut_list,
     decode_generation,
     encode_generation,
     identify_run,
-    list_shard_size,
+    later_shard_size,
     locate_keys,
+    plan_further,
     refuse_change,
     software,
 )
@@ -34,12 +40,11 @@ from batchgen.run.key_lists import write_list
 from batchgen.run.plan_files import read_plan_file
 from batchgen.run.run import Run
 
+Kind = Literal["retry", "remake", "extend", "rest"]
 Ints = npt.NDArray[np.int64]
 
 
-def begin_again(
-    run: Run, kind: Literal["retry", "remake"], keys: Ints, shards: Ints, *, new_seeds: bool = False
-) -> Run:
+def begin_again(run: Run, kind: Kind, keys: Ints, shards: Ints, *, new_seeds: bool = False) -> Run:
     """Plan that pictures are made again, as the run's next generation.
 
     :param run: complete.
@@ -49,46 +54,100 @@ def begin_again(
     :raises OutputError: somebody else has just begun one.
     :raises PlanChanged: its pictures would not be made as they were.
     """
-    plan, directory, batch_size = run.plan, run.directory, run.job.engine.batch_size
-    number = plan.last_generation + 1
+    plan, batch_size = run.plan, run.job.engine.batch_size
     files = [source.path for source in plan.sources]
     places = locate_keys(image_shapes(files, run.job.sampling, run.job.manifest.columns), keys)
-    cut, groups = cut_list(places, list_shard_size(plan, len(keys), batch_size), batch_size)
+    cut, groups = cut_list(places, later_shard_size(plan, run.job, len(keys)), batch_size)
     share = len(keys) / plan.pictures
+    listed = write_list(run.directory, plan.last_generation + 1, places, shards.tolist())
+    return _begin(
+        run,
+        kind,
+        listed=listed,
+        new_seeds=new_seeds,
+        pictures=len(keys),
+        groups=groups,
+        shards=cut,
+        seconds=plan.seconds * share,
+        bytes=round(plan.bytes * share),
+    )
+
+
+def begin_further(
+    run: Run, more: Sequence[str | Path], fits: Callable[[Plan], None] = lambda _: None
+) -> Run:
+    """Plan all pictures that a run has left, as its next generation.
+
+    :param run: complete.
+    :param more: files, globs or folders with rows that are appended to the manifest; none: the run
+        was a trial.
+    :param fits: refuses the plan that there would be, if the devices cannot make it.
+    :return: the run with that generation.
+    :raises ManifestError: the rows break the contract, or do not go with those that there are.
+    :raises OutputError: somebody else has just begun one.
+    :raises PlanChanged: its pictures would not be made as they were.
+    """
+    plan, directory = run.plan, run.directory
+    name = f"manifest-{plan.last_generation + 1:04d}.{uuid.uuid4().hex[:12]}.parquet"
+    parquet, taken = directory.inner / name, False
+    try:
+        added = append_rows(plan, run.job, run.checkpoint, more, parquet) if more else None
+        sources = (*plan.sources, *(added.sources if added else ()))
+        files = [source.path for source in sources]
+        new = plan_further(plan, run.job, run.checkpoint, files)
+        kind: Kind = "extend" if added else "rest"
+        further = _begin(
+            run,
+            kind,
+            fits,
+            added=added,
+            shapes=new.shapes,
+            pictures=new.pictures,
+            groups=new.groups,
+            shards=new.shards,
+            seconds=new.seconds,
+            bytes=new.bytes,
+        )
+        taken = True
+        return further
+    finally:
+        if not taken:
+            parquet.unlink(missing_ok=True)
+
+
+def _begin(
+    run: Run, kind: Kind, fits: Callable[[Plan], None] = lambda _: None, **values: Any
+) -> Run:
+    """Make a generation the run's next.
+
+    :param values: of a `Generation`; the others are known.
+    """
+    directory, number = run.directory, run.plan.last_generation + 1
     generation = Generation(
-        run=plan.run,
+        run=run.plan.run,
         generation=number,
         parent=checksum_of(read_plan_file(directory, number - 1)),
         kind=kind,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        listed=write_list(directory, number, places, shards.tolist()),
-        new_seeds=new_seeds,
-        pictures=len(keys),
-        groups=groups,
-        first_shard=len(plan.shards),
-        shards=cut,
-        seconds=plan.seconds * share,
-        bytes=round(plan.bytes * share),
+        first_shard=len(run.plan.shards),
         software=software(),
+        **values,
     )
-    return _begin(run, generation)
-
-
-def _begin(run: Run, generation: Generation) -> Run:
-    directory, plan = run.directory, run.plan.with_generation(generation)
     # What was complete may have been opened although its pictures would be others now.
     weights = run.checkpoint.identity if run.checkpoint else {}
     identity = identify_run(run.job, run.plan.identity["manifest"], weights)
     refuse_change(run.plan, identity, str(directory.root))
+    plan = run.plan.with_generation(generation)
+    fits(plan)
     directory.make_folders(len(plan.shards))
-    path = directory.generation(generation.generation)
+    path = directory.generation(number)
     if not durable.create(path, encode_generation(generation)):
         theirs = decode_generation(read_regular(path), path)
-        if generation.listed != theirs.listed:
+        if generation.listed and generation.listed != theirs.listed:
             durable.remove(directory.inner / generation.listed.file)
         look = shell_command("batchgen", "status", directory.root)
         raise OutputError(
-            f"{directory.root}: another command has just begun generation "
-            f"{generation.generation} of this run. Look at it with: {look}"
+            f"{directory.root}: another command has just begun generation {number} of this run. "
+            f"Look at it with: {look}"
         )
     return replace(run, plan=plan)

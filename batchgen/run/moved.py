@@ -28,14 +28,18 @@ class _Moved:
 
 def with_present_places(directory: RunDirectory, plan: Plan) -> Plan:
     """The plan with the places where its Parquet files are now."""
-    if _converted(plan):  # the table is inside of the run, which may have been moved itself
-        own = replace(plan.sources[0], path=str(directory.manifest))
-        return plan.model_copy(update={"sources": (own,)})
     try:
-        moved = read_state(directory.moved, _Moved)
+        moved = {file.sha256: file for file in read_state(directory.moved, _Moved).sources}
     except FileNotFoundError:
-        return plan
-    return plan.model_copy(update={"sources": moved.sources})
+        moved = {}
+    now = []
+    for source in plan.sources:
+        if _is_own(source):  # inside of the run, which may have been moved itself
+            path = directory.inner / Path(source.path).name
+            now.append(replace(source, path=str(path)))
+        else:
+            now.append(replace(moved.get(source.sha256, source), rows=source.rows))
+    return plan.model_copy(update={"sources": tuple(now)})
 
 
 def note_moved(directory: RunDirectory, plan: Plan, manifest: Sequence[str | Path]) -> Plan:
@@ -47,7 +51,8 @@ def note_moved(directory: RunDirectory, plan: Plan, manifest: Sequence[str | Pat
     :raises PlanChanged: the content is not what was planned.
     """
     found = [identify_file(path, 0) for path in find_files(manifest)]
-    wanted = list(plan.identity["manifest"])
+    added = [one.added for one in plan.later if one.added]
+    wanted = [*plan.identity["manifest"], *(sha256 for one in added for sha256 in one.content)]
     if sorted(wanted) != sorted(file.sha256 for file in found):
         other = next((file.path for file in found if file.sha256 not in wanted), found[-1].path)
         resume = shell_command("batchgen", "resume", directory.root, "--manifest", "FILES")
@@ -56,12 +61,12 @@ def note_moved(directory: RunDirectory, plan: Plan, manifest: Sequence[str | Pat
             f"files with the names {', '.join(plan.manifest[:3])}. Give these files, unchanged, "
             f"where they are now: {resume}"
         )
-    if _converted(plan):  # and needs the files no more
-        return with_present_places(directory, plan)
-    # Files of equal content are as good as each other.
+    # Files of equal content are as good as each other. Converted ones are needed no more.
     places = {file.sha256: file for file in found}
-    now = tuple(replace(places[source.sha256], rows=source.rows) for source in plan.sources)
-    durable.replace(directory.moved, seal(asdict(_Moved(now))))
+    needed = [source for source in plan.sources if not _is_own(source)]
+    if needed:
+        now = tuple(replace(places[source.sha256], rows=source.rows) for source in needed)
+        durable.replace(directory.moved, seal(asdict(_Moved(now))))
     return with_present_places(directory, plan)
 
 
@@ -73,13 +78,14 @@ def refuse_missing(directory: RunDirectory, plan: Plan) -> None:
     for source in plan.sources:
         if not Path(source.path).exists():
             resume = shell_command("batchgen", "resume", directory.root, "--manifest", "NEW_PATH")
-            moved = "Put it back from a copy" if _converted(plan) else f"If it was moved: {resume}"
+            moved = "Put it back from a copy" if _is_own(source) else f"If it was moved: {resume}"
             raise PlanChanged(
                 f"{source.path}: the manifest this run was planned from cannot be read: No such "
                 f"file or folder. {moved}"
             )
 
 
-def _converted(plan: Plan) -> bool:
-    """Whether the manifest was no Parquet and was converted into the run's folder."""
-    return Path(plan.sources[0].path).parts[-2:] == (".batchgen", "manifest.parquet")
+def _is_own(source: Source) -> bool:
+    """Whether a table was converted from something else than Parquet, into the run's folder."""
+    *_, folder, name = Path(source.path).parts
+    return folder == ".batchgen" and name.startswith("manifest")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen import durable
-from batchgen.errors import OutputError, PlanChanged, shell_command
+from batchgen.errors import OutputError, PlanChanged, counted, shell_command
 from batchgen.manifest import check_unchanged
 from batchgen.model import Checkpoint
 from batchgen.planning import (
@@ -55,16 +55,18 @@ def create(
     checkpoint: Checkpoint | None,
     *,
     hardware: Hardware = UNKNOWN,
+    limit: int | None = None,
 ) -> tuple[Run, bool]:
     """Plan a manifest into a run directory, or open the run that was planned there from the same.
 
     :param job: located, as `locate_model` returns it with its `checkpoint`.
     :param hardware: the devices that are to make the pictures.
+    :param limit: a trial of so many pictures. A run that is there must have been planned so.
     :returns: the run, and whether it is new.
     :raises OutputError: the folder cannot hold a run.
     :raises ManifestError: the manifest breaks its contract.
     :raises JobError: the devices cannot make the planned pictures.
-    :raises PlanChanged: the folder holds a run of other inputs.
+    :raises PlanChanged: the folder holds a run of other inputs, or a trial of another size.
     """
     directory = RunDirectory(root)
     if directory.plan.exists():
@@ -72,6 +74,7 @@ def create(
         wanted = dry_run(manifest, job, checkpoint)
         plan = load_plan(directory)
         refuse_change(plan, wanted.identity, str(root), finished=directory.complete())
+        _refuse_other_trial(plan, wanted.pictures, limit, root)
         if not all(Path(source.path).exists() for source in plan.sources):
             note_moved(directory, plan, manifest)
         run = _open(root, load_job(directory.job), known=(job, checkpoint))
@@ -79,7 +82,7 @@ def create(
             refuse_unfit(run.job, run.checkpoint, run.plan, hardware)
         return run, False
     with prepared_folder(root):
-        plan = make_plan(manifest, job, checkpoint, directory.manifest)
+        plan = make_plan(manifest, job, checkpoint, directory.manifest, limit)
         refuse_unfit(job, checkpoint, plan, hardware)
     directory.make_folders(len(plan.shards))
     clear_stop(directory)
@@ -93,6 +96,21 @@ def create(
         told = f"{root}: another submit has just made this run. Continue it with: "
         raise OutputError(told + shell_command("batchgen", "resume", root))
     return Run(directory, plan, job, checkpoint), True
+
+
+def _refuse_other_trial(plan: Plan, pictures: int, limit: int | None, root: Path) -> None:
+    """Check that a limit is the one that a run was planned with.
+
+    :param pictures: of the whole manifest.
+    :raises PlanChanged: it is not.
+    """
+    first = plan.parts()[0]
+    planned = sum(one.pictures for one in plan.shards[: first.end_shard])
+    if limit is not None and min(limit, pictures) != planned:
+        raise PlanChanged(
+            f"{root} was begun with {counted(planned, 'picture')}, and --limit says {limit:,}. "
+            f"Leave --limit away to go on to all {pictures:,}, or name another folder with --out."
+        )
 
 
 def open_run(root: Path, overrides: Sequence[str] = (), manifest: Sequence[str | Path] = ()) -> Run:

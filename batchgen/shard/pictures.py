@@ -55,33 +55,38 @@ def listed_places(run: Run, number: int) -> pa.Table:
 
 
 def shards_of(run: Run, keys: Ints, *, before: int) -> Ints:
-    """The shards that have the records of pictures.
+    """The shards that have the records of pictures; -1 for those that were not planned.
 
     :param keys: in ascending order.
     :param before: the generation before which they have them.
     :raises DamagedRun: the list of a generation is gone or damaged.
     """
     plan = run.plan
-    first_keys = [shard.first_key for shard in plan.shards[: plan.part_of(0).end_shard]]
-    shards: Ints = np.searchsorted(first_keys, keys, side="right") - 1
-    for earlier in plan.later[: before - 1]:
-        theirs = read_list(run.directory, earlier.listed)["index"].to_numpy()
-        sizes = [shard.pictures for shard in earlier.shards]
-        numbers = np.repeat(np.arange(len(sizes)) + earlier.first_shard, sizes)
-        at = np.minimum(np.searchsorted(theirs, keys), len(theirs) - 1)
-        shards = np.where(theirs[at] == keys, numbers[at], shards)
-    return shards
+    found = np.full(len(keys), -1, np.int64)
+    for part in plan.parts()[:before]:
+        shards = plan.shards[part.first_shard : part.end_shard]
+        numbers = np.arange(part.first_shard, part.end_shard)
+        if part.listed:
+            theirs = read_list(run.directory, part.listed)["index"].to_numpy()
+            at = np.minimum(np.searchsorted(theirs, keys), len(theirs) - 1)
+            of_position = np.repeat(numbers, [shard.pictures for shard in shards])
+            found = np.where(theirs[at] == keys, of_position[at], found)
+        else:
+            at = np.searchsorted([one.first_key for one in shards], keys, side="right") - 1
+            inside = (at >= 0) & (keys < part.end.first_key)
+            found = np.where(inside, numbers[np.maximum(at, 0)], found)
+    return found
 
 
 def _range(run: Run, part: Part, number: int) -> tuple[list[Picture], pa.Table]:
     """Consecutive pictures, and the other columns of each."""
     plan, shard = run.plan, run.plan.shards[number]
+    following = plan.shards[number + 1] if number + 1 < part.end_shard else part.end
     # A row of several pictures may be split over two shards: it is the last of one, the first of
     # the next.
-    following = number + 1
-    last = plan.shards[following].row + 1 if following < part.end_shard else part.end_row
+    end_row = following.row + (following.skip > 0)
     rows = manifest.read_rows(
-        plan.sources, shard.row, min(last, part.end_row) - shard.row, run.job.manifest.columns
+        plan.sources, shard.row, end_row - shard.row, run.job.manifest.columns
     )
     pictures = manifest.pictures(
         rows,

@@ -33,6 +33,8 @@ class Superseded:
         self.generations = 0
         for generation in later_generations(directory):
             self.generations += 1
+            if not (generation.makes_again and generation.listed):
+                continue
             listed = read_list(directory, generation.listed)
             keys, shards = listed["index"].to_numpy(), listed["shard"].to_numpy()
             order = np.argsort(shards, kind="stable")

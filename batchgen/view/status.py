@@ -61,6 +61,8 @@ class Status:
     next: str
     # Planned; `rows` in the JSON object.
     pictures: int
+    # Pictures of the manifest that a trial has not planned.
+    unplanned: int
     ok: int
     failed: int
     pending: int
@@ -168,6 +170,7 @@ def read_status(
         cause=cause,
         next=following,
         pictures=plan.pictures,
+        unplanned=plan.left,
         ok=counts.ok,
         failed=counts.failed,
         pending=pending,

@@ -60,7 +60,7 @@ def test_the_enumeration_knows_every_step_of_a_generation(points: list[Point]) -
     assert seen
     plan = paths.index(".batchgen/plan-0001.json")
     (keys,) = [n for n, path in enumerate(paths) if path.startswith(".batchgen/keys-0001.")]
-    done, index = (paths.index(".batchgen/done/000/000004.json"), paths.index("index.json"))
+    done, index = (paths.index(".batchgen/done/000/000003.json"), paths.index("index.json"))
     assert keys < plan < done < index
 
 

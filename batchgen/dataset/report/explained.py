@@ -64,9 +64,10 @@ def prepare(
     variables = [f"SET VARIABLE {name} = {value};" for name, value in values.items()]
     metadata = _OLDER if older else _METADATA
     latest = ""
-    if later:
-        last, file = later[-1].generation, later[-1].listed.file
-        latest = _LATEST.format(pending=_PENDING.format(last=last, file=file) if pending else "")
+    if any(one.makes_again for one in later):
+        listed = later[-1].listed if pending and later[-1].makes_again else None
+        values = {"last": later[-1].generation, "file": listed.file if listed else ""}
+        latest = _LATEST.format(pending=_PENDING.format(**values) if listed else "")
     return "\n".join([*variables, _VIEW.format(metadata=metadata, latest=latest)])
 
 

@@ -1,0 +1,105 @@
+"""A plan goes on: rows are appended, or a trial's rest is made.
+
+All rows are checked together, the earlier ones too: ids must differ over all files, and columns and
+their types be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchgen.errors import ManifestError, one_line
+from batchgen.manifest import find_files, image_shapes, kind_of
+from batchgen.model import Checkpoint
+from batchgen.planning.cut import later_shard_size
+from batchgen.planning.estimate import estimate_cost
+from batchgen.planning.plan import AddedRows, Plan, Shape, Shard
+from batchgen.planning.planner import check_rows
+from batchgen.planning.schedule_file import refuse_missing_classes
+from batchgen.planning.stretch import count_shapes, cut_stretch, stretch
+from batchgen.settings import Job
+
+
+@dataclass(frozen=True, slots=True)
+class NewPictures:
+    """Pictures that follow those of a plan, and their shards."""
+
+    shapes: tuple[Shape, ...]
+    shards: tuple[Shard, ...]
+    groups: int
+    seconds: float
+    bytes: int
+
+    @property
+    def pictures(self) -> int:
+        """How many there are."""
+        return sum(shard.pictures for shard in self.shards)
+
+
+def append_rows(
+    plan: Plan, job: Job, checkpoint: Checkpoint | None, more: Sequence[str | Path], parquet: Path
+) -> AddedRows:
+    """Check rows that are appended to a plan's manifest, together with those before.
+
+    :param more: files, globs or folders.
+    :param parquet: where they are converted to if they are not Parquet; not touched for Parquet.
+    :raises ManifestError: rows break the contract, or have other columns or types than the run.
+    """
+    found = find_files(more)
+    converted = kind_of(found[0]) != "parquet"
+    own = check_rows(found, job, checkpoint, parquet) if converted else None
+    before = [Path(source.path) for source in plan.sources]
+    together = check_rows([*before, *([parquet] if own else found)], job, checkpoint, None)
+    if not plan.is_older:
+        _refuse_other_types(plan.json_types, dict(together.json_types))
+    sources = together.sources[len(before) :]
+    return AddedRows(
+        manifest=tuple(map(str, found)),
+        sources=sources,
+        content=own.content if own else tuple(source.sha256 for source in sources),
+        read_as=own.described if own else "",
+        rows=together.rows - plan.rows,
+        pictures=together.pictures - (plan.whole or plan.pictures),
+        over_long=together.over_long - plan.over_long,
+    )
+
+
+def plan_further(
+    plan: Plan, job: Job, checkpoint: Checkpoint | None, files: Sequence[str]
+) -> NewPictures:
+    """Cut all pictures that a plan has left into shards.
+
+    :param files: Parquet, all of the manifest in order, with those that were appended.
+    """
+    begin, batch_size, mapping = plan.following, job.engine.batch_size, job.manifest.columns
+    shapes = count_shapes(stretch(image_shapes(files, job.sampling, mapping), begin))
+    if checkpoint:
+        refuse_missing_classes(job, shapes, list(files))
+    pictures = sum(shape.pictures for shape in shapes)
+    cost = estimate_cost(shapes, job, checkpoint, plan.contrasted)
+    size = later_shard_size(plan, job, pictures)
+    blocks = stretch(image_shapes(files, job.sampling, mapping), begin)
+    shards, groups = cut_stretch(blocks, begin, size, batch_size)
+    return NewPictures(
+        shapes=shapes,
+        shards=shards,
+        groups=groups,
+        seconds=cost.seconds * pictures * (1 + job.audited_share),
+        bytes=round(cost.bytes * pictures),
+    )
+
+
+def _refuse_other_types(planned: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Check that the samples' JSON can go on having the types that it has.
+
+    :raises ManifestError: it cannot, with the first column.
+    """
+    for name, kind in found.items():
+        if planned.get(name) != kind:
+            raise ManifestError(
+                f"column {one_line(name)}: is {planned.get(name, 'not there')} in the run's "
+                f"samples, and would be {kind} with these rows. Give them values of the same kind, "
+                "or submit them as a run of their own"
+            )
