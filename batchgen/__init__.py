@@ -46,9 +46,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from batchgen.api import RunHandle, attach, extend, resume, submit
+    from batchgen.api import RunHandle, attach, extend, remake, resume, submit
 
-__all__ = ["RunHandle", "__version__", "attach", "extend", "resume", "submit"]
+__all__ = ["RunHandle", "__version__", "attach", "extend", "remake", "resume", "submit"]
 
 
 def __getattr__(name: str) -> Any:

@@ -204,6 +204,29 @@ def extend(
     return _go(opened, profile)
 
 
+def remake(
+    run: AnyPath | RunHandle,
+    keys: Sequence[str],
+    *,
+    same_seeds: bool = False,
+    site: AnyPath | None = None,
+    local: bool = False,
+) -> RunHandle:
+    """Start workers that make pictures of a complete run once more. The later ones count.
+
+    :param keys: of the pictures, as `"000000020"`.
+    :param same_seeds: keep their seeds; else each gets another.
+    :param site: a SLURM site profile; None for where the run was last.
+    :param local: go on here, although the run was on a cluster.
+    :raises BatchgenError: what the command line refuses, with its message.
+    """
+    root = run.root if isinstance(run, RunHandle) else Path(run)
+    profile = load_site(Path(site)) if site else None
+    opened, profile = reopen(root, [], [], profile, local=local, add=None, further=True)
+    opened, _ = generations.remake(opened, keys, same_seeds=same_seeds)
+    return _go(opened, profile)
+
+
 def attach(run: AnyPath) -> RunHandle:
     """The run in a folder, whoever made it.
 

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchgen.errors import InputError, StillRunning, counted, shell_command
+from batchgen.errors import InputError, StillRunning, brief, counted, one_line, shell_command
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from batchgen.planning import Hardware, Plan
     from batchgen.run import Run
 
 # So long the processes that completed a run may take to leave.
 LEAVE_S = 20.0
+# More than any key has; more would not fit into 64 bits.
+MOST_DIGITS = 18
 
 
 def retry_failed(run: Run) -> tuple[Run, str]:
@@ -65,6 +71,63 @@ def extend(run: Run, more: Sequence[str], hardware: Hardware) -> tuple[Run, str]
     rest = f" and {left:,} that the trial left" if left else ""
     pictures = f"{counted(added.pictures, 'picture')} of {counted(added.rows, 'row')} more{rest}"
     return further, f"{_told(further)} {pictures}."
+
+
+def remake(run: Run, given: Sequence[str], *, same_seeds: bool = False) -> tuple[Run, str]:
+    """Plan that pictures are made once more.
+
+    :param given: keys, several in one text with commas, or files with a key a line.
+    :param same_seeds: with the seeds that they have. With those a sound device makes the same
+        picture again.
+    :return: the run as it is then, and a sentence that says what was done.
+    :raises InputError: a key is none of the run's, or other pictures are to be made first.
+    :raises StillRunning: processes of the run do not leave.
+    """
+    from batchgen.run import begin_again, read_list
+    from batchgen.shard import shards_of
+
+    keys, number = _keys(run, given), run.plan.last_generation
+    if not _is_complete(run, "remake"):
+        last = run.plan.later[-1]
+        planned = read_list(run.directory, last.listed)["index"].to_pylist() if last.listed else []
+        if planned == keys.tolist() and last.new_seeds != same_seeds:
+            return run, f"Generation {number}, which makes these pictures again, goes on."
+        _refuse_unmade(run)
+    shards = shards_of(run, keys, before=number + 1)
+    again = begin_again(run, "remake", keys, shards, new_seeds=not same_seeds)
+    return again, _told(again)
+
+
+def _keys(run: Run, given: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Keys that were given as texts or files, in ascending order, each once.
+
+    :raises InputError: one is not of a planned picture, or there are none.
+    """
+    import numpy as np
+
+    from batchgen.shard import key_text, shards_of
+
+    words: list[str] = []
+    for text in given:
+        path = Path(text).expanduser()
+        words += path.read_text().split() if path.is_file() else text.split(",")
+    words = [word.strip() for word in words if word.strip()]
+    if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:
+        raise InputError(
+            f"{brief(one_line(wrong[0]))}: neither a key nor a file with keys; a key is a number "
+            "as 000000020"
+        )
+    keys = np.array(sorted({int(word[:MOST_DIGITS]) for word in words}), np.int64)
+    if not len(keys):
+        raise InputError("no keys were given; a key is a number as 000000020")
+    unknown = keys[shards_of(run, keys, before=run.plan.last_generation + 1) < 0]
+    if len(unknown):
+        last = key_text(run.plan.following.first_key - 1)
+        raise InputError(
+            f"{key_text(int(unknown[0]))}: not the key of a picture of this run; its keys are "
+            f"{key_text(0)} to {last}"
+        )
+    return keys
 
 
 def plan_rest(run: Run, hardware: Hardware) -> Run:

@@ -2,7 +2,8 @@
 
     verbs.py     the program: all verbs, `main`
     looking.py   doctor, status, list, logs, report, verify
-    making.py    plan, calibrate, submit, resume, cancel
+    making.py    plan, calibrate, submit
+    continuing.py   resume, extend, remake, cancel
     telling.py   what people are told; errors and exit codes
     options.py   what several verbs take
 

@@ -1,32 +1,27 @@
-"""Verbs that plan, make and stop."""
+"""Verbs that plan and make."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from batchgen import generations, operations
+from batchgen import operations
+from batchgen.cli.continuing import go
 from batchgen.cli.options import (
-    SET,
     Columns,
     Detach,
     JobFile,
     Json,
     Manifest,
     Rehearse,
-    RunFolder,
     Settings,
     SiteFile,
 )
 from batchgen.cli.telling import errors, say, terminal
-from batchgen.errors import InputError, counted, shell_command
-
-if TYPE_CHECKING:
-    from batchgen.run import Run
-    from batchgen.settings import Site
+from batchgen.errors import counted
 
 
 def plan(
@@ -108,7 +103,7 @@ def submit(
         for note in run.plan.notes:
             say(f"note: {note}")
         with planned.unless_started():
-            _go(run, profile, detach=detach)
+            go(run, profile, detach=detach)
 
 
 def calibrate(
@@ -198,117 +193,3 @@ def calibrate(
         model = ModelDigest.of(located, checkpoint) if checkpoint else None
         report = Report(asked, tuple(manifest), sample, seed, floor, tried, grid, model)
         show_calibration(terminal(), report, write_report(root, report))
-
-
-def resume(
-    run: RunFolder,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar=SET, help="Change a key of [run], [audit] or [pattern]."),
-    ] = None,
-    site: SiteFile = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="Go on here, although the run was on a cluster.")
-    ] = False,
-    manifest: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATH", help="Where the manifest is now, if it was moved."),
-    ] = None,
-    add: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Add N workers; on a cluster, N nodes.")
-    ] = None,
-    steal: Annotated[
-        bool,
-        typer.Option("--steal", help="Take shards of workers elsewhere, which you know are dead."),
-    ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the pictures again that have failed.")
-    ] = False,
-    rest: Annotated[
-        bool, typer.Option("--rest", help="Go on with what a trial (submit --limit) has left.")
-    ] = False,
-    detach: Detach = False,
-) -> None:
-    """Make what is missing of a run that was stopped, killed or ran out of space.
-
-    The run goes on where it was last, or where --site or --local say.
-    """
-    with errors():
-        from batchgen.settings import load_site
-
-        if retry_failed and rest:
-            raise InputError("--retry-failed and --rest: give one, and the other when it is done")
-        named = load_site(site) if site else None
-        opened, profile = operations.reopen(
-            run,
-            settings or [],
-            manifest or [],
-            named,
-            local=local,
-            add=add,
-            further=retry_failed or rest,
-        )
-        if retry_failed:
-            opened, told = generations.retry_failed(opened)
-            say(told)
-        if rest:
-            opened = generations.plan_rest(opened, operations.devices_of(profile, opened.job))
-        _go(opened, profile, detach=detach, add=add, steal=steal)
-
-
-def extend(
-    run: RunFolder,
-    more: Annotated[
-        list[str], typer.Argument(help="Tables with more rows: files, globs or folders.")
-    ],
-    site: SiteFile = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="Go on here, although the run was on a cluster.")
-    ] = False,
-    detach: Detach = False,
-) -> None:
-    """Append rows to the manifest of a complete run and make their pictures, in new shards.
-
-    Columns must be those of the run, and ids differ from those that it has.
-    """
-    with errors():
-        from batchgen.settings import load_site
-
-        named = load_site(site) if site else None
-        opened, profile = operations.reopen(run, [], [], named, local=local, add=None, further=True)
-        hardware = operations.devices_of(profile, opened.job)
-        opened, told = generations.extend(opened, more, hardware)
-        say(told)
-        _go(opened, profile, detach=detach)
-
-
-def cancel(
-    run: RunFolder,
-    now: Annotated[bool, typer.Option("--now", help="End the workers at once.")] = False,
-) -> None:
-    """Ask a run to stop after the groups in flight. `resume` continues it."""
-    with errors():
-        from batchgen.launch.cancel import cancel as cancel_run
-        from batchgen.run import RunDirectory
-
-        say(cancel_run(RunDirectory.open(run), at_once=now))
-
-
-def _go(
-    run: Run, site: Site | None, *, detach: bool, add: int | None = None, steal: bool = False
-) -> None:
-    """Launch workers for what is missing; on this machine, watch them and exit as `status` does."""
-    from batchgen.launch.start import start
-    from batchgen.view.show_status import show_software, show_status
-    from batchgen.view.watch import watch
-
-    console, seen = terminal(), operations.what_is_left(run, add)
-    if not seen.finished:
-        show_software(console, run.plan)
-        say(start(run, site, sys.argv, add=add, steal=steal))
-        if detach or site:
-            say(shell_command("batchgen", "status", run.directory.root, "--watch"))
-            return
-        seen = watch(run, console)
-    show_status(console, seen)
-    raise typer.Exit(seen.exit_code)

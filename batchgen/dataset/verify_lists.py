@@ -10,7 +10,7 @@ import pyarrow as pa
 from batchgen.errors import DamagedRun, counted
 from batchgen.manifest import image_shapes
 from batchgen.planning import Generation, KeyList, cut_list, locate_keys
-from batchgen.run import Run, read_list
+from batchgen.run import Run, read_list, reseeded_by
 from batchgen.shard import key_text, listed_places, shards_of
 
 
@@ -25,7 +25,9 @@ def expected_places(run: Run, number: int) -> pa.Table | None:
 def misplaced_records(table: pa.Table, listed: pa.Table) -> Iterator[str]:
     """Records whose row is not the listed one. Both tables are in the order of keys."""
     names = ["index", "row", "image"]
-    for found, planned in zip(table.select(names).to_pylist(), listed.to_pylist(), strict=True):
+    for found, planned in zip(
+        table.select(names).to_pylist(), listed.select(names).to_pylist(), strict=True
+    ):
         if found != planned:
             yield (
                 f"picture {key_text(found['index'])} is of row {found['row']}, image "
@@ -59,6 +61,11 @@ def _wrong(run: Run, generation: Generation, file: KeyList, *, manifest: bool) -
         return f"not a list of {counted(generation.pictures, 'picture')}"
     if (shards_of(run, keys, before=generation.generation) != listed["shard"].to_numpy()).any():
         return "it names other shards than those that have its pictures"
+    number, earlier = generation.generation, run.plan.later[: generation.generation - 1]
+    lists = [one.listed for one in earlier if one.listed]
+    seeds = number if generation.new_seeds else reseeded_by(run.directory, lists, keys)
+    if (listed["reseeded"].to_numpy() != seeds).any():
+        return "it gives pictures other seeds than its plan"
     if not manifest:
         return ""
     plan, job = run.plan, run.job

@@ -114,7 +114,6 @@ class Part(NamedTuple):
     listed: KeyList | None
     # What a shard after its last would begin with, if they are consecutive.
     end: Shard
-    new_seeds: bool = False
 
 
 class Plan(Section):
@@ -219,9 +218,7 @@ class Plan(Section):
         found = list[Part]()
         end_shard, end = len(self.shards), self.following
         for one in reversed(self.later):
-            found.append(
-                Part(one.generation, one.first_shard, end_shard, one.listed, end, one.new_seeds)
-            )
+            found.append(Part(one.generation, one.first_shard, end_shard, one.listed, end))
             end_shard = one.first_shard
             if not one.makes_again:
                 first = one.shards[0]

@@ -25,7 +25,7 @@ from batchgen.run.aside import new_aside, put_aside, replace_keeping
 from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import BUCKET, RunDirectory
 from batchgen.run.generations import begin_again, begin_further
-from batchgen.run.key_lists import read_list
+from batchgen.run.key_lists import read_list, reseeded_by
 from batchgen.run.moved import refuse_missing
 from batchgen.run.owed_jobs import owed_jobs
 from batchgen.run.owner import Owner
@@ -96,6 +96,7 @@ __all__ = [
     "refuse_others",
     "refuse_place",
     "replace_keeping",
+    "reseeded_by",
     "stage_file",
     "stop_full",
     "submissions",

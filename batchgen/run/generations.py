@@ -36,7 +36,7 @@ from batchgen.planning import (
     software,
 )
 from batchgen.regular_file import read_regular
-from batchgen.run.key_lists import write_list
+from batchgen.run.key_lists import reseeded_by, write_list
 from batchgen.run.plan_files import read_plan_file
 from batchgen.run.run import Run
 
@@ -50,6 +50,7 @@ def begin_again(run: Run, kind: Kind, keys: Ints, shards: Ints, *, new_seeds: bo
     :param run: complete.
     :param keys: of the pictures, in ascending order.
     :param shards: with their present records.
+    :param new_seeds: whether each gets another seed than it has.
     :return: the run with that generation.
     :raises OutputError: somebody else has just begun one.
     :raises PlanChanged: its pictures would not be made as they were.
@@ -59,7 +60,11 @@ def begin_again(run: Run, kind: Kind, keys: Ints, shards: Ints, *, new_seeds: bo
     places = locate_keys(image_shapes(files, run.job.sampling, run.job.manifest.columns), keys)
     cut, groups = cut_list(places, later_shard_size(plan, run.job, len(keys)), batch_size)
     share = len(keys) / plan.pictures
-    listed = write_list(run.directory, plan.last_generation + 1, places, shards.tolist())
+    number = plan.last_generation + 1
+    lists = [one.listed for one in plan.later if one.listed]
+    present = reseeded_by(run.directory, lists, keys)
+    reseeded = np.full(len(keys), number) if new_seeds else present
+    listed = write_list(run.directory, number, places, shards, reseeded)
     return _begin(
         run,
         kind,

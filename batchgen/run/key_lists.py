@@ -7,9 +7,12 @@ begin a generation at once do not write one file.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,19 +22,23 @@ from batchgen.planning import KeyList, Places
 from batchgen.regular_file import read_regular
 from batchgen.run.directory import RunDirectory
 
+Ints = npt.NDArray[np.int64]
 # `index` is the picture's key as a number; `row` and `image` its place in the manifest; `shard` the
-# one with its record that counts no more.
-_SCHEMA = pa.schema([(name, pa.int64()) for name in ("index", "row", "image", "shard")])
+# one with its record that counts no more; `reseeded` the generation that gave it another seed than
+# the manifest's, 0 if none has.
+_COLUMNS = ("index", "row", "image", "shard", "reseeded")
+_SCHEMA = pa.schema([(name, pa.int64()) for name in _COLUMNS])
 
 
 def write_list(
-    directory: RunDirectory, generation: int, places: Places, shards: list[int]
+    directory: RunDirectory, generation: int, places: Places, shards: Ints, reseeded: Ints
 ) -> KeyList:
     """Write the list of a generation.
 
     :param shards: of each picture, the shard with its present record.
+    :param reseeded: likewise, the generation that gave it another seed.
     """
-    columns = [places.keys, places.rows, places.images, shards]
+    columns = [places.keys, places.rows, places.images, shards, reseeded]
     table = pa.Table.from_arrays([pa.array(one, pa.int64()) for one in columns], schema=_SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
@@ -43,11 +50,27 @@ def write_list(
 
 
 def read_list(directory: RunDirectory, listed: KeyList) -> pa.Table:
-    """The list, in the order of keys: columns `index`, `row`, `image` and `shard`.
+    """The list, in the order of keys: columns `index`, `row`, `image`, `shard` and `reseeded`.
 
     :raises DamagedRun: the file is not the one that was written.
     """
     return _read(directory.inner / listed.file, listed.sha256)
+
+
+def reseeded_by(directory: RunDirectory, lists: Iterable[KeyList], keys: Ints) -> Ints:
+    """The generations that gave pictures another seed than the manifest's; 0 if none has.
+
+    :param lists: of the generations so far, in order.
+    :param keys: of the pictures, in ascending order.
+    :raises DamagedRun: as `read_list`.
+    """
+    found = np.zeros(len(keys), np.int64)
+    for listed in lists:
+        table = read_list(directory, listed)
+        theirs = table["index"].to_numpy()
+        at = np.minimum(np.searchsorted(theirs, keys), len(theirs) - 1)
+        found = np.where(theirs[at] == keys, table["reseeded"].to_numpy()[at], found)
+    return found
 
 
 @lru_cache(maxsize=16)

@@ -28,10 +28,6 @@ def read_shard(run: Run, number: int) -> tuple[list[list[Picture]], pa.Table]:
     """
     part = run.plan.part_of(number)
     pictures, travelling = _listed(run, part, number) if part.listed else _range(run, part, number)
-    if part.new_seeds:
-        pictures = [
-            replace(one, seed=manifest.another_seed(one.seed, part.generation)) for one in pictures
-        ]
     if run.plan.is_older:
         pictures = [
             replace(one, extra=json.dumps(one.extra, ensure_ascii=False)) for one in pictures
@@ -42,7 +38,7 @@ def read_shard(run: Run, number: int) -> tuple[list[list[Picture]], pa.Table]:
 
 
 def listed_places(run: Run, number: int) -> pa.Table:
-    """The pictures of a shard of a listed generation: key, row and number in the row.
+    """The pictures of a shard of a listed generation, with the columns of its list.
 
     :raises DamagedRun: the list is gone or damaged.
     """
@@ -51,7 +47,7 @@ def listed_places(run: Run, number: int) -> pa.Table:
     before = run.plan.shards[part.first_shard : number]
     listed = read_list(run.directory, part.listed)
     at, count = sum(shard.pictures for shard in before), run.plan.shards[number].pictures
-    return listed.slice(at, count).select(["index", "row", "image"])
+    return listed.slice(at, count)
 
 
 def shards_of(run: Run, keys: Ints, *, before: int) -> Ints:
@@ -104,7 +100,8 @@ def _listed(run: Run, part: Part, number: int) -> tuple[list[Picture], pa.Table]
     """The pictures of a list, and the other columns of each."""
     plan, made, tables = run.plan, list[Picture](), []
     wanted = listed_places(run, number)
-    places = list(zip(*(column.to_pylist() for column in wanted.columns), strict=True))
+    names = ("index", "row", "image")
+    places = list(zip(*(wanted[name].to_pylist() for name in names), strict=True))
     rows_of = wanted["row"].to_numpy()
     for first, count in _runs(np.unique(rows_of)):
         ours_from, ours_to = np.searchsorted(rows_of, [first, first + count])
@@ -120,7 +117,16 @@ def _listed(run: Run, part: Part, number: int) -> tuple[list[Picture], pa.Table]
         tables.append(_extras_of(rows, first, ours))
     if [one.key for one in made] != [key for key, _, _ in places]:
         raise ValueError(f"the manifest has not all pictures of generation {part.generation}")
+    reseeded = wanted["reseeded"].to_pylist()
+    made = [_reseeded(one, by) for one, by in zip(made, reseeded, strict=True)]
     return made, pa.concat_tables(tables)
+
+
+def _reseeded(picture: Picture, generation: int) -> Picture:
+    """A picture with the seed that a generation gave it; 0 for its own."""
+    if not generation:
+        return picture
+    return replace(picture, seed=manifest.another_seed(picture.seed, generation))
 
 
 def _extras_of(rows: ManifestRows, first_row: int, pictures: Sequence[Picture]) -> pa.Table:
