@@ -211,6 +211,14 @@ def test_what_would_be_made_otherwise_now_is_refused(run: Run) -> None:
     assert run.directory.complete()
 
 
+def test_a_generation_that_others_may_write_is_refused(run: Run) -> None:
+    retry_failed(run)
+    assert run.directory.generation(1).stat().st_mode & 0o777 == 0o600
+    run.directory.generation(1).chmod(0o622)
+    with pytest.raises(OutputError, match="others can change"):
+        open_run(run.directory.root)
+
+
 def rewrite(path: Path, **values: object) -> None:
     """Change a plan as a person would who knows its checksum."""
     path.write_bytes(seal(unseal(path.read_bytes()) | values))
