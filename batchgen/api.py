@@ -114,6 +114,7 @@ def submit(
     settings: Mapping[str, object] | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    sample: int | None = None,
     rehearse: bool = False,
 ) -> RunHandle:
     """Plan a manifest and start workers that make its pictures, here or on a cluster.
@@ -128,6 +129,7 @@ def submit(
     :param columns: columns of the manifest with other names, as `{"prompt": "caption"}`.
     :param limit: a trial: only so many pictures, the first ones. When it is complete, the same call
         without a limit makes the rest.
+    :param sample: likewise, so many from all over the manifest.
     :param rehearse: draw test cards, without a model.
     :raises BatchgenError: what the command line refuses, with its message.
     """
@@ -136,9 +138,9 @@ def submit(
     renamed = [f"{ours}={theirs}" for ours, theirs in (columns or {}).items()]
     asked = read_job(Path(job) if job else None, _overrides(settings), renamed, rehearse=rehearse)
     root = Path(out) if out else default_root(paths[0], rehearse=rehearse)
-    if limit is not None and limit < 1:
-        raise InputError(f"limit={limit}: expected at least one picture")
-    planned = plan_run(paths, profile, asked, root.expanduser(), limit)
+    if least := [number for number in (limit, sample) if number is not None and number < 1]:
+        raise InputError(f"a trial of {least[0]} pictures: expected at least one")
+    planned = plan_run(paths, profile, asked, root.expanduser(), limit=limit, sample=sample)
     with planned.unless_started():
         return _go(planned.run, profile)
 

@@ -65,6 +65,12 @@ def extend(run: Run, more: Sequence[str], hardware: Hardware) -> tuple[Run, str]
         if planned and list(planned.content) == given:
             return run, f"Generation {run.plan.last_generation}, with these rows, goes on."
         _refuse_unmade(run)
+    if run.plan.listed and run.plan.left:
+        rest = shell_command("batchgen", "resume", run.directory.root, "--rest")
+        raise InputError(
+            f"{run.directory.root}: rows are appended after the last one, and the trial has left "
+            f"pictures before. Make them first: {rest}"
+        )
     further = begin_further(run, more, _fitting(run, hardware))
     added, left = further.plan.later[-1].added, run.plan.left
     assert added, "rows were appended"
@@ -122,10 +128,10 @@ def _keys(run: Run, given: Sequence[str]) -> npt.NDArray[np.int64]:
         raise InputError("no keys were given; a key is a number as 000000020")
     unknown = keys[shards_of(run, keys, before=run.plan.last_generation + 1) < 0]
     if len(unknown):
-        last = key_text(run.plan.following.first_key - 1)
+        told = shell_command("batchgen", "records", run.directory.root)
         raise InputError(
-            f"{key_text(int(unknown[0]))}: not the key of a picture of this run; its keys are "
-            f"{key_text(0)} to {last}"
+            f"{key_text(int(unknown[0]))}: this run has no picture with this key. What it has: "
+            f"{told}"
         )
     return keys
 
@@ -137,11 +143,13 @@ def plan_rest(run: Run, hardware: Hardware) -> Run:
     :raises StillRunning: processes of the run do not leave.
     """
     from batchgen.dataset import finalize_run
-    from batchgen.run import begin_further
+    from batchgen.run import begin_further, begin_rest_of_sample
 
     if not finalize_run(run) or not run.plan.left:
         return run
     _wait_until_left(run)
+    if run.plan.listed:
+        return begin_rest_of_sample(run, _fitting(run, hardware))
     return begin_further(run, [], _fitting(run, hardware))
 
 

@@ -114,22 +114,33 @@ def outlook_of(plan: Plan, site: Site | None, job: Job, hardware: Hardware) -> O
 
 
 def plan_run(
-    manifest: Sequence[str], site: Site | None, job: Job, root: Path, limit: int | None = None
+    manifest: Sequence[str],
+    site: Site | None,
+    job: Job,
+    root: Path,
+    *,
+    limit: int | None = None,
+    sample: int | None = None,
 ) -> Planned:
     """Plan a manifest into a folder, or open the run that was planned there from the same inputs.
 
     :param limit: plan only so many pictures, the first ones: a trial. When it is complete, the same
         without a limit plans the rest.
+    :param sample: likewise, so many from all over the manifest.
     :raises BatchgenError: the devices, the folder, the model or the manifest cannot be used.
     """
     from batchgen.run import create, missing_folders, refuse_place
 
+    if limit is not None and sample is not None:
+        raise InputError("a trial has a limit or a sample: give one of them")
     refuse_devices(site, job)
     refuse_place(root)
     located, checkpoint, hardware = locate(site, job)
     made = missing_folders(root)
-    run, new = create(root, manifest, located, checkpoint, hardware=hardware, limit=limit)
-    if not new and limit is None and run.plan.left:
+    run, new = create(
+        root, manifest, located, checkpoint, hardware=hardware, limit=limit, sample=sample
+    )
+    if not new and limit is None and sample is None and run.plan.left:
         run = generations.plan_rest(run, hardware)
     return Planned(run, new, made)
 

@@ -45,7 +45,8 @@ def resume(
         bool, typer.Option("--retry-failed", help="Try the pictures again that have failed.")
     ] = False,
     rest: Annotated[
-        bool, typer.Option("--rest", help="Go on with what a trial (submit --limit) has left.")
+        bool,
+        typer.Option("--rest", help="Go on with what a trial has left: submit --limit, --sample."),
     ] = False,
     detach: Detach = False,
 ) -> None:

@@ -76,13 +76,17 @@ def submit(
             min=1, metavar="N", help="A trial: only the first N pictures of the manifest."
         ),
     ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="A trial: N pictures from all over the manifest."),
+    ] = None,
     rehearse: Rehearse = False,
     detach: Detach = False,
 ) -> None:
     """Plan the manifest and make its pictures, here or on a cluster.
 
-    The same command again continues where it stopped; without --limit, after a trial, with the
-    rest.
+    The same command again continues where it stopped; after a trial, without --limit or --sample,
+    with the rest.
     """
     with errors():
         from batchgen.settings import load_site
@@ -90,7 +94,7 @@ def submit(
         root = (out or operations.default_root(manifest[0], rehearse=rehearse)).expanduser()
         profile = load_site(site) if site else None
         asked = operations.read_job(job, settings or [], columns or [], rehearse=rehearse)
-        planned = operations.plan_run(manifest, profile, asked, root, limit)
+        planned = operations.plan_run(manifest, profile, asked, root, limit=limit, sample=sample)
         run = planned.run
         if not planned.new:
             say(f"{root} was planned before from the same inputs: continuing it.")

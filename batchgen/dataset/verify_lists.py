@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batchgen.errors import DamagedRun, counted
 from batchgen.manifest import image_shapes
-from batchgen.planning import Generation, KeyList, cut_list, locate_keys
+from batchgen.planning import KeyList, Part, cut_list, locate_keys
 from batchgen.run import Run, read_list, reseeded_by
 from batchgen.shard import key_text, listed_places, shards_of
 
@@ -41,34 +41,37 @@ def list_problems(run: Run, *, manifest: bool) -> Iterator[str]:
 
     :param manifest: whether the manifest can be read.
     """
-    for generation in run.plan.later:
-        if not generation.listed:
+    for part in run.plan.parts():
+        if part.listed is None:
             continue
-        path = run.directory.inner / generation.listed.file
         try:
-            wrong = _wrong(run, generation, generation.listed, manifest=manifest)
+            wrong = _wrong(run, part, part.listed, manifest=manifest)
         except DamagedRun as error:
             yield str(error)
         else:
             if wrong:
-                yield f"{path}: {wrong}"
+                yield f"{run.directory.inner / part.listed.file}: {wrong}"
 
 
-def _wrong(run: Run, generation: Generation, file: KeyList, *, manifest: bool) -> str:
+def _wrong(run: Run, part: Part, file: KeyList, *, manifest: bool) -> str:
+    plan, job = run.plan, run.job
+    later = plan.later[part.generation - 1] if part.generation else None
+    earlier = plan.later[: part.generation - 1] if later else ()
+    shards = plan.shards[part.first_shard : part.end_shard]
+    pictures = sum(shard.pictures for shard in shards)
     listed = read_list(run.directory, file)
     keys = listed["index"].to_numpy()
-    if len(keys) != generation.pictures or (np.diff(keys) <= 0).any():
-        return f"not a list of {counted(generation.pictures, 'picture')}"
-    if (shards_of(run, keys, before=generation.generation) != listed["shard"].to_numpy()).any():
+    if len(keys) != pictures or (np.diff(keys) <= 0).any():
+        return f"not a list of {counted(pictures, 'picture')}"
+    if (shards_of(run, keys, before=part.generation) != listed["shard"].to_numpy()).any():
         return "it names other shards than those that have its pictures"
-    number, earlier = generation.generation, run.plan.later[: generation.generation - 1]
     lists = [one.listed for one in earlier if one.listed]
-    seeds = number if generation.new_seeds else reseeded_by(run.directory, lists, keys)
+    renewed = later is not None and later.new_seeds
+    seeds = part.generation if renewed else reseeded_by(run.directory, lists, keys)
     if (listed["reseeded"].to_numpy() != seeds).any():
         return "it gives pictures other seeds than its plan"
     if not manifest:
         return ""
-    plan, job = run.plan, run.job
     files = [source.path for source in plan.sources]
     try:
         places = locate_keys(image_shapes(files, job.sampling, job.manifest.columns), keys)
@@ -77,7 +80,7 @@ def _wrong(run: Run, generation: Generation, file: KeyList, *, manifest: bool) -
     for name, there in (("row", places.rows), ("image", places.images)):
         if (listed[name].to_numpy() != there).any():
             return f"its column {name} is not that of the manifest"
-    size = generation.shards[0].pictures
-    if cut_list(places, size, job.engine.batch_size) != (generation.shards, generation.groups):
-        return f"{run.directory.generation(generation.generation)} has other shards or groups"
+    groups = later.groups if later else plan.groups - sum(one.groups for one in plan.later)
+    if cut_list(places, shards[0].pictures, job.engine.batch_size) != (shards, groups):
+        return "its plan has other shards or groups"
     return ""

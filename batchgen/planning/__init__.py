@@ -25,7 +25,13 @@ A room imports only rooms below it.
 
 from batchgen.planning.cut import later_shard_size
 from batchgen.planning.cut_list import Places, cut_list, locate_keys
-from batchgen.planning.extension import NewPictures, append_rows, plan_further
+from batchgen.planning.extension import (
+    NewPictures,
+    append_rows,
+    plan_further,
+    rest_of_sample,
+    sample_plan,
+)
 from batchgen.planning.hardware import (
     UNKNOWN,
     Hardware,
@@ -103,6 +109,8 @@ __all__ = [
     "refuse_impossible",
     "refuse_unfit",
     "remember",
+    "rest_of_sample",
+    "sample_plan",
     "software",
     "this_machine",
     "visible_devices",

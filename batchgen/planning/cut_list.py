@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batchgen.manifest import ShapeColumns
-from batchgen.planning.plan import Shard
+from batchgen.manifest import ShapeColumns, decode_shape
+from batchgen.planning.plan import Shape, Shard
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,6 +45,13 @@ def locate_keys(blocks: Iterable[ShapeColumns], keys: Ints) -> Places:
         raise ValueError(f"the manifest has {key} pictures")
     rows_, images, codes = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Places(keys, rows_, images, codes)
+
+
+def shapes_of_list(places: Places) -> tuple[Shape, ...]:
+    """How many pictures of each shape a list has."""
+    codes, counts = np.unique(places.codes, return_counts=True)
+    pairs = zip(codes.tolist(), counts.tolist(), strict=True)
+    return tuple(Shape(*decode_shape(code), count) for code, count in pairs)
 
 
 def cut_list(places: Places, size: int, batch_size: int) -> tuple[tuple[Shard, ...], int]:

@@ -6,20 +6,28 @@ their types be the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchgen.errors import ManifestError, one_line
-from batchgen.manifest import find_files, image_shapes, kind_of
+import numpy as np
+import numpy.typing as npt
+
+from batchgen.errors import InputError, ManifestError, one_line
+from batchgen.manifest import ShapeColumns, find_files, image_shapes, kind_of
 from batchgen.model import Checkpoint
 from batchgen.planning.cut import later_shard_size
+from batchgen.planning.cut_list import Places, cut_list, locate_keys, shapes_of_list
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.plan import AddedRows, Plan, Shape, Shard
 from batchgen.planning.planner import check_rows
 from batchgen.planning.schedule_file import refuse_missing_classes
 from batchgen.planning.stretch import count_shapes, cut_stretch, stretch
 from batchgen.settings import Job
+
+Ints = npt.NDArray[np.int64]
+# Every worker holds the list of the pictures that a sample has left, 40 bytes each.
+MOST_SAMPLED = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,66 @@ class NewPictures:
     def pictures(self) -> int:
         """How many there are."""
         return sum(shard.pictures for shard in self.shards)
+
+
+def sample_plan(
+    plan: Plan, job: Job, checkpoint: Checkpoint | None, pictures: int
+) -> tuple[Plan, Places]:
+    """A trial of pictures from all over the manifest, drawn by the run's seed.
+
+    :param plan: of the whole manifest.
+    :param pictures: how many; fewer than the manifest has.
+    :return: the trial's plan, still without its list, and the pictures.
+    :raises InputError: the manifest has too many pictures for lists of them.
+    """
+    if plan.pictures > MOST_SAMPLED:
+        raise InputError(
+            f"--sample works with up to {MOST_SAMPLED:,} pictures, and the manifest has "
+            f"{plan.pictures:,}: make a trial of the first ones with --limit"
+        )
+    draw = np.random.default_rng(job.sampling.seed)
+    keys = np.sort(draw.choice(plan.pictures, pictures, replace=False)).astype(np.int64)
+    places = locate_keys(_blocks(plan, job), keys)
+    new = _listed(plan, job, checkpoint, places)
+    trial = plan.model_copy(
+        update={
+            "whole": plan.pictures,
+            "pictures": pictures,
+            "shapes": new.shapes,
+            "shards": new.shards,
+            "groups": new.groups,
+            "seconds": new.seconds,
+            "bytes": new.bytes,
+        }
+    )
+    return trial, places
+
+
+def rest_of_sample(
+    plan: Plan, job: Job, checkpoint: Checkpoint | None, made: Ints
+) -> tuple[NewPictures, Places]:
+    """The pictures that a sample has left.
+
+    :param made: the keys of the sample, in ascending order.
+    """
+    keys = np.setdiff1d(np.arange(plan.whole), made, assume_unique=True)
+    places = locate_keys(_blocks(plan, job), keys)
+    return _listed(plan, job, checkpoint, places), places
+
+
+def _blocks(plan: Plan, job: Job) -> Iterator[ShapeColumns]:
+    files = [source.path for source in plan.sources]
+    return image_shapes(files, job.sampling, job.manifest.columns)
+
+
+def _listed(plan: Plan, job: Job, checkpoint: Checkpoint | None, places: Places) -> NewPictures:
+    """A list of new pictures, cut into shards."""
+    pictures, shapes = len(places.keys), shapes_of_list(places)
+    cost = estimate_cost(shapes, job, checkpoint, plan.contrasted)
+    size = later_shard_size(plan, job, pictures)
+    shards, groups = cut_list(places, size, job.engine.batch_size)
+    seconds = cost.seconds * pictures * (1 + job.audited_share)
+    return NewPictures(shapes, shards, groups, seconds, round(cost.bytes * pictures))
 
 
 def append_rows(

@@ -143,10 +143,11 @@ class Plan(Section):
     # How many prompts will be truncated, because `model.long_prompts` allows it.
     over_long: int
     shapes: tuple[Shape, ...]
-    # Of a trial: what a shard after the last would begin with, and the pictures of the whole
-    # manifest. None and 0: all of them are planned.
-    end: Shard | None = None
+    # Of a trial: the pictures of the whole manifest; and those that are planned, either a list, or
+    # the first ones until what a shard after the last would begin with. 0 and None: all of them.
     whole: int = 0
+    listed: KeyList | None = None
+    end: Shard | None = None
     # Share of the rows that have classifier-free guidance; all of them in older plans, which did
     # not count them.
     contrasted: float = 1.0
@@ -223,7 +224,7 @@ class Plan(Section):
             if not one.makes_again:
                 first = one.shards[0]
                 end = Shard(first.first_key, 0, first.row, first.skip)
-        found.append(Part(self.generation, 0, end_shard, None, end))
+        found.append(Part(self.generation, 0, end_shard, self.listed, end))
         return found[::-1]
 
     def part_of(self, shard: int) -> Part:

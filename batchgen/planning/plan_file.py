@@ -111,6 +111,8 @@ def _breaks_of_new(plan: Plan, generation: Generation) -> Iterator[str]:
     added, shards = generation.added, generation.shards
     if added and sum(source.rows for source in added.sources) != added.rows:
         yield f"its files do not have {counted(added.rows, 'row')} together"
+    if plan.left and plan.listed and (added or generation.pictures != plan.left):
+        yield f"it is not the rest of the trial, {counted(plan.left, 'picture')}"
     if generation.listed:
         return
     if shards[0]._replace(pictures=0) != plan.following:
@@ -126,9 +128,10 @@ def contradictions(plan: Plan) -> Iterator[str]:
     yield from _wrong_sums(plan)
     if not plan.shards:
         yield "it has no shards"
-    elif (plan.shards[0].first_key, plan.shards[0].row, plan.shards[0].skip) != (0, 0, 0):
+    elif not plan.listed and plan.shards[0]._replace(pictures=0) != (0, 0, 0, 0):
         yield "its first shard does not begin with the first picture of the first row"
-    for number, (shard, following) in enumerate(pairwise((*plan.shards, plan.following))):
+    consecutive = () if plan.listed else (*plan.shards, plan.following)
+    for number, (shard, following) in enumerate(pairwise(consecutive)):
         if wrong := _gap(shard, following):
             yield f"shard {number} {wrong}"
 
@@ -143,7 +146,7 @@ def _wrong_sums(plan: Plan) -> Iterator[str]:
         yield f"its files do not have {counted(plan.rows, 'row')} together"
     if sum(shape.pictures for shape in plan.shapes) != plan.pictures:
         yield f"its sizes do not have {counted(plan.pictures, 'picture')} together"
-    if (plan.end is None) != (plan.left == 0):
+    if (plan.end is None and plan.listed is None) != (plan.left == 0):
         yield "it is a trial of the whole manifest"
     if not len(plan.shards) <= plan.groups <= plan.pictures:
         yield f"{counted(plan.groups, 'group')} cannot be in {counted(len(plan.shards), 'shard')}"

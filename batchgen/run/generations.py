@@ -33,10 +33,11 @@ from batchgen.planning import (
     locate_keys,
     plan_further,
     refuse_change,
+    rest_of_sample,
     software,
 )
 from batchgen.regular_file import read_regular
-from batchgen.run.key_lists import reseeded_by, write_list
+from batchgen.run.key_lists import read_list, reseeded_by, write_list
 from batchgen.run.plan_files import read_plan_file
 from batchgen.run.run import Run
 
@@ -75,6 +76,28 @@ def begin_again(run: Run, kind: Kind, keys: Ints, shards: Ints, *, new_seeds: bo
         shards=cut,
         seconds=plan.seconds * share,
         bytes=round(plan.bytes * share),
+    )
+
+
+def begin_rest_of_sample(run: Run, fits: Callable[[Plan], None]) -> Run:
+    """Plan the pictures that a sample has left; parameters and errors as of `begin_further`."""
+    plan, directory = run.plan, run.directory
+    assert plan.listed, "only a sample has its list in the first plan"
+    made = read_list(directory, plan.listed)["index"].to_numpy()
+    new, places = rest_of_sample(plan, run.job, run.checkpoint, made)
+    nowhere, unchanged = np.full(new.pictures, -1), np.zeros(new.pictures, np.int64)
+    listed = write_list(directory, plan.last_generation + 1, places, nowhere, unchanged)
+    return _begin(
+        run,
+        "rest",
+        fits,
+        listed=listed,
+        shapes=new.shapes,
+        pictures=new.pictures,
+        groups=new.groups,
+        shards=new.shards,
+        seconds=new.seconds,
+        bytes=new.bytes,
     )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from batchgen import durable
 from batchgen.errors import OutputError, PlanChanged, counted, shell_command
 from batchgen.manifest import check_unchanged
@@ -26,9 +28,11 @@ from batchgen.planning import (
     make_plan,
     refuse_change,
     refuse_unfit,
+    sample_plan,
 )
 from batchgen.regular_file import read_regular
 from batchgen.run.directory import RunDirectory
+from batchgen.run.key_lists import write_list
 from batchgen.run.moved import note_moved, refuse_missing
 from batchgen.run.ownership import refuse_others
 from batchgen.run.place import prepared_folder
@@ -56,12 +60,15 @@ def create(
     *,
     hardware: Hardware = UNKNOWN,
     limit: int | None = None,
+    sample: int | None = None,
 ) -> tuple[Run, bool]:
     """Plan a manifest into a run directory, or open the run that was planned there from the same.
 
     :param job: located, as `locate_model` returns it with its `checkpoint`.
     :param hardware: the devices that are to make the pictures.
-    :param limit: a trial of so many pictures. A run that is there must have been planned so.
+    :param limit: a trial of so many pictures, the first ones. A run that is there must have been
+        planned so.
+    :param sample: a trial of so many from all over the manifest, likewise.
     :returns: the run, and whether it is new.
     :raises OutputError: the folder cannot hold a run.
     :raises ManifestError: the manifest breaks its contract.
@@ -74,7 +81,7 @@ def create(
         wanted = dry_run(manifest, job, checkpoint)
         plan = load_plan(directory)
         refuse_change(plan, wanted.identity, str(root), finished=directory.complete())
-        _refuse_other_trial(plan, wanted.pictures, limit, root)
+        _refuse_other_trial(plan, wanted.pictures, limit, sample, root)
         if not all(Path(source.path).exists() for source in plan.sources):
             note_moved(directory, plan, manifest)
         run = _open(root, load_job(directory.job), known=(job, checkpoint))
@@ -83,6 +90,11 @@ def create(
         return run, False
     with prepared_folder(root):
         plan = make_plan(manifest, job, checkpoint, directory.manifest, limit)
+        if sample is not None and sample < plan.pictures:
+            plan, places = sample_plan(plan, job, checkpoint, sample)
+            nowhere, unchanged = np.full(sample, -1), np.zeros(sample, np.int64)
+            listed = write_list(directory, 0, places, nowhere, unchanged)
+            plan = plan.model_copy(update={"listed": listed})
         refuse_unfit(job, checkpoint, plan, hardware)
     directory.make_folders(len(plan.shards))
     clear_stop(directory)
@@ -98,19 +110,25 @@ def create(
     return Run(directory, plan, job, checkpoint), True
 
 
-def _refuse_other_trial(plan: Plan, pictures: int, limit: int | None, root: Path) -> None:
-    """Check that a limit is the one that a run was planned with.
+def _refuse_other_trial(
+    plan: Plan, pictures: int, limit: int | None, sample: int | None, root: Path
+) -> None:
+    """Check that a trial is the one that a run was planned as.
 
     :param pictures: of the whole manifest.
     :raises PlanChanged: it is not.
     """
     first = plan.parts()[0]
     planned = sum(one.pictures for one in plan.shards[: first.end_shard])
-    if limit is not None and min(limit, pictures) != planned:
-        raise PlanChanged(
-            f"{root} was begun with {counted(planned, 'picture')}, and --limit says {limit:,}. "
-            f"Leave --limit away to go on to all {pictures:,}, or name another folder with --out."
-        )
+    for name, asked in (("--limit", limit), ("--sample", sample)):
+        drawn = asked is not None and asked < pictures and name == "--sample"
+        if asked is not None and (min(asked, pictures), drawn) != (planned, bool(first.listed)):
+            how = ", drawn from all over the manifest," if first.listed else ""
+            raise PlanChanged(
+                f"{root} was begun with {counted(planned, 'picture')}{how} and {name} says "
+                f"{asked:,}. Leave {name} away to go on to all {pictures:,}, or name another "
+                "folder with --out."
+            )
 
 
 def open_run(root: Path, overrides: Sequence[str] = (), manifest: Sequence[str | Path] = ()) -> Run:

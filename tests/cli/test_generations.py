@@ -74,7 +74,7 @@ def test_a_run_of_0_1_0_is_extended_and_keeps_its_columns(old: Path) -> None:  #
     assert {str(pq.read_schema(path).field("key").type) for path in run.glob("metadata/*")} == {
         "int64"
     }
-    refused = ask("extend", old / "painted", old / "more.parquet")
+    refused = ask("remake", old / "painted", "--keys", "0")
     assert (refused.code, status(old / "painted")["state"]) == (2, "complete")
     assert "the pictures to come would be others than those that are there" in refused.err
     table = batchgen.attach(run).records(["key", "generation"])

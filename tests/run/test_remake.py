@@ -135,10 +135,10 @@ def test_keys_are_read_from_a_file(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
-        ("000000010", "000000010: not the key of a picture of this run; its keys are 000000000 to"),
+        ("000000010", "000000010: this run has no picture with this key. What it has: batchgen"),
         ("no-such-file", "no-such-file: neither a key nor a file with keys"),
         ("-1", "-1: neither a key"),
-        ("9" * 30, "not the key of a picture of this run"),
+        ("9" * 30, "this run has no picture with this key"),
         ("", "no keys were given"),
         (",", "no keys were given"),
     ],
