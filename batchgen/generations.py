@@ -76,7 +76,10 @@ def extend(run: Run, more: Sequence[str], hardware: Hardware) -> tuple[Run, str]
     assert added, "rows were appended"
     rest = f" and {left:,} that the trial left" if left else ""
     pictures = f"{counted(added.pictures, 'picture')} of {counted(added.rows, 'row')} more{rest}"
-    return further, f"{_told(further)} {pictures}."
+    read = f" They were read as {added.read_as}." if added.read_as else ""
+    cut = counted(added.over_long, "prompt of them is", "prompts of them are")
+    too_long = f" {cut} cut: too long for the model." if added.over_long else ""
+    return further, f"{_told(further)} {pictures}.{read}{too_long}"
 
 
 def remake(run: Run, given: Sequence[str], *, same_seeds: bool = False) -> tuple[Run, str]:

@@ -20,8 +20,8 @@ from batchgen.shard.tally import count_pictures
 from batchgen.view.status import read_status
 from tests.dataset.report.test_numbers import check
 from tests.run.test_further import reopened
-from tests.run.test_generations import Mended, copied, files, look, problems
-from tests.support.specimens import planned, worked
+from tests.run.test_generations import files, look, problems
+from tests.support.specimens import Mended, copied, planned, worked
 
 PROMPTS = [f"a cat {n}" for n in range(9)] + ["RAISE"]
 

@@ -1,5 +1,6 @@
 """Example values of the types that wings exchange. A test names the fields it is about."""
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from batchgen.engine.interface import Compilation, Denoised, Engine
 from batchgen.errors import DeviceFault, OutOfMemory
 from batchgen.manifest import Picture
 from batchgen.run.directory import RunDirectory
-from batchgen.run.run import Run, create
+from batchgen.run.run import Run, create, open_run
 from batchgen.run.stop import clear_stop
 from batchgen.settings.job import Output, load_job
 from batchgen.shard.claims import Claims
@@ -163,6 +164,11 @@ def planned(
     return create(folder / "run", [file], load_job(None, [*small, *settings]), None)[0]
 
 
+def copied(run: Run, folder: Path) -> Run:
+    """A copy of a run, opened."""
+    return open_run(Path(shutil.copytree(run.directory.root, folder / "run")))
+
+
 def worked(run: Run, engine: Engine | None = None) -> Run:
     """A run on which one worker, in this process, has worked until nothing was free."""
     pipeline = Pipeline(
@@ -223,6 +229,17 @@ class StubEngine:
         new = [one for one in struck if one.prompt == fault or (one.key, fault) not in self._met]
         self._met |= {(one.key, fault) for one in struck}
         return bool(new)
+
+
+class Mended(StubEngine):
+    """Makes what failed before, but for some faults."""
+
+    def __init__(self, *still: str) -> None:
+        super().__init__()
+        self._still = still
+
+    def _strikes(self, group: Sequence[Picture], fault: str) -> bool:
+        return fault in self._still and super()._strikes(group, fault)
 
 
 def pixels(key: int, *, flat: bool = False) -> npt.NDArray[np.uint8]:
