@@ -90,12 +90,14 @@ def create(
         return run, False
     with prepared_folder(root):
         plan = make_plan(manifest, job, checkpoint, directory.manifest, limit)
-        if sample is not None and sample < plan.pictures:
-            plan, places = sample_plan(plan, job, checkpoint, sample)
-            nowhere, unchanged = np.full(sample, -1), np.zeros(sample, np.int64)
+        drawn = sample if sample is not None and sample < plan.pictures else 0
+        if drawn:
+            plan, places = sample_plan(plan, job, checkpoint, drawn)
+        refuse_unfit(job, checkpoint, plan, hardware)
+        if drawn:  # last: an error leaves nothing
+            nowhere, unchanged = np.full(drawn, -1), np.zeros(drawn, np.int64)
             listed = write_list(directory, 0, places, nowhere, unchanged)
             plan = plan.model_copy(update={"listed": listed})
-        refuse_unfit(job, checkpoint, plan, hardware)
     directory.make_folders(len(plan.shards))
     clear_stop(directory)
     if not durable.create(directory.job, to_toml(job).encode()) and load_job(directory.job) != job:

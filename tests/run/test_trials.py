@@ -106,6 +106,13 @@ def test_a_sample_is_continued_as_a_sample(tmp_path: Path) -> None:
     assert begun(tmp_path / "all", file, sample=9).plan.listed is None
 
 
+def test_a_sample_whose_plan_was_killed_is_planned_again(tmp_path: Path) -> None:
+    file = table(tmp_path / "a.parquet", range(5))
+    run = begun(tmp_path / "run", file, sample=4)
+    run.directory.plan.unlink()
+    assert begun(tmp_path / "run", file, sample=4).plan.listed == run.plan.listed
+
+
 def test_a_sample_of_a_very_large_manifest_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
