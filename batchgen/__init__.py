@@ -8,6 +8,7 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
     cli/           the verbs: parse, call, print
     api.py         the same from Python: `batchgen.submit(...)`
     operations.py  what both do
+    generations.py   what a complete run goes on with: failures, appended rows, a trial's rest
     doctor/        what this machine, or each node of a cluster, can do
     calibration/   a cache setting for a manifest, tried on a sample of it
     view/          what people look at: status, progress, logs
@@ -46,9 +47,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from batchgen.api import RunHandle, attach, dataset, resume, submit
+    from batchgen.api import RunHandle, attach, dataset, extend, remake, resume, submit
 
-__all__ = ["RunHandle", "__version__", "attach", "dataset", "resume", "submit"]
+__all__ = ["RunHandle", "__version__", "attach", "dataset", "extend", "remake", "resume", "submit"]
 
 
 def __getattr__(name: str) -> Any:

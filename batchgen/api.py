@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING
 
 import tomli_w
 
+from batchgen import generations
 from batchgen.errors import InputError
 from batchgen.launch.start import start
-from batchgen.operations import default_root, plan_run, read_job, reopen, what_is_left
+from batchgen.operations import default_root, devices_of, plan_run, read_job, reopen, what_is_left
 from batchgen.run import Run, RunDirectory
 from batchgen.settings import Site, load_site
-from batchgen.shard import SCHEMA, published_shards, stream_metadata
+from batchgen.shard import SCHEMA, Superseded, published_shards
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,7 +84,8 @@ class RunHandle:
     def records(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The published records, a row for every picture, failed ones too, in the order of keys.
 
-        Columns that an older version did not write are null.
+        A picture that was made again has its last record. Columns that an older version did not
+        write are null.
 
         :param columns: only these; None for all.
         :raises InputError: no record has such a column.
@@ -96,10 +98,13 @@ class RunHandle:
             there = ", ".join(known)
             raise InputError(f"records have no column {', '.join(strange)}; they have {there}")
         directory = RunDirectory.open(self.root)
-        tables = [SCHEMA.empty_table()]
+        tables, superseded = [SCHEMA.empty_table()], Superseded(directory)
+        asked = [*dict.fromkeys([*columns, "index"])] if columns else None
         for shard in sorted(published_shards(directory)):
-            tables += stream_metadata(directory.metadata(shard), columns)
+            tables += superseded.current(shard, asked)
         table = pa.concat_tables(tables, promote_options="default")
+        if superseded.generations:
+            table = table.sort_by("index")
         return table.select([name for name in columns or known if name in table.column_names])
 
     def dataset(
@@ -148,6 +153,8 @@ def submit(
     out: AnyPath | None = None,
     settings: Mapping[str, object] | None = None,
     columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    sample: int | None = None,
     rehearse: bool = False,
 ) -> RunHandle:
     """Plan a manifest and start workers that make its pictures, here or on a cluster.
@@ -160,6 +167,9 @@ def submit(
     :param out: the run directory; None for `runs/NAME` of the manifest.
     :param settings: keys of the job file to override, as `{"sampling.steps": 20}`.
     :param columns: columns of the manifest with other names, as `{"prompt": "caption"}`.
+    :param limit: a trial: only so many pictures, the first ones. When it is complete, the same call
+        without a limit makes the rest.
+    :param sample: likewise, so many from all over the manifest.
     :param rehearse: draw test cards, without a model.
     :raises BatchgenError: what the command line refuses, with its message.
     """
@@ -168,7 +178,9 @@ def submit(
     renamed = [f"{ours}={theirs}" for ours, theirs in (columns or {}).items()]
     asked = read_job(Path(job) if job else None, _overrides(settings), renamed, rehearse=rehearse)
     root = Path(out) if out else default_root(paths[0], rehearse=rehearse)
-    planned = plan_run(paths, profile, asked, root.expanduser())
+    if least := [number for number in (limit, sample) if number is not None and number < 1]:
+        raise InputError(f"a trial of {least[0]} pictures: expected at least one")
+    planned = plan_run(paths, profile, asked, root.expanduser(), limit=limit, sample=sample)
     with planned.unless_started():
         return _go(planned.run, profile)
 
@@ -182,6 +194,8 @@ def resume(
     manifest: AnyPath | Sequence[AnyPath] | None = None,
     add: int | None = None,
     steal: bool = False,
+    retry_failed: bool = False,
+    rest: bool = False,
 ) -> RunHandle:
     """Start workers for what is missing of a run that was stopped, killed or ran out of space.
 
@@ -191,13 +205,68 @@ def resume(
     :param manifest: where the manifest is now, if it was moved.
     :param add: bring so many workers, on a cluster nodes, also to a run that others work on.
     :param steal: take shards of workers elsewhere, which you know are dead.
+    :param rest: go on with what a trial has left.
+    :param retry_failed: when all pictures were tried, try those again that have failed.
     :raises BatchgenError: what the command line refuses, with its message.
     """
     root = run.root if isinstance(run, RunHandle) else Path(run)
     profile = load_site(Path(site)) if site else None
     moved = _paths(manifest) if manifest else []
-    opened, profile = reopen(root, _overrides(settings), moved, profile, local=local, add=add)
+    if retry_failed and rest:
+        raise InputError("retry_failed and rest: give one, and the other when it is done")
+    further = retry_failed or rest
+    opened, profile = reopen(
+        root, _overrides(settings), moved, profile, local=local, add=add, further=further
+    )
+    if retry_failed:
+        opened, _ = generations.retry_failed(opened)
+    if rest:
+        opened = generations.plan_rest(opened, devices_of(profile, opened.job))
     return _go(opened, profile, add=add, steal=steal)
+
+
+def extend(
+    run: AnyPath | RunHandle,
+    more: AnyPath | Sequence[AnyPath],
+    *,
+    site: AnyPath | None = None,
+    local: bool = False,
+) -> RunHandle:
+    """Append rows to the manifest of a complete run, and start workers that make their pictures.
+
+    :param more: tables with more rows: files, globs or folders. Columns must be those of the run.
+    :param site: a SLURM site profile; None for where the run was last.
+    :param local: go on here, although the run was on a cluster.
+    :raises BatchgenError: what the command line refuses, with its message.
+    """
+    root = run.root if isinstance(run, RunHandle) else Path(run)
+    profile = load_site(Path(site)) if site else None
+    opened, profile = reopen(root, [], [], profile, local=local, add=None, further=True)
+    opened, _ = generations.extend(opened, _paths(more), devices_of(profile, opened.job))
+    return _go(opened, profile)
+
+
+def remake(
+    run: AnyPath | RunHandle,
+    keys: Sequence[str],
+    *,
+    same_seeds: bool = False,
+    site: AnyPath | None = None,
+    local: bool = False,
+) -> RunHandle:
+    """Start workers that make pictures of a complete run once more. The later ones count.
+
+    :param keys: of the pictures, as `"000000020"`.
+    :param same_seeds: keep their seeds; else each gets another.
+    :param site: a SLURM site profile; None for where the run was last.
+    :param local: go on here, although the run was on a cluster.
+    :raises BatchgenError: what the command line refuses, with its message.
+    """
+    root = run.root if isinstance(run, RunHandle) else Path(run)
+    profile = load_site(Path(site)) if site else None
+    opened, profile = reopen(root, [], [], profile, local=local, add=None, further=True)
+    opened, _ = generations.remake(opened, keys, same_seeds=same_seeds)
+    return _go(opened, profile)
 
 
 def attach(run: AnyPath) -> RunHandle:

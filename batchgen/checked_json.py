@@ -39,6 +39,11 @@ def unseal(text: bytes) -> dict[str, Any]:
     return values
 
 
+def checksum_of(text: bytes) -> str:
+    """The checksum of the object that `unseal` gives, whatever its layout."""
+    return _checksum(unseal(text))
+
+
 def parse(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     """An object as a dataclass, a pydantic model or a type like `dict[str, int]`.
 

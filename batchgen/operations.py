@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchgen import generations
 from batchgen.errors import InputError, StillRunning, shell_command
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def locate(site: Site | None, job: Job) -> tuple[Job, Checkpoint | None, Hardwar
     """
     from batchgen.planning import locate_model, refuse_impossible
 
-    hardware = _hardware(site, job)
+    hardware = devices_of(site, job)
     located, checkpoint = locate_model(job)
     refuse_impossible(located, checkpoint, hardware)
     return located, checkpoint, hardware
@@ -117,7 +118,7 @@ def outlook_of(plan: Plan, site: Site | None, job: Job, hardware: Hardware) -> O
     from batchgen.launch.elements import count_elements, max_running
     from batchgen.planning import look_ahead, worker_count
 
-    ranks, shards = job.parallel.degree, len(plan.shards)
+    ranks, shards = job.parallel.degree, plan.last_shards
     if site:
         elements = count_elements(site, ranks, shards)
         workers = min(elements, max_running(site, ranks, elements)) * site.workers(ranks)
@@ -129,18 +130,35 @@ def outlook_of(plan: Plan, site: Site | None, job: Job, hardware: Hardware) -> O
     return look_ahead(plan, "cuda " if hardware.cuda else "cpu ", workers * ranks, None)
 
 
-def plan_run(manifest: Sequence[str], site: Site | None, job: Job, root: Path) -> Planned:
+def plan_run(
+    manifest: Sequence[str],
+    site: Site | None,
+    job: Job,
+    root: Path,
+    *,
+    limit: int | None = None,
+    sample: int | None = None,
+) -> Planned:
     """Plan a manifest into a folder, or open the run that was planned there from the same inputs.
 
+    :param limit: plan only so many pictures, the first ones: a trial. When it is complete, the same
+        without a limit plans the rest.
+    :param sample: likewise, so many from all over the manifest.
     :raises BatchgenError: the devices, the folder, the model or the manifest cannot be used.
     """
     from batchgen.run import create, missing_folders, refuse_place
 
+    if limit is not None and sample is not None:
+        raise InputError("a trial has a limit or a sample: give one of them")
     refuse_devices(site, job)
     refuse_place(root)
     located, checkpoint, hardware = locate(site, job)
     made = missing_folders(root)
-    run, new = create(root, manifest, located, checkpoint, hardware=hardware)
+    run, new = create(
+        root, manifest, located, checkpoint, hardware=hardware, limit=limit, sample=sample
+    )
+    if not new and limit is None and sample is None and run.plan.left:
+        run = generations.plan_rest(run, hardware)
     return Planned(run, new, made)
 
 
@@ -152,6 +170,7 @@ def reopen(
     *,
     local: bool,
     add: int | None,
+    further: bool = False,
 ) -> tuple[Run, Site | None]:
     """An existing run, checked against its inputs and devices, and where it goes on.
 
@@ -160,6 +179,7 @@ def reopen(
     :param site: where to go on; None for where the run was last.
     :param local: on this machine, wherever it was.
     :param add: how many workers or nodes are to be brought.
+    :param further: whether pictures are to be planned further.
     :raises BatchgenError: it cannot go on there.
     """
     from batchgen.planning import refuse_impossible, refuse_unfit
@@ -173,8 +193,8 @@ def reopen(
     last = read_submissions(run.directory)[-1:]
     if last and not local:
         site = site or last[0].site
-    if not run.directory.complete():
-        hardware = _hardware(site, run.job)
+    if further or not run.directory.complete():
+        hardware = devices_of(site, run.job)
         refuse_impossible(run.job, run.checkpoint, hardware)
         refuse_unfit(run.job, run.checkpoint, run.plan, hardware)
     return run, site
@@ -201,7 +221,7 @@ def what_is_left(run: Run, add: int | None) -> Status:
     return seen
 
 
-def _hardware(site: Site | None, job: Job) -> Hardware:
+def devices_of(site: Site | None, job: Job) -> Hardware:
     """The devices that will work: of the site's nodes, or of this machine."""
     from batchgen.planning import of_site, this_machine
 

@@ -235,7 +235,7 @@ class Batchgen:
             job, checkpoint, work=Workload(tuple(sizes), self.group, negative=False), load=load
         )
         self._checkpoint = checkpoint
-        self._pipeline = Pipeline(Renderer(self.engine), job.output, Origin("here", 0, 0))
+        self._pipeline = Pipeline(Renderer(self.engine), job.output, Origin("here", 0))
 
     def use(self, skip: Skip, picture: Picture) -> None:
         """See `Contender`."""

@@ -3,7 +3,8 @@
     verbs.py     the program: all verbs, `main`
     copying.py   export, push
     looking.py   doctor, status, list, logs, records, report, verify
-    making.py    plan, calibrate, submit, resume, cancel
+    making.py    plan, calibrate, submit
+    continuing.py   resume, extend, remake, cancel
     telling.py   what people are told; errors and exit codes
     options.py   what several verbs take
 

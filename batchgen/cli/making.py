@@ -1,32 +1,27 @@
-"""Verbs that plan, make and stop."""
+"""Verbs that plan and make."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from batchgen import operations
+from batchgen.cli.continuing import go
 from batchgen.cli.options import (
-    SET,
     Columns,
     Detach,
     JobFile,
     Json,
     Manifest,
     Rehearse,
-    RunFolder,
     Settings,
     SiteFile,
 )
 from batchgen.cli.telling import errors, say, terminal
-from batchgen.errors import counted, shell_command
-
-if TYPE_CHECKING:
-    from batchgen.run import Run
-    from batchgen.settings import Site
+from batchgen.errors import counted
 
 
 def plan(
@@ -89,12 +84,23 @@ def submit(
     ] = None,
     settings: Settings = None,
     columns: Columns = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="A trial: only the first N pictures of the manifest."
+        ),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="A trial: N pictures from all over the manifest."),
+    ] = None,
     rehearse: Rehearse = False,
     detach: Detach = False,
 ) -> None:
     """Make the pictures of a manifest, here or on a cluster.
 
-    With --site they are made on a SLURM cluster. The same command again continues where it stopped.
+    With --site they are made on a SLURM cluster. The same command again continues where it stopped;
+    after a trial, without --limit or --sample, with the rest.
     """
     with errors():
         from batchgen.settings import load_site
@@ -102,18 +108,20 @@ def submit(
         root = (out or operations.default_root(manifest[0], rehearse=rehearse)).expanduser()
         profile = load_site(site) if site else None
         asked = operations.read_job(job, settings or [], columns or [], rehearse=rehearse)
-        planned = operations.plan_run(manifest, profile, asked, root)
+        planned = operations.plan_run(manifest, profile, asked, root, limit=limit, sample=sample)
         run = planned.run
         if not planned.new:
             say(f"{root} was planned before from the same inputs: continuing it.")
         shards = counted(len(run.plan.shards), "shard")
         say(f"{counted(run.plan.pictures, 'picture')} in {shards} → {root}")
+        if run.plan.left:
+            say(f"A trial: {counted(run.plan.left, 'picture')} of the manifest are left.")
         if run.plan.read_as:
             say(f"The manifest was read as {run.plan.read_as}.")
         for note in run.plan.notes:
             say(f"note: {note}")
         with planned.unless_started():
-            _go(run, profile, detach=detach)
+            go(run, profile, detach=detach)
 
 
 def calibrate(
@@ -207,74 +215,3 @@ def calibrate(
         model = ModelDigest.of(located, checkpoint) if checkpoint else None
         report = Report(asked, tuple(manifest), sample, seed, floor, tried, grid, model)
         show_calibration(terminal(), report, write_report(root, report))
-
-
-def resume(
-    run: RunFolder,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar=SET, help="Change a key of [run], [audit], [splits] or [pattern]."
-        ),
-    ] = None,
-    site: SiteFile = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="Go on here, although the run was on a cluster.")
-    ] = False,
-    manifest: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATH", help="Where the manifest is now, if it was moved."),
-    ] = None,
-    add: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Add N workers; on a cluster, N nodes.")
-    ] = None,
-    steal: Annotated[
-        bool,
-        typer.Option("--steal", help="Take over from workers elsewhere that you know are dead."),
-    ] = False,
-    detach: Detach = False,
-) -> None:
-    """Make what is missing of a run that was stopped or killed.
-
-    The run goes on where it was last, or where --site or --local say.
-    """
-    with errors():
-        from batchgen.settings import load_site
-
-        named = load_site(site) if site else None
-        opened, profile = operations.reopen(
-            run, settings or [], manifest or [], named, local=local, add=add
-        )
-        _go(opened, profile, detach=detach, add=add, steal=steal)
-
-
-def cancel(
-    run: RunFolder,
-    now: Annotated[bool, typer.Option("--now", help="End the workers at once.")] = False,
-) -> None:
-    """Stop a run after the groups in flight; `resume` continues it."""
-    with errors():
-        from batchgen.launch.cancel import cancel as cancel_run
-        from batchgen.run import RunDirectory
-
-        say(cancel_run(RunDirectory.open(run), at_once=now))
-
-
-def _go(
-    run: Run, site: Site | None, *, detach: bool, add: int | None = None, steal: bool = False
-) -> None:
-    """Launch workers for what is missing; on this machine, watch them and exit as `status` does."""
-    from batchgen.launch.start import start
-    from batchgen.view.show_status import show_software, show_status
-    from batchgen.view.watch import watch
-
-    console, seen = terminal(), operations.what_is_left(run, add)
-    if not seen.finished:
-        show_software(console, run.plan)
-        say(start(run, site, sys.argv, add=add, steal=steal))
-        if detach or site:
-            say(shell_command("batchgen", "status", run.directory.root, "--watch"))
-            return
-        seen = watch(run, console)
-    show_status(console, seen)
-    raise typer.Exit(seen.exit_code)

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from batchgen import __version__
+from batchgen.cli.continuing import cancel, extend, remake, resume
 from batchgen.cli.copying import export, push
 from batchgen.cli.looking import doctor, list_runs, logs, records, report, status, verify
-from batchgen.cli.making import calibrate, cancel, plan, resume, submit
+from batchgen.cli.making import calibrate, plan, submit
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,6 +47,8 @@ app.command()(plan)
 app.command()(calibrate)
 app.command()(submit)
 app.command()(resume)
+app.command()(extend)
+app.command()(remake)
 app.command()(status)
 app.command("list")(list_runs)
 app.command()(logs)

@@ -9,6 +9,7 @@
     repair.py          opens damaged shards again; what it replaces is put aside
     verify.py          the run recounted from its files: hashes, counts, keys, rows
     summaries.py       card, statistics, report and index against the records
+    verify_lists.py    the lists of later generations, likewise
     finalize.py        completes a run: statistics, contact sheet, report, card, index
     report/            report.html: the run on one page
     wids.py            index.json

@@ -22,6 +22,19 @@ _QUERY = """\
 SELECT key, tar, prompt, device_s FROM 'metadata/*.parquet' ORDER BY device_s DESC LIMIT 10;
 ```
 """
+_LAST = """\
+```sql
+SELECT key, tar FROM 'metadata/*.parquet'
+QUALIFY row_number() OVER (PARTITION BY key ORDER BY generation DESC) = 1 AND outcome = 'ok';
+```
+"""
+# What a later generation makes.
+_KINDS = {
+    "retry": "what had failed, once more",
+    "remake": "made again",
+    "extend": "more rows",
+    "rest": "the rest of a trial",
+}
 _CATEGORIES = [
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),
@@ -56,7 +69,7 @@ def dataset_card(run: Run, statistics: Statistics, files: Files | None = None) -
 
 {pictures} painted by {model} from {counted(plan.rows, "prompt")}, made with
 batchgen {plan.software["batchgen"]}.
-{_failures(statistics)}{_idle_columns(plan)}
+{_failures(statistics)}{_again(statistics)}{_idle_columns(plan)}
 Each sample holds `{kind}` (the picture), `txt` (its prompt) and `json` (key, id, seed, size,
 steps, guidance{_extra(plan)}).
 `metadata/*.parquet` holds a record for every planned picture, also if it failed, with all
@@ -101,7 +114,7 @@ Seconds of the group a picture was in:
 {how_made(run)}
 | plan fingerprint | `{plan.fingerprint}` |
 | planned | {plan.created} |
-| software | {", ".join(f"{package} {version}" for package, version in plan.software.items())} |
+{_generations(plan)}| software | {_software(plan)} |
 {forced_licence(run)}{_columns(plan)}"""
 
 
@@ -162,6 +175,31 @@ def _failures(statistics: Statistics) -> str:
     causes = ", ".join(f"{count:,} {cause}" for cause, count in sorted(statistics.failures.items()))
     failed, planned = f"{statistics.failed:,}", f"{statistics.pictures:,}"
     return f"{failed} of {planned} planned pictures could not be made ({causes}).\n"
+
+
+def _again(statistics: Statistics) -> str:
+    """What readers of the tars must know of pictures that were made again."""
+    if not statistics.again:
+        return ""
+    pictures = counted(statistics.again, "picture was", "pictures were")
+    return f"""
+{pictures} made again. The earlier samples are still in the tars, because a published tar is never
+rewritten: whoever reads `data/*.tar` meets both. The later one counts, and DuckDB says where it is:
+
+{_LAST}"""
+
+
+def _software(plan: Plan) -> str:
+    return ", ".join(f"{package} {version}" for package, version in plan.software.items())
+
+
+def _generations(plan: Plan) -> str:
+    """Rows of a table."""
+    return "".join(
+        f"| generation {one.generation} | {_KINDS[one.kind]}: {counted(one.pictures, 'picture')}, "
+        f"planned {one.created} |\n"
+        for one in plan.later
+    )
 
 
 def _idle_columns(plan: Plan) -> str:

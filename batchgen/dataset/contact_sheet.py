@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import tarfile
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -25,13 +26,19 @@ LETTERS = 27
 CELL_PX = (THUMB_PX + GAP_PX, THUMB_PX + LINES * LINE_PX + GAP_PX)
 
 
-def contact_sheet(tars: Sequence[tuple[Path, int]], extension: str) -> bytes | None:
-    """A JPEG of up to 60 pictures, spread evenly over the tars; None if they hold no picture.
+class Tar(NamedTuple):
+    """A published tar."""
 
-    :param tars: each with the number of its pictures.
-    """
-    places = spread([count for _, count in tars], PICTURES)
-    chosen = [_pictures(tars[place][0], ordinals, extension) for place, ordinals in places]
+    path: Path
+    pictures: int
+    # Keys of samples that count no more, as they stand in the tar; they are left out.
+    superseded: Collection[str] = ()
+
+
+def contact_sheet(tars: Sequence[Tar], extension: str) -> bytes | None:
+    """A JPEG of up to 60 pictures, spread evenly over the tars; None if they hold no picture."""
+    places = spread([tar.pictures for tar in tars], PICTURES)
+    chosen = [_pictures(tars[place], ordinals, extension) for place, ordinals in places]
     pictures = list(chain.from_iterable(chosen))
     if not pictures:
         return None
@@ -53,12 +60,14 @@ def contact_sheet(tars: Sequence[tuple[Path, int]], extension: str) -> bytes | N
     return buffer.getvalue()
 
 
-def _pictures(path: Path, ordinals: Sequence[int], extension: str) -> Iterator[tuple[bytes, str]]:
+def _pictures(one: Tar, ordinals: Sequence[int], extension: str) -> Iterator[tuple[bytes, str]]:
     """The image file and the prompt of some samples, in order."""
     passed = -1
-    with tarfile.open(path) as tar:
+    with tarfile.open(one.path) as tar:
         image = b""
         for member in tar:
+            if member.name.partition(".")[0] in one.superseded:
+                continue
             if is_image := member.name.endswith(f".{extension}"):
                 passed += 1
             if passed not in ordinals or member.name.endswith(".json"):

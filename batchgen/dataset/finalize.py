@@ -19,7 +19,7 @@ from pathlib import Path
 
 from batchgen.dataset.card import dataset_card
 from batchgen.dataset.chosen import count_splits
-from batchgen.dataset.contact_sheet import contact_sheet
+from batchgen.dataset.contact_sheet import Tar, contact_sheet
 from batchgen.dataset.report import report_page
 from batchgen.dataset.splits import published_splits, splits_of
 from batchgen.dataset.statistics import Statistics, gather
@@ -31,8 +31,10 @@ from batchgen.run import Run, RunDirectory, new_aside, put_aside, replace_keepin
 from batchgen.settings import Splits
 from batchgen.shard import (
     Done,
+    Superseded,
     committed_shards,
     count_pictures,
+    key_text,
     lost_shards,
     missing_names,
     published_shards,
@@ -58,6 +60,8 @@ def finalize_run(run: Run) -> bool:
         there are others beside them.
     """
     directory, planned = run.directory, set(range(len(run.plan.shards)))
+    if directory.last_generation() != run.plan.last_generation:
+        return False  # another process has begun one: it is not this process's to complete
     # Asked before the commits are listed: other workers may complete the run at any moment.
     was_complete = directory.complete()
     committed = committed_shards(directory) & planned
@@ -102,7 +106,8 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
     statistics = summarize(directory, done)
     text = json.dumps(asdict(statistics), indent=1) + "\n"
     replace_keeping(directory, root / "statistics.json", text.encode())
-    tars = [(directory.data(one.shard), one.ok) for one in done if one.tar]
+    superseded = Superseded(directory)
+    tars = [_countable(directory, one, superseded) for one in done if one.tar]
     try:
         sheet = contact_sheet(tars, run.job.output.format)
     except (tarfile.TarError, OSError, SyntaxError) as error:  # Pillow's, for a broken PNG
@@ -127,6 +132,13 @@ def summarize(directory: RunDirectory, done: Sequence[Done]) -> Statistics:
         return statistics
     counts = count_splits(root, splits)
     return replace(statistics, splits=splits.model_dump(), split_pictures=counts)
+
+
+def _countable(directory: RunDirectory, one: Done, superseded: Superseded) -> Tar:
+    """A tar without the samples that count no more."""
+    keys = superseded.keys(one.shard)
+    pictures = one.ok - superseded.good(one.shard)
+    return Tar(directory.data(one.shard), pictures, {key_text(key) for key in keys.tolist()})
 
 
 def _write_report(run: Run, done: Sequence[Done], statistics: Statistics) -> None:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from batchgen.dataset.scores import COLUMNS as SCORE_COLUMNS
 from batchgen.dataset.scores import Scores, count_scores
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, Loss, stream_metadata
+from batchgen.shard import Done, Loss, Superseded
 
 STAGES = ("group_text_s", "group_denoise_s", "group_decode_s", "image_encode_s", "total_s")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -33,7 +33,11 @@ BINS = math.ceil(math.log(MOST_S / LEAST_S, GAMMA)) + 1
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Counts over all pictures, and times of the good ones."""
+    """Counts over all pictures, and times of the good ones.
+
+    A picture that was made again counts once, as it was made last. Bytes and device-seconds are
+    those of all tars and records, also of those that count no more.
+    """
 
     pictures: int
     ok: int
@@ -55,6 +59,8 @@ class Statistics:
     split_pictures: dict[str, int] = field(default_factory=dict)
     # What the scorer said of good pictures.
     scores: Scores = field(default_factory=Scores)
+    # Good pictures that were made again: so many samples of the tars count no more.
+    again: int = 0
 
 
 def gather(directory: RunDirectory, done: Sequence[Done]) -> Statistics:
@@ -66,21 +72,24 @@ def gather(directory: RunDirectory, done: Sequence[Done]) -> Statistics:
     paths: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     times = {stage: Times() for stage in STAGES}
-    ok = failed = tar_bytes = 0
+    ok = failed = again = tar_bytes = 0
     device_s, loss = 0.0, Loss()
     columns = ("outcome", "cause", "path", "width", "height", *STAGES)
+    superseded = Superseded(directory)
     for one in done:
         loss = loss.plus(one.loss)
-        ok, failed = ok + one.ok, failed + one.failed
+        good_before = ok
         tar_bytes, device_s = tar_bytes + one.tar_bytes, device_s + one.group_s
-        for table in stream_metadata(directory.metadata(one.shard), columns):
+        for table in superseded.current(one.shard, columns):
             failures.update(cause for cause in table["cause"].to_pylist() if cause)
             good = table.filter(pc.equal(table["outcome"], "ok"))
+            ok, failed = ok + good.num_rows, failed + table.num_rows - good.num_rows
             sides = (good["width"].to_pylist(), good["height"].to_pylist())
             sizes.update(f"{width}x{height}" for width, height in zip(*sides, strict=True))
             paths.update(good["path"].to_pylist())
             for stage in STAGES:
                 times[stage].add(good[stage].to_numpy())
+        again += one.ok - (ok - good_before)
     return Statistics(
         pictures=ok + failed,
         ok=ok,
@@ -93,10 +102,9 @@ def gather(directory: RunDirectory, done: Sequence[Done]) -> Statistics:
         seconds={stage: one.summary() for stage, one in times.items()},
         loss=loss,
         scores=count_scores(
-            table
-            for one in done
-            for table in stream_metadata(directory.metadata(one.shard), SCORE_COLUMNS)
+            table for one in done for table in superseded.current(one.shard, SCORE_COLUMNS)
         ),
+        again=again,
     )
 
 

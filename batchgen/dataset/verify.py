@@ -12,13 +12,16 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from batchgen.dataset.open_picture import open_picture
 from batchgen.dataset.summaries import anew, wrong_summaries
+from batchgen.dataset.verify_lists import expected_places, list_problems, misplaced_records
 from batchgen.errors import BatchgenError, DamagedRun, PlanChanged, counted, shell_command
 from batchgen.manifest import check_unchanged
 from batchgen.planning import Shard, identify_run, recount, refuse_change
@@ -100,6 +103,7 @@ def _run_problems(run: Run, *, manifest: bool) -> Iterator[str]:
         yield str(error)
     if manifest and (wrong := recount(plan, run.job)):
         yield f"{directory.plan}: {wrong}. Its pictures are not those of the manifest"
+    yield from list_problems(run, manifest=manifest)
     try:
         tarless = count_pictures(directory).tarless
     except DamagedRun:  # is told with its shard
@@ -129,8 +133,12 @@ def _shard_problems(
     names = ["index", "outcome", "sha256", *_OF_THE_ROW]
     table = read_metadata(metadata, names, content=content)
     keys, good = table["index"].to_pylist(), _good(table)
-    problems = [*_count_problems(run.plan.shards[number], done, keys, len(good))]
-    problems = problems or [*_row_problems(run, number, table, manifest=manifest)]
+    problems: list[str] = []
+    with suppress(DamagedRun):  # of the list, which is told with the run
+        listed = expected_places(run, number)
+        problems += _count_problems(run.plan.shards[number], done, keys, len(good), listed)
+        if not problems:
+            problems += _row_problems(run, number, table, listed, manifest=manifest)
     yield from (f"{metadata}: {problem}" for problem in problems)
     if done.tar is None:
         return
@@ -148,33 +156,33 @@ def _good(table: pa.Table) -> dict[str, str | None]:
     return {f"{key:09d}": sha256 for key, outcome, sha256 in rows if outcome == "ok"}
 
 
-def _count_problems(shard: Shard, done: Done, keys: list[int], good: int) -> Iterator[str]:
-    first, last = shard.first_key, shard.first_key + shard.pictures - 1
-    if sorted(keys) != list(range(first, last + 1)):
+def _count_problems(
+    shard: Shard, done: Done, keys: list[int], good: int, listed: pa.Table | None
+) -> Iterator[str]:
+    first = shard.first_key
+    planned = listed["index"].to_pylist() if listed else range(first, first + shard.pictures)
+    if sorted(keys) != list(planned):
         counts = f"{counted(len(keys), 'record')}, {counted(len(set(keys)), 'key')}"
-        yield f"{counts}; planned are {first}…{last}, each once"
+        first, last = planned[0], planned[-1]
+        those = f"{len(planned)} of {first}…{last}" if listed else f"{first}…{last}"
+        yield f"{counts}; planned are {those}, each once"
     failed = len(keys) - good
     if (good, failed) != (done.ok, done.failed):
         yield f"{good} good and {failed} failed; committed were {done.ok} and {done.failed}"
 
 
-def _row_problems(run: Run, number: int, table: pa.Table, *, manifest: bool) -> Iterator[str]:
+def _row_problems(
+    run: Run, number: int, table: pa.Table, listed: pa.Table | None, *, manifest: bool
+) -> Iterator[str]:
     """Records whose row is not the planned one, or that differ from their row of the manifest."""
-    records = table.sort_by("index").to_pylist()
-    shards = run.plan.shards
-    after = shards[number + 1] if number + 1 < len(shards) else None
-    end = (after.row, after.skip) if after else (run.plan.rows, 0)
-    possible = [(shards[number].row, shards[number].skip)]
-    for record in records:
-        row, image = record["row"], record["image"]
-        if (row, image) not in possible:
-            planned = " or ".join(f"row {row}, image {image}" for row, image in possible)
-            yield f"picture {record['index']:09d} is of row {row}, image {image}; not of {planned}"
-            return
-        possible = [(row, image + 1), (row + 1, 0)]
-    if end not in possible:
-        yield f"the last picture is of row {row}; the next shard begins in row {end[0]}"
-    if not manifest:
+    table = table.sort_by("index")
+    records = table.to_pylist()
+    if listed is None:
+        misplaced = [*_out_of_order(run, number, records)]
+    else:
+        misplaced = [*misplaced_records(table, listed)]
+    yield from misplaced
+    if misplaced or not manifest:
         return
     try:
         groups, _ = read_shard(run, number)
@@ -189,6 +197,23 @@ def _row_problems(run: Run, number: int, table: pa.Table, *, manifest: bool) -> 
                 what = f"picture {record['index']:09d} has {name} {record[name]!r}"
                 yield f"{what}; its row of the manifest says {wanted!r}"
                 return
+
+
+def _out_of_order(run: Run, number: int, records: list[dict[str, Any]]) -> Iterator[str]:
+    """Records of consecutive pictures whose rows do not follow each other as planned."""
+    shards, part = run.plan.shards, run.plan.part_of(number)
+    after = shards[number + 1] if number + 1 < part.end_shard else None
+    end = (after or part.end).row, (after or part.end).skip
+    possible = [(shards[number].row, shards[number].skip)]
+    for record in records:
+        row, image = record["row"], record["image"]
+        if (row, image) not in possible:
+            planned = " or ".join(f"row {row}, image {image}" for row, image in possible)
+            yield f"picture {record['index']:09d} is of row {row}, image {image}; not of {planned}"
+            return
+        possible = [(row, image + 1), (row + 1, 0)]
+    if end not in possible:
+        yield f"the last picture is of row {row}; the next shard begins in row {end[0]}"
 
 
 def _tar_problems(

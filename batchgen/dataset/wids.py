@@ -25,22 +25,26 @@ def run_index(directory: RunDirectory, done: Iterable[Done]) -> bytes:
     tars = [
         IndexedTar(f"data/{one.tar}", one.tar_md5, one.ok, one.tar_bytes) for one in done if one.tar
     ]
-    return wids_index(directory.root.name, tars)
+    return wids_index(directory.root.name, tars, directory.last_generation())
 
 
-def wids_index(name: str, tars: Iterable[IndexedTar]) -> bytes:
+def wids_index(name: str, tars: Iterable[IndexedTar], generation: int = 0) -> bytes:
     """The index. Its paths are relative to it.
 
     :param name: the dataset's.
+    :param generation: the run's last one, if there are later ones: `RunDirectory.complete` looks
+        for it.
     """
     shards = [
         {"url": one.path, "md5sum": one.md5, "nsamples": one.pictures, "filesize": one.size}
         for one in tars
     ]
-    index = {
+    index: dict[str, object] = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
         "name": name,
         "shardlist": shards,
     }
+    if generation:
+        index["generation"] = generation
     return json.dumps(index, indent=1).encode() + b"\n"

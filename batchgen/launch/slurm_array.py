@@ -76,7 +76,7 @@ def launch_on(
     refuse_letters(run.directory.root)
     most = slurm.max_array_size()
     directory, ranks = run.directory, run.job.parallel.degree
-    elements = count_elements(wanted, ranks, len(run.plan.shards))
+    elements = count_elements(wanted, ranks, run.plan.last_shards)
     workers = elements * site.workers(ranks)
     submission = submissions.record_submission(
         directory, command, workers, steal=steal, site=site, ranks=ranks

@@ -58,7 +58,7 @@ def launch(
     submission = submissions.record_submission(
         directory,
         command,
-        workers or worker_count(job, devices, len(run.plan.shards)),
+        workers or worker_count(job, devices, run.plan.last_shards),
         devices,
         deadline=time.time() + limit if limit else None,
         steal=steal,

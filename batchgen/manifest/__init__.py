@@ -40,20 +40,30 @@ from batchgen.manifest.effects import Effects
 from batchgen.manifest.extras import NOTHING, extra_columns
 from batchgen.manifest.fetch import gather_files
 from batchgen.manifest.files import Source, check_unchanged, identify_file
-from batchgen.manifest.find import find_files
+from batchgen.manifest.find import find_files, kind_of
 from batchgen.manifest.json_types import JsonType
-from batchgen.manifest.rows import Picture, pictures, read_rows
+from batchgen.manifest.rows import (
+    ManifestRows,
+    Picture,
+    another_seed,
+    listed_pictures,
+    pictures,
+    read_rows,
+)
 from batchgen.manifest.shapes import ShapeColumns, decode_shape, image_shapes
-from batchgen.manifest.validate import validate_manifest
+from batchgen.manifest.validate import ValidManifest, validate_manifest
 
 __all__ = [
     "NOTHING",
     "Effects",
     "JsonType",
     "Limits",
+    "ManifestRows",
     "Picture",
     "ShapeColumns",
     "Source",
+    "ValidManifest",
+    "another_seed",
     "check_unchanged",
     "column_label",
     "deciding",
@@ -63,7 +73,9 @@ __all__ = [
     "gather_files",
     "identify_file",
     "image_shapes",
+    "kind_of",
     "list_columns",
+    "listed_pictures",
     "pictures",
     "read_rows",
     "validate_manifest",

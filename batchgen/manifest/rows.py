@@ -7,13 +7,16 @@ r"""Read rows and expand them to pictures: what a worker does for its shard.
 
 `run_seed` and `row`, the row's number over all files, are written in decimal, `id` in UTF-8. The
 digest's first 63 bits, big-endian, are the seed. Picture j of a row has the seed
-(row's seed + j) mod 2^63.
+(row's seed + j) mod 2^63. If it is made again with another seed, in the run's generation g, that is
+the first 63 bits of
+
+    blake2b(b"batchgen\0" + seed + b"\0generation\0" + g, digest_size=8)
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -187,22 +190,62 @@ def pictures(
     :param sampling: the job's values for what a row leaves out.
     :param json_types: of the travelling columns in JSON; None: each value has its own.
     """
-    columns = {name: _column(rows.contract, name, sampling) for name in COLUMNS}
     made: list[Picture] = []
+    for row, images, seed, values in _rows(rows, first_row, sampling, json_types):
+        for image in range(skip, min(images, skip + count - len(made))):
+            key, its_seed = first_key + len(made), (seed + image) & MAX_SEED
+            made.append(Picture(key, row, image, seed=its_seed, **values))
+        skip = 0
+    if len(made) != count:
+        raise ValueError(
+            f"{count} pictures wanted of {rows.contract.num_rows} rows that hold {len(made)}"
+        )
+    return made
+
+
+def listed_pictures(
+    rows: ManifestRows,
+    *,
+    first_row: int,
+    places: Iterable[tuple[int, int, int]],
+    sampling: Sampling,
+    json_types: Mapping[str, JsonType] | None = None,
+) -> list[Picture]:
+    """Some pictures of rows, in the order of keys; parameters as of `pictures`.
+
+    :param places: key, row and number in the row of each, in ascending order.
+    """
+    of_row: dict[int, list[tuple[int, int]]] = {}
+    for key, row, image in places:
+        of_row.setdefault(row, []).append((key, image))
+    return [
+        Picture(key, row, image, seed=(seed + image) & MAX_SEED, **values)
+        for row, images, seed, values in _rows(rows, first_row, sampling, json_types)
+        for key, image in of_row.get(row, ())
+        if image < images
+    ]
+
+
+def _rows(
+    rows: ManifestRows,
+    first_row: int,
+    sampling: Sampling,
+    json_types: Mapping[str, JsonType] | None,
+) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
+    """Of each row its number, its pictures, its seed, and what its pictures have in common."""
+    columns = {name: _column(rows.contract, name, sampling) for name in COLUMNS}
     for i, extra in enumerate(json_rows(rows.travelling, rows.contract.num_rows, json_types)):
         values = {name: column[i] for name, column in columns.items()}
         images, seed, row = values.pop("images"), values.pop("seed"), first_row + i
         if seed is None:
             seed = row_seed(sampling.seed, values["id"], row)
-        for image in range(skip, min(images, skip + count - len(made))):
-            key, its_seed = first_key + len(made), (seed + image) & MAX_SEED
-            made.append(Picture(key, row, image, seed=its_seed, extra=extra, **values))
-        skip = 0
-    if len(made) != count:
-        raise ValueError(
-            f"{count} pictures wanted of {len(columns['id'])} rows that hold {len(made)}"
-        )
-    return made
+        yield row, images, seed, {**values, "extra": extra}
+
+
+def another_seed(seed: int, generation: int) -> int:
+    """The seed of a picture that is made again with another one: 63 bits of a hash of both."""
+    text = b"batchgen\0%d\0generation\0%d" % (seed, generation)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def _column(table: pa.Table, name: str, sampling: Sampling) -> list[Any]:

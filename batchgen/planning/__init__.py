@@ -5,11 +5,14 @@
     memory_fit.py   does a job fit into the devices' memory, and what would make it fit
     memory.py       how much device memory a rank takes: an estimate
     score_memory.py   how much a scorer takes of it
+    extension.py    a plan goes on with appended rows, or with the rest of a trial
     planner.py      manifest + job → Plan
     effects.py      what was asked for and changes no picture
     licence_check.py   an open licence for pictures of a non-commercial model
     schedule_file.py   which steps each class computes, as calibrate wrote it for a model
     noise_levels.py   what a job states of them, beside the model's scheduler
+    stretch.py      consecutive pictures from a place on → shards
+    cut_list.py     a frozen list of pictures → shards
     cut.py          the stream of rows → shards
     estimate.py     seconds and bytes of a picture
     outlook.py      time and money of a plan, with the devices that there are
@@ -22,6 +25,15 @@
 A room imports only rooms below it.
 """
 
+from batchgen.planning.cut import later_shard_size
+from batchgen.planning.cut_list import Places, cut_list, locate_keys
+from batchgen.planning.extension import (
+    NewPictures,
+    append_rows,
+    plan_further,
+    rest_of_sample,
+    sample_plan,
+)
 from batchgen.planning.hardware import (
     UNKNOWN,
     Hardware,
@@ -37,8 +49,23 @@ from batchgen.planning.licence_check import limits, refuse_open_licence
 from batchgen.planning.memory_fit import describe_memory
 from batchgen.planning.outlook import Outlook, look_ahead
 from batchgen.planning.pace import Pace, remember
-from batchgen.planning.plan import PLAN_VERSION, Plan, Shard, groups
-from batchgen.planning.plan_file import decode_plan, encode_plan
+from batchgen.planning.plan import (
+    PLAN_VERSION,
+    AddedRows,
+    Generation,
+    KeyList,
+    Part,
+    Plan,
+    Shard,
+    groups,
+)
+from batchgen.planning.plan_file import (
+    continue_plan,
+    decode_generation,
+    decode_plan,
+    encode_generation,
+    encode_plan,
+)
 from batchgen.planning.planner import dry_run, locate_model, locate_trace, make_plan, recount
 from batchgen.planning.preflight import refuse_impossible, refuse_unfit
 from batchgen.planning.schedule_file import ModelDigest, encode_schedule
@@ -46,34 +73,50 @@ from batchgen.planning.schedule_file import ModelDigest, encode_schedule
 __all__ = [
     "PLAN_VERSION",
     "UNKNOWN",
+    "AddedRows",
+    "Generation",
     "Hardware",
+    "KeyList",
     "ModelDigest",
+    "NewPictures",
     "Outlook",
     "Pace",
+    "Part",
+    "Places",
     "Plan",
     "Shard",
+    "append_rows",
     "as_before",
     "assumed",
+    "continue_plan",
+    "cut_list",
+    "decode_generation",
     "decode_plan",
     "describe_layout",
     "describe_memory",
     "dry_run",
+    "encode_generation",
     "encode_plan",
     "encode_schedule",
     "groups",
     "identify_run",
+    "later_shard_size",
     "limits",
+    "locate_keys",
     "locate_model",
     "locate_trace",
     "look_ahead",
     "make_plan",
     "of_site",
+    "plan_further",
     "recount",
     "refuse_change",
     "refuse_impossible",
     "refuse_open_licence",
     "refuse_unfit",
     "remember",
+    "rest_of_sample",
+    "sample_plan",
     "software",
     "this_machine",
     "visible_devices",

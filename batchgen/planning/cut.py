@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from batchgen.manifest import ShapeColumns
 from batchgen.planning.estimate import Estimate
-from batchgen.planning.plan import Shard
+from batchgen.planning.plan import Plan, Shard
+from batchgen.settings import Job
 
 SHARD_SECONDS = 15 * 60
 SHARD_BYTES = 10**9
@@ -28,6 +29,13 @@ def shard_size(pictures: int, batch_size: int, estimate: Estimate) -> int:
     by_bytes = SHARD_BYTES / max(estimate.bytes, 1.0)
     size = max(1, min(by_time, by_bytes, pictures / SMALL_RUN_SHARDS))
     return int(-(-size // batch_size)) * batch_size
+
+
+def later_shard_size(plan: Plan, job: Job, pictures: int) -> int:
+    """How many pictures a shard of a later generation gets, if a picture costs as before."""
+    cost = Estimate(plan.seconds / plan.pictures, plan.bytes / plan.pictures, plan.speed)
+    size = job.shards.pictures or shard_size(pictures, job.engine.batch_size, cost)
+    return min(size, pictures)
 
 
 def cut_shards(

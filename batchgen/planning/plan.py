@@ -9,9 +9,10 @@ workers (P5). A plan is never changed (P6): `refuse_change` compares what its fi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -22,6 +23,7 @@ from batchgen.settings import Section
 # Runs of version 1 keep the records and samples of batchgen 0.2 and older.
 PLAN_VERSION = 2
 READ_VERSIONS = (1, 2)
+GENERATION_VERSION = 1
 
 
 class Shard(NamedTuple):
@@ -46,8 +48,77 @@ class Shape(NamedTuple):
     pictures: int
 
 
+class KeyList(Section):
+    """A frozen list of pictures, a file in `.batchgen/`; see `run/key_lists.py`."""
+
+    file: str
+    sha256: str
+
+
+class AddedRows(Section):
+    """Rows that were appended to a run's manifest. The fields are those of a plan."""
+
+    manifest: tuple[str, ...]
+    sources: tuple[Source, ...]
+    # SHA-256 of each file that the user wrote.
+    content: tuple[str, ...]
+    read_as: str = ""
+    rows: int
+    # Pictures of these rows.
+    pictures: int
+    over_long: int
+
+
+class Generation(Section):
+    """Further shards of a run, frozen. Stored as `.batchgen/plan-0001.json`."""
+
+    version: int = GENERATION_VERSION
+    # The run's.
+    run: str
+    generation: int
+    # SHA-256 of the file of the generation before.
+    parent: str
+    # Pictures made again because they failed or were asked for; or pictures that are new: those of
+    # appended rows, and those that a trial has left.
+    kind: Literal["retry", "remake", "extend", "rest"]
+    created: str
+    # Its pictures; None: those that follow the last one that was planned.
+    listed: KeyList | None = None
+    added: AddedRows | None = None
+    # How many of its pictures that are new have each shape.
+    shapes: tuple[Shape, ...] = ()
+    # Whether their seeds are others than before.
+    new_seeds: bool = False
+    pictures: int
+    groups: int
+    first_shard: int
+    shards: tuple[Shard, ...]
+    # As a plan's.
+    seconds: float
+    bytes: int
+    software: dict[str, str]
+
+    @property
+    def makes_again(self) -> bool:
+        """Whether its pictures had records before."""
+        return self.kind in ("retry", "remake")
+
+
+class Part(NamedTuple):
+    """The shards of one generation, and what is in them."""
+
+    generation: int
+    # The numbers of its first shard, and of the one after its last.
+    first_shard: int
+    end_shard: int
+    # Its pictures; None: they are consecutive.
+    listed: KeyList | None
+    # What a shard after its last would begin with, if they are consecutive.
+    end: Shard
+
+
 class Plan(Section):
-    """A run, frozen. Stored as `.batchgen/plan.json`."""
+    """A run, frozen. Stored as `.batchgen/plan.json`, without its later generations."""
 
     version: int = PLAN_VERSION
     run: str
@@ -73,6 +144,11 @@ class Plan(Section):
     # How many prompts will be truncated, because `model.long_prompts` allows it.
     over_long: int
     shapes: tuple[Shape, ...]
+    # Of a trial: the pictures of the whole manifest; and those that are planned, either a list, or
+    # the first ones until what a shard after the last would begin with. 0 and None: all of them.
+    whole: int = 0
+    listed: KeyList | None = None
+    end: Shard | None = None
     # Share of the rows that have classifier-free guidance; all of them in older plans, which did
     # not count them.
     contrasted: float = 1.0
@@ -95,6 +171,69 @@ class Plan(Section):
     # The model and its LoRAs, for people: their content is in the identity. Empty in older plans
     # and for test cards.
     made_with: tuple[Ingredient, ...] = ()
+    later: tuple[Generation, ...] = Field(default=(), exclude=True)
+
+    @property
+    def last_generation(self) -> int:
+        """The number of the generation that is being made, or was made last."""
+        return self.generation + len(self.later)
+
+    @property
+    def last_shards(self) -> int:
+        """How many shards this generation has."""
+        return len(self.later[-1].shards) if self.later else len(self.shards)
+
+    @property
+    def left(self) -> int:
+        """Pictures of the manifest that a trial has not planned."""
+        return max(self.whole - self.pictures, 0)
+
+    @property
+    def following(self) -> Shard:
+        """What a shard of new pictures would begin with."""
+        return self.end or Shard(self.pictures, 0, self.rows, 0)
+
+    def with_generation(self, later: Generation) -> Plan:
+        """The plan, continued."""
+        changed: dict[str, Any] = {
+            "later": (*self.later, later),
+            "shards": (*self.shards, *later.shards),
+            "groups": self.groups + later.groups,
+            "seconds": self.seconds + later.seconds,
+            "bytes": self.bytes + later.bytes,
+        }
+        if not later.makes_again:
+            changed |= {
+                "pictures": self.pictures + later.pictures,
+                "shapes": add_shapes(self.shapes, later.shapes),
+                "end": None,
+            }
+        if added := later.added:
+            changed |= {
+                "manifest": (*self.manifest, *added.manifest),
+                "sources": (*self.sources, *added.sources),
+                "rows": self.rows + added.rows,
+                "over_long": self.over_long + added.over_long,
+                "whole": self.whole and self.whole + added.pictures,
+            }
+        return self.model_copy(update=changed)
+
+    def parts(self) -> list[Part]:
+        """The shards of each generation."""
+        found = list[Part]()
+        end_shard, end = len(self.shards), self.following
+        for one in reversed(self.later):
+            found.append(Part(one.generation, one.first_shard, end_shard, one.listed, end))
+            end_shard = one.first_shard
+            if not one.makes_again:
+                first = one.shards[0]
+                end = Shard(first.first_key, 0, first.row, first.skip)
+        found.append(Part(self.generation, 0, end_shard, self.listed, end))
+        return found[::-1]
+
+    def part_of(self, shard: int) -> Part:
+        """The generation that has a shard."""
+        return next(part for part in reversed(self.parts()) if shard >= part.first_shard)
 
     @property
     def is_older(self) -> bool:
@@ -105,6 +244,14 @@ class Plan(Section):
     def notes(self) -> tuple[str, ...]:
         """What whoever plans the run is to be told."""
         return self.idle_columns + self.unused_keys + self.remarks
+
+
+def add_shapes(some: Iterable[Shape], more: Iterable[Shape]) -> tuple[Shape, ...]:
+    """The shapes of both, each with the pictures of both."""
+    counts: Counter[tuple[int, int, int, bool]] = Counter()
+    for one in (*some, *more):
+        counts[one[:4]] += one.pictures
+    return tuple(Shape(*shape, counts[shape]) for shape in sorted(counts))
 
 
 def plan_order(picture: Picture) -> tuple[int, int, int, bool, int]:

@@ -14,10 +14,13 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
+
 from batchgen.errors import JobError, counted
-from batchgen.manifest import Limits, gather_files, image_shapes, validate_manifest
+from batchgen.manifest import Limits, ValidManifest, gather_files, image_shapes, validate_manifest
 from batchgen.model import Checkpoint, digest, list_ingredients, resolve, resolve_score_model
-from batchgen.planning.cut import cut_shards, shard_size
+from batchgen.planning.cut import shard_size
+from batchgen.planning.cut_list import locate_keys
 from batchgen.planning.effects import (
     idle_columns,
     notes_on_cache,
@@ -30,6 +33,7 @@ from batchgen.planning.licence_check import note_on_licences
 from batchgen.planning.noise_levels import notes_on_levels
 from batchgen.planning.plan import Plan, Shape, Shard
 from batchgen.planning.schedule_file import refuse_missing_classes, with_classes
+from batchgen.planning.stretch import START, count_shapes, cut_stretch, stretch
 from batchgen.settings import Job
 
 
@@ -93,7 +97,11 @@ def dry_run(manifest: Sequence[str | Path], job: Job, checkpoint: Checkpoint | N
 
 
 def make_plan(
-    manifest: Sequence[str | Path], job: Job, checkpoint: Checkpoint | None, parquet: Path
+    manifest: Sequence[str | Path],
+    job: Job,
+    checkpoint: Checkpoint | None,
+    parquet: Path,
+    limit: int | None = None,
 ) -> Plan:
     """Check every row of a manifest and cut it into shards.
 
@@ -101,6 +109,7 @@ def make_plan(
     :param job: located, as `locate_model` returns it with its `checkpoint`.
     :param parquet: where a manifest that is not Parquet is converted to; not touched for Parquet.
         Parquet behind URLs is kept in the folder of this name without its extension.
+    :param limit: plan only so many pictures, the first ones: a trial.
     :raises ManifestError: rows break the contract; with the first ten problems.
     :raises JobError: the model cannot paint what `[sampling]` asks for, a value of it changes
         nothing, the schedule lacks a class of pictures, or `[manifest] columns` names columns that
@@ -109,31 +118,28 @@ def make_plan(
     made_with = list_ingredients(job.model, checkpoint) if checkpoint else ()
     found = gather_files(manifest, parquet.with_suffix(""))
     mapping = job.manifest.columns
-    count_tokens, limits = _limits(checkpoint)
     with found.by_name():
-        valid = validate_manifest(
-            found.files,
-            job.sampling,
-            parquet=parquet,
-            mapping=mapping,
-            max_tokens=job.model.max_sequence_length,
-            long_prompts=job.model.long_prompts if checkpoint else "truncate",
-            count_tokens=count_tokens,
-            limits=limits,
-        )
+        valid = check_rows(found.files, job, checkpoint, parquet)
     if valid.described:  # its rows are in `parquet` now
         found.drop()
     refuse_without_effect(job, valid.effects)
     shapes = tuple(Shape(*shape, pictures) for shape, pictures in valid.shapes.items())
     files = [source.path for source in valid.sources]
+    pictures, end = valid.pictures, None
+    if limit is not None and limit < pictures:
+        pictures = limit
+        shapes = count_shapes(stretch(image_shapes(files, job.sampling, mapping), START, limit))
+        place = locate_keys(image_shapes(files, job.sampling, mapping), np.array([limit]))
+        end = Shard(limit, 0, int(place.rows[0]), int(place.images[0]))
     if checkpoint:
         refuse_missing_classes(job, shapes, files)
     contrasted = valid.effects.contrasted / valid.rows
     cost = estimate_cost(shapes, job, checkpoint, contrasted)
     batch_size = job.engine.batch_size
-    size = job.shards.pictures or shard_size(valid.pictures, batch_size, cost)
-    size = min(size, valid.pictures)  # a larger number, of any length, means one shard too
-    shards, groups = cut_shards(image_shapes(files, job.sampling, mapping), size, batch_size)
+    size = job.shards.pictures or shard_size(pictures, batch_size, cost)
+    size = min(size, pictures)  # a larger number, of any length, means one shard too
+    blocks = stretch(image_shapes(files, job.sampling, mapping), START, pictures)
+    shards, groups = cut_stretch(blocks, START, size, batch_size)
     identity = identify_run(job, valid.content, checkpoint.inputs if checkpoint else {})
     return Plan(
         run=uuid.uuid4().hex,
@@ -147,7 +153,9 @@ def make_plan(
         travelling=tuple(valid.columns.travelling),
         json_types=dict(valid.json_types),
         rows=valid.rows,
-        pictures=valid.pictures,
+        pictures=pictures,
+        end=end,
+        whole=valid.pictures if end else 0,
         over_long=valid.over_long,
         shapes=shapes,
         contrasted=contrasted,
@@ -163,28 +171,61 @@ def make_plan(
         groups=groups,
         shards=shards,
         # Audited pictures are made twice. The shards are cut as if there were no audit.
-        seconds=cost.seconds * valid.pictures * (1 + job.audited_share),
-        bytes=round(cost.bytes * valid.pictures),
+        seconds=cost.seconds * pictures * (1 + job.audited_share),
+        bytes=round(cost.bytes * pictures),
         speed=cost.speed,
         software=software(),
         made_with=made_with,
     )
 
 
+def check_rows(
+    files: Sequence[Path], job: Job, checkpoint: Checkpoint | None, parquet: Path | None
+) -> ValidManifest:
+    """Check every row of a manifest as a job reads it.
+
+    :param parquet: as of `make_plan`.
+    :raises ManifestError: rows break the contract; with the first ten problems.
+    """
+    count_tokens, limits = _limits(checkpoint)
+    return validate_manifest(
+        files,
+        job.sampling,
+        parquet=parquet,
+        mapping=job.manifest.columns,
+        max_tokens=job.model.max_sequence_length,
+        long_prompts=job.model.long_prompts if checkpoint else "truncate",
+        count_tokens=count_tokens,
+        limits=limits,
+    )
+
+
 def recount(plan: Plan, job: Job) -> str:
     """Cut the manifest again; where the plan differs from it, "" if it does not.
 
+    Generations with a list are not looked at.
+
     :raises ManifestError: a file cannot be read.
     """
-    size, files = plan.shards[0].pictures, [source.path for source in plan.sources]
-    shapes = image_shapes(files, job.sampling, job.manifest.columns)
-    shards, groups = cut_shards(shapes, size, job.engine.batch_size)
-    for number, (planned, found) in enumerate(zip_longest(plan.shards, shards)):
-        if planned != found:
-            return f"shard {number} is planned as {_told(planned)}; the manifest has {_told(found)}"
-    if plan.groups != groups:
-        planned_groups = counted(plan.groups, "group is", "groups are")
-        return f"{planned_groups} planned; the manifest has {groups}"
+    own = plan.groups - sum(one.groups for one in plan.later)
+    groups_of = [own, *(one.groups for one in plan.later)]
+    files = [source.path for source in plan.sources]
+    for part, planned_groups in zip(plan.parts(), groups_of, strict=True):
+        if part.listed:
+            continue
+        ours = plan.shards[part.first_shard : part.end_shard]
+        blocks = image_shapes(files, job.sampling, job.manifest.columns)
+        to_the_end = part.end == plan.following and not plan.left
+        count = None if to_the_end else part.end.first_key - ours[0].first_key
+        pieces = stretch(blocks, ours[0], count)
+        shards, groups = cut_stretch(pieces, ours[0], ours[0].pictures, job.engine.batch_size)
+        for number, (planned, found) in enumerate(zip_longest(ours, shards), part.first_shard):
+            if planned != found:
+                there = f"the manifest has {_told(found)}"
+                return f"shard {number} is planned as {_told(planned)}; {there}"
+        if planned_groups != groups:
+            told = counted(planned_groups, "group is", "groups are")
+            return f"{told} planned; the manifest has {groups}"
     return ""
 
 

@@ -1,9 +1,12 @@
 """A run: its directory, its plan, and the processes that were sent to it.
 
+    generations.py   later plans of a run: pictures made again, rows appended
     run.py           plan, job and directory together; created once, checked when opened
     place.py         the folder of a new run: which may become one
     ownership.py     whether a run is this user's alone
     aside.py         files that are taken out of the way, never deleted
+    plan_files.py    the plans of all generations, each checked against the one before
+    key_lists.py     frozen lists of pictures, which a generation makes
     moved.py         the manifest's files, where they were moved
     owed_jobs.py     SLURM jobs whose end is not on record
     stages.py        what workers do, and what they have made so far
@@ -21,12 +24,15 @@ from batchgen.run import submissions
 from batchgen.run.aside import new_aside, put_aside, replace_keeping
 from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import BUCKET, RunDirectory
+from batchgen.run.generations import begin_again, begin_further, begin_rest_of_sample
+from batchgen.run.key_lists import read_list, reseeded_by
 from batchgen.run.moved import refuse_missing
 from batchgen.run.owed_jobs import owed_jobs
 from batchgen.run.owner import Owner
 from batchgen.run.ownership import refuse_others
 from batchgen.run.place import missing_folders, refuse_letters, refuse_place, unless_started
-from batchgen.run.run import Run, create, inspect_run, load_plan, open_run, pin_identity
+from batchgen.run.plan_files import later_generations, load_plan
+from batchgen.run.run import Run, create, inspect_run, open_run, pin_identity
 from batchgen.run.stages import Failure, Notes, Stage, failure_of, read_stage
 from batchgen.run.state_file import read_state
 from batchgen.run.stop import ask_to_stop, clear_stop, read_stop, stop_full
@@ -61,6 +67,9 @@ __all__ = [
     "arrays_of",
     "ask_to_stop",
     "batch_log",
+    "begin_again",
+    "begin_further",
+    "begin_rest_of_sample",
     "clear_stop",
     "create",
     "elements_given_up",
@@ -69,6 +78,7 @@ __all__ = [
     "given_up",
     "inspect_run",
     "last_line",
+    "later_generations",
     "load_plan",
     "log_file",
     "members",
@@ -79,6 +89,7 @@ __all__ = [
     "own_lines",
     "pin_identity",
     "put_aside",
+    "read_list",
     "read_stage",
     "read_state",
     "read_stop",
@@ -88,6 +99,7 @@ __all__ = [
     "refuse_others",
     "refuse_place",
     "replace_keeping",
+    "reseeded_by",
     "stop_full",
     "submissions",
     "supervisor_log",

@@ -7,6 +7,8 @@ runs/NAME/
   metadata/000123.parquet               published records, also of pictures that failed
   .batchgen/
     plan.json  job.toml                 what the run is
+    plan-0001.json                      its first later generation (generations.py)
+    keys-0001.9f86d081884c.parquet      the pictures that it makes (key_lists.py)
     manifest.parquet                    the manifest as one table, if it was none
     manifest/                           its Parquet files, if they were behind URLs
     identity.json                       the kind of device that the run was begun on
@@ -31,13 +33,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchgen.checked_json import unseal
 from batchgen.errors import OutputError, shell_command
+from batchgen.regular_file import read_regular
 
 # Shards in one folder, so that no folder of .batchgen grows without bound.
 BUCKET = 1000
 # Modes of new folders: of those that readers of the dataset look into, and of all others. Nobody
 # else may write, because a run is gone on with by doing what its files say (ownership.py).
 READABLE, PRIVATE = 0o755, 0o700
+_GENERATION = re.compile(r"^plan-(\d{4,})\.json$")
 _JOURNAL = re.compile(r"^\d{6,}\.\d{4,}\.journal$")
 
 
@@ -97,8 +102,23 @@ class RunDirectory:
         return self.root / "index.json"
 
     def complete(self) -> bool:
-        """Whether the run was finalized."""
-        return self.index.exists()
+        """Whether the run was finalized, with its last generation."""
+        last = self.last_generation()
+        if not last:
+            return self.index.exists()
+        try:
+            return unseal(read_regular(self.index)).get("generation") == last
+        except (OSError, ValueError):
+            return False
+
+    def generation(self, number: int) -> Path:
+        """The plan of a later generation, counted from 1."""
+        return self.inner / f"plan-{number:04d}.json"
+
+    def last_generation(self) -> int:
+        """The highest number of a later generation; 0 if there is none."""
+        matches = (_GENERATION.match(path.name) for path in self.inner.glob("plan-*.json"))
+        return max((int(match[1]) for match in matches if match), default=0)
 
     def data(self, shard: int) -> Path:
         """The published tar."""

@@ -28,16 +28,17 @@ class _Moved:
 
 def with_present_places(directory: RunDirectory, plan: Plan) -> Plan:
     """The plan with the places where its Parquet files are now."""
-    if _inside(plan):  # of the run, which may have been moved itself
-        own = tuple(
-            replace(source, path=str(directory.inner / _within(source))) for source in plan.sources
-        )
-        return plan.model_copy(update={"sources": own})
     try:
-        moved = read_state(directory.moved, _Moved)
+        moved = {file.sha256: file for file in read_state(directory.moved, _Moved).sources}
     except FileNotFoundError:
-        return plan
-    return plan.model_copy(update={"sources": moved.sources})
+        moved = {}
+    now = []
+    for source in plan.sources:
+        if inside := _within(source):  # of the run, which may have been moved itself
+            now.append(replace(source, path=str(directory.inner / inside)))
+        else:
+            now.append(replace(moved.get(source.sha256, source), rows=source.rows))
+    return plan.model_copy(update={"sources": tuple(now)})
 
 
 def note_moved(directory: RunDirectory, plan: Plan, manifest: Sequence[str | Path]) -> Plan:
@@ -49,7 +50,8 @@ def note_moved(directory: RunDirectory, plan: Plan, manifest: Sequence[str | Pat
     :raises PlanChanged: the content is not what was planned.
     """
     found = [identify_file(path, 0) for path in find_files(manifest)]
-    wanted = list(plan.identity["manifest"])
+    added = [one.added for one in plan.later if one.added]
+    wanted = [*plan.identity["manifest"], *(sha256 for one in added for sha256 in one.content)]
     if sorted(wanted) != sorted(file.sha256 for file in found):
         other = next((file.path for file in found if file.sha256 not in wanted), found[-1].path)
         resume = shell_command("batchgen", "resume", directory.root, "--manifest", "FILES")
@@ -58,12 +60,12 @@ def note_moved(directory: RunDirectory, plan: Plan, manifest: Sequence[str | Pat
             f"files with the names {', '.join(plan.manifest[:3])}. Give these files, unchanged, "
             f"where they are now: {resume}"
         )
-    if _inside(plan):  # and needs the files no more
-        return with_present_places(directory, plan)
-    # Files of equal content are as good as each other.
+    # Files of equal content are as good as each other. Those inside are needed no more.
     places = {file.sha256: file for file in found}
-    now = tuple(replace(places[source.sha256], rows=source.rows) for source in plan.sources)
-    durable.replace(directory.moved, seal(asdict(_Moved(now))))
+    needed = [source for source in plan.sources if not _within(source)]
+    if needed:
+        now = tuple(replace(places[source.sha256], rows=source.rows) for source in needed)
+        durable.replace(directory.moved, seal(asdict(_Moved(now))))
     return with_present_places(directory, plan)
 
 
@@ -75,21 +77,17 @@ def refuse_missing(directory: RunDirectory, plan: Plan) -> None:
     for source in plan.sources:
         if not Path(source.path).exists():
             resume = shell_command("batchgen", "resume", directory.root, "--manifest", "NEW_PATH")
-            moved = "Put it back from a copy" if _inside(plan) else f"If it was moved: {resume}"
+            moved = "Put it back from a copy" if _within(source) else f"If it was moved: {resume}"
             raise PlanChanged(
                 f"{source.path}: the manifest this run was planned from cannot be read: No such "
                 f"file or folder. {moved}"
             )
 
 
-def _inside(plan: Plan) -> bool:
-    """Whether the manifest was converted or fetched into the run's folder."""
-    return bool(_within(plan.sources[0]))
-
-
 def _within(source: Source) -> str:
-    """Where a file is in `.batchgen/`; "" if it is a file of the user's."""
+    """Where a file is in `.batchgen/`, if it was converted or fetched into it; "" if it was not."""
     parts = Path(source.path).parts
-    if parts[-2:] == (".batchgen", "manifest.parquet"):
-        return "manifest.parquet"
-    return "/".join(parts[-2:]) if parts[-3:-1] == (".batchgen", "manifest") else ""
+    for depth in (2, 1):
+        if parts[-depth - 1 : -depth] == (".batchgen",) and parts[-depth].startswith("manifest"):
+            return "/".join(parts[-depth:])
+    return ""

@@ -55,6 +55,7 @@ def _refuse(path: Path, status: os.stat_result, root: Path) -> None:
 def _trusted(directory: RunDirectory) -> Iterator[Path]:
     """The files and folders whose content is done, and the folders these are in."""
     yield from (directory.root, directory.inner, directory.job, directory.plan, directory.jobs)
+    yield from directory.inner.glob("plan-*.json")
     yield from (path for path in directory.jobs.glob("*") if path.suffix in ("", ".json"))
     yield from directory.jobs.glob("*/submitit")
 

@@ -161,7 +161,8 @@ def _refuse_content(directory: RunDirectory) -> None:
     strange = [path for path in entries if path not in ours]
     strange += [path for path in ours[1:] if path in entries and _holds_files(path)]
     for path in sorted(directory.inner.iterdir()) if directory.inner in entries else ():
-        if path.name not in _BEFORE_THE_PLAN and path.name[0] != "." and _holds_files(path):
+        left = path.name in _BEFORE_THE_PLAN or path.name.startswith((".", "keys-0000."))
+        if not left and _holds_files(path):
             strange.append(path)
     if strange:
         listed = ", ".join(str(path.relative_to(directory.root)) for path in strange[:3])

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from batchgen import durable
-from batchgen.errors import OutputError, PlanChanged, shell_command
+from batchgen.errors import OutputError, PlanChanged, counted, shell_command
 from batchgen.manifest import check_unchanged
 from batchgen.model import Checkpoint
 from batchgen.planning import (
@@ -20,7 +22,6 @@ from batchgen.planning import (
     Hardware,
     Plan,
     as_before,
-    decode_plan,
     dry_run,
     encode_plan,
     identify_run,
@@ -29,12 +30,15 @@ from batchgen.planning import (
     refuse_change,
     refuse_open_licence,
     refuse_unfit,
+    sample_plan,
 )
 from batchgen.regular_file import read_regular
 from batchgen.run.directory import RunDirectory
-from batchgen.run.moved import note_moved, refuse_missing, with_present_places
+from batchgen.run.key_lists import write_list
+from batchgen.run.moved import note_moved, refuse_missing
 from batchgen.run.ownership import refuse_others
 from batchgen.run.place import prepared_folder
+from batchgen.run.plan_files import load_plan
 from batchgen.run.stop import clear_stop
 from batchgen.settings import Job, load_job, to_toml
 
@@ -57,17 +61,22 @@ def create(
     checkpoint: Checkpoint | None,
     *,
     hardware: Hardware = UNKNOWN,
+    limit: int | None = None,
+    sample: int | None = None,
 ) -> tuple[Run, bool]:
     """Plan a manifest into a run directory, or open the run that was planned there from the same.
 
     :param job: located, as `locate_model` returns it with its `checkpoint`.
     :param hardware: the devices that are to make the pictures.
+    :param limit: a trial of so many pictures, the first ones. A run that is there must have been
+        planned so.
+    :param sample: a trial of so many from all over the manifest, likewise.
     :returns: the run, and whether it is new.
     :raises OutputError: the folder cannot hold a run.
     :raises ManifestError: the manifest breaks its contract.
     :raises JobError: the devices cannot make the planned pictures, or these are to have a licence
         that the model's does not bear.
-    :raises PlanChanged: the folder holds a run of other inputs.
+    :raises PlanChanged: the folder holds a run of other inputs, or a trial of another size.
     """
     directory = RunDirectory(root)
     if directory.plan.exists():
@@ -75,6 +84,7 @@ def create(
         plan = load_plan(directory)
         wanted = dry_run(manifest, as_before(job, plan), checkpoint)
         refuse_change(plan, wanted.identity, str(root), finished=directory.complete())
+        _refuse_other_trial(plan, wanted.pictures, limit, sample, root)
         if not all(Path(source.path).exists() for source in plan.sources):
             note_moved(directory, plan, manifest)
         run = _open(root, load_job(directory.job), known=(job, checkpoint))
@@ -82,9 +92,16 @@ def create(
             refuse_unfit(run.job, run.checkpoint, run.plan, hardware)
         return run, False
     with prepared_folder(root):
-        plan = make_plan(manifest, job, checkpoint, directory.manifest)
+        plan = make_plan(manifest, job, checkpoint, directory.manifest, limit)
         refuse_open_licence(job.output, plan.made_with)
+        drawn = sample if sample is not None and sample < plan.pictures else 0
+        if drawn:
+            plan, places = sample_plan(plan, job, checkpoint, drawn)
         refuse_unfit(job, checkpoint, plan, hardware)
+        if drawn:  # last: an error leaves nothing
+            nowhere, unchanged = np.full(drawn, -1), np.zeros(drawn, np.int64)
+            listed = write_list(directory, 0, places, nowhere, unchanged)
+            plan = plan.model_copy(update={"listed": listed})
     directory.make_folders(len(plan.shards))
     clear_stop(directory)
     if not durable.create(directory.job, to_toml(job).encode()) and load_job(directory.job) != job:
@@ -97,6 +114,27 @@ def create(
         told = f"{root}: another submit has just made this run. Continue it with: "
         raise OutputError(told + shell_command("batchgen", "resume", root))
     return Run(directory, plan, job, checkpoint), True
+
+
+def _refuse_other_trial(
+    plan: Plan, pictures: int, limit: int | None, sample: int | None, root: Path
+) -> None:
+    """Check that a trial is the one that a run was planned as.
+
+    :param pictures: of the whole manifest.
+    :raises PlanChanged: it is not.
+    """
+    first = plan.parts()[0]
+    planned = sum(one.pictures for one in plan.shards[: first.end_shard])
+    for name, asked in (("--limit", limit), ("--sample", sample)):
+        drawn = asked is not None and asked < pictures and name == "--sample"
+        if asked is not None and (min(asked, pictures), drawn) != (planned, bool(first.listed)):
+            how = ", drawn from all over the manifest," if first.listed else ""
+            raise PlanChanged(
+                f"{root} was begun with {counted(planned, 'picture')}{how} and {name} says "
+                f"{asked:,}. Leave {name} away to go on to all {pictures:,}, or name another "
+                "folder with --out."
+            )
 
 
 def open_run(root: Path, overrides: Sequence[str] = (), manifest: Sequence[str | Path] = ()) -> Run:
@@ -155,15 +193,6 @@ def _open(root: Path, job: Job, known: tuple[Job, Checkpoint | None] | None = No
 def _places(job: Job) -> tuple[object, ...]:
     """What `locate_model` looks for."""
     return job.model, job.cache.trace, job.score
-
-
-def load_plan(directory: RunDirectory) -> Plan:
-    """A run's plan, with the places where the manifest's files are now.
-
-    :raises DamagedRun: the file is not the plan that was made.
-    """
-    plan = decode_plan(read_regular(directory.plan), directory.plan)
-    return with_present_places(directory, plan)
 
 
 def pin_identity(directory: RunDirectory, identity: str) -> None:

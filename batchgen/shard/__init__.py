@@ -2,6 +2,7 @@
 
     publish.py         complete a finished attempt, and commit it
     tally.py           count the pictures of committed shards
+    superseded.py      which records still count, where pictures were made again
     visible_files.py   published files that are gone, and strangers among them
     in_progress.py     shards begun and not published, seen by other processes
     claims.py          who works on which shard, and whose shard may be taken
@@ -47,9 +48,10 @@ from batchgen.shard.metadata import (
     stream_metadata,
 )
 from batchgen.shard.partial_shard import PartialShard
-from batchgen.shard.pictures import read_shard
+from batchgen.shard.pictures import listed_places, read_shard, shards_of
 from batchgen.shard.publish import publish_shard
 from batchgen.shard.records import AuditOutcome, Record, Route, identity_of
+from batchgen.shard.superseded import Superseded, failed_keys
 from batchgen.shard.tally import Tally, count_pictures
 from batchgen.shard.visible_files import (
     lost_shards,
@@ -71,14 +73,17 @@ __all__ = [
     "PartialShard",
     "Record",
     "Route",
+    "Superseded",
     "Tally",
     "Task",
     "Unpublished",
     "committed_shards",
     "count_pictures",
+    "failed_keys",
     "identity_of",
     "key_text",
     "last_attempt",
+    "listed_places",
     "lost_shards",
     "missing_names",
     "moments_s",
@@ -91,6 +96,7 @@ __all__ = [
     "read_shard",
     "remake",
     "roll_forward",
+    "shards_of",
     "shards_with_attempts",
     "strange_files",
     "stream_metadata",

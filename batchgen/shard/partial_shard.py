@@ -30,9 +30,15 @@ class PartialShard:
     """The files of one attempt, open for appending; they begin with what earlier attempts wrote."""
 
     def __init__(
-        self, directory: RunDirectory, shard: int, attempt: int, earlier: Sequence[int]
+        self,
+        directory: RunDirectory,
+        shard: int,
+        attempt: int,
+        earlier: Sequence[int],
+        generation: int = 0,
     ) -> None:
         self._directory, self.shard, self.attempt = directory, shard, attempt
+        self.generation = generation
         source, ends = _longest_prefix(directory, shard, earlier)
         self._tar = self._new("tar")
         self._records = self._new("records")

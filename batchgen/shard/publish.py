@@ -39,7 +39,7 @@ def publish_shard(
     done = Done(
         shard=partial.shard,
         attempt=partial.attempt,
-        generation=plan.generation,
+        generation=partial.generation,
         first_key=shard.first_key,
         ok=ok,
         failed=len(records) - ok,

@@ -12,7 +12,13 @@ from rich.console import Console
 
 from batchgen.regular_file import read_regular
 from batchgen.run import RunDirectory, load_plan, own_lines
-from batchgen.shard import key_text, published_shards, read_metadata, unpublished_records
+from batchgen.shard import (
+    Superseded,
+    key_text,
+    published_shards,
+    read_metadata,
+    unpublished_records,
+)
 from batchgen.slurm import Queue
 from batchgen.view.console import print_lines
 from batchgen.view.last_words import last_words
@@ -102,11 +108,11 @@ def show_failures(console: Console, directory: RunDirectory) -> None:
 
 def _failures(directory: RunDirectory) -> Iterator[dict[str, Any]]:
     """Records of failed pictures: the published ones, then those of shards in progress."""
-    columns = ["key", "row", "id", "cause", "error", "prompt", "host", "worker"]
-    failed = [("outcome", "=", "failed")]
+    columns = ["key", "index", "row", "id", "cause", "error", "prompt", "host", "worker"]
+    failed, superseded = [("outcome", "=", "failed")], Superseded(directory)
     for shard in sorted(published_shards(directory)):
         table = read_metadata(directory.metadata(shard), columns, failed)
-        yield from table.to_pylist()
+        yield from superseded.without(shard, table).to_pylist()
     for record in unpublished_records(directory):
         if record.outcome == "failed":
             yield asdict(record) | {"key": key_text(record.key)}

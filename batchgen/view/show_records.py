@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.console import Console
 
 from batchgen.run import RunDirectory
-from batchgen.shard import COLUMNS, EXTRA, published_shards, stream_metadata
+from batchgen.shard import COLUMNS, EXTRA, Superseded, published_shards
 from batchgen.view.console import print_lines
 
 
@@ -21,12 +21,13 @@ def show_columns(console: Console) -> None:
 
 
 def write_records(directory: RunDirectory, out: TextIO) -> None:
-    """Write the records as JSON lines, shard by shard.
+    """Write the records that count as JSON lines, shard by shard: one for every picture.
 
     :raises DamagedRun: a file is gone or damaged; with the remedy.
     """
+    superseded = Superseded(directory)
     for shard in sorted(published_shards(directory)):
-        for table in stream_metadata(directory.metadata(shard)):
+        for table in superseded.current(shard):
             out.writelines(
                 json.dumps(row, ensure_ascii=False, default=_written) + "\n"
                 for row in table.to_pylist()

@@ -29,6 +29,8 @@ def _status_lines(status: Status) -> Iterator[str]:
         f"{status.ok:,} ok, {status.failed:,} failed, {status.pending:,} pending "
         f"of {counted(status.pictures, 'picture')}{written if status.in_progress else ''}"
     )
+    if status.unplanned:
+        yield f"a trial: {counted(status.unplanned, 'picture')} of the manifest are not planned"
     shards = counted(status.shards, "shard")
     yield f"{status.shards_done:,} of {shards}, {data_size(status.tar_bytes)}"
     if status.pictures_per_device_hour:
@@ -54,6 +56,12 @@ def _status_lines(status: Status) -> Iterator[str]:
         yield f"contact sheet  {status.run}/contact.jpg"
         yield f"report         {status.run}/report.html"
         yield f"dataset card   {status.run}/README.md"
+        if status.unplanned:
+            rest = shell_command("batchgen", "resume", status.run, "--rest")
+            yield f"the rest       {rest}"
+        if status.failed:
+            retry = shell_command("batchgen", "resume", status.run, "--retry-failed")
+            yield f"failed ones    {retry}"
     else:
         yield f"next: {status.next}"
 

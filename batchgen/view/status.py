@@ -60,6 +60,8 @@ class Status:
     next: str
     # Planned; `rows` in the JSON object.
     pictures: int
+    # Pictures of the manifest that a trial has not planned.
+    unplanned: int
     ok: int
     failed: int
     pending: int
@@ -146,7 +148,7 @@ def read_status(
     finalized = directory.complete()
     counts = count_pictures(directory)
     lost = lost_shards(directory, counts.shards, counts.tarless)
-    counts = counts.without(lost)
+    counts = counts.without(directory, lost)
     complete = finalized and counts.shards.issuperset(range(len(plan.shards)))
     words = [] if complete else last_words(directory, roster)
     state, cause, following = _unfinished(directory, roster, words)
@@ -156,11 +158,13 @@ def read_status(
         state, cause, following = _damaged(directory, lost, state, cause, following)
     pending = plan.pictures - counts.ok - counts.failed
     unpublished = unpublished_counts(directory, counts.shards) if pending else Unpublished()
-    in_progress = unpublished.pictures
+    # A shard of an earlier generation that is made again may have pictures that count no more.
+    in_progress = min(unpublished.pictures, pending)
     # Rank 0 of a worker counts its seconds; all ranks work as long.
     device_s, audit_s = counts.device_s * roster.ranks, counts.loss.device_s * roster.ranks
     used_s = roster.worker_s * roster.ranks
-    pace = counts.ok / (device_s + audit_s) if device_s else None
+    made = counts.ok + counts.again
+    pace = made / (device_s + audit_s) if device_s else None
     # What workers say of themselves is there before the first shard.
     rate = roster.pictures_per_second
     if rate is None and pace and roster.alive:
@@ -174,6 +178,7 @@ def read_status(
         cause=cause,
         next=following,
         pictures=plan.pictures,
+        unplanned=plan.left,
         ok=counts.ok,
         failed=counts.failed,
         pending=pending,
@@ -197,7 +202,7 @@ def read_status(
         to_go_s=to_go_s,
         cost=price_s * used_s if price_s else None,
         cost_to_go=price_s * to_go_s if price_s and to_go_s is not None else None,
-        pictures_per_device_hour=counts.ok / device_s * 3600 if device_s else None,
+        pictures_per_device_hour=made / device_s * 3600 if device_s else None,
         pictures_per_second=rate,
         left_s=(pending - in_progress) / rate if rate else None,
         loss=counts.loss.plus(unpublished.loss),
@@ -210,7 +215,8 @@ def _finished(directory: RunDirectory, counts: Tally) -> tuple[State, str, str]:
     if counts.failed and not counts.ok:
         none = f"none of {counted(counts.failed, 'picture')} could be made"
         logs = shell_command("batchgen", "logs", directory.root, "--failed")
-        return "failed", none, f"{logs}; mend the cause, then submit with --out ANOTHER_FOLDER"
+        retry = shell_command("batchgen", "resume", directory.root, "--retry-failed")
+        return "failed", none, f"{logs}; mend the cause, then: {retry}"
     shards = counted(len(counts.shards), "shard is", "shards are")
     return "complete", f"{shards} published", shell_command("batchgen", "verify", directory.root)
 

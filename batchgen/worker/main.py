@@ -143,7 +143,7 @@ def work(
         engine = open_engine(run.job, run.checkpoint, asked, rendezvous)
     notes.name_device(engine.identity.partition(" torch=")[0])
     pin_identity(directory, engine.identity)
-    origin = Origin(slurm.node(), placement.index, run.plan.generation)
+    origin = Origin(slurm.node(), placement.index)
     guidance = run.checkpoint.guidance if run.checkpoint else None
     renderer, auditor = Renderer(engine), Auditor(run.job)
     output, xmp = run.job.output, xmp_of(run)

@@ -34,7 +34,6 @@ class Origin:
 
     host: str
     worker: int
-    generation: int
 
 
 @dataclass
@@ -200,7 +199,7 @@ class Pipeline:
         compilation = self.renderer.engine.compilation
         return Record(
             **identity_of(made.picture),
-            generation=self.origin.generation,
+            generation=partial.generation,
             shard=partial.shard,
             outcome="failed" if made.cause else "ok",
             cause=made.cause,

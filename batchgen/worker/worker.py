@@ -123,7 +123,8 @@ class Worker:
     def _attempt(self, claim: Claim) -> None:
         run, shard = self.run, self.run.plan.shards[claim.shard]
         order, extras = read_shard(run, claim.shard)
-        partial = PartialShard(run.directory, claim.shard, claim.attempt, claim.earlier)
+        generation = run.plan.part_of(claim.shard).generation
+        partial = PartialShard(run.directory, claim.shard, claim.attempt, claim.earlier, generation)
         try:
             ends = list(accumulate(map(len, order)))
 

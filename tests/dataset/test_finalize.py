@@ -160,7 +160,8 @@ def test_the_contact_sheet_shows_pictures_from_the_whole_run(
     monkeypatch.setattr(
         contact_sheet.textwrap, "wrap", lambda prompt, *_, **__: shown.append(prompt) or [prompt]
     )
-    tars = [(run.directory.data(shard), count) for shard, count in enumerate((4, 4, 2))]
+    data = run.directory.data
+    tars = [contact_sheet.Tar(data(shard), count) for shard, count in enumerate((4, 4, 2))]
     assert contact_sheet.contact_sheet(tars, run.job.output.format)
     assert shown == ["prompt 1", "prompt 5", "prompt 8"]
 

@@ -42,10 +42,13 @@ class Spec:
     # How often the worker takes a living owner for dead; the first that it meets it always does.
     misjudge: float = 0.0
     chance_seed: int = 0
+    # Before it works, it plans failed pictures once more; nothing fails then.
+    retry: bool = False
 
 
 def be_worker(spec: Spec) -> None:
     """Run one worker to its end, or to its point."""
+    from batchgen import generations
     from batchgen.run import Submission, open_run
     from batchgen.worker import main as worker_main
     from batchgen.worker.placement import Placement
@@ -74,6 +77,8 @@ def be_worker(spec: Spec) -> None:
     reason = "an exception"
     try:
         run = open_run(Path(spec.root))
+        if spec.retry:
+            run, _ = generations.retry_failed(run)
         reason = str(worker_main.work(run, placement, submission, Signals()))
     finally:
         watch.note(op="left", reason=reason)
@@ -99,7 +104,7 @@ def _patch(spec: Spec, watch: Watch) -> None:
         return "dead" if wrong else life(self, queue)
 
     def picky_denoise(self, group, *, cached=True):
-        if any(UNPAINTABLE in picture.prompt for picture in group):
+        if not spec.retry and any(UNPAINTABLE in picture.prompt for picture in group):
             raise ValueError(UNPAINTABLE)
         # Without the cache a card has other colours: an audit has something to measure.
         return denoise(self, group if cached else [replace(one, steps=99) for one in group])
@@ -132,6 +137,7 @@ def fork_worker(spec: Spec) -> int:
 def import_what_workers_need() -> None:
     """Import and read once what each worker would need after its fork."""
     importlib.import_module("batchgen.worker.main")
+    importlib.import_module("batchgen.view.roster")
     page = importlib.import_module("batchgen.dataset.report.page")
     page._template(page.LIMITS[0])
     with contextlib.suppress(ImportError):  # pyarrow imports it where it is installed

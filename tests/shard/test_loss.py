@@ -13,6 +13,7 @@ from batchgen.shard.journal import read_journal
 from batchgen.shard.loss import Loss
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.records import Record
+from batchgen.shard.superseded import Superseded
 from batchgen.shard.tally import Tally
 from tests.support.specimens import done, new_directory, published, record
 
@@ -82,7 +83,7 @@ def test_a_tally_adds_and_keeps_the_loss_of_its_shards(tmp_path: Path) -> None:
         published(directory, done(shard, loss=loss))
     published(directory, done(2))  # as an older version commits
     tally = Tally()
-    tally.add(directory, {0, 1, 2})
+    tally.add(directory, {0, 1, 2}, Superseded(directory))
     assert tally.loss == losses[0].plus(losses[1])
     tally.save(directory)
     assert Tally.load(directory) == tally

@@ -46,7 +46,7 @@ def lives(run: Run, monkeypatch: pytest.MonkeyPatch, fits: int = 1000) -> list[l
     while not run.directory.complete():
         assert len(given) < 100
         engine = Replica(fits)
-        engine.pipeline = Pipeline(Renderer(engine), run.job.output, Origin("here", 0, 0))
+        engine.pipeline = Pipeline(Renderer(engine), run.job.output, Origin("here", 0))
         try:
             claims = Claims(run.directory, len(run.plan.shards), 0)
             Worker(run, engine.pipeline, claims, Signals(), Limits(run), "here").work()

@@ -1,6 +1,7 @@
 """Example values of the types that wings exchange. A test names the fields it is about."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from batchgen.engine.interface import Compilation, Denoised, Engine
 from batchgen.errors import DeviceFault, OutOfMemory
 from batchgen.manifest import Picture
 from batchgen.run.directory import RunDirectory
-from batchgen.run.run import Run, create
+from batchgen.run.run import Run, create, open_run
 from batchgen.run.stages import Notes
 from batchgen.run.stop import clear_stop
 from batchgen.settings.job import Output, load_job
@@ -165,12 +166,17 @@ def planned(
     return create(folder / "run", [file], load_job(None, [*small, *settings]), None)[0]
 
 
+def copied(run: Run, folder: Path) -> Run:
+    """A copy of a run, opened."""
+    return open_run(Path(shutil.copytree(run.directory.root, folder / "run")))
+
+
 def worked(run: Run, engine: Engine | None = None, notes: Notes | None = None) -> Run:
     """A run on which one worker, in this process, has worked until nothing was free."""
     pipeline = Pipeline(
         Renderer(engine or StubEngine()),
         run.job.output,
-        Origin("here", 0, run.plan.generation),
+        Origin("here", 0),
         auditor=Auditor(run.job),
     )
     claims = Claims(run.directory, len(run.plan.shards), 0)
@@ -237,6 +243,17 @@ class StubEngine:
         return bool(new)
 
 
+class Mended(StubEngine):
+    """Makes what failed before, but for some faults."""
+
+    def __init__(self, *still: str) -> None:
+        super().__init__()
+        self._still = still
+
+    def _strikes(self, group: Sequence[Picture], fault: str) -> bool:
+        return fault in self._still and super()._strikes(group, fault)
+
+
 def pixels(key: int, *, flat: bool = False) -> npt.NDArray[np.uint8]:
     """The stub's picture: known by its key."""
     made = np.full((PIXELS, PIXELS, 3), key % 200, np.uint8)
@@ -245,7 +262,7 @@ def pixels(key: int, *, flat: bool = False) -> npt.NDArray[np.uint8]:
 
 
 def new_pipeline(engine: StubEngine, **output: Any) -> Pipeline:
-    return Pipeline(Renderer(engine), Output(**{"format": "png"} | output), Origin("here", 0, 0))
+    return Pipeline(Renderer(engine), Output(**{"format": "png"} | output), Origin("here", 0))
 
 
 _watched: list[tuple[str, list[Path]]] = []

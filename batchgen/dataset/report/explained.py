@@ -1,12 +1,16 @@
 """How every number of a report is computed: in words, and as SQL over the published records.
 
 The queries are for readers, who need nothing but DuckDB and `metadata/*.parquet`; the report itself
-computes its numbers in Python (numbers.py, statistics.py). The tests compare the two.
+computes its numbers in Python (numbers.py, statistics.py). The tests compare the two. `made` has
+all records, and `records` the last one of each picture, where some were made again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from batchgen.planning import Generation
 
 _METADATA = "read_parquet('metadata/*.parquet', union_by_name = true)"
 # The columns of then under today's names.
@@ -16,7 +20,7 @@ _OLDER = """(
     (text_s + denoise_s + decode_s) / group_size AS device_s
   FROM read_parquet('metadata/*.parquet', union_by_name = true))"""
 _VIEW = """\
-CREATE VIEW records AS SELECT *,
+CREATE VIEW made AS SELECT *,
   -- `skipped` has a letter a step: 1 for skipped, 0 for computed; without a cache it is empty
   steps - length(skipped) + length(replace(skipped, '1', '')) AS computed,
   floor(finished_at / getvariable('moment_s')) AS moment
@@ -24,10 +28,28 @@ FROM (SELECT * REPLACE (
     -- the share of the time that all devices of a worker worked on the picture's group
     device_s * getvariable('ranks') AS device_s,
     epoch(finished_at) AS finished_at) FROM {metadata});
+CREATE VIEW records AS FROM made{latest};
 CREATE VIEW good AS FROM records WHERE outcome = 'ok';"""
 
 
-def prepare(*, planned: int, ranks: int, moment_s: float, cell: int, older: bool) -> str:
+# Of a picture that was made again, the last record counts; none while it is being made.
+_LATEST = """
+{pending}QUALIFY row_number() OVER (PARTITION BY row, image ORDER BY generation DESC) = 1"""
+_PENDING = """WHERE generation = {last}
+  OR (row, image) NOT IN (SELECT (row, image) FROM '.batchgen/{file}')
+"""
+
+
+def prepare(
+    *,
+    planned: int,
+    ranks: int,
+    moment_s: float,
+    cell: int,
+    older: bool,
+    later: Sequence[Generation] = (),
+    pending: bool = False,
+) -> str:
     """What is typed in the run directory before the queries.
 
     :param planned: pictures of the plan.
@@ -35,11 +57,18 @@ def prepare(*, planned: int, ranks: int, moment_s: float, cell: int, older: bool
     :param moment_s: seconds of a moment of the plots over time.
     :param cell: steps of a cell of the heat map.
     :param older: batchgen 0.2 or older has planned the run.
+    :param later: the run's later generations.
+    :param pending: whether pictures of the last one are missing.
     """
     values = {"planned": planned, "ranks": ranks, "moment_s": f"{moment_s:g}", "cell": cell}
     variables = [f"SET VARIABLE {name} = {value};" for name, value in values.items()]
     metadata = _OLDER if older else _METADATA
-    return "\n".join([*variables, _VIEW.format(metadata=metadata)])
+    latest = ""
+    if any(one.makes_again for one in later):
+        listed = later[-1].listed if pending and later[-1].makes_again else None
+        values = {"last": later[-1].generation, "file": listed.file if listed else ""}
+        latest = _LATEST.format(pending=_PENDING.format(**values) if listed else "")
+    return "\n".join([*variables, _VIEW.format(metadata=metadata, latest=latest)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +103,19 @@ FIGURES = (
         "Each picture has its share of the time that devices worked on its group: text, denoising "
         "and decoding. Starts, waits, audits, and work that was lost or is not published yet are "
         "not in it; `batchgen status` has them. The cost is this times the price that was given.",
-        "SELECT sum(device_s) / 3600 FROM records",
+        "SELECT sum(device_s) / 3600 FROM made",
     ),
     Figure(
         "rate",
         "pictures per device-hour",
         "Good pictures by the device-hours of good and failed ones.",
-        "SELECT count(*) FILTER (outcome = 'ok') / sum(device_s) * 3600 FROM records",
+        "SELECT count(*) FILTER (outcome = 'ok') / sum(device_s) * 3600 FROM made",
     ),
     Figure(
         "picture_s",
         "of a device for a picture",
         "The same the other way round.",
-        "SELECT sum(device_s) / count(*) FILTER (outcome = 'ok') FROM records",
+        "SELECT sum(device_s) / count(*) FILTER (outcome = 'ok') FROM made",
     ),
     Figure(
         "computed",
@@ -98,7 +127,7 @@ FIGURES = (
         "span",
         "clock time",
         "From the begin of the first group to the end of the last one, with all pauses.",
-        "SELECT max(finished_at) - min(finished_at - total_s) FROM records",
+        "SELECT max(finished_at) - min(finished_at - total_s) FROM made",
     ),
     Figure(
         "bytes",
@@ -110,8 +139,8 @@ FIGURES = (
         "audit",
         "fidelity",
         "Audited pictures were also made without the step cache, and compared before they were "
-        "encoded: PSNR in dB on average, how many, PSNR at worst; SSIM on average and at worst.",
-        "SELECT avg(psnr), count(psnr), min(psnr), avg(ssim), min(ssim) FROM records",
+        "encoded: how many, PSNR in dB and SSIM, each on average and at worst.",
+        "SELECT count(psnr), avg(psnr), min(psnr), avg(ssim), min(ssim) FROM made",
     ),
     Figure(
         "score",
@@ -168,7 +197,7 @@ FIGURES = (
         "SELECT host, worker, count(*) FILTER (outcome = 'ok') AS ok,\n"
         "  count(*) FILTER (outcome = 'failed'), sum(device_s) / 3600,\n"
         "  ok / sum(device_s) * 3600 AS rate\n"
-        "FROM records GROUP BY host, worker ORDER BY rate DESC, host, worker",
+        "FROM made GROUP BY host, worker ORDER BY rate DESC, host, worker",
     ),
     Figure(
         "classes",

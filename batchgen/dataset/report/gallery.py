@@ -23,7 +23,7 @@ from batchgen.dataset.report.numbers import Audited
 from batchgen.dataset.spread import spread
 from batchgen.errors import DamagedRun
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, remake, stream_metadata
+from batchgen.shard import Done, Superseded, remake, stream_metadata
 
 PICTURES, FAILURES = 100, 40
 # Longest side of a thumbnail and quality of its WebP, tried until it is small enough; the last
@@ -61,10 +61,11 @@ def sample_pictures(directory: RunDirectory, done: Sequence[Done], extension: st
     :param extension: of the image files in the tars.
     :raises DamagedRun: a published file is gone or damaged.
     """
-    found = []
-    for shard, ordinals in spread([one.ok for one in done], PICTURES):
+    found, superseded = [], Superseded(directory)
+    counts = [one.ok - superseded.good(one.shard) for one in done]
+    for shard, ordinals in spread(counts, PICTURES):
         number = done[shard].shard
-        records = _records(directory, number, "ok", ordinals)
+        records = _records(superseded, number, "ok", ordinals)
         found += _entries(directory, number, records, extension)
     return found
 
@@ -74,9 +75,12 @@ def sample_failures(directory: RunDirectory, done: Sequence[Done]) -> list[Entry
 
     :raises DamagedRun: a shard's records are gone or damaged.
     """
-    found = []
-    for shard, ordinals in spread([one.failed for one in done], FAILURES):
-        records = _records(directory, done[shard].shard, "failed", ordinals)
+    found, superseded = [], Superseded(directory)
+    counts = [
+        one.failed - len(superseded.keys(one.shard)) + superseded.good(one.shard) for one in done
+    ]
+    for shard, ordinals in spread(counts, FAILURES):
+        records = _records(superseded, done[shard].shard, "failed", ordinals)
         found += [Entry(record) for record in records]
     return found
 
@@ -102,12 +106,12 @@ def worst_pictures(
 
 
 def _records(
-    directory: RunDirectory, shard: int, outcome: str, ordinals: Sequence[int]
+    superseded: Superseded, shard: int, outcome: str, ordinals: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Whole records of a shard: those of this outcome are counted, and these picked."""
     found: list[dict[str, Any]] = []
     passed = 0
-    for table in stream_metadata(directory.metadata(shard)):
+    for table in superseded.current(shard):
         rows = table.filter(pc.equal(table["outcome"], outcome))
         ours = [at - passed for at in ordinals if passed <= at < passed + rows.num_rows]
         found += rows.take(ours).to_pylist() if ours else []

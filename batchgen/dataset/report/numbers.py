@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from batchgen.dataset.report.moments import Moment, Timeline
 from batchgen.dataset.statistics import Statistics
 from batchgen.run import RunDirectory
-from batchgen.shard import Done, moments_s, stream_metadata
+from batchgen.shard import Done, Superseded, moments_s, stream_metadata
 
 # Audited pictures that are shown, the least faithful ones.
 WORST = 10
@@ -111,10 +111,10 @@ def count_numbers(directory: RunDirectory, done: Sequence[Done], statistics: Sta
     :param statistics: of the same shards.
     :raises DamagedRun: a shard's records are gone or damaged.
     """
-    count = _Count(Timeline.over(directory, done))
+    count, superseded = _Count(Timeline.over(directory, done)), Superseded(directory)
     for one in done:
         for table in stream_metadata(directory.metadata(one.shard), _COLUMNS):
-            count.add(one.shard, table)
+            count.add(one.shard, table, superseded.without(one.shard, table))
     return count.numbers(statistics)
 
 
@@ -129,12 +129,16 @@ class _Count:
         self._classes: dict[tuple[int, int, int], SizeClass] = {}
         self._worst: list[Audited] = []
 
-    def add(self, shard: int, table: pa.Table) -> None:
+    def add(self, shard: int, table: pa.Table, current: pa.Table) -> None:
+        """Count records.
+
+        :param current: those of them that still count; work that counts no more was done too.
+        """
         ended = moments_s(table)
         self._began_at = min(self._began_at, float((ended - table["total_s"].to_numpy()).min()))
         self._ended_at = max(self._ended_at, float(ended.max()))
         self._add_workers(table)
-        good = table.filter(pc.equal(table["outcome"], "ok"))
+        good = current.filter(pc.equal(current["outcome"], "ok"))
         self._timeline.add(moments_s(good), good["total_s"].to_numpy())
         self._add_classes(good)
         if "psnr" in good.column_names:  # batchgen 0.2 and older did not audit

@@ -177,6 +177,8 @@ def _explained(plan: Plan, ranks: int, numbers: Numbers) -> dict[str, Any]:
             moment_s=numbers.moment_s,
             cell=cell,
             older=plan.is_older,
+            later=plan.later,
+            pending=plan.pictures > numbers.statistics.pictures,
         ),
     }
 
