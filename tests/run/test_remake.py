@@ -11,14 +11,13 @@ import pytest
 
 from batchgen.api import attach
 from batchgen.dataset import contact_sheet
-from batchgen.dataset.report import write_report
 from batchgen.errors import InputError
 from batchgen.generations import remake, retry_failed
 from batchgen.manifest import another_seed
 from batchgen.run.run import Run
 from batchgen.shard.tally import count_pictures
 from batchgen.view.status import read_status
-from tests.dataset.report.test_numbers import check
+from tests.dataset.report.test_numbers import check_figures, report
 from tests.run.test_further import reopened
 from tests.run.test_generations import files, look, problems
 from tests.support.specimens import Mended, copied, planned, worked
@@ -105,8 +104,7 @@ def test_seeds_once_changed_stay_until_they_are_changed_again(run: Run) -> None:
 
 def test_the_report_counts_each_picture_once_and_all_work(run: Run) -> None:
     worked(remake(run, ["2,3,8"])[0])
-    write_report(run := reopened(run))
-    check(run.directory.root)
+    check_figures(report(run := reopened(run)))
     told = json.loads((run.directory.root / "statistics.json").read_bytes())
     assert (told["ok"], told["failed"], told["again"]) == (9, 1, 3)
     assert pq.read_table(run.directory.root / "metadata").num_rows == 13
@@ -114,8 +112,7 @@ def test_the_report_counts_each_picture_once_and_all_work(run: Run) -> None:
 
 def test_a_report_in_the_middle_leaves_out_what_is_being_remade(run: Run) -> None:
     again, _ = remake(run, ["2,3,8"])
-    write_report(again)
-    check(run.directory.root)
+    check_figures(report(again))
     assert "3 pictures are pending" in (run.directory.root / "report.html").read_text()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.dataset.finalize import wids_index
+from batchgen.dataset.wids import run_index
 from batchgen.run import RunDirectory
 from batchgen.shard import read_done
 from tests.support.rehearsal import Answer
@@ -33,7 +33,7 @@ def keep_shards(run: Path, shards: int) -> None:
         for path in (directory.data(shard), directory.metadata(shard), directory.done(shard)):
             path.unlink()
     done = [read_done(directory, shard) for shard in range(shards)]
-    directory.index.write_bytes(wids_index(directory, done))
+    directory.index.write_bytes(run_index(directory, done))
 
 
 @pytest.fixture
