@@ -1,5 +1,6 @@
 """Fixtures for all tests. Nothing here asks the network."""
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,7 @@ class _Scheduler(LoadFileScheduling):
         return _CLUSTER if file.startswith(_CLUSTER) else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduler:
     """Called when tests run in several processes."""
     return _Scheduler(config, log)
@@ -44,6 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The cluster's files first, then those with slow tests: quick ones fill what is left."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not item.nodeid.startswith(_CLUSTER), item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for the tests stays: collecting garbage need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

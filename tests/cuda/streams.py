@@ -7,14 +7,17 @@ known to be over: for what is queued next on a stream, or for the host. Waits jo
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from tests.support import ROOT
+
 Clock = Counter[int]
+_PROGRAM = f"{ROOT / 'batchgen'}/"
 
 
 class Report:
@@ -39,10 +42,11 @@ class Report:
 
 def program_line() -> str:
     """The innermost line of the program: `engine/denoise.py:93 denoise`."""
-    for frame in reversed(traceback.extract_stack()):
-        _, found, path = frame.filename.rpartition("/batchgen/")
-        if found and "site-packages" not in frame.filename:
-            return f"{path}:{frame.lineno} {frame.name}"
+    frame = sys._getframe(1)
+    while frame is not None:
+        if (file := frame.f_code.co_filename).startswith(_PROGRAM):
+            return f"{file.removeprefix(_PROGRAM)}:{frame.f_lineno} {frame.f_code.co_name}"
+        frame = frame.f_back
     return "?"
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.cuda.streams import Memory, current, host, report
 
@@ -67,18 +68,44 @@ class Emulation(TorchDispatchMode):
         return compute(func, args, kwargs or {})
 
 
+class _Operation(NamedTuple):
+    """What is asked of an operation each time it is computed."""
+
+    name: str
+    # Made of other operations.
+    composed: bool
+    # Its result is memory that it was given.
+    view: bool
+    # By name: whether it is written.
+    arguments: dict[str, bool]
+
+
+@cache
+def _known(func: Any) -> _Operation:
+    name, schema = func._schema.name.removeprefix("aten::"), func._schema
+    composed = name != _COMPOSED and has_kernel(func.name(), "CompositeImplicitAutograd")
+    view = any(made.alias_info and not made.alias_info.is_write for made in schema.returns)
+    arguments = {
+        argument.name: argument.alias_info is not None and argument.alias_info.is_write
+        for argument in schema.arguments
+    }
+    return _Operation(name, composed, view, arguments)
+
+
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
     """One operation of PyTorch, by the rules of a card if one takes part."""
-    name = func._schema.name.removeprefix("aten::")
+    operation = _known(func)
+    name = operation.name
     if func.namespace == "batchgen":
         # The program's own operator: what it does keeps the rules or not.
         with Emulation():
             return OPDEFS[name]._init_fn(*args, **kwargs)
-    if name != _COMPOSED and has_kernel(func.name(), "CompositeImplicitAutograd"):
+    if operation.composed:
         # Within an operator these come whole: `item`, which waits, or `to`, which copies.
         with Emulation():
             return func.decompose(*args, **kwargs)
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors: list[Tensor] = []
+    _collect((args, kwargs), tensors)
     there = [isinstance(tensor, CudaTensor) for tensor in tensors]
     target = kwargs.get("device")
     to_card = any(there) if target is None else torch.device(target).type == "cuda"
@@ -92,7 +119,8 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
     if any(there):
         _check_devices(name, tensors)
     current().queue()
-    _touch(func, name, args, kwargs)
+    if not operation.view:
+        _touch(operation, args, kwargs)
     if name in _ANSWERS or (name.startswith("index") and _by_mask(args)):
         wait_for_device(f"the answer of {name}")
     if name == "_local_scalar_dense" and args[0].numbers.is_meta:
@@ -100,6 +128,28 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
     if name in _ATTENTION:
         func, args, kwargs = _attend, args[:3], {}
     return _run(func, args, kwargs)
+
+
+def _collect(value: Any, into: list[Tensor]) -> None:
+    """The tensors of an operation's arguments."""
+    if isinstance(value, Tensor):
+        into.append(value)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            _collect(part, into)
+    elif isinstance(value, dict):
+        _collect(list(value.values()), into)
+
+
+def _change(value: Any, kind: type[Tensor], change: Callable[[Any], Any]) -> Any:
+    """An operation's arguments or results with other tensors."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)([_change(part, kind, change) for part in value])
+    if isinstance(value, dict):
+        return {name: _change(part, kind, change) for name, part in value.items()}
+    return value
 
 
 def _attend(*qkv: Tensor) -> Any:
@@ -118,13 +168,13 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
 
     if kwargs.get("device") is not None:
         kwargs = kwargs | {"device": place}
-    plain_args, plain = tree_map_only(CudaTensor, unwrap, (args, kwargs))
+    plain_args, plain = _change((args, kwargs), CudaTensor, unwrap)
 
     def wrap(numbers: Tensor) -> CudaTensor:
         known = wrapped.get(id(numbers))
         return CudaTensor(numbers) if known is None else known
 
-    return tree_map_only(Tensor, wrap, func(*plain_args, **plain))
+    return _change(func(*plain_args, **plain), Tensor, wrap)
 
 
 def _on_host(func: Any, args: Any, kwargs: Any, name: str) -> Any:
@@ -151,7 +201,7 @@ def _copy(func: Any, args: Any, kwargs: Any, name: str) -> Any:
         wait_for_device("a copy to the host")
         if source.numbers.is_meta:
             return _made_up(source)
-        plain = tree_map_only(CudaTensor, lambda tensor: tensor.numbers, args)
+        plain = _change(args, CudaTensor, lambda tensor: tensor.numbers)
         return func(*plain, **kwargs)
     pinned = source.untyped_storage()._cdata in _pinned
     if source.numel() and (blocking or not pinned):
@@ -181,23 +231,27 @@ def _check_devices(name: str, tensors: list[Tensor]) -> None:
         wait_for_device("an index from the host")
 
 
-def _touch(func: Any, name: str, args: Any, kwargs: Any) -> None:
+def _touch(operation: _Operation, args: Any, kwargs: Any) -> None:
     """Tell each tensor's memory that it is read or written; a view does neither."""
-    schema = func._schema
-    if any(made.alias_info and not made.alias_info.is_write for made in schema.returns):
-        return
-    named = [*zip(schema.arguments, args, strict=False)]
-    named += [(known, kwargs[known.name]) for known in schema.arguments if known.name in kwargs]
-    for known, value in named:
-        written = known.alias_info is not None and known.alias_info.is_write
-        for leaf in tree_leaves(value):
-            if isinstance(leaf, CudaTensor):
-                (leaf.memory.write if written else leaf.memory.read)(name)
+    for written, value in zip(operation.arguments.values(), args, strict=False):
+        _touch_all(value, operation.name, written=written)
+    for name, value in kwargs.items():
+        _touch_all(value, operation.name, written=operation.arguments[name])
+
+
+def _touch_all(value: Any, operation: str, *, written: bool) -> None:
+    if isinstance(value, CudaTensor):
+        (value.memory.write if written else value.memory.read)(operation)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            _touch_all(part, operation, written=written)
 
 
 def _by_mask(args: Any) -> bool:
-    masks = (torch.bool, torch.uint8)
-    return any(isinstance(x, Tensor) and x.dtype in masks for x in tree_leaves(args[1:2]))
+    """Whether an index is a mask, whose result has a size that the host must learn."""
+    indices: list[Tensor] = []
+    _collect(args[1:2], indices)
+    return any(index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 def wait_for_device(what: str) -> None:

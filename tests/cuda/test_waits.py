@@ -49,9 +49,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "ragged": {"model": "klein base", "policy": "multistep", "scale": 2, "ragged": True},
 }
 MUTANTS = {
-    "the host waits at every step": {"policy": "schedule"},
-    "a decision waits twice": {"policy": "first_block"},
-    "attention waits": {"model": "klein base", "policy": "multistep", "ragged": True},
+    "the host waits at every step": RUNS["schedule"],
+    "a decision waits twice": RUNS["first_block"],
+    "attention waits": RUNS["ragged"],
 }
 VERDICT = "engine/torch_engine.py _denoise"
 MEASURED = "engine/cache/probe.py measure"

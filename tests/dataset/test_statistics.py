@@ -70,6 +70,7 @@ def test_ten_million_times_take_the_memory_of_a_hundred_thousand() -> None:
     assert peak_bytes < 8 * (EXACT_PICTURES + BINS) + 2_000_000
 
 
+@pytest.mark.slow
 def test_a_run_of_many_shards_is_gathered_within_a_bound(tmp_path: Path) -> None:
     """Two hundred shards of two thousand pictures: their times alone would be 16 MB."""
     shards, pictures = 200, 2000

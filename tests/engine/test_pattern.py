@@ -43,9 +43,9 @@ def test_whatever_decides_a_picture_changes_its_card(change):
 
 def test_the_same_row_gives_the_same_bytes_in_another_process():
     script = (
-        "import hashlib; from tests.support.stock import make_picture;"
+        "import hashlib; from batchgen.manifest import Picture;"
         "from batchgen.engine.pattern import draw_card;"
-        "print(hashlib.sha256(draw_card(make_picture(3)).tobytes()).hexdigest())"
+        f"print(hashlib.sha256(draw_card({make_picture(3)!r}).tobytes()).hexdigest())"
     )
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT

@@ -249,13 +249,13 @@ def test_a_refused_table_leaves_nothing_behind(write: Write, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
 
 
-def test_twenty_thousand_columns_are_read_in_seconds(write: Write) -> None:
-    """Two seconds where this was written; time that grows with the square would be thirty."""
-    names = ",".join(f"c{i}" for i in range(20_000))
-    file = write("p.csv", f"prompt,{names}\na{',1' * 20_000}\n")
+def test_ten_thousand_columns_are_read_in_seconds(write: Write) -> None:
+    """One second where this was written; time that grows with the square would be eight."""
+    names = ",".join(f"c{i}" for i in range(10_000))
+    file = write("p.csv", f"prompt,{names}\na{',1' * 10_000}\n")
     begun = time.process_time()
-    assert len(validate(file).columns.travelling) == 20_000
-    assert time.process_time() - begun < 10
+    assert len(validate(file).columns.travelling) == 10_000
+    assert time.process_time() - begun < 5
 
 
 def test_lines_that_look_like_comments_or_options_are_told(write: Write) -> None:

@@ -341,6 +341,7 @@ def test_a_compiler_that_fails_lets_the_next_one_try(tmp_path: Path) -> None:
     assert (tmp_path / f"{code.key}.0.archive").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_compiler_is_not_waited_for_and_its_private_folder_goes(tmp_path: Path) -> None:
     with killed_compiler(tmp_path) as private:
         assert private.is_dir()

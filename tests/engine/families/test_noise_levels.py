@@ -83,8 +83,13 @@ def stock(pipeline: Any, picture: Picture, **sampling: Any) -> torch.Tensor:
     return latents
 
 
-@pytest.mark.parametrize("stated", STATED)
-@pytest.mark.parametrize("family", ["flux", "sd3", "klein"])
+@pytest.mark.parametrize(
+    ("family", "stated"),
+    [
+        *(("flux", stated) for stated in STATED),
+        *((family, stated) for family in ("sd3", "klein") for stated in ("shift", "sigmas")),
+    ],
+)
 def test_stated_levels_equal_stock(
     folders: dict[str, str], pipelines: dict[str, Any], family: str, stated: str
 ) -> None:

@@ -57,6 +57,7 @@ def test_bands_are_the_same_picture(
     assert furthest(decode_in_bands(pictures, LATENTS, Ranks(), bands), expected) <= TOLERANCE
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_channels_last_and_traced_it_is_the_same_picture(
     pictures: AutoencoderKL, expected: torch.Tensor
