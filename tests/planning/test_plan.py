@@ -151,7 +151,7 @@ PLACES = {
     *(("cache", "trace"), ("cache", "schedule"), ("score", "model")),
 }
 CLASS = {"pixels": 64, "steps": 2, "negative_prompt": False, "computed": [0]}
-OPERATIONS = ("run", "audit", "pattern")
+OPERATIONS = ("run", "audit", "splits", "pattern")
 
 
 def settings() -> list[tuple[str, str, Any]]:

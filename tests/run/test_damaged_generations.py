@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchgen.dataset import finalize_run
 from batchgen.errors import DamagedRun, OutputError
 from batchgen.generations import retry_failed
 from batchgen.run.plan_files import load_plan
@@ -113,6 +114,7 @@ def test_a_damaged_shard_of_an_older_generation_is_made_again_as_of_its_own(retr
     run.directory.done(0).unlink()
     Claim(run.directory, 0, 1).release()
     mended = open_run(run.directory.root)
+    assert not finalize_run(mended)
     assert look(run) == ("stalled", 4, 4, 2)
     worked(mended)
     assert look(run) == ("complete", 6, 4, 0), "its failures count no more, this time too"
