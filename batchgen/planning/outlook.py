@@ -43,7 +43,9 @@ def look_ahead(plan: Plan, device: str, devices: int, price: float | None) -> Ou
     if pace := recall(plan.identity, device):
         device_s *= pace.factor
         device = re.split(" (?:torch|attention)=", pace.device)[0]
-        basis = f"the pace of the run {pace.run} on {device}"
+        # A measured one is told in words: "4 pictures of …".
+        made = pace.run if " " in pace.run else f"the run {pace.run}"
+        basis = f"the pace of {made} on {device}"
     # The last shards keep few devices busy: no run is shorter than one shard.
     wall_s = max(device_s / devices, device_s / len(plan.shards))
     return Outlook(device_s, basis, devices, wall_s, price, pace)
