@@ -77,6 +77,8 @@ def columns(shard: Shard, number: int) -> pa.Table:
 
 def loss(table: pa.Table) -> Loss:
     psnrs = table["psnr"].drop_null().to_pylist()
+    if not psnrs:
+        return Loss()
     means = {"psnr_mean": sum(psnrs) / len(psnrs), "ssim_mean": 0.99}
     return Loss(len(psnrs), **means, psnr_worst=min(psnrs), ssim_worst=0.99)
 

@@ -10,7 +10,16 @@ from unittest.mock import patch
 
 from batchgen.errors import BatchgenError
 from batchgen.launch import supervisor
-from batchgen.run import Departure, LeaveCause, Run, RunDirectory, Submission, open_run, submissions
+from batchgen.run import (
+    Departure,
+    LeaveCause,
+    Notes,
+    Run,
+    RunDirectory,
+    Submission,
+    open_run,
+    submissions,
+)
 from batchgen.worker import main as worker
 from batchgen.worker.limits import Limits
 from batchgen.worker.placement import Placement
@@ -48,7 +57,8 @@ def work(directory: RunDirectory, submission: Submission) -> None:
     member = submissions.join(directory, submission.number, "worker")
     try:
         placement = Placement(submission.number, 0)
-        departure = worker.work(open_run(directory.root), placement, submission, signals, member)
+        run = open_run(directory.root)
+        departure = worker.work(run, placement, submission, signals, Notes(member))
     except BatchgenError as error:
         departure = Departure.of_error(error)
     finally:

@@ -162,7 +162,7 @@ def test_a_run_is_named_after_its_manifest(
     for file in ("prompts.parquet", "my.prompts.v2.parquet", "table/part-0.parquet"):
         write_prompts(tmp_path / file, ["a cat"])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(making, "_go", lambda *_, **__: None)
+    monkeypatch.setattr(making, "go", lambda *_, **__: None)
     assert ask("submit", given).code == 0
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [name]
     assert ask("submit", given, "--rehearse").code == 0
@@ -183,7 +183,7 @@ def test_values_that_change_nothing_are_told_by_plan_submit_and_card(
     write_prompts(file, ["a cat", "a dog"], negative_prompt=["grey", None])
     told = "1 row has a negative_prompt that changes nothing: it acts where true_cfg is over 1"
     assert f"\nnote       {told}\n" in ask("plan", file).out
-    monkeypatch.setattr(making, "_go", lambda *_, **__: None)
+    monkeypatch.setattr(making, "go", lambda *_, **__: None)
     assert f"\nnote: {told}\n" in ask("submit", file, "--out", out).out
     nothing = Statistics(0, 0, 0, {}, {}, {}, 0, 0.0, {})
     assert f"\n- {told}\n" in dataset_card(open_run(out), nothing)

@@ -39,7 +39,7 @@ def test_plan_and_submit_read_each_header_and_digest_each_file_once(
 ) -> None:
     """The second submit continues the run of the first one."""
     driver("GPU-aa, 81559, 9.0, NVIDIA H100 80GB HBM3")
-    monkeypatch.setattr(making, "_go", lambda *_, **__: None)
+    monkeypatch.setattr(making, "go", lambda *_, **__: None)
     file = write_prompts(tmp_path / "p.parquet", ["a cat"] * 8)
     size = {"sampling__width": 1024, "sampling__height": 1024}
     job = settings(model__path=write_full_size(tmp_path / "flux-dev"), **size)

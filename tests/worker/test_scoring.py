@@ -14,7 +14,7 @@ from batchgen.shard.escalation import Task
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.records import Record
 from batchgen.worker.pipeline import Pipeline
-from batchgen.worker.samples import encode_image
+from batchgen.worker.samples import Encoded, encode_picture
 from batchgen.worker.scoring import Scoring
 from tests.support.specimens import StubEngine, new_directory, new_pipeline, picture, pictures
 
@@ -147,10 +147,10 @@ def test_a_group_is_encoded_and_the_next_denoised_while_it_is_scored(
             denoised.set()
         return denoise(group)
 
-    def encode(made: Any, output: Any) -> bytes:
+    def encode(pixels: Any, output: Any, xmp: bytes) -> Encoded:
         assert begun.wait(10)
         encoded.set()
-        return encode_image(made, output)
+        return encode_picture(pixels, output, xmp)
 
     def waiting(pixels: Any, prompts: Any) -> list[Scored]:
         begun.set()
@@ -159,7 +159,7 @@ def test_a_group_is_encoded_and_the_next_denoised_while_it_is_scored(
         return judge(pixels, prompts)
 
     monkeypatch.setattr(engine, "denoise", deciding)
-    monkeypatch.setattr("batchgen.worker.pipeline.encode_image", encode)
+    monkeypatch.setattr("batchgen.worker.pipeline.encode_picture", encode)
     pipeline.scoring = Scoring(waiting)
     every = pictures(4)
     found = run(pipeline, partial, Task(0, every[:2]), Task(2, every[2:]))

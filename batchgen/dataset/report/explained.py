@@ -139,8 +139,8 @@ FIGURES = (
         "audit",
         "fidelity",
         "Audited pictures were also made without the step cache, and compared before they were "
-        "encoded: how many, PSNR in dB and SSIM, each on average and at worst.",
-        "SELECT count(psnr), avg(psnr), min(psnr), avg(ssim), min(ssim) FROM made",
+        "encoded: PSNR in dB on average, how many, PSNR at worst; SSIM on average and at worst.",
+        "SELECT avg(psnr), count(psnr), min(psnr), avg(ssim), min(ssim) FROM made",
     ),
     Figure(
         "score",
