@@ -6,6 +6,7 @@ generation that was planned and is not made goes on when the same is asked again
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from batchgen.planning import Hardware, Plan
+    from batchgen.planning import AddedRows, Hardware, Plan
     from batchgen.run import Run
 
 # So long the processes that completed a run may take to leave.
@@ -49,20 +50,18 @@ def retry_failed(run: Run) -> tuple[Run, str]:
 def extend(run: Run, more: Sequence[str], hardware: Hardware) -> tuple[Run, str]:
     """Append rows to a run's manifest, and plan their pictures.
 
-    :param more: files, globs or folders.
+    :param more: files, globs or folders; or URLs of such.
     :param hardware: the devices that are to make the pictures.
     :return: the run as it is then, and a sentence that says what was done.
     :raises ManifestError: the rows break the contract, or do not go with those that there are.
     :raises InputError: other pictures are to be made first.
     :raises StillRunning: processes of the run do not leave.
     """
-    from batchgen.manifest import find_files, identify_file
     from batchgen.run import begin_further
 
     if not _is_complete(run, "extend"):
         planned = run.plan.later[-1].added
-        given = [identify_file(path, 0).sha256 for path in find_files(more)]
-        if planned and list(planned.content) == given:
+        if planned and _are_same(planned, more):
             return run, f"Generation {run.plan.last_generation}, with these rows, goes on."
         _refuse_unmade(run)
     if run.plan.listed and run.plan.left:
@@ -118,15 +117,17 @@ def _keys(run: Run, given: Sequence[str]) -> npt.NDArray[np.int64]:
 
     words: list[str] = []
     for text in given:
-        path = Path(text).expanduser()
-        words += path.read_text().split() if path.is_file() else text.split(",")
+        path = os.path.expanduser(text)  # noqa: PTH111 - a list of keys may be too long for a name
+        is_file = os.path.isfile(path)  # noqa: PTH113
+        words += Path(path).read_text().split() if is_file else text.split(",")
     words = [word.strip() for word in words if word.strip()]
     if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:
         raise InputError(
             f"{brief(one_line(wrong[0]))}: neither a key nor a file with keys; a key is a number "
             "as 000000020"
         )
-    keys = np.array(sorted({int(word[:MOST_DIGITS]) for word in words}), np.int64)
+    digits = (word.lstrip("0")[: MOST_DIGITS + 1] for word in words)
+    keys = np.array(sorted({min(int(some or 0), 10**MOST_DIGITS) for some in digits}), np.int64)
     if not len(keys):
         raise InputError("no keys were given; a key is a number as 000000020")
     unknown = keys[shards_of(run, keys, before=run.plan.last_generation + 1) < 0]
@@ -154,6 +155,16 @@ def plan_rest(run: Run, hardware: Hardware) -> Run:
     if run.plan.listed:
         return begin_rest_of_sample(run, _fitting(run, hardware))
     return begin_further(run, [], _fitting(run, hardware))
+
+
+def _are_same(planned: AddedRows, more: Sequence[str]) -> bool:
+    """Whether rows that were appended are those of these files or URLs."""
+    from batchgen.manifest import find_files, identify_file, names_of
+    from batchgen.remote import is_url
+
+    if all(map(is_url, more)):
+        return list(planned.manifest) == names_of(more)
+    return list(planned.content) == [identify_file(path, 0).sha256 for path in find_files(more)]
 
 
 def _fitting(run: Run, hardware: Hardware) -> Callable[[Plan], None]:

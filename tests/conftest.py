@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from tests.support.nvidia_driver import Driver, write_driver
 from tests.support.rehearsal import Answer, ask, faulty, settings, write_prompts
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of datasets or huggingface_hub
+
+# A shell starts what is to run in the background without it, and so would be what tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests ask hundreds of commands; what they are built from never changes.
 typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)

@@ -26,7 +26,9 @@ def resume(
     run: RunFolder,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar=SET, help="Change a key of [run], [audit] or [pattern]."),
+        typer.Option(
+            "--set", metavar=SET, help="Change a key of [run], [audit], [splits] or [pattern]."
+        ),
     ] = None,
     site: SiteFile = None,
     local: Local = False,
@@ -80,7 +82,7 @@ def resume(
 def extend(
     run: RunFolder,
     more: Annotated[
-        list[str], typer.Argument(help="Tables with more rows: files, globs or folders.")
+        list[str], typer.Argument(help="Tables with more rows: files, globs, folders or URLs.")
     ],
     site: SiteFile = None,
     local: Local = False,

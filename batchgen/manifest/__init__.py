@@ -38,7 +38,7 @@ from batchgen.manifest.checks import Limits
 from batchgen.manifest.columns import column_label, deciding, list_columns
 from batchgen.manifest.effects import Effects
 from batchgen.manifest.extras import NOTHING, extra_columns
-from batchgen.manifest.fetch import gather_files
+from batchgen.manifest.fetch import gather_files, names_of
 from batchgen.manifest.files import Source, check_unchanged, identify_file
 from batchgen.manifest.find import find_files, kind_of
 from batchgen.manifest.json_types import JsonType
@@ -76,6 +76,7 @@ __all__ = [
     "kind_of",
     "list_columns",
     "listed_pictures",
+    "names_of",
     "pictures",
     "read_rows",
     "validate_manifest",

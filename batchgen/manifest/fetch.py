@@ -73,19 +73,35 @@ def gather_files(words: Sequence[str | Path], folder: Path) -> Found:
             f"{shown(urls[0])} and {other[0]}: a manifest is either here or behind URLs: download "
             "the ones, or copy the others there"
         )
-    remote = sorted({one.name: one for url in urls for one in _expand(url)}.items())
-    if len({kind_of(Path(name)) for name, _ in remote}) > 1:
+    remote = _listed(urls)
+    if len({kind_of(Path(one.name)) for one in remote}) > 1:
         raise ManifestError(
-            f"{remote[0][0]} and others: files of one manifest must be of one kind: Parquet, CSV, "
-            "JSON lines, text or Arrow"
+            f"{remote[0].name} and others: files of one manifest must be of one kind: Parquet, "
+            "CSV, JSON lines, text or Arrow"
         )
     folder.mkdir(mode=0o700, exist_ok=True)
-    files = [one.fetch(folder, number) for number, (_, one) in enumerate(remote)]
+    files = [one.fetch(folder, number) for number, one in enumerate(remote)]
     durable.sync_folder(folder)
-    found = Found(files, [name for name, _ in remote], fetched=True)
+    found = Found(files, [one.name for one in remote], fetched=True)
     with found.by_name():
         find_files(files)
     return found
+
+
+def names_of(words: Sequence[str]) -> list[str]:
+    """The names that a manifest's files behind URLs have in its plan; nothing is fetched.
+
+    :raises ManifestError: there is no such file.
+    :raises InputError: nothing here reaches such a URL.
+    :raises Unreachable: a place does not answer, or refuses.
+    """
+    return [one.name for one in _listed(words)]
+
+
+def _listed(urls: Sequence[str]) -> list[_Remote]:
+    """The files behind URLs, each once, in the order of their rows."""
+    found = {one.name: one for url in urls for one in _expand(url)}
+    return [found[name] for name in sorted(found)]
 
 
 @dataclass(frozen=True, slots=True)

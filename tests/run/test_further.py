@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from batchgen.api import attach
@@ -123,6 +124,24 @@ def test_text_tables_are_appended_to_parquet_and_the_other_way_round(tmp_path: P
     parquet.rename(tmp_path / "elsewhere.parquet")
     with pytest.raises(PlanChanged, match=r"b.parquet: the manifest .* cannot be read"):
         open_run(moved)
+
+
+def test_rows_behind_a_url_are_appended_from_the_runs_own_copy(first: Run, tmp_path: Path) -> None:
+    more = table(tmp_path / "b.parquet", range(5, 12))
+    url, fs = "memory://more/b.parquet", fsspec.filesystem("memory")
+    for name in ("b", "c"):
+        fs.pipe(f"/more/{name}.parquet", more.read_bytes())
+    further, _ = extend(first, [url], UNKNOWN)
+    _, told = extend(reopened(first), [url], UNKNOWN)
+    assert told == "Generation 1, with these rows, goes on."
+    with pytest.raises(InputError, match="what is planned comes first"):
+        extend(reopened(first), ["memory://more/c.parquet"], UNKNOWN)
+    fs.rm("/more", recursive=True)
+    worked(further)
+    assert problems(open_run(first.directory.root.rename(tmp_path / "moved"))) == []
+    wanted = whole(tmp_path / "whole", tmp_path / "a.parquet", more)
+    made = records(open_run(tmp_path / "moved"))
+    assert [{**row, "shard": None} for row in made] == wanted
 
 
 def test_appended_files_are_found_where_they_were_moved(first: Run, tmp_path: Path) -> None:

@@ -124,8 +124,8 @@ def test_the_pace_counts_what_was_made_and_not_what_counts(run: Run) -> None:
 
 def test_keys_are_read_from_a_file(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
-    file.write_text("000000003\n\n000000001 1\n")
-    again, _ = remake(run, [str(file), "8"])
+    file.write_text(f"000000003\n\n000000001 {'0' * 30}1\n")
+    again, _ = remake(run, [str(file), ",".join(["8"] * 999)])
     assert again.plan.later[0].pictures == 3
 
 
@@ -136,6 +136,8 @@ def test_keys_are_read_from_a_file(run: Run, tmp_path: Path) -> None:
         ("no-such-file", "no-such-file: neither a key nor a file with keys"),
         ("-1", "-1: neither a key"),
         ("9" * 30, "this run has no picture with this key"),
+        ("1" * 5000, "this run has no picture with this key"),
+        ("1" + "0" * 20 + "1", "this run has no picture with this key"),
         ("", "no keys were given"),
         (",", "no keys were given"),
     ],
