@@ -104,7 +104,7 @@ def _warm(records: list[dict[str, Any]]) -> tuple[float, float]:
             for group in groups.values()
         )
         wall_s = ends[-1][0] - ends[0][0]
-        rate += sum(pictures for _, pictures, _ in ends[1:]) / wall_s
+        rate += sum(pictures for _, pictures, _ in ends[1:]) / max(wall_s, 1e-6)
         worst = max(worst, wall_s / sum(denoise_s for _, _, denoise_s in ends[1:]))
     return rate, worst
 

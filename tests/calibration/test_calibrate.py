@@ -81,7 +81,6 @@ def test_a_killed_calibration_continues_and_tells_what_the_pictures_say(tmp_path
     answer = ask(*words)
     assert (answer.code, answer.err) == (0, "")
     assert owners(root / "uncached", "worker") == before
-    assert "→ multistep-" in answer.out
     plain = pixels(root / "uncached")
     assert len(plain) == 6
     assert all(record["skipped"] == "" for record in records(root / "uncached"))
@@ -95,7 +94,9 @@ def test_a_killed_calibration_continues_and_tells_what_the_pictures_say(tmp_path
         assert tried["computed"] == pytest.approx(np.mean(computed))
         assert 0 < tried["computed"] < tried["steps"] == 10
     chosen = load_job(root / "job.toml").cache
-    assert f"→ multistep-{chosen.tolerance:g}" in answer.out
+    # On a busy machine six pictures may have taken longer with a cache than without.
+    name = f"multistep-{chosen.tolerance:g}" if chosen.policy == "multistep" else "uncached"
+    assert f"→ {name}" in answer.out
     kept, again = (root / "job.toml").read_bytes(), ask(*words)  # nothing is left to be made
     assert again.out in answer.out
     assert (root / "job.toml").read_bytes() == kept

@@ -56,7 +56,7 @@ def submit(run: Path) -> Submit:
 def test_ctrl_c_finishes_the_groups_in_flight_and_resume_makes_the_rest(
     submit: Submit, run: Path
 ) -> None:
-    terminal = submit(1.0)
+    terminal = submit(4.0)  # a group takes so long: there is time to look at a busy machine
     terminal.look("running: 2 workers")
     terminal.look("[/]min on average")
     terminal.press_ctrl_c()
