@@ -103,8 +103,10 @@ def _warm(records: list[dict[str, Any]]) -> tuple[float, float]:
             )
             for group in groups.values()
         )
+        if len(ends) < 2:  # nothing was made after its first group
+            continue
         wall_s = ends[-1][0] - ends[0][0]
-        rate += sum(pictures for _, pictures, _ in ends[1:]) / max(wall_s, 1e-6)
+        rate += sum(pictures for _, pictures, _ in ends[1:]) / wall_s
         worst = max(worst, wall_s / sum(denoise_s for _, _, denoise_s in ends[1:]))
     return rate, worst
 
