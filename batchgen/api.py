@@ -239,9 +239,7 @@ def extend(
     :param local: go on here, although the run was on a cluster.
     :raises BatchgenError: what the command line refuses, with its message.
     """
-    root = run.root if isinstance(run, RunHandle) else Path(run)
-    profile = load_site(Path(site)) if site else None
-    opened, profile = reopen(root, [], [], profile, local=local, add=None, further=True)
+    opened, profile = _complete(run, site, local=local)
     opened, _ = generations.extend(opened, _paths(more), devices_of(profile, opened.job))
     return _go(opened, profile)
 
@@ -262,9 +260,7 @@ def remake(
     :param local: go on here, although the run was on a cluster.
     :raises BatchgenError: what the command line refuses, with its message.
     """
-    root = run.root if isinstance(run, RunHandle) else Path(run)
-    profile = load_site(Path(site)) if site else None
-    opened, profile = reopen(root, [], [], profile, local=local, add=None, further=True)
+    opened, profile = _complete(run, site, local=local)
     opened, _ = generations.remake(opened, keys, same_seeds=same_seeds)
     return _go(opened, profile)
 
@@ -275,6 +271,15 @@ def attach(run: AnyPath) -> RunHandle:
     :raises OutputError: there is none.
     """
     return RunHandle(RunDirectory.open(Path(run)).root)
+
+
+def _complete(
+    run: AnyPath | RunHandle, site: AnyPath | None, *, local: bool
+) -> tuple[Run, Site | None]:
+    """A run that is to make further pictures, and where it goes on."""
+    root = run.root if isinstance(run, RunHandle) else Path(run)
+    profile = load_site(Path(site)) if site else None
+    return reopen(root, [], [], profile, local=local, add=None, further=True)
 
 
 def _go(run: Run, site: Site | None, *, add: int | None = None, steal: bool = False) -> RunHandle:

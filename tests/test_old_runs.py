@@ -95,3 +95,12 @@ def test_an_old_run_is_a_dataset_for_training(old: Path) -> None:
     where = (pc.field("device_s") >= 0) & (pc.field("prompt_place") < 1)
     pictures = batchgen.dataset(old / "half", where=where)
     assert pictures.pictures == len({one["txt"] + one["__key__"] for one in pictures}) == 16
+
+
+def test_a_finished_run_is_exported_with_the_hashes_it_has(old: Path) -> None:
+    """Its records have no hash of a picture, and those of the copy need none."""
+    assert ask("export", old / "painted", old / "copy").code == 0
+    exported = pq.read_table(old / "copy" / "metadata")
+    assert exported.num_rows == pq.read_table(old / "painted" / "metadata").num_rows
+    for tar in pc.unique(exported["tar"]).drop_null().to_pylist():
+        assert (old / "copy" / tar).exists()

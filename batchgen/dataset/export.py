@@ -61,11 +61,11 @@ def export_run(run: Run, folder: Path, signer: Signer | None = None) -> dict[str
     :raises OutputError: the folder holds something, or is in the run's.
     :raises DamagedRun: a file of the run is damaged, or a picture is not that of its record.
     """
-    root = run.directory.root
+    root, folder = run.directory.root, folder.resolve()
     if not run.directory.complete():
         resume = shell_command("batchgen", "resume", root)
         raise InputError(f"{root}: not complete, and a copy would not be either. First: {resume}")
-    if folder.resolve().is_relative_to(root):
+    if folder.is_relative_to(root):
         raise OutputError(f"{folder}: in the folder of the run; name one outside of it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder}: holds something; name a new or an empty folder")
@@ -81,16 +81,14 @@ def export_run(run: Run, folder: Path, signer: Signer | None = None) -> dict[str
         counts[part.split] += len(tars[-1].keys)
     write_records(metadata_files(root), work / "metadata", tars)
     _describe(run, work, folder, parts, tars, signer)
-    (work / _ABOUT).unlink()
     work.replace(folder)
     durable.sync_folder(folder.parent)
+    (folder / _ABOUT).unlink()  # last: whoever is killed before leaves what can be continued
     return counts
 
 
 def _parts(root: Path) -> Iterator[Part]:
-    """The tars of the copy. Each has as many pictures as the run's largest, the last of a split
-    has what is left.
-    """
+    """The tars of the copy. Each but a split's last has as many pictures as the run's largest."""
     splits = {
         split: choose(root, bounds, None) for split, bounds in splits_of(root).bounds().items()
     }

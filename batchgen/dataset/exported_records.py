@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from batchgen import durable
 from batchgen.dataset.chosen import latest_records
 from batchgen.dataset.exported_tars import ExportedTar
-from batchgen.shard import stream_metadata
+from batchgen.shard import encode_table, stream_metadata
 
 
 def write_records(files: Sequence[Path], folder: Path, tars: Sequence[ExportedTar]) -> None:
@@ -25,7 +25,7 @@ def write_records(files: Sequence[Path], folder: Path, tars: Sequence[ExportedTa
     placed = _Placed(tars)
     for path, latest in zip(files, latest_records(files), strict=True):
         table = pa.concat_tables(stream_metadata(path)).filter(pa.array(latest))
-        pq.write_table(placed.told(table), folder / path.name, compression="zstd")
+        durable.write(folder / path.name, encode_table(placed.told(table)))
 
 
 class _Placed:
@@ -53,7 +53,9 @@ class _Placed:
 
 
 def _with(table: pa.Table, name: str, values: object) -> pa.Table:
-    """The table with a column's values in place of others."""
+    """The table with a column's values in place of others, if it has the column: older may not."""
+    if name not in table.column_names:
+        return table
     field = table.schema.field(name)
     column = pa.array(values, field.type) if isinstance(values, list) else values
     return table.set_column(table.schema.get_field_index(name), field, column)

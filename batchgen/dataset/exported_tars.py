@@ -82,6 +82,8 @@ def _samples(run: Run, chosen: Sequence[Chosen], signer: Signer | None) -> Itera
 def _hashes(run: Run, tar: Path) -> dict[str, str]:
     """Key → SHA-256 of a tar's pictures; nothing for runs of older versions."""
     table = read_metadata(run.directory.metadata(int(tar.stem)), ["key", "sha256"])
+    if "sha256" not in table.column_names:
+        return {}
     rows = zip(table["key"].to_pylist(), table["sha256"].to_pylist(), strict=True)
     return {key: sha256 for key, sha256 in rows if sha256}
 

@@ -24,6 +24,7 @@ from batchgen.errors import OutputError, shell_command
 from batchgen.manifest import image_shapes
 from batchgen.planning import (
     Generation,
+    NewPictures,
     Plan,
     append_rows,
     cut_list,
@@ -88,18 +89,7 @@ def begin_rest_of_sample(run: Run, fits: Callable[[Plan], None]) -> Run:
     new, places = rest_of_sample(plan, run.job, run.checkpoint, made)
     nowhere, unchanged = np.full(new.pictures, -1), np.zeros(new.pictures, np.int64)
     listed = write_list(directory, plan.last_generation + 1, places, nowhere, unchanged)
-    return _begin(
-        run,
-        "rest",
-        fits,
-        listed=listed,
-        shapes=new.shapes,
-        pictures=new.pictures,
-        groups=new.groups,
-        shards=new.shards,
-        seconds=new.seconds,
-        bytes=new.bytes,
-    )
+    return _begin(run, "rest", fits, listed=listed, **_of(new))
 
 
 def begin_further(
@@ -125,24 +115,25 @@ def begin_further(
         files = [source.path for source in sources]
         new = plan_further(plan, run.job, run.checkpoint, files)
         kind: Kind = "extend" if added else "rest"
-        further = _begin(
-            run,
-            kind,
-            fits,
-            added=added,
-            shapes=new.shapes,
-            pictures=new.pictures,
-            groups=new.groups,
-            shards=new.shards,
-            seconds=new.seconds,
-            bytes=new.bytes,
-        )
+        further = _begin(run, kind, fits, added=added, **_of(new))
         taken = True
         return further
     finally:
         if not taken:
             parquet.unlink(missing_ok=True)
             shutil.rmtree(parquet.with_suffix(""), ignore_errors=True)  # fetched from URLs
+
+
+def _of(new: NewPictures) -> dict[str, Any]:
+    """The fields of a generation that makes new pictures."""
+    return {
+        "shapes": new.shapes,
+        "pictures": new.pictures,
+        "groups": new.groups,
+        "shards": new.shards,
+        "seconds": new.seconds,
+        "bytes": new.bytes,
+    }
 
 
 def _begin(

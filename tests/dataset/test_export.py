@@ -201,6 +201,27 @@ def test_an_export_that_was_killed_goes_on_after_the_last_whole_shard(
     assert not (tmp_path / "signed.part").exists()
 
 
+@pytest.mark.parametrize("dies", ["unlink", "replace"])
+def test_an_export_that_was_killed_at_its_very_end_is_whole_or_goes_on(
+    dies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = made(tmp_path), tmp_path / "copy"
+    act = getattr(Path, dies)
+
+    def killed(path: Path, *words: Any, **more: Any) -> Any:
+        if path.name in ("export.json", "copy.part"):
+            raise KeyboardInterrupt
+        return act(path, *words, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, dies, killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_run(run, out)
+    if not out.exists():
+        assert export_run(run, out) == {"train": 3}
+    assert len(members(out)) == 9
+
+
 def test_an_export_of_something_else_is_begun_anew_and_a_strangers_folder_is_left_alone(
     files: tuple[Path, Path], tmp_path: Path
 ) -> None:

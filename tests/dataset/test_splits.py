@@ -170,6 +170,17 @@ def test_a_copy_has_the_last_of_a_picture_that_was_made_again(run: Run, tmp_path
     assert len(rows) == 4
 
 
+def test_the_folder_of_a_copy_may_be_the_current_one(
+    run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export_run(run, Path())
+    copied = {path.name for path in (tmp_path / "here").iterdir()}
+    assert copied == {path.name for path in exported.iterdir()}
+    assert card(tmp_path / "here")[0]["pretty_name"] == "here"
+
+
 def test_a_copy_appears_whole_or_not_at_all(run: Run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()

@@ -87,7 +87,15 @@ def lora(tmp_path: Path) -> Path:
     return tmp_path / "lora.safetensors"
 
 
-@pytest.mark.parametrize(("linear", "fused"), [("fp8", True), ("int8", False)])
+@pytest.mark.parametrize(
+    ("linear", "fused"),
+    [
+        ("fp8", True),
+        ("int8", False),
+        pytest.param("fp8", False, marks=pytest.mark.slow),
+        pytest.param("int8", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_worker_that_loads_paints_the_same_and_does_not_read_the_trained_transformer(
     linear: str, fused: bool, model_folder: Path, lora: Path, weights_folder: Path
 ) -> None:
