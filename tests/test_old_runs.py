@@ -48,6 +48,7 @@ def journaled(run: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in records.read_bytes()[: last_end["records"]].splitlines()]
 
 
+@pytest.mark.slow
 def test_a_half_done_run_is_resumed_to_the_tars_that_its_own_version_would_have_made(
     old: Path,
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_file_name_that_would_write_lines_of_its_own_is_refused(tmp_path: Path
     assert r"m\nbatchgen: all is well\n.parquet: a line break in the path; rename it" in told
 
 
+@pytest.mark.slow
 def test_last_words_logs_prompts_and_causes(tmp_path: Path) -> None:
     out = tmp_path / "run"
     rehearse(out, [f"{HOSTILE} RAISE"])

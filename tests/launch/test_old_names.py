@@ -38,6 +38,7 @@ def test_the_pickles_of_this_test_are_written_as_pickle_writes_them() -> None:
     assert pickle.loads(pickle.dumps(Element(**FIELDS))) == pickle.loads(written)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "arguments", "answer"),
     [

@@ -27,6 +27,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return mark
 
 
+@pytest.mark.slow
 def test_on_this_machine(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty entry of PYTHONPATH means the current folder too."""
     monkeypatch.setenv("PYTHONPATH", ":/nowhere:")

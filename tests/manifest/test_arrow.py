@@ -58,6 +58,7 @@ def test_a_truncated_file_is_refused_by_name(
     assert refusal(file).startswith(f"{file}: cannot be read as Arrow")
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_read_or_refused(tmp_path: Path, table: pa.Table) -> None:
     """A wrong offset must not be followed out of the file's memory."""
     whole = write_file(tmp_path / "p.arrow", table).read_bytes()

@@ -281,6 +281,7 @@ def test_metadata_of_other_files_says_nothing_about_places(parquet: Parquet) -> 
         assert refusal(file).startswith(f"row 1 of {file}, column prompt: is empty")
 
 
+@pytest.mark.slow
 def test_every_damaged_byte_of_a_footer_is_refused_or_changes_no_number_of_rows(
     tmp_path: Path,
 ) -> None:

@@ -96,6 +96,7 @@ def test_two_resumes_at_once(slow_run: SlowRun, flags: tuple[str, ...]):
     assert recount.tar_hashes(root) == reference
 
 
+@pytest.mark.slow
 def test_resume_completes_a_commit_without_roll_forward_and_starts_no_worker(
     planned_run: PlannedRun,
 ):

@@ -107,6 +107,7 @@ def test_rows_are_appended_again_and_failures_of_both_are_retried(tmp_path: Path
     ]
 
 
+@pytest.mark.slow
 def test_text_tables_are_appended_to_parquet_and_the_other_way_round(tmp_path: Path) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_text('{"prompt": "a cat", "score": 1.5}\n{"prompt": "a dog", "score": 2.5}\n')

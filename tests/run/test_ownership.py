@@ -37,6 +37,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_new_run_is_closed_to_others_but_for_what_readers_want(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
@@ -92,6 +93,7 @@ def test_what_belongs_to_others_is_refused(
         deed(run)
 
 
+@pytest.mark.slow
 @root_only
 def test_a_new_run_is_not_made_in_a_folder_of_somebody_else(tmp_path: Path) -> None:
     """A folder inside of it is this user's own: so it is in a container."""

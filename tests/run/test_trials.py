@@ -70,6 +70,7 @@ def test_a_sample_and_its_rest_are_the_whole_run(sample: int, tmp_path: Path) ->
     assert [{**row, "shard": None} for row in records(run)] == whole(tmp_path / "whole", file)
 
 
+@pytest.mark.slow
 def test_a_sample_is_drawn_from_all_over_the_manifest_and_goes_on_like_any_run(
     tmp_path: Path,
 ) -> None:

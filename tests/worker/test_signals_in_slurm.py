@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from batchgen.worker.signals import Signals
 
 BEGIN = """
@@ -29,6 +31,7 @@ def run(work: str, *, left_s: float = 2.0, warning_s: float = 2.0) -> tuple[int,
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_the_last_moment_interrupts_what_a_worker_does() -> None:
     assert run("time.sleep(30)") == (0, "1\ndeadline\n", "")
 
@@ -37,6 +40,7 @@ def test_the_alarm_leaves_the_batch_script_half_of_the_warning() -> None:
     assert run("pass", left_s=10.0, warning_s=4.0)[1] == "8\n"
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_where_no_signal_reaches_it_is_ended_with_its_stack() -> None:
     began = time.time()
     code, _, output = run("sum(range(10**12))")

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 CODE = """
 import logging, time
 logging.basicConfig(format="%(message)s")
@@ -28,6 +30,7 @@ def test_the_last_line_is_the_reason_and_the_stacks_stand_before_it() -> None:
     assert any("most recent call first" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_process_that_lets_no_thread_run_is_ended_a_little_later() -> None:
     code, said, seconds = run('dog.watch(1.0, lambda: "never said"); sum(range(10**12))')
     assert (code, "Timeout (0:00:03)!" in said) == (1, True)

@@ -178,6 +178,7 @@ def test_where_every_step_is_computed_it_is_the_plain_loop_bit_for_bit(engine):
     assert torch.equal(latents, paint(engine, short, None)[0])
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_alone_and_in_a_group_guided_or_not(engine):
     pictures = pictures_of(4, 1, 3)
     together, traces, _ = paint(engine, pictures, 0.02)

@@ -107,6 +107,7 @@ def pair() -> Iterator[RankProcesses]:
         yield two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_block_compiles_into_one_graph_for_all_batch_sizes(
     pair: RankProcesses, dtype: str

@@ -113,6 +113,7 @@ def test_a_worker_that_loads_paints_the_same_and_does_not_read_the_trained_trans
     assert len(list(weights_folder.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_another_family_is_loaded_alike(tmp_path: Path, weights_folder: Path) -> None:
     model = {"path": str(save_sd3(tmp_path / "model"))}
     (alone, _), (first, _), (later, trained) = (
@@ -164,6 +165,7 @@ def test_a_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
         weights_of(make_job(tmp_path / "file" / "weights"))
 
 
+@pytest.mark.slow
 def test_of_workers_that_start_together_each_has_its_weights_and_one_file_is_left(
     weights_folder: Path,
 ) -> None:

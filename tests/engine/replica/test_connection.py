@@ -186,6 +186,7 @@ def test_who_does_not_know_the_secret_is_not_answered(served: tuple[StoreServer,
     assert store.get("failed") is None
 
 
+@pytest.mark.slow
 def test_strangers_who_hold_the_line_keep_nobody_out_for_long(
     served: tuple[StoreServer, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:

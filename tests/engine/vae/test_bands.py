@@ -205,6 +205,7 @@ class Peak(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 def test_bands_on_one_device_need_less_memory_than_the_whole():
     """Widths have FLUX.1's proportions, so that the decoder's peak is at full resolution."""
     vae = narrow(block_out_channels=(16, 32, 64, 64), norm_num_groups=16)
