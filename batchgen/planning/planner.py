@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -17,8 +17,22 @@ from pathlib import Path
 import numpy as np
 
 from batchgen.errors import JobError, counted
-from batchgen.manifest import Limits, ValidManifest, gather_files, image_shapes, validate_manifest
-from batchgen.model import Checkpoint, digest, list_ingredients, resolve, resolve_score_model
+from batchgen.manifest import (
+    Limits,
+    ShapeColumns,
+    ValidManifest,
+    gather_files,
+    image_shapes,
+    validate_manifest,
+)
+from batchgen.model import (
+    Checkpoint,
+    Ingredient,
+    digest,
+    list_ingredients,
+    resolve,
+    resolve_score_model,
+)
 from batchgen.planning.cut import shard_size
 from batchgen.planning.cut_list import locate_keys
 from batchgen.planning.effects import (
@@ -117,7 +131,6 @@ def make_plan(
     """
     made_with = list_ingredients(job.model, checkpoint) if checkpoint else ()
     found = gather_files(manifest, parquet.with_suffix(""))
-    mapping = job.manifest.columns
     with found.by_name():
         valid = check_rows(found.files, job, checkpoint, parquet)
     if valid.described:  # its rows are in `parquet` now
@@ -128,9 +141,7 @@ def make_plan(
     pictures, end = valid.pictures, None
     if limit is not None and limit < pictures:
         pictures = limit
-        shapes = count_shapes(stretch(image_shapes(files, job.sampling, mapping), START, limit))
-        place = locate_keys(image_shapes(files, job.sampling, mapping), np.array([limit]))
-        end = Shard(limit, 0, int(place.rows[0]), int(place.images[0]))
+        shapes, end = _first_pictures(files, job, limit)
     if checkpoint:
         refuse_missing_classes(job, shapes, files)
     contrasted = valid.effects.contrasted / valid.rows
@@ -138,7 +149,7 @@ def make_plan(
     batch_size = job.engine.batch_size
     size = job.shards.pictures or shard_size(pictures, batch_size, cost)
     size = min(size, pictures)  # a larger number, of any length, means one shard too
-    blocks = stretch(image_shapes(files, job.sampling, mapping), START, pictures)
+    blocks = stretch(_rows(files, job), START, pictures)
     shards, groups = cut_stretch(blocks, START, size, batch_size)
     identity = identify_run(job, valid.content, checkpoint.inputs if checkpoint else {})
     return Plan(
@@ -162,12 +173,7 @@ def make_plan(
         has_ids=valid.has_ids,
         idle_columns=tuple(idle_columns(valid.effects)),
         unused_keys=tuple(unused_keys(job, valid.effects)),
-        remarks=(
-            *(checkpoint.left_out() if checkpoint else ()),
-            *notes_on_levels(job.sampling, checkpoint),
-            *notes_on_cache(job, shapes),
-            *note_on_licences(job.output, made_with),
-        ),
+        remarks=tuple(_remarks(job, checkpoint, shapes, made_with)),
         groups=groups,
         shards=shards,
         # Audited pictures are made twice. The shards are cut as if there were no audit.
@@ -177,6 +183,32 @@ def make_plan(
         software=software(),
         made_with=made_with,
     )
+
+
+def _first_pictures(files: Sequence[str], job: Job, count: int) -> tuple[tuple[Shape, ...], Shard]:
+    """The shapes of a trial's pictures, and what a shard after them would begin with."""
+    shapes = count_shapes(stretch(_rows(files, job), START, count))
+    following = locate_keys(_rows(files, job), np.array([count]))
+    return shapes, Shard(count, 0, int(following.rows[0]), int(following.images[0]))
+
+
+def _rows(files: Sequence[str], job: Job) -> Iterator[ShapeColumns]:
+    """All rows of a manifest, as a job reads them."""
+    return image_shapes(files, job.sampling, job.manifest.columns)
+
+
+def _remarks(
+    job: Job,
+    checkpoint: Checkpoint | None,
+    shapes: Sequence[Shape],
+    made_with: Sequence[Ingredient],
+) -> Iterator[str]:
+    """What whoever plans the run is to be told beside what nothing reads: a sentence each."""
+    if checkpoint:
+        yield from checkpoint.left_out()
+    yield from notes_on_levels(job.sampling, checkpoint)
+    yield from notes_on_cache(job, shapes)
+    yield from note_on_licences(job.output, made_with)
 
 
 def check_rows(
@@ -214,10 +246,9 @@ def recount(plan: Plan, job: Job) -> str:
         if part.listed:
             continue
         ours = plan.shards[part.first_shard : part.end_shard]
-        blocks = image_shapes(files, job.sampling, job.manifest.columns)
         to_the_end = part.end == plan.following and not plan.left
         count = None if to_the_end else part.end.first_key - ours[0].first_key
-        pieces = stretch(blocks, ours[0], count)
+        pieces = stretch(_rows(files, job), ours[0], count)
         shards, groups = cut_stretch(pieces, ours[0], ours[0].pictures, job.engine.batch_size)
         for number, (planned, found) in enumerate(zip_longest(ours, shards), part.first_shard):
             if planned != found:
