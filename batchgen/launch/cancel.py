@@ -74,8 +74,7 @@ def _end_here(directory: RunDirectory) -> str:
     supervised = {member.submission for member in alive if member.role == "supervisor"}
     for member in alive:
         if member.role == "supervisor" or not (member.owner.job or member.submission in supervised):
-            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-                os.kill(member.owner.pid, signal.SIGTERM)
+            terminate(member)
     elsewhere = sorted({m.owner.host for m, life in lives if life == "unknown" and not m.owner.job})
     if not elsewhere:
         return "Ending the workers now."
@@ -85,6 +84,12 @@ def _end_here(directory: RunDirectory) -> str:
         f"{', '.join(elsewhere)}, if they live, stop after the groups in flight. To end them at "
         f"once, type there: {there}"
     )
+
+
+def terminate(member: submissions.Member) -> None:
+    """Ask a process of this machine to end at once. It may have ended meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(member.owner.pid, signal.SIGTERM)
 
 
 def cancel_jobs(directory: RunDirectory, *, at_once: bool) -> None:

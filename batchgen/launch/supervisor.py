@@ -20,6 +20,7 @@ from types import FrameType
 
 from batchgen import durable, slurm
 from batchgen.errors import BatchgenError
+from batchgen.launch.cancel import terminate
 from batchgen.launch.local import LocalJob, start_here
 from batchgen.planning import visible_devices, worker_count
 from batchgen.run import (
@@ -202,7 +203,7 @@ class Supervisor:
     def _end_workers(self) -> None:
         for member in self._workers():
             if member.life() == "alive":
-                os.kill(member.owner.pid, signal.SIGTERM)
+                terminate(member)
         patience = time.monotonic() + PATIENCE_S
         while time.monotonic() < patience and any(slot.works() for slot in self.slots):
             time.sleep(POLL_S)

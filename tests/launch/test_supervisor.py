@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -229,3 +231,19 @@ def test_a_submission_whose_time_is_over_stops_the_run(
     stop = read_stop(directory)
     assert stop is not None
     assert stop.cause == "time limit"
+
+
+def test_a_worker_that_ends_by_itself_in_the_last_moment_does_not_spare_the_others(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was alive when it was looked at, and gone when it was signalled."""
+    rehearsal = Rehearsal(directory, monkeypatch, workers=2)
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        for index, process in enumerate((gone, other)):
+            path = submissions.join(directory, 1, "worker", index)
+            path.write_text(json.dumps(asdict(Owner("here", process.pid, 1.0))))
+        monkeypatch.setattr(submissions.Member, "life", lambda _: "alive")
+        rehearsal.supervisor._end_workers()
+        assert other.wait(30) == -signal.SIGTERM
