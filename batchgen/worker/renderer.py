@@ -2,9 +2,10 @@
 
 A picture that cannot be made costs one record, never its group. There are two kinds of failures:
 
-- Denoising or decoding the group *raises*. After running out of memory the group is halved. After
-any other exception each picture is made once more, alone. - A picture *turns out bad*: it holds
-NaN or is all one colour. This picture is made once more, alone.
+- Making the group *raises*. If denoising runs out of memory, the group is halved. After any other
+  exception, and whenever decoding raises, each picture is made once more, alone.
+- A picture *turns out bad*: it holds NaN or is all one colour. This picture is made once more,
+  alone.
 
 After a `DeviceFault` nothing may be computed in this process. In a replica of several ranks every
 exception is a device fault; the next process does what is done here at once, because of the
@@ -136,7 +137,8 @@ class Renderer:
             raise
         except Exception as error:  # noqa: BLE001 - as above
             if part.path == "retry":
-                return [_failed(part, part.pictures[0], "exception", _message(error))]
+                cause = "out of memory" if isinstance(error, OutOfMemory) else "exception"
+                return [_failed(part, part.pictures[0], cause, _message(error))]
             return [self._again(picture) for picture in part.pictures]
         return _judged(part, part.denoised, pixels, decode_s)
 

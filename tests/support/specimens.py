@@ -198,8 +198,9 @@ def abandoned(run: Run) -> Run:
 class StubEngine:
     """An engine whose pictures fail as their prompts say.
 
-    RAISE, FAULT (of the device), NAN, FLAT and RAISE DECODING are such prompts; with ` once` behind
-    it the fault happens only the first time. More than `fits` pictures do not fit into memory.
+    RAISE, FAULT (of the device), NAN, FLAT, RAISE DECODING and FULL DECODING are such prompts; with
+    ` once` behind it the fault happens only the first time. More than `fits` pictures do not fit
+    into memory.
     """
 
     identity = "stub"
@@ -232,6 +233,8 @@ class StubEngine:
     def decode(self, denoised: Denoised) -> tuple[npt.NDArray[np.uint8], float]:
         if self._strikes(denoised.latents, "RAISE DECODING"):
             raise ValueError("not even now")
+        if self._strikes(denoised.latents, "FULL DECODING"):
+            raise OutOfMemory("the decoder does not fit")
         return np.stack(
             [pixels(one.key, flat=self._strikes([one], "FLAT")) for one in denoised.latents]
         ), 3.0

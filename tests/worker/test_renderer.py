@@ -106,6 +106,7 @@ def test_a_group_of_one_gets_its_retry_too(fault: str) -> None:
     [
         ("RAISE", "exception"),
         ("RAISE DECODING", "exception"),
+        ("FULL DECODING", "out of memory"),
         ("NAN", "not finite"),
         ("FLAT", "one colour"),
     ],
