@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import fields
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen import durable, slurm
-from batchgen.manifest import Picture
+from batchgen.manifest import NOTHING, Picture
 from batchgen.run import RunDirectory
 from batchgen.shard import Record, published_shards, read_metadata, unpublished_records
 
@@ -26,7 +27,8 @@ from batchgen.shard import Record, published_shards, read_metadata, unpublished_
 def device_name(worker: int) -> str:
     """The name of this worker's device; no other host has a device of this name."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    device = f"cuda{visible.replace(',', '-')}" if visible else f"slot{worker}"
+    # Old drivers have slashes in the names of a card's slices; the name becomes a file's.
+    device = f"cuda{re.sub('[,/]', '-', visible)}" if visible else f"slot{worker}"
     return f"{slurm.node()}.{device}"
 
 
@@ -69,4 +71,4 @@ _SHARED = [field.name for field in fields(Picture) if field.name != "extra"]
 
 
 def _picture(row: dict[str, Any]) -> Picture:
-    return Picture(**{name: row[name] for name in _SHARED}, extra="{}")
+    return Picture(**{name: row[name] for name in _SHARED}, extra=NOTHING)

@@ -9,6 +9,7 @@ from batchgen.run.run import create
 from batchgen.settings.job import load_job
 from batchgen.worker.sick_devices import device_name, is_sick, mark_sick
 from tests.support.rehearsal import Answer, ask, faulty, records, rehearse, status, write_prompts
+from tests.support.specimens import new_directory
 
 pytestmark = pytest.mark.slow
 PROMPTS = [f"a cat {n}" for n in range(64)]
@@ -61,3 +62,17 @@ def test_a_resume_forgives_a_device_that_was_listed(tmp_path: Path) -> None:
     mark_sick(run.directory, device_name(0), "it was on fire")
     assert ask("resume", tmp_path / "run").code == 0
     assert not is_sick(run.directory, device_name(0))
+
+
+def test_a_slice_of_a_card_whose_name_has_slashes_can_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So drivers before 470 name it."""
+    directory = new_directory(tmp_path, 1)
+    names = []
+    for visible in ("MIG-GPU-8f3a/1/0", "MIG-GPU-8f3a/2/0,MIG-GPU-8f3a/3/0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        names.append(device_name(0))
+        assert not is_sick(directory, names[-1])
+        mark_sick(directory, names[-1], "it was on fire")
+    assert all(is_sick(directory, name) for name in names)
