@@ -35,7 +35,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from batchgen.engine.interface import Rendezvous, Verdict
-from batchgen.engine.replica.rendezvous import first_line, name_rank, open_store
+from batchgen.engine.replica.rendezvous import first_line, leave_together, name_rank, open_store
 from batchgen.engine.replica.store import Store
 from batchgen.errors import DeviceFault, InputError, OutOfMemory
 
@@ -128,12 +128,8 @@ class ControlChannel:
     def close(self) -> None:
         """Leave in good order. Rank 0 waits for the others, because it serves the store."""
         self._left.set()
-        if self.rendezvous.rank:
-            self.store.set(f"left/{self.rendezvous.rank}", "")
-            return
-        others = [f"left/{rank}" for rank in self._followers]
-        if busy := self.store.missing(others, GRACE_S):
-            _log.warning("%s ends although others are busy: no %s", self, ", ".join(busy))
+        if busy := leave_together(self.store, self.rendezvous, GRACE_S):
+            _log.warning("%s ends although others are busy: ranks %s", self, busy)
 
     def _describe(self, error: BaseException) -> _Failure:
         """This rank's own failure."""

@@ -96,17 +96,18 @@ def wait_for_all(store: Store, rendezvous: Rendezvous) -> None:
         raise DeviceFault(told)
 
 
-def leave_together(store: Store, rendezvous: Rendezvous, within_s: float) -> None:
+def leave_together(store: Store, rendezvous: Rendezvous, within_s: float) -> list[int]:
     """Say that this rank needs the store no more; as rank 0, serve it until all others said so.
 
     :param within_s: seconds that rank 0 waits for the others. One that crashed says nothing.
+    :return: on rank 0, the ranks that have not said so in time.
     """
-    others = [f"left/{rank}" for rank in range(1, rendezvous.degree)]
+    left = [f"left/{rank}" for rank in range(rendezvous.degree)]
     if rendezvous.rank == 0:
-        store.missing(others, within_s)
-        return
+        return [left.index(key) for key in store.missing(left[1:], within_s)]
     with contextlib.suppress(DeviceFault):  # heard, and rank 0 left before its answer came
-        store.set(others[rendezvous.rank - 1], "")
+        store.set(left[rendezvous.rank], "")
+    return []
 
 
 def name_rank(rendezvous: Rendezvous) -> str:

@@ -90,15 +90,23 @@ class Store:
             # A signal may raise an exception between request and answer. What is left of that
             # exchange must not be taken for the next answer: the next request connects anew.
             connection, self._connection = self._connection or self._connect(), None
-            connection.send(json.dumps(request).encode())
-            answer = json.loads(connection.receive(wait_s + ANSWER_S))
+            try:
+                connection.send(json.dumps(request).encode())
+                answer = json.loads(connection.receive(wait_s + ANSWER_S))
+            except BaseException:
+                connection.close()
+                raise
             self._connection = connection
             return answer
 
     def _connect(self) -> Connection:
         host, port, secret, join_s = self._where
         link = socket.create_connection((host, port), timeout=join_s)
-        return Connection(link, secret, serves=False, within_s=join_s)
+        try:
+            return Connection(link, secret, serves=False, within_s=join_s)
+        except BaseException:
+            link.close()
+            raise
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from batchgen.engine.interface import Rendezvous
 from batchgen.engine.replica import store as module
 from batchgen.engine.replica.connection import Connection
+from batchgen.engine.replica.control import ControlChannel
 from batchgen.engine.replica.rendezvous import JOIN_S, leave_together, open_store, wait_for_all
 from batchgen.engine.replica.store import Store, StoreServer
 from batchgen.errors import DeviceFault
@@ -251,6 +252,30 @@ def test_rank_0_serves_until_the_others_have_left_and_they_leave_without_its_ans
         store.another().set("left/1", "")  # it was heard, and the answer got lost
         gone.result(5)
     assert store.missing(["left/1"], 0) == []
+
+
+def test_a_rank_that_leaves_in_good_order_needs_no_answer() -> None:
+    """Rank 0 goes as soon as it has heard the last rank, whose answer may then be lost."""
+    published: list[str] = []
+    first = Rendezvous(0, 2, publish=published.append, one_machine=True)
+    leader = ControlChannel(first)
+    follower = ControlChannel(Rendezvous(1, 2, find=lambda: published[0], one_machine=True))
+    leader.store.set("left/1", "")
+    follower.store._connection.close()  # type: ignore[union-attr]
+    follower.close()
+    leader.close()
+
+
+def test_a_request_that_fails_closes_its_connection(
+    served: tuple[StoreServer, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, store = served
+    dropped = store._connection
+    assert dropped is not None
+    monkeypatch.setattr(Connection, "send", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.get("key")
+    assert dropped._link.fileno() == -1
 
 
 def addresses(*found: str) -> Callable[..., Any]:
