@@ -12,13 +12,14 @@ from batchgen.engine.device import choose_device
 from batchgen.engine.families import load_family
 from batchgen.engine.families.family import Family
 from batchgen.engine.modulation import Modulator, hoist_modulations
+from batchgen.engine.offload import residence
 from batchgen.engine.offload.residence import Offload, Residence
 from batchgen.engine.offload.traveller import Traveller
 from batchgen.engine.offload.turns import Turns
 from batchgen.engine.offload.weights import carve, weights
 from batchgen.engine.precision.quantize import choose_format, quantize_blocks
 from batchgen.engine.precision.rules import Quantized
-from batchgen.errors import JobError
+from batchgen.errors import JobError, OutOfMemory
 from batchgen.model.checkpoint import resolve
 from batchgen.settings.job import EngineSettings, Model
 
@@ -54,6 +55,26 @@ def test_everything_goes_to_the_device_but_what_is_not_needed_all_the_time(
 def test_nothing_can_leave_a_cpu(model: tuple[Family, Modulator]) -> None:
     with pytest.raises(JobError, match="there is no device to leave"):
         Residence("text", torch.device("cpu"), *model)
+
+
+@pytest.mark.parametrize("offload", ["text", "model"])
+def test_where_encoding_fails_the_device_has_room_for_a_smaller_group(
+    offload: Offload, model: tuple[Family, Modulator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU stands for the card, so who is there is known from who came and left."""
+    monkeypatch.setattr(residence, "check_offload", lambda *_, **__: None)
+    made = Residence(offload, CPU, *model)
+    there: dict[Traveller, bool] = dict.fromkeys(made._transformer, True)
+    arrive, leave = Traveller.arrive, Traveller.leave
+    monkeypatch.setattr(Traveller, "arrive", lambda own: (arrive(own), there.update({own: True})))
+    monkeypatch.setattr(Traveller, "leave", lambda own: (leave(own), there.update({own: False})))
+    for _ in range(2):  # and it can be tried again
+        with pytest.raises(OutOfMemory, match="here: 2"), made.encoding():
+            raise OutOfMemory(f"here: {sum(there[encoder] for encoder in made._encoders)}")
+        assert not any(there.values())
+    with made.encoding():
+        pass
+    assert [who for who, here in there.items() if here] == made._transformer
 
 
 @pytest.mark.parametrize("linear", ["fp32", "int8"])

@@ -61,13 +61,18 @@ class Residence:
 
     @contextlib.contextmanager
     def encoding(self) -> Iterator[None]:
-        """While prompts are encoded, the text encoders are on the device."""
+        """While prompts are encoded, the text encoders are on the device.
+
+        If encoding fails, all models that travel are away, so that a smaller group has room.
+        """
         for model in self._transformer:
             model.leave()
-        for model in self._encoders:
-            model.arrive()
-        yield
-        for model in self._encoders:
-            model.leave()
+        try:
+            for model in self._encoders:
+                model.arrive()
+            yield
+        finally:
+            for model in self._encoders:
+                model.leave()
         for model in self._transformer:
             model.arrive()
