@@ -25,6 +25,7 @@ from batchgen.launch.elements import count_elements, max_running, refuse_misfit
 from batchgen.run import Run, Submission, refuse_letters, submissions
 from batchgen.settings import Site
 from batchgen.worker.placement import Placement
+from batchgen.worker.signals import Signals
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,6 @@ class Element:
 
         submitit is handed no result: a task before a requeue may have left half of one.
         """
-        from batchgen.worker.signals import Signals
-
         signals = Signals()
         signals.install()  # replaces submitit's handlers, which would requeue from here
         # SLURM sends SIGCONT before every other signal. submitit's handler only warns of it.
