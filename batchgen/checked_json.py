@@ -19,7 +19,7 @@ _KEY = "checksum"
 
 def seal(values: Mapping[str, Any], *, indent: int | None = None) -> bytes:
     """The JSON text of an object and of its checksum."""
-    return json.dumps({**values, _KEY: _checksum(values)}, indent=indent).encode()
+    return json.dumps({**values, _KEY: digest(values)}, indent=indent).encode()
 
 
 def unseal(text: bytes) -> dict[str, Any]:
@@ -34,14 +34,19 @@ def unseal(text: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
     found = values.pop(_KEY, None)
-    if found is not None and found != _checksum(values):
+    if found is not None and found != digest(values):
         raise ValueError("its content does not have the checksum that was written with it")
     return values
 
 
 def checksum_of(text: bytes) -> str:
     """The checksum of the object that `unseal` gives, whatever its layout."""
-    return _checksum(unseal(text))
+    return digest(unseal(text))
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """The SHA-256 of JSON values, hexadecimal: the same in whatever order the keys are."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def parse(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
@@ -57,10 +62,6 @@ def parse(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
         first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     raise ValueError(f"{key}: {first['msg']}" if key else first["msg"])
-
-
-def _checksum(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -14,9 +14,11 @@ from __future__ import annotations
 import errno
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, TypeGuard
 
+Data = bytes | Iterable[bytes | memoryview]
 # Modes of new files: of what readers of a dataset get, and of everything else.
 SHARED, PRIVATE = 0o666, 0o600
 
@@ -61,9 +63,10 @@ def link(source: Path, target: Path) -> bool:
     return True
 
 
-def write(path: Path, data: bytes, mode: int = SHARED) -> None:
+def write(path: Path, data: Data, mode: int = SHARED) -> None:
     """Write a file, complete and synced, under a name that no reader trusts.
 
+    :param data: whole, or in parts, which are not kept in memory.
     :param mode: who may read and write it, if it is new; the umask takes from that.
     """
 
@@ -71,14 +74,17 @@ def write(path: Path, data: bytes, mode: int = SHARED) -> None:
         return os.open(name, flags, mode)
 
     with open(path, "wb", buffering=0, opener=opener) as file:
-        append(file, data)
+        for part in [data] if isinstance(data, bytes) else data:
+            append(file, part)
         sync(file)
 
 
-def create(path: Path, data: bytes) -> bool:
+def create(path: Path, data: Data) -> bool:
     """Make the file `path`, for this user alone; False if it exists.
 
-    Nobody ever sees the file incomplete.
+    Nobody ever sees the file incomplete. While it is written, its name is `.NAME.….tmp`.
+
+    :param data: as in `write`.
     """
     if path.exists():
         return False

@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -120,3 +120,21 @@ def test_a_full_disk_is_told_from_a_broken_one(number: int, full: bool) -> None:
 
 def test_removing_a_name_that_is_gone_is_no_error(tmp_path: Path) -> None:
     durable.remove(tmp_path / "file")
+
+
+def test_a_file_made_from_parts_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def parts(*, until: int) -> Iterator[bytes]:
+        for number in range(3):
+            assert not path.exists()
+            if number == until:
+                raise OSError("the disk is full")
+            yield b"%d" % number
+
+    with pytest.raises(OSError, match="the disk is full"):
+        durable.create(path, parts(until=2))
+    assert list(tmp_path.iterdir()) == []
+    assert durable.create(path, parts(until=3))
+    assert path.read_bytes() == b"012"
+    assert not durable.create(path, [b"another"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Literal
 
+from batchgen.checked_json import digest
 from batchgen.model.checkpoint import TINY, Checkpoint
 from batchgen.model.folder import expand_home
 from batchgen.model.licences import licence_beside, licence_of_header
@@ -42,13 +41,12 @@ def list_ingredients(model: Model, checkpoint: Checkpoint) -> tuple[Ingredient, 
         for name, value in checkpoint.identity.items()
         if not name.startswith(("lora/", "trace/"))
     }
-    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
     folder = checkpoint.folder
     first = Ingredient(
         kind="model",
         name="tiny" if folder == TINY else public_name(folder),
         family=checkpoint.family,
-        digest=f"sha256:{digest}",
+        digest=f"sha256:{digest(own)}",
         license="apache-2.0" if folder == TINY else licence_beside(folder),
     )
     loras = [_lora(number, lora, checkpoint) for number, lora in enumerate(model.lora)]

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from batchgen.engine.trusted_files import foreign, publish
+from batchgen import durable
+from batchgen.engine.trusted_files import foreign
 from batchgen.errors import JobError
 
 _FORMAT = 1
@@ -43,7 +44,7 @@ def write_archive(folder: Path, key: str, archive: Path) -> str:
         body.seek(0)
         head = json.dumps({"batchgen-compile": _FORMAT, "key": key, "sha256": sha256})
         chunks = iter(lambda: body.read(_CHUNK), b"")
-        if publish(archive, itertools.chain([head.encode() + b"\n"], chunks)):
+        if durable.create(archive, itertools.chain([head.encode() + b"\n"], chunks)):
             return sha256
     with _checked(archive, key) as (_, sha256):
         return sha256

@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen import durable
+from batchgen.checked_json import digest
 from batchgen.engine.compile.archive import unpack_archive, write_archive
 from batchgen.errors import JobError
 from batchgen.process import Process
@@ -93,7 +94,7 @@ class CompileCache:
         :param limit_s: the longest wait for it in any case.
         """
         self.facts = {**facts, "ranks": ranks, "software": compiler_software()}
-        self.key = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:32]
+        self.key = digest(self.facts)[:32]
         self.loaded = False
         # Of the archive, once there is one. Records name the code that made a picture by it.
         self.sha256 = ""
@@ -233,8 +234,8 @@ def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
     flags = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
-    digest = hashlib.sha256((flags or [platform.processor()])[0].encode()).hexdigest()
-    return f"{platform.machine()} {digest[:16]}"
+    hashed = hashlib.sha256((flags or [platform.processor()])[0].encode()).hexdigest()
+    return f"{platform.machine()} {hashed[:16]}"
 
 
 def _create_claim(path: Path) -> bool:

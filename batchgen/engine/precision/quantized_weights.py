@@ -18,9 +18,7 @@ goes on: every picture can be made without the file.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
-import json
 import logging
 import os
 import time
@@ -32,6 +30,7 @@ import torch
 from torch import nn
 
 from batchgen import __version__
+from batchgen.checked_json import digest
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Family
 from batchgen.engine.precision.quantize import Format, choose_format, quantize_blocks
@@ -115,8 +114,7 @@ def choose_weights(
     if not job.run.quantized_weights:
         return QuantizedWeights(how, facts, None)
     folder = _make_folder(Path(job.run.quantized_weights).expanduser())
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    return QuantizedWeights(how, facts, folder / f"{key}.safetensors")
+    return QuantizedWeights(how, facts, folder / f"{digest(facts)[:32]}.safetensors")
 
 
 def _make_folder(folder: Path) -> Path:

@@ -26,8 +26,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from batchgen import durable
 from batchgen.engine.precision.quantize import Format, is_quantized, quantize_blocks
-from batchgen.engine.trusted_files import foreign, publish
+from batchgen.engine.trusted_files import foreign
 from batchgen.errors import ModelError, counted
 from batchgen.model import read_header
 
@@ -49,7 +50,7 @@ def write_quantized(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> N
 
     :raises OSError: no space, no right to write, or a file system without hard links.
     """
-    publish(path, _serialize(_plain_tensors(model), {"batchgen": json.dumps(facts)}))
+    durable.create(path, _serialize(_plain_tensors(model), {"batchgen": json.dumps(facts)}))
 
 
 @torch.inference_mode(mode=False)
