@@ -14,9 +14,6 @@ from typing import Any, Literal
 from batchgen.errors import DamagedRun
 from batchgen.manifest import Picture
 
-# Records that are read at once.
-ROWS = 16_384
-
 Outcome = Literal["ok", "failed"]
 # "normal": together with its group. "retry": alone, after its group failed. "oom_split": in a
 # part of its group, which did not fit the device. "solo": alone, after two deaths.

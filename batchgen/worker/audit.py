@@ -24,7 +24,7 @@ from batchgen.errors import DeviceFault
 from batchgen.fidelity import Pixels, psnr, ssim
 from batchgen.manifest import Picture
 from batchgen.settings import Job
-from batchgen.shard import AuditOutcome, Route
+from batchgen.shard import AuditOutcome, Route, key_text
 
 log = logging.getLogger(__name__)
 # Other groups are made picture by picture, because they failed or ended their process.
@@ -147,6 +147,6 @@ class Auditor:
 def _told(pictures: Sequence[Picture], error: Exception) -> str:
     """Why pictures are not measured; it is logged too."""
     why = f"{type(error).__name__}: {error}"[:2000]
-    keys = ", ".join(f"{picture.key:09d}" for picture in pictures)
+    keys = ", ".join(key_text(picture.key) for picture in pictures)
     log.warning("the audit could not measure %s, which are made all the same: %s", keys, why)
     return why

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from batchgen.engine import Verdict
-from batchgen.shard import PartialShard, Task
+from batchgen.shard import PartialShard, Task, key_text
 
 # One is being denoised while the one before is decoded and written.
 GROUPS = 2
@@ -42,6 +42,6 @@ class InFlight:
 
 
 def _name(partial: PartialShard, task: Task) -> str:
-    first, last = (f"{picture.key:09d}" for picture in (task.pictures[0], task.pictures[-1]))
+    first, last = (key_text(picture.key) for picture in (task.pictures[0], task.pictures[-1]))
     keys = f"picture {first}" if first == last else f"pictures {first}…{last}"
     return f"{keys} of shard {partial.shard:06d}"

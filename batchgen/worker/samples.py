@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from batchgen.manifest import NOTHING, Picture
 from batchgen.settings import Output
+from batchgen.shard import key_text
 from batchgen.worker.perceptual_hash import perceptual_hash
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
@@ -67,7 +68,7 @@ def encode_image(pixels: npt.NDArray[np.uint8], output: Output, xmp: bytes = b""
 
 def sample(picture: Picture, image: bytes, output: Output) -> bytes:
     """The tar members of one picture, with headers and padding."""
-    key = f"{picture.key:09d}"
+    key = key_text(picture.key)
     about = {
         "key": key,
         "row": picture.row,

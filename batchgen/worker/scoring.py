@@ -19,6 +19,7 @@ from batchgen.engine import Scored
 from batchgen.errors import DeviceFault, OutOfMemory
 from batchgen.fidelity import Pixels
 from batchgen.manifest import Picture
+from batchgen.shard import key_text
 
 log = logging.getLogger(__name__)
 
@@ -95,5 +96,5 @@ class Scoring:
     def _tell(self, picture: Picture, why: str) -> None:
         if not self._told:
             self._told = True
-            text = "picture %09d is recorded without a score, as others may be: %s"
-            log.warning(text, picture.key, why[:2000])
+            text = "picture %s is recorded without a score, as others may be: %s"
+            log.warning(text, key_text(picture.key), why[:2000])

@@ -33,6 +33,7 @@ from batchgen.shard import (
     Claims,
     PartialShard,
     Task,
+    key_text,
     plan_tasks,
     publish_shard,
     read_shard,
@@ -213,7 +214,7 @@ class Worker:
         asked, below = self.run.job.audit, [one for one in made if one.audited.outcome == "below"]
         for one in below:
             text = (
-                f"picture {one.picture.key:09d} is {one.audited.psnr:.1f} dB from what it is "
+                f"picture {key_text(one.picture.key)} is {one.audited.psnr:.1f} dB from what it is "
                 f"without the cache; audit.min_psnr = {asked.min_psnr:g}"
             )
             log.warning("%s", text)
@@ -236,7 +237,7 @@ class Worker:
             return
         ok = [number for number, record in enumerate(records, 1) if record.outcome == "ok"]
         partial.void(max(ok, default=0))
-        picture = f"picture {good.key:09d}, made well before, failed too"
+        picture = f"picture {key_text(good.key)}, made well before, failed too"
         reason = f"{counted(self.failed_groups, 'group')} in a row failed, and {picture}"
         mark_sick(self.run.directory, self.device, reason)
         raise SickDevice(f"{self.device}: {reason}")
