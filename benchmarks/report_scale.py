@@ -27,9 +27,10 @@ from batchgen.planning import Shard
 from batchgen.run import RunDirectory
 from batchgen.run.run import create
 from batchgen.settings.job import load_job
+from batchgen.shard.columns import SCHEMA, key_text
 from batchgen.shard.commit import Done
 from batchgen.shard.loss import Loss
-from batchgen.shard.metadata import SCHEMA, encode_table, key_text
+from batchgen.shard.metadata import encode_table
 
 STEPS, HOSTS = 28, 16
 # In the columns that the report does not read, by type; 0 in those of other types.

@@ -11,7 +11,8 @@
     commit.py          the commit is one link; anyone completes it
     journal.py         what an attempt has begun and ended, in lines with checksums
     loss.py            what audits have measured
-    metadata.py        published records, and what each of their columns means
+    metadata.py        published records, written and read
+    columns.py         what each column of published records means
     older_metadata.py  those of batchgen 0.2 and older
     records.py         the record of one picture
     pictures.py        a shard's pictures, read from the manifest
@@ -20,6 +21,7 @@ A room imports only rooms below it.
 """
 
 from batchgen.shard.claims import Claim, Claims, last_attempt, read_owner
+from batchgen.shard.columns import COLUMNS, EXTRA, SCHEMA, key_text
 from batchgen.shard.commit import (
     Done,
     committed_shards,
@@ -38,16 +40,7 @@ from batchgen.shard.in_progress import (
     unpublished_verdicts,
 )
 from batchgen.shard.loss import Loss
-from batchgen.shard.metadata import (
-    COLUMNS,
-    EXTRA,
-    SCHEMA,
-    encode_table,
-    key_text,
-    moments_s,
-    read_metadata,
-    stream_metadata,
-)
+from batchgen.shard.metadata import encode_table, moments_s, read_metadata, stream_metadata
 from batchgen.shard.partial_shard import PartialShard
 from batchgen.shard.pictures import listed_places, read_shard, shards_of
 from batchgen.shard.publish import publish_shard

@@ -25,7 +25,7 @@ AuditOutcome = Literal["", "measured", "below", "not measured"]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What became of one planned picture. `metadata.py` says what each field means.
+    """What became of one planned picture. `columns.py` says what each field means.
 
     Times are seconds. Those of a stage are the whole group's: divide by `group_size` for the
     picture's share.

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import DamagedRun
-from batchgen.shard.metadata import COLUMNS, SCHEMA, read_metadata, stream_metadata, to_table
+from batchgen.shard.columns import COLUMNS, SCHEMA
+from batchgen.shard.metadata import read_metadata, stream_metadata, to_table
 from batchgen.shard.records import Record, identity_of, parse
 from tests.support.specimens import failure, picture, record
 

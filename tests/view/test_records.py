@@ -4,7 +4,7 @@ import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from batchgen.shard.metadata import COLUMNS
+from batchgen.shard.columns import COLUMNS
 from tests.support.rehearsal import ask
 from tests.support.specimens import planned, worked
 
