@@ -3,6 +3,7 @@
     ingredients.py      model and LoRAs: names, digests and licences
     licences.py         what files say of their licence; what it allows
     checkpoint.py       folder or hub id → Checkpoint
+    component_reader.py   configurations and weight headers, each read once
     score_model.py      folder or hub id → ScoreModel, which scores pictures
     locate.py           folder or hub id → folder
     lora/               a LoRA file: which linears it changes, and how strongly

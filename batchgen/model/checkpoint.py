@@ -15,17 +15,12 @@ from typing import Any, cast
 
 from batchgen.errors import ModelError
 from batchgen.model.chat_template import read_chat_template
-from batchgen.model.components.config import AnyTransformer, AnyVae, Config, parse_config
-from batchgen.model.components.scheduler import SCHEDULER, Scheduler
-from batchgen.model.contents import FLOATS, canonical_names, check_weights, is_harmless
+from batchgen.model.component_reader import ComponentReader
+from batchgen.model.components.config import AnyTransformer, AnyVae, Config
+from batchgen.model.components.scheduler import Scheduler
+from batchgen.model.contents import check_weights
 from batchgen.model.families import FAMILIES, FamilyFacts, encoder_of
-from batchgen.model.folder import (
-    component_files,
-    expand_home,
-    named_components,
-    read_json,
-    weight_files,
-)
+from batchgen.model.folder import component_files, expand_home, named_components
 from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled, read_index
 from batchgen.model.locate import TINY, locate
@@ -33,7 +28,7 @@ from batchgen.model.lora import Shape, is_table, linear_name, lora_files, read_l
 from batchgen.model.score_model import ScoreModel
 from batchgen.model.token_counter import TokenCounter
 from batchgen.model.tokenizer_files import check_tokenizer, read_tokenizer, special_tokens
-from batchgen.model.weights import digest, read_header
+from batchgen.model.weights import digest
 from batchgen.settings import MAX_SIDE_PX, Model
 
 __all__ = ["TINY", "Checkpoint", "resolve"]
@@ -54,9 +49,8 @@ class Checkpoint:
     identity: dict[str, str]
     # What scores the pictures; None: nothing does.
     scorer: ScoreModel | None = None
-    # Configurations and weight headers, each read once.
+    # What `ComponentReader` has read: contents by file, and checked configurations by component.
     _contents: dict[Path, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
-    # Checked configurations, by component.
     _configs: dict[str, Config] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -84,16 +78,14 @@ class Checkpoint:
     @property
     def transformer(self) -> AnyTransformer:
         """The transformer's configuration: its heads, width and blocks."""
-        config = self._parsed("transformer")
+        config = self._reader.config("transformer")
         assert isinstance(config, AnyTransformer)
         return config
 
     @property
     def vae(self) -> AnyVae:
         """The VAE's channels, and how many pixels a latent pixel has along a side."""
-        if "vae" not in self._configs:
-            self._configs["vae"] = self._parsed("vae")
-        return cast("AnyVae", self._configs["vae"])
+        return cast("AnyVae", self._reader.config("vae"))
 
     @property
     def heads(self) -> int:
@@ -164,22 +156,15 @@ class Checkpoint:
 
         :raises ModelError: a file is missing or broken.
         """
-        config = self._parsed(component)
-        stored = {
-            name: tuple(header[own]["shape"])
-            for header in self._headers(component).values()
-            for name, own in canonical_names(header, type(config))
-            if not is_harmless(name, config)
-        }
-        held = ((name, config.held(name, shape)) for name, shape in stored.items())
-        return {name: shape for name, shape in held if shape is not None}
+        return self._reader.tensors(component)
 
     def check(self) -> None:
         """Check that the components are whole, fit each other, and hold nothing without effect.
 
         :raises ModelError: some are not.
         """
-        configs = {name: self._parsed(name) for name in self._facts.components}
+        reader = self._reader
+        configs = {name: reader.config(name) for name in self._facts.components}
         self.scheduler()
         for what, given, expected in self._facts.fits(configs):
             if given != expected:
@@ -188,7 +173,7 @@ class Checkpoint:
                     "they are of different models. Fetch all of them again."
                 )
         for name, config in configs.items():
-            check_weights(config, self._headers(name), self._facts.components[name].class_name)
+            check_weights(config, reader.headers(name), self._facts.components[name].class_name)
         for name, kind in self._facts.tokenizers.items():
             check_tokenizer(self.folder / name, kind, configs[encoder_of(name)])
         self._template()  # raises if it is missing or damaged
@@ -198,40 +183,14 @@ class Checkpoint:
 
         :raises ModelError: it is another scheduler than the engine's, or has impossible values.
         """
-        path = self.folder / "scheduler" / "scheduler_config.json"
-        content = self._read_once(path, read_json)
-        _check_class(path, content, SCHEDULER)
-        return parse_config(content, Scheduler, where=str(path))
-
-    def _parsed(self, component: str) -> Config:
-        """A component's configuration, checked.
-
-        :raises ModelError: it is missing, or of another class, or has impossible values.
-        """
-        path, content = self.folder / component / "config.json", self.config(component)
-        if "quantization_config" in content:
-            raise ModelError(
-                f"{path.parent}: an already quantized checkpoint, which batchgen does not load; "
-                "give the bf16 one."
-            )
-        built = self._facts.components[component]
-        _check_class(path, content, *built.written_by)
-        return parse_config(content, built.config, where=str(path))
+        return self._reader.scheduler()
 
     def stored_type(self, component: str) -> str:
         """The type of a component's numbers in its files, such as `BF16`; "" where types differ.
 
         :raises ModelError: a file is missing or broken.
         """
-        headers = self._headers(component).values()
-        tensors = (entry for header in headers for entry in header.values() if "dtype" in entry)
-        types = {entry["dtype"] for entry in tensors} & FLOATS
-        return types.pop() if len(types) == 1 else ""
-
-    def _headers(self, component: str) -> dict[Path, dict[str, Any]]:
-        """The headers of a component's weight files."""
-        files = weight_files(self.folder / component, self._facts.components[component].library)
-        return {path: self._read_once(path, read_header) for path in files}
+        return self._reader.stored_type(component)
 
     def linears(self) -> dict[str, Shape]:
         """What a LoRA can change, by `linear_name`: linears of transformer and text encoders."""
@@ -295,12 +254,11 @@ class Checkpoint:
 
     def config(self, component: str) -> dict[str, Any]:
         """A component's configuration."""
-        return self._read_once(self.folder / component / "config.json", read_json)
+        return self._reader.content(component)
 
-    def _read_once(self, path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        if path not in self._contents:
-            self._contents[path] = read(path)
-        return self._contents[path]
+    @property
+    def _reader(self) -> ComponentReader:
+        return ComponentReader(self.folder, self._facts, self._contents, self._configs)
 
     @property
     def _facts(self) -> FamilyFacts:
@@ -337,17 +295,3 @@ def _resolve(model: Model) -> Checkpoint:
     for lora in loras:
         read_lora(lora, checkpoint.linears())  # raises if it does not fit
     return checkpoint
-
-
-def _check_class(path: Path, content: dict[str, Any], *accepted: str) -> None:
-    """Check the class for which a configuration was written, if it says so.
-
-    :raises ModelError: it is another than the engine builds.
-    """
-    given = content.get("_class_name") or content.get("architectures")
-    names = given if isinstance(given, list) else [given]
-    if given is not None and not set(map(str, names)) & set(accepted):
-        raise ModelError(
-            f"{path}: written for {', '.join(map(str, names))}, but batchgen builds {accepted[0]}. "
-            "Choose a model with it."
-        )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchgen.cli import making
-from batchgen.model import checkpoint
+from batchgen.model import checkpoint, component_reader
 from tests.support.full_size import FILES, write_full_size
 from tests.support.nvidia_driver import Driver
 from tests.support.rehearsal import ask, settings, write_prompts
@@ -29,8 +29,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 
         return call
 
-    for what in ("read_header", "digest"):
-        monkeypatch.setattr(checkpoint, what, counted(what, getattr(checkpoint, what)))
+    for room, what in ((component_reader, "read_header"), (checkpoint, "digest")):
+        monkeypatch.setattr(room, what, counted(what, getattr(room, what)))
     return counts
 
 

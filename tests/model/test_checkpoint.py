@@ -13,7 +13,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from batchgen.errors import ModelError
-from batchgen.model import checkpoint as checkpoints
+from batchgen.model import component_reader
 from batchgen.model.checkpoint import Checkpoint, resolve
 from batchgen.model.folder import wanted
 from batchgen.settings.job import Model
@@ -72,9 +72,9 @@ def test_no_weight_header_and_no_configuration_is_read_twice(
 ) -> None:
     read: Counter[Path] = Counter()
     for name in ("read_header", "read_json"):
-        original = getattr(checkpoints, name)
+        original = getattr(component_reader, name)
         monkeypatch.setattr(
-            checkpoints, name, lambda path, do=original: (read.update([path]), do(path))[1]
+            component_reader, name, lambda path, do=original: (read.update([path]), do(path))[1]
         )
     checkpoint = resolve(Model(path=str(model_folder)))
     headers = {path for path in read if path.suffix == ".safetensors"}
