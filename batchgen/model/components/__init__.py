@@ -7,6 +7,7 @@
     qwen3.py          Qwen3, a language model, as a text encoder
     qwen25_vl.py      the language part of Qwen2.5-VL, likewise
     mistral3.py       the language model in a Mistral3, as a text encoder
+    language_model.py   what these three share
     scheduler.py      noise levels
     tokenizer.py      what a tokenizer has to be
     config.py         what the configurations of all components share

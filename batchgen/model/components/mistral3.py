@@ -6,36 +6,22 @@ the language model under several names; `contents.py` leaves them out.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from batchgen.model.components.config import Activation, Blocks, Decimal, Size, TransformersConfig
-from batchgen.model.components.tensors import Tensors, matrix
+from batchgen.model.components.config import Size, TransformersConfig
+from batchgen.model.components.language_model import LanguageModel
+from batchgen.model.components.tensors import Tensors
 
 
-class Mistral(TransformersConfig):
+class Mistral(LanguageModel):
     """Of transformers' `MistralModel`, or of its `Ministral3Model`, which has the same tensors."""
 
     model_type: Literal["mistral", "ministral3"] = "mistral"
-    vocab_size: Size
-    hidden_size: Size
-    intermediate_size: Size
-    num_hidden_layers: Blocks
-    num_attention_heads: Size
-    num_key_value_heads: Size
     head_dim: Annotated[Size, Field(multiple_of=2)]
     max_position_embeddings: Size = 131072
-    hidden_act: Activation = "silu"
-    rms_norm_eps: Annotated[Decimal, Field(gt=0)] = 1e-6
     sliding_window: Size | None = None
-
-    def _contradictions(self) -> Iterator[str]:
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
-        if heads % groups:
-            yield f"num_key_value_heads = {groups}: expected a divisor of {heads} attention heads"
 
 
 class Mistral3(TransformersConfig):
@@ -63,30 +49,10 @@ class Mistral3(TransformersConfig):
 
         The first are the layers behind it, their norm, and what predicts the next token.
         """
-        if layer := re.match(r"layers\.(\d+)\.", name):
-            return self.used_layers <= int(layer[1]) < self.text_config.num_hidden_layers
-        first = name.split(".")[0]
-        return first in ("norm", "lm_head", "vision_tower", "multi_modal_projector")
+        unread = ("norm", "lm_head", "vision_tower", "multi_modal_projector")
+        beyond = self.text_config.is_beyond(name, self.used_layers)
+        return beyond or name.split(".")[0] in unread
 
     def tensors(self) -> Tensors:
         """Those of the language model's layers that are used, and of what is before them."""
-        text = self.text_config
-        width = text.hidden_size
-        heads, groups = (
-            count * text.head_dim for count in (text.num_attention_heads, text.num_key_value_heads)
-        )
-        yield "embed_tokens.weight", (text.vocab_size, width)
-        for number in range(self.used_layers):
-            layer = f"layers.{number}"
-            for name, out, into in (
-                ("self_attn.q_proj", heads, width),
-                ("self_attn.k_proj", groups, width),
-                ("self_attn.v_proj", groups, width),
-                ("self_attn.o_proj", width, heads),
-                ("mlp.gate_proj", text.intermediate_size, width),
-                ("mlp.up_proj", text.intermediate_size, width),
-                ("mlp.down_proj", width, text.intermediate_size),
-            ):
-                yield from matrix(f"{layer}.{name}", out, into)
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                yield f"{layer}.{name}.weight", (width,)
+        return self.text_config.beginning(self.used_layers, self.text_config.head_dim)

@@ -7,15 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from batchgen.model.components.config import (
-    Activation,
-    Blocks,
-    Component,
-    Decimal,
-    Size,
-    TransformersConfig,
-)
-from batchgen.model.components.tensors import Tensors, linear, matrix
+from batchgen.model.components.config import Component, Decimal, Size
+from batchgen.model.components.language_model import LanguageModel
+from batchgen.model.components.tensors import Tensors
 
 
 def language_settings(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,17 +34,9 @@ class _Rotary(BaseModel):
     rope_type: Literal["default", "mrope"] = "default"
 
 
-class Qwen25VL(TransformersConfig):
+class Qwen25VL(LanguageModel):
     """Of the language part of transformers' `Qwen2_5_VLForConditionalGeneration`."""
 
-    vocab_size: Size
-    hidden_size: Size
-    intermediate_size: Size
-    num_hidden_layers: Blocks
-    num_attention_heads: Size
-    num_key_value_heads: Size
-    max_position_embeddings: Size = 32768
-    hidden_act: Activation = "silu"
     rms_norm_eps: Annotated[Decimal, Field(gt=0)] = 1e-5
     use_sliding_window: Literal[False] = False
     rope_parameters: _Rotary
@@ -66,9 +52,8 @@ class Qwen25VL(TransformersConfig):
         return self.hidden_size // self.num_attention_heads
 
     def _contradictions(self) -> Iterator[str]:
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
-        if heads % groups:
-            yield f"num_key_value_heads = {groups}: expected a divisor of {heads} attention heads"
+        yield from super()._contradictions()
+        heads = self.num_attention_heads
         if self.hidden_size % heads:
             yield f"hidden_size = {self.hidden_size}: expected a multiple of {heads} heads"
         if 2 * sum(self.rope_parameters.mrope_section) != self.head_dim:
@@ -78,20 +63,8 @@ class Qwen25VL(TransformersConfig):
 
     def tensors(self) -> Tensors:
         """See `Config`. What sees, and what predicts the next token, is not read."""
-        width, heads = self.hidden_size, self.num_attention_heads * self.head_dim
-        groups = self.num_key_value_heads * self.head_dim
-        yield "embed_tokens.weight", (self.vocab_size, width)
-        for number in range(self.num_hidden_layers):
-            layer = f"layers.{number}"
-            for name, out in (("q_proj", heads), ("k_proj", groups), ("v_proj", groups)):
-                yield from linear(f"{layer}.self_attn.{name}", out, width)
-            yield from matrix(f"{layer}.self_attn.o_proj", width, heads)
-            for name in ("gate_proj", "up_proj"):
-                yield from matrix(f"{layer}.mlp.{name}", self.intermediate_size, width)
-            yield from matrix(f"{layer}.mlp.down_proj", width, self.intermediate_size)
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                yield f"{layer}.{name}.weight", (width,)
-        yield "norm.weight", (width,)
+        yield from self.beginning(self.num_hidden_layers, self.head_dim, biases="qkv")
+        yield "norm.weight", (self.hidden_size,)
 
 
 QWEN25_VL = Component("transformers", "Qwen2_5_VLForConditionalGeneration", Qwen25VL)

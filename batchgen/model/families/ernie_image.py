@@ -17,7 +17,7 @@ from batchgen.model.components.config import (
 from batchgen.model.components.mistral3 import Mistral3
 from batchgen.model.components.tensors import Tensors, linear, matrix, under
 from batchgen.model.components.tokenizer import MISTRAL_TOKENIZER
-from batchgen.model.families.facts import FamilyFacts
+from batchgen.model.families.facts import FamilyFacts, language_encoding
 
 
 class ErnieImageTransformer(AnyTransformer):
@@ -111,13 +111,6 @@ class ErnieImageMistral3(Mistral3):
             yield f"text_config.num_hidden_layers = 1: {expected}"
 
 
-def _encoding(config: dict[str, Any], tokens: int) -> int:
-    """As T5's; of the hidden layers, the last one alone is kept."""
-    text = config["text_config"]
-    attention = 2 * text["num_attention_heads"] * tokens
-    return int(tokens * (attention + 4 * text["intermediate_size"]))
-
-
 def _fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     """A token is 2×2 latent pixels; the text is one hidden layer."""
     transformer = configs["transformer"]
@@ -150,7 +143,7 @@ ERNIE_IMAGE = FamilyFacts(
     step_flops=_step_flops,
     activations=18,
     contrasts=True,
-    encoding=_encoding,
+    encoding=lambda config, tokens: language_encoding(config["text_config"], tokens),
     stacks=("layers",),
     left_out={
         "pe": "the prompt enhancer is left out: prompts are painted as they are written",

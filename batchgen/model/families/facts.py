@@ -21,9 +21,21 @@ def prompt_alone(prompt: str) -> Messages:
     return [{"role": "user", "content": prompt}]
 
 
+def encoding_peak(tokens: int, heads: int, inner: int) -> int:
+    """Numbers that encoding a prompt takes: scores and their softmax, and the MLP of width `inner`.
+
+    `planning/memory.py` tells what was measured.
+    """
+    return tokens * (2 * heads * tokens + 4 * inner)
+
+
+def language_encoding(config: dict[str, Any], tokens: int) -> int:
+    """`encoding_peak` of a language model, by its config."""
+    return encoding_peak(tokens, config["num_attention_heads"], config["intermediate_size"])
+
+
 def _t5_encoding(config: dict[str, Any], tokens: int) -> int:
-    """Scores and their softmax, and the MLP; `planning/memory.py` tells what was measured."""
-    return int(tokens * (2 * config["num_heads"] * tokens + 4 * config["d_ff"]))
+    return encoding_peak(tokens, config["num_heads"], config["d_ff"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from batchgen.model.components.mistral3 import Mistral3
 from batchgen.model.components.qwen3 import Qwen3
 from batchgen.model.components.tensors import Tensors, matrix
 from batchgen.model.components.tokenizer import MISTRAL_TOKENIZER, QWEN_TOKENIZER
-from batchgen.model.families.facts import TEXT, FamilyFacts, Messages
+from batchgen.model.families.facts import TEXT, FamilyFacts, Messages, language_encoding
 
 
 class Flux2Transformer(Transformer):
@@ -146,13 +146,12 @@ class Flux2Mistral3(Mistral3):
 
 
 def _encoding(config: dict[str, Any], layers: Sequence[int], tokens: int) -> int:
-    """As T5's, and all hidden layers: transformers keeps every one.
+    """What a language model takes, and all hidden layers: transformers keeps every one.
 
     :param config: of the language model.
     """
-    attention = 2 * config["num_attention_heads"] * tokens
-    hidden = (layers[-1] + 1 + len(layers)) * config["hidden_size"]
-    return int(tokens * (attention + 4 * config["intermediate_size"] + hidden))
+    hidden: int = (layers[-1] + 1 + len(layers)) * config["hidden_size"]
+    return language_encoding(config, tokens) + tokens * hidden
 
 
 def _fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:

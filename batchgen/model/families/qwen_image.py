@@ -10,7 +10,7 @@ from batchgen.model.components.qwen25_vl import QWEN25_VL, language_settings
 from batchgen.model.components.tensors import Tensors, linear, under
 from batchgen.model.components.tokenizer import QWEN_TOKENIZER
 from batchgen.model.components.video_autoencoder import QWEN_VAE
-from batchgen.model.families.facts import TEXT, FamilyFacts
+from batchgen.model.families.facts import TEXT, FamilyFacts, language_encoding
 
 # Values of a time before it is embedded.
 _SINUSOIDS = 256
@@ -64,13 +64,6 @@ def _block(width: int, head: int) -> Tensors:
         yield from linear(f"{stream}_mlp.net.2", width, 4 * width)
 
 
-def _encoding(config: dict[str, Any], tokens: int) -> int:
-    """As T5's."""
-    language = language_settings(config)
-    attention = 2 * language["num_attention_heads"] * tokens
-    return int(tokens * (attention + 4 * language["intermediate_size"]))
-
-
 def _fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     """A token is 2×2 latent pixels; the text is the last hidden state."""
     transformer = configs["transformer"]
@@ -112,5 +105,5 @@ QWEN_IMAGE = FamilyFacts(
     contrasts=True,
     around=(_BEFORE, _BEHIND),
     unread=34,
-    encoding=_encoding,
+    encoding=lambda config, tokens: language_encoding(language_settings(config), tokens),
 )

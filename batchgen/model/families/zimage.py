@@ -20,7 +20,7 @@ from batchgen.model.components.config import (
 from batchgen.model.components.qwen3 import Qwen3
 from batchgen.model.components.tensors import Tensors, linear, matrix, under
 from batchgen.model.components.tokenizer import QWEN_TOKENIZER
-from batchgen.model.families.facts import FamilyFacts
+from batchgen.model.families.facts import FamilyFacts, language_encoding
 
 # Text tokens and image tokens are padded to multiples of this many, with learned tokens.
 ZIMAGE_MULTIPLE = 32
@@ -140,12 +140,6 @@ class ZImageQwen3(Qwen3):
             yield "num_hidden_layers = 1: expected at least 2, for the text is the last but one"
 
 
-def _encoding(config: dict[str, Any], tokens: int) -> int:
-    """Scores and their softmax, and the MLP, as T5's."""
-    attention = 2 * config["num_attention_heads"] * tokens
-    return int(tokens * (attention + 4 * config["intermediate_size"]))
-
-
 def _fits(configs: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     """A token is 2×2 latent pixels."""
     transformer = configs["transformer"]
@@ -187,7 +181,7 @@ ZIMAGE = FamilyFacts(
     contrasts=True,
     unguided=0.0,
     chat={"enable_thinking": True},
-    encoding=_encoding,
+    encoding=language_encoding,
     token_multiple=ZIMAGE_MULTIPLE,
     stacks=("noise_refiner", "layers"),
 )
