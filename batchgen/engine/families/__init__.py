@@ -12,7 +12,7 @@ To add a family: a file here, its line in `_FAMILIES`, and its facts for plannin
     zimage.py       Z-Image and Z-Image-Turbo
     zimage_blocks.py  Z-Image's blocks as the engine calls them
     flux2_vae.py    what families with FLUX.2's VAE share
-    mistral3.py     the language model in a Mistral3, as a text encoder
+    first_layers.py   the first layers of a language model, as a text encoder
     family.py       what the engine asks of a family, and what families share
     lora.py         LoRAs, fused at load
     loading.py      the parts of a diffusers folder

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from batchgen.engine.attention.fuse import AttentionOf
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Text
+from batchgen.engine.families.first_layers import FirstLayers
 from batchgen.engine.families.flux2_vae import Flux2VaeFamily
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
-from batchgen.engine.families.mistral3 import Mistral3Text
 from batchgen.engine.modulation import Modulator
 from batchgen.engine.rules import check_true_cfg
 from batchgen.manifest import Picture
@@ -87,7 +87,7 @@ class ErnieImage(Flux2VaeFamily):
         self.blocks = [*self.transformer.layers]
         for block in self.blocks:
             block.__class__ = ErnieImageBlock
-        self.text = load(folder, "text_encoder", Mistral3Text(-1), device)
+        self.text = load(folder, "text_encoder", FirstLayers(-1), device)
         self.encoders: tuple[nn.Module, ...] = (self.text,)
         self._tokenizer = load_tokenizer(folder, "tokenizer")
         self._max_sequence_length = max_sequence_length

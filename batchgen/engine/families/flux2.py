@@ -6,9 +6,9 @@ differences: all blocks share three modulation linears; no linear has a bias; a 
 linear for q, k, v and the MLP.
 
 The text is that of a language model, Qwen3 in klein and the one in a Mistral3 in dev: three of its
-hidden layers, side by side. What comes after the last of them is neither loaded onto the device nor
-computed. A prompt goes through the chat template of the tokenizer, in dev after a message that is
-the same for all, and `model.max_sequence_length` counts the template's tokens too.
+hidden layers, side by side. What comes after the last of them is neither loaded nor computed. A
+prompt goes through the chat template of the tokenizer, in dev after a message that is the same for
+all, and `model.max_sequence_length` counts the template's tokens too.
 
 `guidance` of a base model is the scale of classifier-free guidance, as in the pipeline's call; over
 1 every picture has a second row, for its negative prompt or for "". dev embeds it. A distilled
@@ -30,15 +30,14 @@ from typing import Any, ClassVar
 import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor, nn
 
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Text
+from batchgen.engine.families.first_layers import FirstLayers
 from batchgen.engine.families.flux2_vae import Flux2VaeFamily
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
-from batchgen.engine.families.mistral3 import Mistral3Text
 from batchgen.engine.modulation import Modulator
 from batchgen.engine.rules import check_true_cfg
 from batchgen.manifest import Picture
@@ -61,18 +60,12 @@ class Flux2(Flux2VaeFamily):
             *self.transformer.transformer_blocks,
             *self.transformer.single_transformer_blocks,
         ]
-        self.text = self._load_text(folder, device, load)
+        self.text = load(folder, "text_encoder", FirstLayers(self.layers[-1]), device)
         self.encoders: tuple[nn.Module, ...] = (self.text,)
         self._tokenizer = load_tokenizer(folder, "tokenizer")
         self._max_sequence_length = max_sequence_length
         self.embeds_guidance = bool(self.transformer.config.guidance_embeds)
         self.distilled = self.embeds_guidance or is_distilled(folder)
-
-    def _load_text(self, folder: Path, device: Device, load: LoadModule) -> Any:
-        """The language model, whose output is the last of the hidden layers that are read."""
-        model = load(folder, "text_encoder", transformers.Qwen3Model, device)
-        model.layers, model.norm = model.layers[: self.layers[-1]], nn.Identity()
-        return model
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """Three hidden layers of the language model, side by side; beside the prompt is padding.
@@ -193,6 +186,3 @@ class Flux2Dev(Flux2):
 
     facts = FLUX2_DEV
     layers = MISTRAL3_LAYERS
-
-    def _load_text(self, folder: Path, device: Device, load: LoadModule) -> Any:
-        return load(folder, "text_encoder", Mistral3Text(self.layers[-1]), device)

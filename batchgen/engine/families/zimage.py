@@ -4,8 +4,8 @@ Semantics are those of diffusers' `ZImagePipeline`; tests/engine/families/test_e
 compares the two. Text and image flow through the blocks as one stream. Before they meet, two blocks
 refine the text, once a group, and two blocks the image, at every step.
 
-The text is Qwen3's last hidden layer but one; what comes after it is neither loaded onto the device
-nor computed. A prompt goes through the chat template of the tokenizer, with thinking left on, and
+The text is Qwen3's last hidden layer but one; what comes after it is neither loaded nor computed. A
+prompt goes through the chat template of the tokenizer, with thinking left on, and
 `model.max_sequence_length` counts the template's tokens too. Texts keep their lengths in a group:
 the model was trained without padding, but for the learned tokens that fill text and image up to
 multiples of 32. These are attended to. Where the image begins depends on the text's length, so
@@ -32,13 +32,13 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 from torch import Tensor, nn
 
 from batchgen.engine.attention.fuse import AttentionOf
 from batchgen.engine.attention.heads import Rotary
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Text
+from batchgen.engine.families.first_layers import FirstLayers
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
 from batchgen.engine.families.zimage_blocks import ImageBlock, JointBlock
 from batchgen.engine.modulation import Modulator
@@ -66,10 +66,7 @@ class ZImage(Family):
         for block in self.transformer.layers:
             block.__class__ = JointBlock
         self.blocks = [*self.transformer.noise_refiner, *self.transformer.layers]
-        qwen3 = load(folder, "text_encoder", transformers.Qwen3Model, device)
-        qwen3.layers = qwen3.layers[:-1]
-        qwen3.norm = nn.Identity()
-        self.text = qwen3
+        self.text = load(folder, "text_encoder", FirstLayers(-1), device)
         self.encoders: tuple[nn.Module, ...] = (self.text,)
         self._tokenizer = load_tokenizer(folder, "tokenizer")
         self._max_sequence_length = max_sequence_length

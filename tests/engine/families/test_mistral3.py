@@ -9,8 +9,8 @@ from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE as STOCK
 from transformers import Mistral3ForConditionalGeneration, Mistral3Model
 
 from batchgen.engine.device import Device
+from batchgen.engine.families.first_layers import FirstLayers
 from batchgen.engine.families.loading import load_module
-from batchgen.engine.families.mistral3 import Mistral3Text
 from batchgen.errors import ModelError
 from batchgen.model.checkpoint import resolve
 from batchgen.model.families.flux2 import SYSTEM_MESSAGE
@@ -36,7 +36,7 @@ def test_it_is_the_whole_model_s_up_to_the_last_layer_that_is_read(
     with torch.inference_mode():
         hidden = whole(input_ids=ids, output_hidden_states=True).hidden_states
         for end in (2, -1):
-            read = load_module(tmp_path, "text_encoder", Mistral3Text(end), CPU)
+            read = load_module(tmp_path, "text_encoder", FirstLayers(end), CPU)
             last = read(input_ids=ids).last_hidden_state
             torch.testing.assert_close(last, hidden[range(4)[:end][-1] + 1])
     assert {name.split(".")[0] for name, _ in read.named_parameters()} == {"embed_tokens", "layers"}
@@ -48,8 +48,8 @@ def test_weights_that_it_needs_and_the_files_lack_are_told(tmp_path: Path) -> No
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] = 4
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"weights of Mistral3Model, missing or"):
-        load_module(tmp_path, "text_encoder", Mistral3Text(-1), CPU)
+    with pytest.raises(ModelError, match=r"weights of a language model, missing or"):
+        load_module(tmp_path, "text_encoder", FirstLayers(-1), CPU)
 
 
 def test_the_system_message_is_the_one_that_the_pipeline_of_flux2_dev_sends() -> None:
