@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from batchgen.engine.device import Device
-from batchgen.engine.families.loading import load_module, load_tokenizer
+from batchgen.engine.families.loading import load_module, load_tokenizer, tokenize
 from batchgen.engine.interface import Scored
 from batchgen.engine.quiet_imports import without_lines
 from batchgen.engine.sizes import SCORED_AT_ONCE
@@ -84,13 +84,7 @@ class Scorer:
         if self._tokens is None:
             return {}
         length = self._model.config.text_config.max_position_embeddings
-        tokens = self._tokens(
-            list(prompts),
-            padding="max_length",
-            max_length=length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        tokens = tokenize(self._tokens, prompts, length)
         return {name: tokens[name] for name in ("input_ids", "attention_mask") if name in tokens}
 
 

@@ -31,7 +31,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import numpy as np
@@ -43,9 +42,7 @@ from torch import Tensor, nn
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Text
 from batchgen.engine.families.flux import rotary_positions
-from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
-from batchgen.engine.rules import check_true_cfg
-from batchgen.manifest import Picture
+from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer, tokenize
 
 # Vectors of a double block's image and text, of a single block, and of the last norm.
 _OF_STREAM, _OF_SINGLE, _OF_HEAD = 6, 3, 2
@@ -74,31 +71,13 @@ class Chroma(Family):
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """T5's tokens. A row's own are those of its prompt, and one of padding."""
-        batch = self._tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self._max_sequence_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        batch = tokenize(self._tokenizer, prompts, self._max_sequence_length)
         tokens = self.text(
             input_ids=upload(batch.input_ids, self._device.kind),
             attention_mask=upload(batch.attention_mask, self._device.kind),
         ).last_hidden_state
         own = batch.attention_mask.sum(dim=1) + 1
         return Text(tokens, lengths=tuple(own.clamp(max=self._max_sequence_length).tolist()))
-
-    def cfg_scale(self, picture: Picture) -> float:
-        """`guidance`.
-
-        :raises JobError: a `true_cfg` that would change nothing.
-        """
-        check_true_cfg(picture.true_cfg, contrasts=True)
-        return picture.guidance
-
-    def levels(self, steps: int) -> dict[str, Any]:
-        """N evenly spaced levels from 1 to 1/N, to be shifted."""
-        return {"sigmas": np.linspace(1.0, 1 / steps, steps)}
 
     def modulator(self) -> nn.Module:
         """The approximator, which gives the head's modulation too."""
@@ -146,10 +125,6 @@ class Chroma(Family):
         normed = model.norm_out(image, torch.unflatten(temb, 1, (_OF_HEAD, -1)))
         velocity: Tensor = model.proj_out(normed)
         return velocity
-
-    def lora_targets(self) -> dict[str, nn.Module]:
-        """The transformer and T5."""
-        return {"transformer": self.transformer, "text_encoder": self.text}
 
 
 class Approximated(nn.Module):

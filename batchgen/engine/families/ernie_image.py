@@ -32,8 +32,6 @@ from batchgen.engine.families.first_layers import FirstLayers
 from batchgen.engine.families.flux2_vae import Flux2VaeFamily
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
 from batchgen.engine.modulation import Modulator
-from batchgen.engine.rules import check_true_cfg
-from batchgen.manifest import Picture
 
 
 class ErnieImageBlock(nn.Module):
@@ -108,14 +106,6 @@ class ErnieImage(Flux2VaeFamily):
         )
         return Text(hidden.last_hidden_state, lengths=tuple(map(len, own)))
 
-    def cfg_scale(self, picture: Picture) -> float:
-        """`guidance`.
-
-        :raises JobError: a `true_cfg` that would change nothing.
-        """
-        check_true_cfg(picture.true_cfg, contrasts=True)
-        return picture.guidance
-
     def levels(self, steps: int) -> dict[str, Any]:
         """N evenly spaced levels from 1 to 1/N, to be shifted."""
         return {"sigmas": torch.linspace(1.0, 0.0, steps + 1)[:-1].numpy()}
@@ -174,7 +164,3 @@ class ErnieImage(Flux2VaeFamily):
         scale, shift = model.final_norm.linear(temb).unsqueeze(1).chunk(2, dim=-1)
         velocity: Tensor = model.final_linear(model.final_norm.norm(image) * (1 + scale) + shift)
         return velocity
-
-    def lora_targets(self) -> dict[str, nn.Module]:
-        """The transformer and the language model, as far as it is used."""
-        return {"transformer": self.transformer, "text_encoder": self.text}

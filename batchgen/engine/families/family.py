@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from batchgen.engine.attention.fuse import AttentionOf, find_attentions
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.loading import LoadModule, load_scheduler, shifted_scheduler
 from batchgen.engine.modulation import hoist_modulations
+from batchgen.engine.rules import check_true_cfg
 from batchgen.manifest import Picture
 
 
@@ -129,9 +131,15 @@ class Family(ABC):
     def encode(self, prompts: Sequence[str]) -> Text:
         """Text of the prompts, one row each, padded to the job's `max_sequence_length`."""
 
-    @abstractmethod
     def cfg_scale(self, picture: Picture) -> float:
-        """Scale of the picture's classifier-free guidance. At 1 or below there is none."""
+        """Scale of the picture's classifier-free guidance. At 1 or below there is none.
+
+        It is `guidance`, unless the family has another use for that.
+
+        :raises JobError: a `true_cfg` that would change nothing.
+        """
+        check_true_cfg(picture.true_cfg, contrasts=True)
+        return picture.guidance
 
     @abstractmethod
     def conditions(
@@ -172,9 +180,12 @@ class Family(ABC):
         )
         return image, text
 
-    @abstractmethod
     def lora_targets(self) -> Mapping[str, nn.Module]:
-        """What a LoRA may change, by its folder in the model: transformer and text encoders."""
+        """What a LoRA may change, by its folder in the model: transformer and text encoders.
+
+        Of a language model, that is the part which is loaded.
+        """
+        return {"transformer": self.transformer, "text_encoder": self.text}
 
     def noise_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C', h, w) of a picture of width × height pixels."""
@@ -240,8 +251,11 @@ class Family(ABC):
         return Schedule(self._scheduler.sigmas, timesteps)
 
     def levels(self, steps: int) -> dict[str, Any]:
-        """What the scheduler's `set_timesteps` is told of N steps: their number or their levels."""
-        return {"num_inference_steps": steps}
+        """What the scheduler's `set_timesteps` is told of N steps: their number or their levels.
+
+        Most pipelines give it N evenly spaced levels from 1 to 1/N, to be shifted.
+        """
+        return {"sigmas": np.linspace(1.0, 1 / steps, steps)}
 
     def shift(self, tokens: int, steps: int) -> float:  # noqa: ARG002 - FLUX.2 reads both
         """By how much a dynamic shift moves the noise levels of T tokens: its exponent."""

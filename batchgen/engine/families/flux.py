@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
@@ -63,10 +62,6 @@ class Flux(Family):
     def cfg_scale(self, picture: Picture) -> float:
         """`true_cfg` where there is a negative prompt. FLUX's own guidance is embedded."""
         return picture.true_cfg if picture.negative_prompt else 1.0
-
-    def levels(self, steps: int) -> dict[str, Any]:
-        """N evenly spaced levels from 1 to 1/N, to be shifted."""
-        return {"sigmas": np.linspace(1.0, 1 / steps, steps)}
 
     def conditions(
         self, text: Text, timesteps: Tensor, guidance: Tensor, size: tuple[int, int]

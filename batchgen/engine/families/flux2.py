@@ -25,10 +25,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import diffusers
-import numpy as np
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor, nn
@@ -37,9 +36,8 @@ from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Text
 from batchgen.engine.families.first_layers import FirstLayers
 from batchgen.engine.families.flux2_vae import Flux2VaeFamily
-from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
+from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer, tokenize
 from batchgen.engine.modulation import Modulator
-from batchgen.engine.rules import check_true_cfg
 from batchgen.manifest import Picture
 from batchgen.model import FLUX2_DEV, FLUX2_KLEIN, MISTRAL3_LAYERS, QWEN3_LAYERS, is_distilled
 
@@ -73,15 +71,10 @@ class Flux2(Flux2VaeFamily):
         The blocks attend to padding too, because the model was trained so.
         """
         texts, begin = [self._in_template(prompt) for prompt in prompts], self._tokenizer.bos_token
-        batch = self._tokenizer(
-            texts,
-            # Templates have the token of the beginning, if there is one.
-            add_special_tokens=begin is None or not texts[0].startswith(begin),
-            padding="max_length",
-            max_length=self._max_sequence_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        # Templates have the token of the beginning, if there is one.
+        special = begin is None or not texts[0].startswith(begin)
+        length = self._max_sequence_length
+        batch = tokenize(self._tokenizer, texts, length, add_special_tokens=special)
         hidden = self.text(
             input_ids=upload(batch.input_ids, self._device.kind),
             attention_mask=upload(batch.attention_mask, self._device.kind),
@@ -105,12 +98,7 @@ class Flux2(Flux2VaeFamily):
         """
         if self.distilled:
             return picture.true_cfg if picture.negative_prompt else 1.0
-        check_true_cfg(picture.true_cfg, contrasts=True)
-        return picture.guidance
-
-    def levels(self, steps: int) -> dict[str, Any]:
-        """N evenly spaced levels from 1 to 1/N, to be shifted."""
-        return {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        return super().cfg_scale(picture)
 
     def shift(self, tokens: int, steps: int) -> float:
         """Of tokens and steps, as its authors fitted it; the scheduler's own keys are not read."""
@@ -175,10 +163,6 @@ class Flux2(Flux2VaeFamily):
                 **shared, temb_mod=modulation, split_hidden_states=True
             )
         return image, text
-
-    def lora_targets(self) -> dict[str, nn.Module]:
-        """The transformer and the language model, as far as it is used."""
-        return {"transformer": self.transformer, "text_encoder": self.text}
 
 
 class Flux2Dev(Flux2):

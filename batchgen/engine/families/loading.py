@@ -101,12 +101,18 @@ def load_tokenizer(folder: Path, component: str) -> Any:
         raise ModelError(f"{path}: the tokenizer does not load: {error}") from error
 
 
+def tokenize(tokenizer: Any, texts: Sequence[str], length: int, **options: Any) -> Any:
+    """`input_ids` and `attention_mask` of B texts, [B, length], padded or cut; on the host.
+
+    :param options: of the tokenizer.
+    """
+    usual = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    return tokenizer(list(texts), max_length=length, **usual, **options)
+
+
 def token_ids(tokenizer: Any, prompts: Sequence[str], length: int, device: Device) -> Tensor:
-    """Token ids [B, length] of B prompts, padded or cut."""
-    batch = tokenizer(
-        list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    )
-    return upload(batch.input_ids, device.kind)
+    """Token ids [B, length] of B prompts, padded or cut, on the device."""
+    return upload(tokenize(tokenizer, prompts, length).input_ids, device.kind)
 
 
 def load_scheduler(folder: Path) -> Any:

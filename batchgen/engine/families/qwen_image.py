@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 import transformers
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
@@ -32,10 +31,8 @@ from torch import Tensor, nn
 
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Text
-from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
+from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer, tokenize
 from batchgen.engine.modulation import Modulator, Slice
-from batchgen.engine.rules import check_true_cfg
-from batchgen.manifest import Picture
 from batchgen.model import QWEN_IMAGE
 
 
@@ -74,30 +71,13 @@ class QwenImage(Family):
     def encode(self, prompts: Sequence[str]) -> Text:
         """The last hidden state. The encoder is causal: padding comes last and needs no mask."""
         (before, behind), unread = QWEN_IMAGE.around, QWEN_IMAGE.unread
-        batch = self._tokenizer(
-            [f"{before}{prompt}{behind}" for prompt in prompts],
-            padding="max_length",
-            padding_side="right",
-            max_length=unread + self._max_sequence_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        texts = [f"{before}{prompt}{behind}" for prompt in prompts]
+        length = unread + self._max_sequence_length
+        batch = tokenize(self._tokenizer, texts, length, padding_side="right")
         ids = upload(batch.input_ids, self._device.kind)
         hidden = self.text(input_ids=ids, use_cache=False).last_hidden_state
         lengths = (batch.attention_mask.sum(dim=1) - unread).tolist()
         return Text(hidden[:, unread:], lengths=tuple(map(int, lengths)))
-
-    def cfg_scale(self, picture: Picture) -> float:
-        """The picture's guidance.
-
-        :raises JobError: a `true_cfg` that would change nothing.
-        """
-        check_true_cfg(picture.true_cfg, contrasts=True)
-        return picture.guidance
-
-    def levels(self, steps: int) -> dict[str, Any]:
-        """N evenly spaced levels from 1 to 1/N, to be shifted."""
-        return {"sigmas": np.linspace(1.0, 1 / steps, steps)}
 
     def modulator(self) -> Modulator:
         """Each block's two linears, image before text."""
@@ -177,10 +157,6 @@ class QwenImage(Family):
             for values in (config.latents_std, config.latents_mean)
         )
         return pixels * deviation + mean
-
-    def lora_targets(self) -> dict[str, nn.Module]:
-        """The transformer and Qwen2.5-VL's language part."""
-        return {"transformer": self.transformer, "text_encoder": self.text}
 
 
 def _take_modulations(block: Any) -> list[nn.Linear]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -29,8 +30,6 @@ from torch import Tensor, nn
 from batchgen.engine.device import Device
 from batchgen.engine.families.family import Conditions, Family, Text
 from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer, token_ids
-from batchgen.engine.rules import check_true_cfg
-from batchgen.manifest import Picture
 
 
 class StableDiffusion3(Family):
@@ -76,13 +75,9 @@ class StableDiffusion3(Family):
         pooled = torch.cat([clip.text_embeds for clip in clips], dim=-1)
         return Text(tokens=torch.cat([short, long], dim=1), pooled=pooled)
 
-    def cfg_scale(self, picture: Picture) -> float:
-        """`guidance`.
-
-        :raises JobError: a `true_cfg` that would change nothing.
-        """
-        check_true_cfg(picture.true_cfg, contrasts=True)
-        return picture.guidance
+    def levels(self, steps: int) -> dict[str, Any]:
+        """The scheduler chooses the levels."""
+        return {"num_inference_steps": steps}
 
     def conditions(
         self,

@@ -39,10 +39,9 @@ from batchgen.engine.attention.heads import Rotary
 from batchgen.engine.device import Device, upload
 from batchgen.engine.families.family import Conditions, Family, Text
 from batchgen.engine.families.first_layers import FirstLayers
-from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer
+from batchgen.engine.families.loading import LoadModule, load_module, load_tokenizer, tokenize
 from batchgen.engine.families.zimage_blocks import ImageBlock, JointBlock
 from batchgen.engine.modulation import Modulator
-from batchgen.engine.rules import check_true_cfg
 from batchgen.manifest import Picture
 from batchgen.model import ZIMAGE_MULTIPLE
 
@@ -73,14 +72,8 @@ class ZImage(Family):
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """A hidden layer of Qwen3, which reads from left to right: padding changes no token."""
-        batch = self._tokenizer(
-            [self._in_template(prompt) for prompt in prompts],
-            padding="max_length",
-            padding_side="right",
-            max_length=self._max_sequence_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        texts, length = [self._in_template(prompt) for prompt in prompts], self._max_sequence_length
+        batch = tokenize(self._tokenizer, texts, length, padding_side="right")
         tokens = self.text(
             input_ids=upload(batch.input_ids, self._device.kind),
             attention_mask=upload(batch.attention_mask, self._device.kind),
@@ -102,8 +95,7 @@ class ZImage(Family):
 
         :raises JobError: a `true_cfg` that would change nothing.
         """
-        check_true_cfg(picture.true_cfg, contrasts=True)
-        return 1 + picture.guidance
+        return 1 + super().cfg_scale(picture)
 
     def levels(self, steps: int) -> dict[str, Any]:
         """N evenly spaced levels from 1 to 1/N, rounded as the pipeline rounds them."""
@@ -230,10 +222,6 @@ class ZImage(Family):
         """The model predicts the way from noise to picture, and steps go along the opposite."""
         towards: Tensor = self.transformer.all_final_layer["2-1"](image, c=temb)
         return -towards.float()
-
-    def lora_targets(self) -> dict[str, nn.Module]:
-        """The transformer and Qwen3, as far as it is used."""
-        return {"transformer": self.transformer, "text_encoder": self.text}
 
 
 def _padded(tokens: int) -> int:
