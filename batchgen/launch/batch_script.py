@@ -81,7 +81,6 @@ def site_parameters(site: Site, *lines: str) -> dict[str, Any]:
 
     :param lines: of the batch script, after the profile's own `setup`.
     """
-    options = dict(option.removeprefix("--").partition("=")[::2] for option in site.sbatch)
     cpus = f"--cpus-per-task={site.cpus_per_gpu}"  # srun does not inherit it
     return {
         "partition": site.partition,
@@ -96,8 +95,15 @@ def site_parameters(site: Site, *lines: str) -> dict[str, Any]:
         "stderr_to_stdout": True,
         "setup": [_ENVIRONMENT, _TIMES, *site.setup, *lines],
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0", cpus, *site.srun],
-        "additional_parameters": {name: value or True for name, value in options.items()},
+        "additional_parameters": {
+            name: value or True for name, value in sbatch_options(site).items()
+        },
     }
+
+
+def sbatch_options(site: Site) -> dict[str, str]:
+    """The profile's further options of sbatch: name → value; "" where it has none."""
+    return dict(option.removeprefix("--").partition("=")[::2] for option in site.sbatch)
 
 
 def _first_line(site: Site, root: Path, run: str, number: int) -> str:

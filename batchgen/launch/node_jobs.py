@@ -13,7 +13,7 @@ from pathlib import Path
 
 from batchgen import slurm
 from batchgen.errors import SiteError
-from batchgen.launch.batch_script import python_command, site_parameters
+from batchgen.launch.batch_script import python_command, sbatch_options, site_parameters
 from batchgen.settings import Site
 
 _NAMED = ("nodelist", "exclude")
@@ -62,7 +62,7 @@ def nodes_of(site: Site) -> list[slurm.Node]:
 
     :raises SchedulerSilent: SLURM cannot be asked.
     """
-    options = dict(option.removeprefix("--").partition("=")[::2] for option in site.sbatch)
+    options = sbatch_options(site)
     partition = site.partition or os.environ.get("SBATCH_PARTITION")
     nodes = slurm.list_nodes(partition)
     if listed := options.get("nodelist"):
