@@ -29,7 +29,7 @@ def choose_attend_part(kernel: str) -> AttendPart:
     :raises JobError: the kernel gives no log-sum-exp.
     """
     known: dict[str, AttendPart] = {
-        "sdpa": _flash,
+        "sdpa": _sdpa,
         "flash": _flash,
         "cudnn": _cudnn,
         "fa3": _fa3,
@@ -41,6 +41,20 @@ def choose_attend_part(kernel: str) -> AttendPart:
             f"these do: {', '.join(known)}"
         )
     return known[kernel]
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """On CUDA, `auto` is this in fp32 and on cards older than Ampere, which flash does not serve.
+
+    Not run on a card yet: tests/engine/parallel/test_ulysses_ring.py waits for one.
+    """
+    if not q.is_cuda:
+        return _flash(q, k, v)
+    operator: Any = torch.ops.aten._scaled_dot_product_efficient_attention
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    out, lse = operator(*heads_first, None, compute_log_sumexp=True)[:2]
+    # It is padded to a multiple of 32 queries.
+    return out.transpose(1, 2), lse.narrow(-1, 0, q.shape[1])
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

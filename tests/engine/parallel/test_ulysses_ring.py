@@ -10,7 +10,9 @@ from itertools import product
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from batchgen.engine.attention import log_sum_exp
 from batchgen.engine.attention.log_sum_exp import choose_attend_part
 from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.parallel.mesh import Mesh, check_mesh, choose_mesh, shares
@@ -226,7 +228,7 @@ def test_shares_are_contiguous_and_equal_to_within_one() -> None:
 def devices() -> list[tuple[str, str, torch.dtype]]:
     fp32, bf16 = torch.float32, torch.bfloat16
     needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-    cuda = [("flash", bf16), ("cudnn", bf16), ("math", fp32)]
+    cuda = [("flash", bf16), ("cudnn", bf16), ("math", fp32), ("sdpa", fp32), ("sdpa", bf16)]
     return [
         *product(("cpu",), ("sdpa", "flash", "math"), (fp32, bf16)),
         *(pytest.param("cuda", *case, marks=[pytest.mark.cuda, needs_cuda]) for case in cuda),
@@ -248,6 +250,16 @@ def test_parts_of_the_keys_merge_into_attention_to_all(
     assert (out - expected).abs().max() < tolerance
     assert lse.dtype == torch.float32
     assert (lse - scores.logsumexp(-1)).abs().max() < tolerance
+
+
+def test_on_cuda_the_ring_has_a_kernel_for_fp32_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flash takes 16 bits only, and was asked. The shapes are what PyTorch says of its kernel."""
+    monkeypatch.setattr(log_sum_exp, "_flash", None)
+    with FakeTensorMode():
+        q, k = (torch.empty(2, tokens, 3, 64, device="cuda") for tokens in (37, 70))
+        out, lse = choose_attend_part("sdpa")(q, k, k)
+    assert (out.shape, out.dtype) == ((2, 37, 3, 64), torch.float32)
+    assert (lse.shape, lse.dtype) == ((2, 3, 37), torch.float32)
 
 
 def test_a_merge_does_not_overflow_and_a_part_without_weight_changes_nothing() -> None:
