@@ -158,6 +158,12 @@ def wrong_axes(
         )
 
 
+def wrong_outputs(given: int | None, channels: int) -> Iterator[str]:
+    """What is wrong with a transformer's `out_channels`: it gives as many as it takes."""
+    if given not in (None, channels):
+        yield f"out_channels = {given}: expected null or in_channels = {channels}"
+
+
 class TransformersConfig(Config):
     """A configuration of transformers. It checks types of keys that decide nothing here, too."""
 

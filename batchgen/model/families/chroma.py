@@ -15,6 +15,7 @@ from batchgen.model.components.config import (
     Size,
     Transformer,
     wrong_axes,
+    wrong_outputs,
 )
 from batchgen.model.components.t5 import T5_ENCODER
 from batchgen.model.components.tensors import Tensors, linear, under
@@ -46,9 +47,7 @@ class ChromaTransformer(Transformer):
 
     def _contradictions(self) -> Iterator[str]:
         yield from wrong_axes(self.axes_dims_rope, self.attention_head_dim, "three")
-        if self.out_channels not in (None, self.in_channels):
-            expected = f"null or in_channels = {self.in_channels}"
-            yield f"out_channels = {self.out_channels}: expected {expected}"
+        yield from wrong_outputs(self.out_channels, self.in_channels)
 
     def tensors(self) -> Tensors:
         """See `Config`."""

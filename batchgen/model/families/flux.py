@@ -9,7 +9,14 @@ from pydantic import Field
 
 from batchgen.model.components.autoencoder import VAE
 from batchgen.model.components.clip import CLIP
-from batchgen.model.components.config import MOST_BLOCKS, Component, Size, Transformer, wrong_axes
+from batchgen.model.components.config import (
+    MOST_BLOCKS,
+    Component,
+    Size,
+    Transformer,
+    wrong_axes,
+    wrong_outputs,
+)
 from batchgen.model.components.t5 import T5_ENCODER
 from batchgen.model.components.tensors import Tensors, linear, under
 from batchgen.model.components.tokenizer import CLIP_TOKENIZER, T5_TOKENIZER
@@ -30,9 +37,7 @@ class FluxTransformer(Transformer):
 
     def _contradictions(self) -> Iterator[str]:
         yield from wrong_axes(self.axes_dims_rope, self.attention_head_dim, "three")
-        if self.out_channels not in (None, self.in_channels):
-            expected = f"null or in_channels = {self.in_channels}"
-            yield f"out_channels = {self.out_channels}: expected {expected}"
+        yield from wrong_outputs(self.out_channels, self.in_channels)
 
     def tensors(self) -> Tensors:
         """See `Config`."""

@@ -19,6 +19,7 @@ from batchgen.model.components.config import (
     Size,
     Transformer,
     wrong_axes,
+    wrong_outputs,
 )
 from batchgen.model.components.mistral3 import Mistral3
 from batchgen.model.components.qwen3 import Qwen3
@@ -48,9 +49,7 @@ class Flux2Transformer(Transformer):
 
     def _contradictions(self) -> Iterator[str]:
         yield from wrong_axes(self.axes_dims_rope, self.attention_head_dim, "four")
-        if self.out_channels not in (None, self.in_channels):
-            expected = f"null or in_channels = {self.in_channels}"
-            yield f"out_channels = {self.out_channels}: expected {expected}"
+        yield from wrong_outputs(self.out_channels, self.in_channels)
 
     def tensors(self) -> Tensors:
         """See `Config`."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from batchgen.model.components.autoencoder import VAE
 from batchgen.model.components.clip import PROJECTED_CLIP
-from batchgen.model.components.config import Component, Size, Transformer
+from batchgen.model.components.config import Component, Size, Transformer, wrong_outputs
 from batchgen.model.components.t5 import T5_ENCODER
 from batchgen.model.components.tensors import Tensors, convolution, linear, under
 from batchgen.model.components.tokenizer import CLIP_TOKENIZER, T5_TOKENIZER
@@ -41,9 +41,7 @@ class SD3Transformer(Transformer):
                 f"caption_projection_dim = {self.caption_projection_dim}: expected "
                 f"num_attention_heads × attention_head_dim = {self.width}"
             )
-        if self.out_channels not in (None, self.in_channels):
-            expected = f"null or in_channels = {self.in_channels}"
-            yield f"out_channels = {self.out_channels}: expected {expected}"
+        yield from wrong_outputs(self.out_channels, self.in_channels)
         if any(layer >= self.num_layers for layer in self.dual_attention_layers):
             yield (
                 f"dual_attention_layers = {list(self.dual_attention_layers)}: expected numbers "
