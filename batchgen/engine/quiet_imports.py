@@ -14,7 +14,7 @@ _NOISE = {
     # The way torchao registers its enums will be an error in some later PyTorch. constraints.txt
     # holds versions that go together.
     "torch.utils._pytree": "is an Enum subclass",
-    # Checkpoints that torchao quantized are refused (`model/checkpoint.py`).
+    # Checkpoints that torchao quantized are refused (`model/component_reader.py`).
     "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor objects",
     # Image processors serve models that see pictures. The models here make them.
     "transformers.utils.import_utils": "requires torchvision",

@@ -43,7 +43,7 @@ class Checkpoint:
 
     # In diffusers layout.
     folder: Path
-    # Name of the family's file in engine/families/.
+    # Name of the family, as `engine/families/` knows it.
     family: str
     # File, relative to the folder → digest. LoRAs are `lora/NUMBER/FILE`.
     identity: dict[str, str]

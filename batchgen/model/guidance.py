@@ -6,6 +6,7 @@ A picture has `guidance`, `true_cfg` and a negative prompt, and no model reads a
     FLUX.1 dev, Krea         guidance               true_cfg, where there is a negative prompt
     FLUX.1 schnell           none                   true_cfg, where there is a negative prompt
     Chroma                   none                   guidance
+    ERNIE-Image              none                   guidance
     FLUX.2 dev               guidance               true_cfg, where there is a negative prompt
     FLUX.2 klein             none                   true_cfg, where there is a negative prompt
     FLUX.2 klein, base       none                   guidance

@@ -40,7 +40,7 @@ def _t5_encoding(config: dict[str, Any], tokens: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FamilyFacts:
-    """Facts of a model family. How it computes is in `engine/families/NAME.py`."""
+    """Facts of a model family. How it computes is in `engine/families/`, under the same name."""
 
     name: str
     # By the component's folder.
