@@ -88,7 +88,7 @@ def read_rows(
     """Read `rows` rows from `start_row` on, numbered over all files; no other row group is read.
 
     :param mapping: `[manifest] columns`.
-    :raises PlanChanged: a file has another number of rows than planned, or is gone.
+    :raises PlanChanged: a file has another number of rows or bytes than planned, or is gone.
     :raises ManifestError: a file cannot be read.
     """
     batches: list[pa.RecordBatch] = []
@@ -163,11 +163,16 @@ def _open(source: Source) -> ParquetManifest:
         if Path(path).exists():
             raise
         raise PlanChanged(f"{path}: the manifest this run was planned from is gone") from None
-    if manifest.rows != source.rows:
-        raise PlanChanged(
-            f"{path}: the manifest changed since planning: "
-            f"{counted(source.rows, 'row')} then, {manifest.rows:,} now"
-        )
+    for now, then, what in (
+        (manifest.rows, source.rows, "row"),
+        # Other prompts in as many rows; to hash the file for every shard would take too long.
+        (Path(path).stat().st_size, source.bytes, "byte"),
+    ):
+        if now != then:
+            raise PlanChanged(
+                f"{path}: the manifest changed since planning: "
+                f"{counted(then, what)} then, {now:,} now"
+            )
     return manifest
 
 

@@ -195,6 +195,20 @@ def test_the_columns_that_are_read_belong_to_the_run_and_stay_at_every_resume(
         open_run(tmp_path / "run", ["manifest.columns.prompt=seeds"])
 
 
+def test_no_shard_is_read_from_a_manifest_that_was_edited_in_the_middle_of_the_run(
+    tmp_path: Path,
+) -> None:
+    """It has as many rows as before, so that a worker would have made pictures of other prompts."""
+    file = tmp_path / "prompts.parquet"
+    pq.write_table(pa.table({"prompt": ["a cat"]}), file)
+    run, _ = create(tmp_path / "run", [file], load_job(None, ["engine.kind=pattern"]), None)
+    opened = open_run(tmp_path / "run")
+    assert run.plan.pictures == 1
+    pq.write_table(pa.table({"prompt": ["a cat, edited"]}), file)
+    with pytest.raises(PlanChanged, match=r"changed since planning: .* bytes then, "):
+        read_shard(opened, 0)
+
+
 def test_a_run_that_asked_no_question_about_its_columns_goes_on(tmp_path: Path) -> None:
     """Its plan has no such field, and a submit that lets the column travel finds the same run."""
     file = tmp_path / "prompts.parquet"
