@@ -81,8 +81,15 @@ def reached(url: str) -> Iterator[None]:
     except Exception as error:
         if is_full(error):
             raise
-        said = str(error) or type(error).__name__
+        said = _said(error)
         raise Unreachable(f"{shown(url)}: {brief(one_line(_hidden(said, url)), 500)}") from error
+
+
+def _said(error: Exception) -> str:
+    """What an error says. One of fsspec for what is not there has but its name."""
+    if isinstance(error, FileNotFoundError) and not error.strerror:
+        return "no such file"
+    return str(error) or type(error).__name__
 
 
 def _hidden(text: str, url: str) -> str:
