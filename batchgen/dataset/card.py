@@ -243,10 +243,11 @@ def _scores(run: Run, scores: Scores) -> str:
         return ""
     missing = counted(scores.unscored, "good picture has", "good pictures have")
     told = f" {missing} no score; the workers' logs say why." if scores.unscored else ""
+    scorer = _cell(known_as(run.job.score.model))
     head = f"""
 ## Scores
 
-{counted(scores.scored, "picture was", "pictures were")} scored by `{_cell(known_as(run.job.score.model))}`, in fp32,
+{counted(scores.scored, "picture was", "pictures were")} scored by `{scorer}`, in fp32,
 before they were encoded. None is left out because of its score.{told}
 """
     if scores.labels:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import DamagedRun, shell_command
+from batchgen.model import Ingredient
 from batchgen.settings import prompt_place
 from batchgen.shard.older_metadata import is_older, needed, older_table, renewed
 from batchgen.shard.records import Record
@@ -63,6 +64,8 @@ def _share_s(record: Record) -> float:
 _WHOLE, _NUMBER, _TEXT = pa.int64(), pa.float64(), pa.string()
 _NUMBERS = pa.list_(_NUMBER)
 _MOMENT = pa.timestamp("us", "UTC")
+_MADE_WITH = "made_with"
+_INGREDIENT = {"kind": _TEXT, "name": _TEXT, "digest": _TEXT, "strength": _NUMBER, "license": _TEXT}
 
 COLUMNS = (
     Column(
@@ -178,6 +181,13 @@ COLUMNS = (
     ),
     Column("identity", _TEXT, "The engine's device and numerics."),
     Column(
+        _MADE_WITH,
+        pa.list_(pa.struct(list(_INGREDIENT.items()))),
+        "The model, and its LoRAs behind it: `kind`, `name`, `digest` of weights, `strength` of "
+        "a LoRA, and the `license` that their files tell, empty if they tell none. Empty of test "
+        "cards. In DuckDB: `made_with[1].name`.",
+    ),
+    Column(
         "audit",
         _TEXT,
         "Empty: not audited. `measured`: compared with what it is without the cache. `below`: "
@@ -240,14 +250,21 @@ def moments_s(table: pa.Table) -> npt.NDArray[np.float64]:
     return microseconds / 1e6
 
 
-def to_table(records: Sequence[Record], extras: pa.Table, *, older: bool = False) -> pa.Table:
+def to_table(
+    records: Sequence[Record],
+    extras: pa.Table,
+    *,
+    made_with: Sequence[Ingredient] = (),
+    older: bool = False,
+) -> pa.Table:
     """Records as Arrow rows.
 
     :param extras: the manifest's other columns, one row a record, in the same order. They become
         the struct column `extra`; without such columns there is no struct.
-    :param older: of a run that batchgen 0.2 or older has planned.
+    :param made_with: the model and its LoRAs.
+    :param older: of a run that batchgen 0.2 or older has planned, whose records do not name them.
     """
-    table = older_table(records) if older else _table(records)
+    table = older_table(records) if older else _table(records, made_with)
     if not extras.num_columns:
         return table
     arrays = [column.combine_chunks() for column in extras.columns]
@@ -264,9 +281,12 @@ def encode_table(table: pa.Table) -> bytes:
     return content
 
 
-def _table(records: Sequence[Record]) -> pa.Table:
+def _table(records: Sequence[Record], made_with: Sequence[Ingredient]) -> pa.Table:
+    ingredients = [one.model_dump(include=set(_INGREDIENT)) for one in made_with]
     columns = [
-        [column.value(one) if column.value else getattr(one, column.name) for one in records]
+        [ingredients] * len(records)
+        if column.name == _MADE_WITH
+        else [column.value(one) if column.value else getattr(one, column.name) for one in records]
         for column in COLUMNS
     ]
     arrays = [

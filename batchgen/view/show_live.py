@@ -22,8 +22,8 @@ from batchgen.units import duration, money
 from batchgen.view.roster import AtWork
 from batchgen.view.status import Status
 
-# Columns of a terminal from which on a worker's line has room for its shard, and for its device.
-ROOM_FOR_SHARD, ROOM_FOR_DEVICE = 72, 100
+# Columns of a terminal from which on a worker's line has room for its pace, shard and device.
+ROOM_FOR_PACE, ROOM_FOR_SHARD, ROOM_FOR_DEVICE = 60, 72, 100
 LONGEST_BAR = 60
 # Lines of a screen beside those of the workers.
 _FRAME = 9
@@ -135,7 +135,8 @@ def _workers(at_work: Sequence[AtWork], width: int, lines: int) -> Iterator[Tabl
     if width >= ROOM_FOR_SHARD:
         table.add_column("shard", justify="right", min_width=6)
     table.add_column("pictures", justify="right", min_width=8)
-    table.add_column("s/picture", justify="right", min_width=9)
+    if width >= ROOM_FOR_PACE:
+        table.add_column("s/picture", justify="right", min_width=9)
     if width >= ROOM_FOR_DEVICE:
         table.add_column("device", no_wrap=True, overflow="ellipsis")
     several = len({one.submission for one in at_work}) > 1, len({one.host for one in at_work}) > 1
@@ -154,8 +155,9 @@ def _cells(one: AtWork, width: int, submissions: bool, hosts: bool) -> Iterator[
     if width >= ROOM_FOR_SHARD:
         yield "" if one.stage.shard is None else f"{one.stage.shard:06d}"
     yield f"{one.stage.pictures:,}"
-    pace = one.s_per_picture
-    yield f"{pace:.{2 if pace < 10 else 1}f}" if pace else ""
+    if width >= ROOM_FOR_PACE:
+        pace = one.s_per_picture
+        yield f"{pace:.{2 if pace < 10 else 1}f}" if pace else ""
     if width >= ROOM_FOR_DEVICE:
         yield f"{one.host} {one.stage.device}".strip() if hosts else one.stage.device
 

@@ -160,7 +160,7 @@ def test_workers_know_the_process_group_of_their_process(
 ) -> None:
     torch.multiprocessing.spawn(_as_a_process, (copied, context), nprocs=3)
     parts = [(copied.parent / f"{context}-{rank}").read_text().split() for rank in range(3)]
-    assert sorted(sum(parts, [])) == good
+    assert sorted(key for part in parts for key in part) == good
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -176,7 +176,7 @@ def test_a_spawned_worker_reads_the_part_of_the_process_that_has_made_it(
             owner.setenv("RANK", str(rank))
             sent = pickle.dumps(everything(run))
         seen.append(keys(pickle.loads(sent)))
-    assert sorted(sum(seen, [])) == good
+    assert sorted(key for part in seen for key in part) == good
     assert max(map(len, seen)) - min(map(len, seen)) <= 1
 
 
