@@ -22,8 +22,9 @@ from batchgen.units import duration, money
 from batchgen.view.roster import AtWork
 from batchgen.view.status import Status
 
-# Columns of a terminal from which on a worker's line has room for its pace, shard and device.
-ROOM_FOR_PACE, ROOM_FOR_SHARD, ROOM_FOR_DEVICE = 60, 72, 100
+# Columns of a terminal from which on a worker's line has room for its pictures, its pace, its shard
+# and its device.
+ROOM_FOR_PICTURES, ROOM_FOR_PACE, ROOM_FOR_SHARD, ROOM_FOR_DEVICE = 50, 60, 72, 100
 LONGEST_BAR = 60
 # Lines of a screen beside those of the workers.
 _FRAME = 9
@@ -134,7 +135,8 @@ def _workers(at_work: Sequence[AtWork], width: int, lines: int) -> Iterator[Tabl
     table.add_column("for", justify="right", min_width=4)
     if width >= ROOM_FOR_SHARD:
         table.add_column("shard", justify="right", min_width=6)
-    table.add_column("pictures", justify="right", min_width=8)
+    if width >= ROOM_FOR_PICTURES:
+        table.add_column("pictures", justify="right", min_width=8)
     if width >= ROOM_FOR_PACE:
         table.add_column("s/picture", justify="right", min_width=9)
     if width >= ROOM_FOR_DEVICE:
@@ -154,7 +156,8 @@ def _cells(one: AtWork, width: int, submissions: bool, hosts: bool) -> Iterator[
     yield duration(one.silent_s)
     if width >= ROOM_FOR_SHARD:
         yield "" if one.stage.shard is None else f"{one.stage.shard:06d}"
-    yield f"{one.stage.pictures:,}"
+    if width >= ROOM_FOR_PICTURES:
+        yield f"{one.stage.pictures:,}"
     if width >= ROOM_FOR_PACE:
         pace = one.s_per_picture
         yield f"{pace:.{2 if pace < 10 else 1}f}" if pace else ""
