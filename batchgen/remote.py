@@ -86,8 +86,8 @@ def reached(url: str) -> Iterator[None]:
 
 
 def _said(error: Exception) -> str:
-    """What an error says. One of fsspec for what is not there has but its name."""
-    if isinstance(error, FileNotFoundError) and not error.strerror:
+    """What an error says. That of fsspec about a web address has but its name."""
+    if isinstance(error, FileNotFoundError) and is_url(str(error)):
         return "no such file"
     return str(error) or type(error).__name__
 
