@@ -81,8 +81,15 @@ def reached(url: str) -> Iterator[None]:
     except Exception as error:
         if is_full(error):
             raise
-        said = str(error) or type(error).__name__
+        said = _said(error)
         raise Unreachable(f"{shown(url)}: {brief(one_line(_hidden(said, url)), 500)}") from error
+
+
+def _said(error: Exception) -> str:
+    """What an error says. That of fsspec about a web address has but its name."""
+    if isinstance(error, FileNotFoundError) and is_url(str(error)):
+        return "no such file"
+    return str(error) or type(error).__name__
 
 
 def _hidden(text: str, url: str) -> str:

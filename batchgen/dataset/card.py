@@ -7,7 +7,7 @@ import json
 from huggingface_hub import DatasetCardData
 
 from batchgen.dataset.card_splits import WHOLE, Files, splits_section
-from batchgen.dataset.provenance import forced_licence, how_made, model_name
+from batchgen.dataset.provenance import forced_licence, how_made, known_as, model_name
 from batchgen.dataset.scores import Scores
 from batchgen.dataset.statistics import Statistics
 from batchgen.errors import counted, one_line
@@ -243,10 +243,11 @@ def _scores(run: Run, scores: Scores) -> str:
         return ""
     missing = counted(scores.unscored, "good picture has", "good pictures have")
     told = f" {missing} no score; the workers' logs say why." if scores.unscored else ""
+    scorer = _cell(known_as(run.job.score.model))
     head = f"""
 ## Scores
 
-{counted(scores.scored, "picture was", "pictures were")} scored by `{run.job.score.model}`, in fp32,
+{counted(scores.scored, "picture was", "pictures were")} scored by `{scorer}`, in fp32,
 before they were encoded. None is left out because of its score.{told}
 """
     if scores.labels:

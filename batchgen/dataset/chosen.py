@@ -83,6 +83,11 @@ def _matching(table: pa.Table, where: Where | None) -> pa.Table:
     if where is None:
         return table
     if not isinstance(where, pc.Expression):
+        if not callable(where):
+            raise InputError(
+                f"where = {where!r}: expected a condition such as pc.field('width') >= 128, with "
+                "pyarrow.compute as pc, or a function of a record"
+            )
         return table.filter(pa.array([bool(where(row)) for row in table.to_pylist()], pa.bool_()))
     try:
         return table.filter(where)

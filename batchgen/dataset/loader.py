@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from PIL import Image
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 from webdataset import FluidWrapper
 from webdataset.autodecode import imagespecs
 from webdataset.filters import default_collation_fn
@@ -109,9 +109,17 @@ class _Epochs(IterableDataset[Sample]):
         self.chosen, self.mix, self.seed = chosen, mix, seed
         self.pictures = sum(len(one.keys) for one in chosen)
         self.passes = Passes(epoch)
+        # Of the process whose workers read this.
+        self._rank_of_owner = (0, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker gets that is started anew: such a one is in no process group itself."""
+        return self.__dict__ | {"_rank_of_owner": pytorch_worker_info()[:2]}
 
     def __iter__(self) -> Iterator[Sample]:
         rank, ranks, worker, workers = pytorch_worker_info()
+        if ranks == 1 and get_worker_info():
+            rank, ranks = self._rank_of_owner
         if self.pictures < ranks:
             raise InputError(f"{self.pictures} pictures are too few for {ranks} processes")
         epoch = self.passes.begin()

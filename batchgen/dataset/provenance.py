@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from batchgen.errors import counted, one_line
-from batchgen.model import Ingredient
+from batchgen.model import Ingredient, public_name
 from batchgen.planning import Plan, limits
 from batchgen.regular_file import read_regular
 from batchgen.run import Run
@@ -44,7 +45,34 @@ def forced_licence(run: Run) -> str:
 def model_name(run: Run) -> str:
     """What the run's model is called."""
     made_with = run.plan.made_with
-    return made_with[0].name if made_with else run.job.model.path
+    return made_with[0].name if made_with else known_as(run.job.model.path)
+
+
+def without_paths(job: Job) -> Job:
+    """The job as strangers may read it: files and folders by their names alone."""
+    loras = [one.model_copy(update={"path": known_as(one.path)}) for one in job.model.lora]
+    named = {
+        "model": {"path": known_as(job.model.path), "lora": tuple(loras)},
+        "cache": {"schedule": known_as(job.cache.schedule), "trace": known_as(job.cache.trace)},
+        "score": {"model": known_as(job.score.model)},
+        "run": {
+            "compile_cache": known_as(job.run.compile_cache),
+            "quantized_weights": known_as(job.run.quantized_weights),
+        },
+    }
+    sections = {
+        section: getattr(job, section).model_copy(update=values)
+        for section, values in named.items()
+    }
+    return job.model_copy(update=sections)
+
+
+def known_as(path: str) -> str:
+    """A file or folder by its name, or as the hub calls it: where it is here is nobody's business.
+
+    Words that are no absolute path stay as they are.
+    """
+    return public_name(Path(path)) if Path(path).is_absolute() else path
 
 
 def _rows(run: Run) -> Iterator[tuple[str, str]]:

@@ -34,7 +34,7 @@ from batchgen.model.families import (
 )
 from batchgen.model.guidance import Guidance
 from batchgen.model.index import is_distilled
-from batchgen.model.ingredients import Ingredient, list_ingredients
+from batchgen.model.ingredients import Ingredient, list_ingredients, public_name
 from batchgen.model.licences import forbids_commerce, is_open
 from batchgen.model.lora import linear_name, read_lora
 from batchgen.model.score_model import ScoreModel, resolve_score_model
@@ -60,6 +60,7 @@ __all__ = [
     "is_open",
     "linear_name",
     "list_ingredients",
+    "public_name",
     "read_header",
     "read_lora",
     "resolve",

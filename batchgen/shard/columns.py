@@ -53,6 +53,9 @@ def _share_s(record: Record) -> float:
 _WHOLE, _NUMBER, _TEXT = pa.int64(), pa.float64(), pa.string()
 _NUMBERS = pa.list_(_NUMBER)
 _MOMENT = pa.timestamp("us", "UTC")
+# The one column whose value is the run's, not the record's.
+MADE_WITH = "made_with"
+INGREDIENT = {"kind": _TEXT, "name": _TEXT, "digest": _TEXT, "strength": _NUMBER, "license": _TEXT}
 
 COLUMNS = (
     Column(
@@ -172,6 +175,13 @@ COLUMNS = (
         lambda one: round(one.finished_at * 1_000_000),
     ),
     Column("identity", _TEXT, "The engine's device and numerics."),
+    Column(
+        MADE_WITH,
+        pa.list_(pa.struct(list(INGREDIENT.items()))),
+        "The model, and its LoRAs behind it: `kind`, `name`, `digest` of weights, `strength` of "
+        "a LoRA, and the `license` that their files tell, empty if they tell none. Empty of test "
+        "cards. In DuckDB: `made_with[1].name`.",
+    ),
     Column(
         "audit",
         _TEXT,

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchgen.errors import DamagedRun, shell_command
-from batchgen.shard.columns import COLUMNS, EXTRA, MEANING, SCHEMA
+from batchgen.model import Ingredient
+from batchgen.shard.columns import COLUMNS, EXTRA, INGREDIENT, MADE_WITH, MEANING, SCHEMA
 from batchgen.shard.older_metadata import is_older, needed, older_table, renewed
 from batchgen.shard.records import Record
 
@@ -29,14 +30,21 @@ def moments_s(table: pa.Table) -> npt.NDArray[np.float64]:
     return microseconds / 1e6
 
 
-def to_table(records: Sequence[Record], extras: pa.Table, *, older: bool = False) -> pa.Table:
+def to_table(
+    records: Sequence[Record],
+    extras: pa.Table,
+    *,
+    made_with: Sequence[Ingredient] = (),
+    older: bool = False,
+) -> pa.Table:
     """Records as Arrow rows.
 
     :param extras: the manifest's other columns, one row a record, in the same order. They become
         the struct column `extra`; without such columns there is no struct.
-    :param older: of a run that batchgen 0.2 or older has planned.
+    :param made_with: the model and its LoRAs.
+    :param older: of a run that batchgen 0.2 or older has planned, whose records do not name them.
     """
-    table = older_table(records) if older else _table(records)
+    table = older_table(records) if older else _table(records, made_with)
     if not extras.num_columns:
         return table
     arrays = [column.combine_chunks() for column in extras.columns]
@@ -53,9 +61,12 @@ def encode_table(table: pa.Table) -> bytes:
     return content
 
 
-def _table(records: Sequence[Record]) -> pa.Table:
+def _table(records: Sequence[Record], made_with: Sequence[Ingredient]) -> pa.Table:
+    ingredients = [one.model_dump(include=set(INGREDIENT)) for one in made_with]
     columns = [
-        [column.value(one) if column.value else getattr(one, column.name) for one in records]
+        [ingredients] * len(records)
+        if column.name == MADE_WITH
+        else [column.value(one) if column.value else getattr(one, column.name) for one in records]
         for column in COLUMNS
     ]
     arrays = [

@@ -34,7 +34,9 @@ def publish_shard(
     records = partial.records()
     ok = sum(record.outcome == "ok" for record in records)
     tar_bytes, tar_sha256, tar_md5 = _fingerprints(partial.seal()) if ok else (0, "", "")
-    metadata = encode_table(to_table(records, extras, older=plan.is_older))
+    metadata = encode_table(
+        to_table(records, extras, made_with=plan.made_with, older=plan.is_older)
+    )
     durable.write(partial.path("parquet"), metadata)
     done = Done(
         shard=partial.shard,

@@ -22,8 +22,9 @@ from batchgen.units import duration, money
 from batchgen.view.roster import AtWork
 from batchgen.view.status import Status
 
-# Columns of a terminal from which on a worker's line has room for its shard, and for its device.
-ROOM_FOR_SHARD, ROOM_FOR_DEVICE = 72, 100
+# Columns of a terminal from which on a worker's line has room for its pictures, its pace, its shard
+# and its device.
+ROOM_FOR_PICTURES, ROOM_FOR_PACE, ROOM_FOR_SHARD, ROOM_FOR_DEVICE = 50, 60, 72, 100
 LONGEST_BAR = 60
 # Lines of a screen beside those of the workers.
 _FRAME = 9
@@ -134,8 +135,10 @@ def _workers(at_work: Sequence[AtWork], width: int, lines: int) -> Iterator[Tabl
     table.add_column("for", justify="right", min_width=4)
     if width >= ROOM_FOR_SHARD:
         table.add_column("shard", justify="right", min_width=6)
-    table.add_column("pictures", justify="right", min_width=8)
-    table.add_column("s/picture", justify="right", min_width=9)
+    if width >= ROOM_FOR_PICTURES:
+        table.add_column("pictures", justify="right", min_width=8)
+    if width >= ROOM_FOR_PACE:
+        table.add_column("s/picture", justify="right", min_width=9)
     if width >= ROOM_FOR_DEVICE:
         table.add_column("device", no_wrap=True, overflow="ellipsis")
     several = len({one.submission for one in at_work}) > 1, len({one.host for one in at_work}) > 1
@@ -153,9 +156,11 @@ def _cells(one: AtWork, width: int, submissions: bool, hosts: bool) -> Iterator[
     yield duration(one.silent_s)
     if width >= ROOM_FOR_SHARD:
         yield "" if one.stage.shard is None else f"{one.stage.shard:06d}"
-    yield f"{one.stage.pictures:,}"
-    pace = one.s_per_picture
-    yield f"{pace:.{2 if pace < 10 else 1}f}" if pace else ""
+    if width >= ROOM_FOR_PICTURES:
+        yield f"{one.stage.pictures:,}"
+    if width >= ROOM_FOR_PACE:
+        pace = one.s_per_picture
+        yield f"{pace:.{2 if pace < 10 else 1}f}" if pace else ""
     if width >= ROOM_FOR_DEVICE:
         yield f"{one.host} {one.stage.device}".strip() if hosts else one.stage.device
 

@@ -130,6 +130,9 @@ def test_it_tells_how_scores_are_spread_and_nothing_without_a_scorer(tmp_path: P
     numbers = dataclasses.replace(NOTHING, scores=Scores(8, 2, 21.456, 18.0, 24.25))
     text = " ".join(dataset_card(run, numbers).split())
     assert "8 pictures were scored by `models/pickscore`, in fp32, before they were encoded" in text
+    score = run.job.score.model_copy(update={"model": "/home/me/models/pickscore"})
+    found = dataclasses.replace(run, job=run.job.model_copy(update={"score": score}))
+    assert "were scored by `pickscore`, in" in dataset_card(found, numbers), "no path of a machine"
     assert "2 good pictures have no score; the workers' logs say why." in text
     assert "| mean | lowest | highest | |---|---|---| | 21.46 | 18 | 24.25 |" in text
     labels = {"normal": 7, "<b>|\n": 1}

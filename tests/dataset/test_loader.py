@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 import batchgen
+from batchgen.dataset import loader
 from batchgen.dataset.loader import Pictures, dataset
 from batchgen.errors import DamagedRun, InputError
 from batchgen.settings import prompt_place
@@ -142,6 +144,42 @@ def test_processes_get_equal_parts_and_together_everything_once(
         next(iter(few))
 
 
+def _as_a_process(rank: int, run: Path, context: str) -> None:
+    """One of three processes of torch.distributed, without torchrun's variables."""
+    join = {"init_method": f"file://{run.parent / context}", "rank": rank, "world_size": 3}
+    torch.distributed.init_process_group("gloo", **join)
+    ours = keys(loaded(everything(run), 2, multiprocessing_context=context))
+    (run.parent / f"{context}-{rank}").write_text(" ".join(ours))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_know_the_process_group_of_their_process(
+    copied: Path, good: list[str], context: str
+) -> None:
+    torch.multiprocessing.spawn(_as_a_process, (copied, context), nprocs=3)
+    parts = [(copied.parent / f"{context}-{rank}").read_text().split() for rank in range(3)]
+    assert sorted(key for part in parts for key in part) == good
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_spawned_worker_reads_the_part_of_the_process_that_has_made_it(
+    run: Path, good: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker is sent is unpickled where there is no process group."""
+    monkeypatch.setattr(loader, "get_worker_info", lambda: True)
+    seen = []
+    for rank in range(3):
+        with monkeypatch.context() as owner:
+            owner.setenv("WORLD_SIZE", "3")
+            owner.setenv("RANK", str(rank))
+            sent = pickle.dumps(everything(run))
+        seen.append(keys(pickle.loads(sent)))
+    assert sorted(key for part in seen for key in part) == good
+    assert max(map(len, seen)) - min(map(len, seen)) <= 1
+
+
 @pytest.mark.slow
 def test_a_look_and_an_abandoned_loader_leave_the_epochs_of_workers_alone(
     run: Path, good: list[str]
@@ -225,6 +263,11 @@ def test_records_say_which_pictures_are_read(run: Path, good: list[str]) -> None
         some(pc.field("colour") == "red")
     with pytest.raises(InputError, match="no published picture is in this split and fulfils"):
         some(pc.field("outcome") == "failed")
+
+
+def test_a_condition_in_words_is_refused(run: Path) -> None:
+    with pytest.raises(InputError, match=r"where = 'width >= 32': expected a condition such as pc"):
+        dataset(run, split="all", where="width >= 32")  # type: ignore[arg-type]
 
 
 def test_of_a_picture_that_was_made_again_the_latest_is_read(copied: Path) -> None:

@@ -12,11 +12,11 @@ import duckdb
 import pytest
 
 from batchgen.dataset.card import dataset_card
-from batchgen.dataset.provenance import source_type
+from batchgen.dataset.provenance import known_as, source_type, without_paths
 from batchgen.dataset.statistics import Statistics
 from batchgen.model import Ingredient
 from batchgen.run import Run
-from batchgen.settings import Lora, load_job
+from batchgen.settings import Lora, load_job, to_toml
 from tests.support.rehearsal import Answer, records
 from tests.support.specimens import planned
 
@@ -132,3 +132,23 @@ def test_the_query_for_near_duplicates_finds_them(
         pair: bits for pair, bits in apart.items() if bits <= 30
     }
     assert len(duckdb.sql(query).fetchall()) == len(near)
+
+
+def test_strangers_are_told_no_path_of_this_machine() -> None:
+    files = ["cache.trace", "score.model", "run.compile_cache", "model.path"]
+    settings = [f"{name}=/home/me/{name}" for name in files]
+    job = load_job(None, [*settings, "cache.policy=replay", "sampling.negative_prompt=/imagine/a"])
+    lora = (Lora(path="/home/me/style.safetensors", scale=0.8),)
+    job = job.model_copy(update={"model": job.model.model_copy(update={"lora": lora})})
+    told = without_paths(job)
+    assert "/home" not in to_toml(told)
+    assert (told.model.path, told.score.model) == ("model.path", "score.model")
+    assert (told.model.lora[0].path, told.model.lora[0].scale) == ("style.safetensors", 0.8)
+    assert told.sampling == job.sampling
+    cached = "/x/hub/models--org--dev/snapshots/abc/vae"
+    assert [known_as(one) for one in (cached, "org/dev", "tiny", "")] == [
+        "org/dev@abc/vae",
+        "org/dev",
+        "tiny",
+        "",
+    ]

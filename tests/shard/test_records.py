@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchgen.errors import DamagedRun
+from batchgen.model import Ingredient
 from batchgen.shard.columns import COLUMNS, SCHEMA
 from batchgen.shard.metadata import read_metadata, stream_metadata, to_table
 from batchgen.shard.records import Record, identity_of, parse
@@ -64,7 +65,14 @@ def test_a_time_that_is_no_number_is_never_written() -> None:
 def test_every_field_of_a_record_is_published_and_every_column_explained() -> None:
     fields = {field.name for field in dataclasses.fields(Record)}
     stages = {"text_s", "denoise_s", "decode_s"}
-    new = {"index", "tar", "prompt_place", "device_s", *(f"group_{name}" for name in stages)}
+    new = {
+        "index",
+        "tar",
+        "made_with",
+        "prompt_place",
+        "device_s",
+        *(f"group_{name}" for name in stages),
+    }
     assert set(SCHEMA.names) == fields - stages | new
     assert len(set(SCHEMA.names)) == len(SCHEMA.names)
     types = {name: str(SCHEMA.field(name).type) for name in ("key", "index", "finished_at")}
@@ -85,7 +93,7 @@ def test_a_row_names_its_files_and_has_its_share_of_the_device() -> None:
 
 
 # Columns of which those runs know nothing.
-LATER = ["sha256", "phash", "score", "label", "labels", "label_scores", "score_s"]
+LATER = ["sha256", "phash", "made_with", "score", "label", "labels", "label_scores", "score_s"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +128,18 @@ def test_a_table_holds_the_records_in_order() -> None:
     assert table.schema.equals(SCHEMA)
     assert table["index"].to_pylist() == [2, 0, 1]
     assert table["guidance"].to_pylist() == [3.0, 3.5, 3.5]
+
+
+def test_every_row_names_the_model_and_its_loras() -> None:
+    model = Ingredient(kind="model", name="org/a", family="flux", digest="sha256:1", license="mit")
+    lora = Ingredient(kind="LoRA", name="b", digest="sha256:2", strength=0.5)
+    first, second = to_table([record(0), record(1)], NOTHING, made_with=(model, lora)).to_pylist()
+    assert first["made_with"] == second["made_with"]
+    assert [tuple(one.values()) for one in first["made_with"]] == [
+        ("model", "org/a", "sha256:1", 1.0, "mit"),
+        ("LoRA", "b", "sha256:2", 0.5, ""),
+    ]
+    assert to_table([record(0)], NOTHING)["made_with"].to_pylist() == [[]], "test cards"
 
 
 def test_travelling_columns_keep_their_types_in_a_struct() -> None:

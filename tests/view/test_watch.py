@@ -157,7 +157,7 @@ def test_a_note_that_is_damaged_or_of_an_older_version_is_words(run: Run, words:
     assert one.stage.text == (words if words and words != "{}" else "starting")
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])
+@pytest.mark.parametrize("columns", [40, 50, 60, 80, 120, 200])
 def test_the_screen_fits_terminals_of_any_width(run: Run, columns: int) -> None:
     at_work(run)
     lines = drawn(read_status(run.directory), columns)
@@ -167,6 +167,11 @@ def test_the_screen_fits_terminals_of_any_width(run: Run, columns: int) -> None:
         assert told in text
     assert "failed 000000001: out of memory" in text
     assert ("shard  pictures" in text, "device" in text) == (columns >= 72, columns >= 100)
+    (heads,) = [line.split() for line in lines if line.startswith("worker")]
+    known = ["worker", "stage", "for", "pictures", "s/picture"]
+    assert [head for head in heads if head not in ("shard", "device")] == known[
+        : 3 if columns < 50 else 4 if columns < 60 else 5
+    ], "no column is cut"
     if columns >= 60:
         assert "denoising group 2 of 2" in text
         assert "compiling 3 of 12" in text

@@ -19,6 +19,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from batchgen.checked_json import unseal
@@ -26,7 +27,7 @@ from batchgen.dataset.push.hub import Hub
 from batchgen.dataset.push.item import Item, shard_items, summary_items, total_bytes
 from batchgen.dataset.push.store import Store
 from batchgen.errors import DamagedRun, OutputError, Unreachable, counted, shell_command
-from batchgen.remote import scheme_of, shown
+from batchgen.remote import local_path, scheme_of, shown
 from batchgen.run import RunDirectory
 from batchgen.shard import committed_shards, published_shards, read_done, remake
 from batchgen.units import data_size
@@ -114,6 +115,7 @@ class _Push:
         self.began = False
         self._directory, self._url, self._replace = directory, url, replace
         self._place: Destination = Hub(url) if scheme_of(url) == "hf" else Store(url)
+        self._refuse_inside()
         self._there: set[int] = set()
         self._sent, self._sent_bytes = 0, 0
 
@@ -126,6 +128,7 @@ class _Push:
         shards = {shard: self._items(shard) for shard in sorted(published - self._there)}
         if complete:
             self._refuse_strangers(names, published, shards)
+        self._refuse_card_of_others(names)
         self._put_shards(shards, indexed="index.json" in names)
         self.began = True
         if complete and self._published() - self._there:
@@ -200,6 +203,34 @@ class _Push:
         if wrong:
             raise DamagedRun(f"{index.path}: {wrong}. {remake(self._directory)}")
 
+    def _refuse_inside(self) -> None:
+        """Refuse a folder of the run itself: its readers would take the copy for more pictures.
+
+        :raises OutputError: it is one.
+        """
+        local = not scheme_of(self._url) or scheme_of(self._url) == "file"
+        root = self._directory.root.resolve()
+        if local and Path(local_path(self._url)).expanduser().resolve().is_relative_to(root):
+            raise OutputError(
+                f"{shown(self._url)}: is in the folder of the run; name one outside of it"
+            )
+
+    def _refuse_card_of_others(self, names: set[str]) -> None:
+        """Refuse to replace a README.md that no push has written: it comes after shards.
+
+        :raises OutputError: it is there, and no shard.
+        """
+        if "README.md" not in names or self._replace or any(map(_SHARD_FILE.match, names)):
+            return
+        raise OutputError(
+            f"{shown(self._url)} has a README.md and no pictures: it is no copy of a run, and the "
+            "dataset's card would replace it. Push to a folder of its own; or, to replace it: "
+            f"{shown(self._again('--replace'))}"
+        )
+
+    def _again(self, *options: str) -> str:
+        return shell_command("batchgen", "push", self._directory.root, self._url, *options)
+
     def _refuse_strangers(
         self, names: Iterable[str], published: set[int], shards: dict[int, list[Item]]
     ) -> None:
@@ -222,7 +253,7 @@ class _Push:
             )
 
     def _refusal(self, others: Sequence[str]) -> str:
-        again = shell_command("batchgen", "push", self._directory.root, self._url, "--replace")
+        again = self._again("--replace")
         return (
             f"{shown(self._url)} has other files by the names of this run's: {_listed(others)}. "
             "Another run may have been pushed there, or they are damaged. Push to another place; "

@@ -17,6 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from batchgen.dataset.provenance import model_name, without_paths
 from batchgen.dataset.report.explained import FIGURES, prepare
 from batchgen.dataset.report.gallery import Entry, sample_failures, sample_pictures, worst_pictures
 from batchgen.dataset.report.numbers import Numbers, Worker, count_numbers
@@ -128,14 +129,14 @@ def _values(contents: Contents) -> dict[str, Any]:
         "leading": [one for at, one in enumerate(contents.pictures) if at in leading],
         "further": [one for at, one in enumerate(contents.pictures) if at not in leading],
         "name": run.directory.root.name,
-        "model": "test cards" if run.job.engine.kind == "pattern" else run.job.model.path,
+        "model": "test cards" if run.job.engine.kind == "pattern" else model_name(run),
         "numbers": numbers,
         "statistics": statistics,
         "pending": run.plan.pictures - statistics.pictures,
         "ranks": ranks,
         "device_s": statistics.device_s * ranks,
         "price": contents.price,
-        "settings": to_toml(run.job),
+        "settings": to_toml(without_paths(run.job)),
         **_tables(numbers),
         **_explained(run.plan, ranks, numbers),
         **_own_files(),

@@ -212,6 +212,29 @@ def test_a_run_is_no_destination(run: Path) -> None:
     assert "is a run itself" in ask("push", run, run).err
 
 
+@pytest.mark.parametrize("url", ["{run}/copy", "file://{run}/data", "{run}/../{name}/copy"])
+def test_a_folder_of_the_run_is_no_destination(run: Path, url: str) -> None:
+    before = dataset(run)
+    answer = ask("push", run, url.format(run=run, name=run.name))
+    assert (answer.code, "in the folder of the run" in answer.err) == (2, True)
+    assert dataset(run) == before
+
+
+def test_a_card_that_no_push_has_written_is_replaced_only_if_asked(
+    run: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "README.md").write_text("somebody's project")
+    with pytest.raises(OutputError, match=r"README\.md and no pictures.*--replace"):
+        batchgen.attach(run).push(there)
+    assert dataset(there) == {"README.md": b"somebody's project"}
+    batchgen.attach(run).push(there, replace=True)
+    assert dataset(there) == dataset(run)
+    (run / "README.md").write_text("a newer card")
+    assert batchgen.attach(run).push(there).complete, "that of an earlier push is renewed"
+
+
 def test_a_dataset_without_its_commits_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / ".batchgen")
     assert "a dataset without its folder .batchgen" in ask("push", run, tmp_path / "there").err

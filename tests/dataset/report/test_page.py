@@ -54,6 +54,13 @@ def test_it_loads_nothing_and_runs_its_own_script_alone(run: Run) -> None:
     assert (policy or "").startswith("default-src 'none'; img-src data:;")
 
 
+def test_it_names_no_path_of_this_machine(tmp_path: Path) -> None:
+    run = published_run(tmp_path, 8, "run.compile_cache=/home/me/compiled")
+    write_report(run)
+    assert "compile_cache = &#34;compiled&#34;" in html_of(run)
+    assert "/home/me" not in html_of(run)
+
+
 def test_every_picture_has_its_prompt_in_words(run: Run) -> None:
     pictures = [one for tag, one in Tags(html_of(run)).found if tag == "img"]
     assert len(pictures) > 15
