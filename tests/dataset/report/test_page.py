@@ -100,7 +100,9 @@ def test_a_run_that_has_just_begun_says_what_is_pending(tmp_path: Path) -> None:
     assert (answer.code, answer.err) == (0, "")
     html = html_of(run)
     assert "5 pictures are pending" in html
-    assert 'data-figure="rate"' not in html
+    assert "when a first shard is published" in html
+    for told in ('data-figure="rate"', "0 published ones", "read_parquet", 'href="#how'):
+        assert told not in html, "there is no file yet that a query could read"
 
 
 def test_what_the_plan_notes_stands_there_whole(run: Run, tmp_path: Path) -> None:
