@@ -20,7 +20,9 @@ PROMPTS = [f"a red circle, number {number}" for number in range(12)]
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     pq.write_table(
-        pa.table({"caption": PROMPTS, "mood": ["calm"] * 12}), tmp_path / "prompts.parquet"
+        # Pictures of one size stand together in a shard.
+        pa.table({"caption": PROMPTS, "mood": ["calm"] * 12, "width": [32, 16] * 6}),
+        tmp_path / "prompts.parquet",
     )
     return tmp_path / "prompts.parquet"
 
