@@ -1,5 +1,8 @@
 """batchgen: a Parquet table of prompts in, a training dataset of pictures out.
 
+From Python: `run = batchgen.submit("prompts.parquet", "flux-dev")`; see help(batchgen.submit).
+What is refused raises a `batchgen.BatchgenError`. On the command line: `batchgen -h`.
+
 The map. Wings stand in the order of the data, read from below; a wing imports only what stands
 under it (tests/test_layers.py). A section of the job file names its wing or room: `[cache]` is
 engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
@@ -7,6 +10,7 @@ engine/cache/, and `policy = "replay"` is engine/cache/replay.py.
     __main__.py    `python -m batchgen`
     cli/           the verbs: parse, call, print
     api.py         the same from Python: `batchgen.submit(...)`
+    run_handle.py  a run from Python: `run.status()`, `run.records()`, `run.dataset()`
     operations.py  what both do
     generations.py   what a complete run goes on with: failures, appended rows, a trial's rest
     doctor/        what this machine, or each node of a cluster, can do
@@ -47,14 +51,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from batchgen.api import RunHandle, attach, dataset, extend, remake, resume, submit
+    from batchgen.api import extend, remake, resume, submit
+    from batchgen.dataset.loader import dataset
+    from batchgen.errors import BatchgenError
+    from batchgen.run_handle import RunHandle, attach
+else:  # which would hide from mypy that a name is misspelt
+    _ROOMS = {
+        **dict.fromkeys(["extend", "remake", "resume", "submit"], "batchgen.api"),
+        **dict.fromkeys(["RunHandle", "attach"], "batchgen.run_handle"),
+        "BatchgenError": "batchgen.errors",
+        "dataset": "batchgen.dataset",  # which is a function, too
+    }
 
-__all__ = ["RunHandle", "__version__", "attach", "dataset", "extend", "remake", "resume", "submit"]
+    def __getattr__(name: str) -> Any:
+        """Public names are imported when they are used: `import batchgen` takes no time."""
+        if name not in _ROOMS:
+            raise AttributeError(f"module 'batchgen' has no attribute {name!r}")
+        module = import_module(_ROOMS[name])
+        return getattr(module, name, module)
+
+    def __dir__() -> list[str]:
+        """What a notebook offers after `batchgen.`."""
+        return __all__
 
 
-def __getattr__(name: str) -> Any:
-    """Public functions are imported when they are used: `import batchgen` takes no time."""
-    if name in __all__:
-        module = import_module("batchgen.dataset" if name == "dataset" else "batchgen.api")
-        return getattr(module, name, module)  # the module `dataset` is a function, too
-    raise AttributeError(f"module 'batchgen' has no attribute {name!r}")
+__all__ = [
+    "BatchgenError",
+    "RunHandle",
+    "__version__",
+    "attach",
+    "dataset",
+    "extend",
+    "remake",
+    "resume",
+    "submit",
+]

@@ -21,5 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def money(amount: float) -> str:
-    """`0.42`, `12.50`, `1,250`: cents matter below a hundred."""
+    """`0.0031`, `0.42`, `12.50`, `1,250`: cents matter below a hundred."""
+    if 0 < amount < 0.1:
+        return f"{amount:.2g}" if amount >= 0.0001 else "less than 0.0001"
     return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from batchgen.calibration.plot import Axis, Circle, Line, Shape, Text, svg
+from batchgen.calibration.shapes import INK, Axis, Circle, Line, Shape, Text, axes, svg
 from benchmarks.contenders import Skip
 
 UNCACHED = Skip()
@@ -21,7 +21,6 @@ FLOORS = ((40.0, 35.0), (44.0, 40.0), (50.0, 43.0), (56.0, 47.0), (60.0, 52.0))
 
 WIDTH_PX, HEIGHT_PX = 860, 500
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 60, 30, 60, 50
-INK, FAINT = "#222222", "#e2e2e2"
 COLOURS = {"diffusers": "#3a8f4d", "cache-dit": "#d1751a", "batchgen": "#1f6fb4"}
 PALE = {"diffusers": "#a9d4b2", "cache-dit": "#f0c79d", "batchgen": "#a6c8e4"}
 
@@ -157,14 +156,7 @@ def plot(rows: Sequence[Row]) -> str:
 
 
 def _frame(x: Axis, y: Axis, group: int) -> Iterator[Shape]:
-    for mark in x.marks():
-        at = x.px(mark)
-        yield Line((at, TOP_PX), (at, HEIGHT_PX - BOTTOM_PX), FAINT)
-        yield Text((at, HEIGHT_PX - BOTTOM_PX + 14), f"{mark:g}", INK, "middle")
-    for mark in y.marks():
-        at = y.px(mark)
-        yield Line((LEFT_PX, at), (WIDTH_PX - RIGHT_PX, at), FAINT)
-        yield Text((LEFT_PX - 8, at), f"{mark:g}", INK, "end")
+    yield from axes(x, y)
     words = f"pictures per CPU second: the best settings of each, groups of {group}, eager"
     yield Text((LEFT_PX, 18), words, INK)
     yield Text((LEFT_PX, 40), "disc: mean of the pictures · ring: the worst of them", INK)

@@ -1,6 +1,7 @@
 """Python does what the command line does, and is refused what it refuses."""
 
 import importlib
+import os
 import subprocess
 import sys
 from functools import partial
@@ -19,13 +20,17 @@ PROMPTS = [f"a red circle, number {number}" for number in range(12)]
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     pq.write_table(
-        pa.table({"caption": PROMPTS, "mood": ["calm"] * 12}), tmp_path / "prompts.parquet"
+        # Pictures of one size stand together in a shard.
+        pa.table({"caption": PROMPTS, "mood": ["calm"] * 12, "width": [32, 16] * 6}),
+        tmp_path / "prompts.parquet",
     )
     return tmp_path / "prompts.parquet"
 
 
 @pytest.mark.slow
-def test_a_run_is_made_watched_and_read_from_python(manifest: Path, tmp_path: Path) -> None:
+def test_a_run_is_made_watched_and_read_from_python(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = {"shards.pictures": 8, "run.workers": 1, "sampling.steps": 2}
     asked = partial(
         batchgen.submit,
@@ -37,6 +42,7 @@ def test_a_run_is_made_watched_and_read_from_python(manifest: Path, tmp_path: Pa
     run = asked(manifest)
     seen = run.wait(timeout_s=60)
     assert (seen.state, seen.ok) == ("complete", 12)
+    assert capsys.readouterr() == ("", "")
     assert run.status().to_json().startswith("{")
     assert [tar.name for tar in run.tars()] == ["000000.tar", "000001.tar"]
     records = run.records(["prompt", "extra", "key"])
@@ -82,6 +88,51 @@ def test_importing_batchgen_imports_nothing_else() -> None:
         "sys.exit(bool(heavy & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_scripts_are_type_checked_against_the_package(tmp_path: Path) -> None:
+    """Names that are misspelt are not taken for whatever one likes."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import batchgen\n"
+        'run = batchgen.submit("prompts.parquet", settings={"sampling.steps": 4})\n'
+        "reveal_type(run.wait().ok)\n"
+        "reveal_type(run.dataset())\n"
+        "batchgen.sumbit\n"
+        "run.wait(timeout=4)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--config-file=",
+        "--follow-imports=silent",
+    ]
+    source = {**os.environ, "MYPYPATH": str(Path(batchgen.__file__).parents[1])}
+    checked = subprocess.run(
+        [*command, script.name],
+        cwd=tmp_path,
+        env=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = checked.stdout.splitlines()
+    told = [line.partition(": ")[2] for line in lines if line.startswith("script.py")]
+    assert told[:2] == [
+        'note: Revealed type is "int"',
+        'note: Revealed type is "batchgen.dataset.loader.Pictures"',
+    ]
+    assert 'Module has no attribute "sumbit"' in told[2]
+    assert 'Unexpected keyword argument "timeout"' in told[3]
+
+
+def test_what_is_public_is_offered_and_there() -> None:
+    assert dir(batchgen) == sorted(batchgen.__all__)
+    assert all(hasattr(batchgen, name) for name in dir(batchgen))
+    assert issubclass(InputError, batchgen.BatchgenError)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

@@ -3,6 +3,7 @@
     show.py       what `calibrate` prints at its end
     report.py     the table, calibration.json, and the job file with the choice
     plot.py       fidelity against speed, as SVG and PNG
+    shapes.py     lines, circles, words and axes of a plot
     making.py     the runs of the sample are made, here or on a cluster
     schedules.py  schedules are found from two runs, and become settings
     search.py     the steps to compute, from inner products of velocities
@@ -10,6 +11,7 @@
     compare.py    what one setting did to the sample: fidelity, steps, seconds
     trials.py     the calibration's folder; the settings that are tried, as jobs
     measure_pace.py   a few groups for `plan --measure`, which then knows this machine's pace
+    measuring_folder.py   their temporary folder, which no kill leaves behind for long
     sample.py     a seeded, stratified sample of the manifest
 
 A room imports only rooms below it.

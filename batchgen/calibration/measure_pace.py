@@ -8,11 +8,7 @@ folder, where complete runs leave theirs (`planning/pace.py`).
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from batchgen.calibration.measuring_folder import end_work, measuring_folder, run_of
 from batchgen.calibration.sample import draw_sample
 from batchgen.errors import BatchgenError, InputError, JobError, counted
-from batchgen.launch.cancel import stop
 from batchgen.launch.start import start
 from batchgen.model import Checkpoint
 from batchgen.planning import Hardware, Pace, Plan, make_plan, remember, worker_count
 from batchgen.planning.estimate import estimate_cost
 from batchgen.planning.plan import Shape
 from batchgen.regular_file import read_regular
-from batchgen.run import Run, RunDirectory, create, read_submissions, submissions
+from batchgen.run import Run, create
 from batchgen.settings import Audit, Job, ManifestSettings, Shards, Site
 from batchgen.shard import published_shards, read_metadata
-from batchgen.view.status import START_S, Status
+from batchgen.view.status import Status
 from batchgen.view.watch import follow
 
 # Groups of each shape that a worker makes; the first one does not count.
@@ -44,7 +40,6 @@ _COLUMNS = (
     *("prompt", "negative_prompt", "seed", "images"),
     *("width", "height", "steps", "guidance", "true_cfg"),
 )
-_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +95,16 @@ def refuse_measuring(job: Job, site: Site | None) -> None:
 def measure_pace(manifest: Sequence[str], asked: Measuring) -> Pace:
     """Make the groups and remember the pace. Ctrl-C ends it, and nothing is left behind.
 
+    What a call that was killed has left is removed.
+
     :param manifest: files, globs or folders.
     :raises BatchgenError: the groups cannot be made; with the reason.
     """
-    with _temporary_folder() as folder:
+    with measuring_folder() as folder:
         file = folder / "sample.parquet"
         pq.write_table(_sample(manifest, asked, folder), file)
         job = _job(asked)
-        run, _ = create(folder / "run", [file], job, asked.checkpoint, hardware=asked.hardware)
+        run, _ = create(run_of(folder), [file], job, asked.checkpoint, hardware=asked.hardware)
         groups = counted(run.plan.groups, "group")
         by = counted(asked.workers, "worker")
         asked.console.print(f"Making {groups} with {by}, to measure the pace.", soft_wrap=True)
@@ -118,18 +115,6 @@ def measure_pace(manifest: Sequence[str], asked: Measuring) -> Pace:
     remember(asked.plan.identity, pace)
     asked.console.print("The pace is kept for later plans of such runs.\n", soft_wrap=True)
     return pace
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, with what processes that just ended still wrote."""
-    folder = Path(tempfile.mkdtemp(prefix="batchgen-measure-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(folder)
 
 
 def _sample(manifest: Sequence[str], asked: Measuring, folder: Path) -> pa.Table:
@@ -174,31 +159,7 @@ def _made(run: Run, asked: Measuring) -> Status:
         start(run, None, asked.command)
         return follow(run.directory, asked.console, run.plan)
     finally:
-        _end(run.directory)
-
-
-def _end(directory: RunDirectory) -> None:
-    """End all processes of the run, and wait until they are gone. Ctrl-C does not end the wait."""
-    patient = directory.complete()  # then they leave by themselves
-    while True:
-        try:
-            if not _works(directory):
-                return
-            if not patient:
-                stop(directory, at_once=True, again="")
-            patient = False
-            time.sleep(_POLL_S)
-        except KeyboardInterrupt:
-            continue
-
-
-def _works(directory: RunDirectory) -> bool:
-    """Whether a process of the run lives, or its supervisor has not begun yet."""
-    everybody = list(submissions.members(directory))
-    if any(member.life() == "alive" for member in everybody):
-        return True
-    begun = [one.at for one in read_submissions(directory)]
-    return bool(begun) and not everybody and time.time() - max(begun) < START_S
+        end_work(run.directory)
 
 
 def _pace(run: Run, asked: Measuring) -> Pace:

@@ -52,7 +52,7 @@ def resume(
     ] = False,
     detach: Detach = False,
 ) -> None:
-    """Make what is missing of a run that was stopped, killed or ran out of space.
+    """Make what is missing of a run that was stopped or killed.
 
     The run goes on where it was last, or where --site or --local say.
     """

@@ -123,7 +123,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The file; default report.html in RUN.")] = None,
     price: Annotated[
         float | None,
-        typer.Option(min=0, help="Price of a device's hour: the page then has the cost."),
+        typer.Option(min=0, max=1e6, help="Price of a device's hour: the page then has the cost."),
     ] = None,
 ) -> None:
     """Write the run as one HTML page.

@@ -67,7 +67,7 @@ def plan(
         outlook = operations.outlook_of(planned, profile, asked, hardware)
         layout = planning.describe_layout(located, checkpoint, planned, outlook)
         if json:
-            sys.stdout.write(plan_to_json(planned, outlook, memory, layout) + "\n")
+            sys.stdout.write(plan_to_json(planned, asked, outlook, memory, layout) + "\n")
             return
         show_plan(terminal(), planned, asked, outlook, memory, layout)
         if profile:

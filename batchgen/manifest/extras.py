@@ -28,9 +28,15 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 def extra_columns(table: pa.Table) -> pa.Table:
     """Return travelling columns as they stand in the metadata: JSON text as plain strings."""
-    types = [pa.string() if isinstance(t, pa.JsonType) else t for t in table.schema.types]
-    names = table.schema.names
-    return table.cast(pa.schema(list(zip(names, types, strict=True)))) if names else table
+    if not table.num_columns:
+        return table
+    # Others are not cast, not even to their own types: Arrow spoils slices of structs and lists
+    # that hold the null type.
+    columns = [
+        column.cast(pa.string()) if isinstance(column.type, pa.JsonType) else column
+        for column in table.columns
+    ]
+    return pa.table(columns, names=table.column_names)
 
 
 def json_rows(table: pa.Table, rows: int, types: Mapping[str, JsonType] | None = None) -> list[str]:

@@ -137,7 +137,7 @@ class Site(Section):
         "that need what they cannot compute",
     )
     price_per_gpu_hour: float | None = setting(
-        None, "in your money: plan and status tell what a run costs", gt=0
+        None, "in your money: plan and status tell what a run costs", gt=0, le=1e6
     )
     poll_s: float = setting(60.0, "least seconds between two squeue calls of one worker", gt=0)
 

@@ -59,7 +59,7 @@ def _plan_lines(plan: Plan, job: Job, outlook: Outlook, memory: str, layout: str
         yield f"travelling {list_columns(plan.travelling)}"
     yield f"shards     {len(plan.shards):,} of {counted(plan.shards[0].pictures, 'picture')}"
     yield f"groups     {plan.groups:,} of up to {batch}, {full:.0%} full on average"
-    yield f"model      {'test cards' if job.engine.kind == 'pattern' else job.model.path}"
+    yield f"model      {_model(job)}"
     if plan.made_with:
         theirs = [f"{one.kind} {one.license or 'not told'}" for one in plan.made_with]
         yield f"licence    {job.output.license} of the pictures; {', '.join(theirs)}"
@@ -97,28 +97,50 @@ def _outlook_lines(outlook: Outlook) -> Iterator[str]:
         yield f"cost       {money(outlook.cost)}, at {outlook.price:g} a GPU-hour"
 
 
-def plan_to_json(plan: Plan, outlook: Outlook, memory: str = "", layout: str = "") -> str:
+def plan_to_json(plan: Plan, job: Job, outlook: Outlook, memory: str = "", layout: str = "") -> str:
     """The same for programs: one JSON object of one line. Times, bytes and cost are estimates."""
-    shown = "rows pictures manifest read_as columns travelling groups bytes over_long fingerprint"
+    shown = (
+        "rows pictures manifest read_as columns travelling json_types groups bytes over_long "
+        "fingerprint"
+    )
     values = plan.model_dump(mode="json", include=set(shown.split()))
-    shapes = [shape._asdict() for shape in plan.shapes]
     return json.dumps(
         {
             **{name: values[name] for name in shown.split()},
             "shards": len(plan.shards),
-            "shapes": shapes,
-            "device_s": outlook.device_s,
-            "basis": outlook.basis,
-            "pace": asdict(outlook.pace) if outlook.pace else None,
-            "devices": outlook.devices,
-            "wall_s": outlook.wall_s,
-            "cost": outlook.cost,
+            "pictures_per_shard": plan.shards[0].pictures,
+            "pictures_per_group": job.engine.batch_size,
+            "max_tokens": job.model.max_sequence_length,
+            "shapes": [shape._asdict() for shape in plan.shapes],
+            "model": _model(job),
+            "license": job.output.license,
+            "format": job.output.format,
+            "audited_share": job.audited_share,
+            "splits": dict(job.splits),
+            "score_model": job.score.model,
+            **_outlook_values(outlook),
             "memory": memory,
             "layout": layout,
             "notes": plan.notes,
             "made_with": [one.model_dump() for one in plan.made_with],
         }
     )
+
+
+def _outlook_values(outlook: Outlook) -> dict[str, object]:
+    return {
+        "device_s": outlook.device_s,
+        "basis": outlook.basis,
+        "pace": asdict(outlook.pace) if outlook.pace else None,
+        "devices": outlook.devices,
+        "wall_s": outlook.wall_s,
+        "price_per_gpu_hour": outlook.price,
+        "cost": outlook.cost,
+    }
+
+
+def _model(job: Job) -> str:
+    return "test cards" if job.engine.kind == "pattern" else job.model.path
 
 
 def show_script(console: Console, plan: Plan, job: Job, site: Site, root: Path) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from batchgen.calibration import Measuring, refuse_measuring
 from batchgen.calibration.measure_pace import GROUPS, _job, _pace, _sample
+from batchgen.calibration.measuring_folder import remove_abandoned
 from batchgen.errors import BatchgenError, InputError, JobError
 from batchgen.planning import Hardware, Plan
 from batchgen.planning.estimate import CARD_SECONDS
@@ -162,8 +163,8 @@ def test_a_measured_pace_is_told_and_known_to_later_plans(home: Path) -> None:
     assert not list((home / "tmp").glob("batchgen*"))
 
 
-@pytest.mark.slow
-def test_ctrl_c_leaves_nothing_behind(home: Path) -> None:
+def interrupted(home: Path, number: signal.Signals) -> int:
+    """A measuring that got a signal while its workers began: its exit code."""
     words = words_of(write_prompts(home / "p.parquet", ["red"]))
     here = {**os.environ, "TMPDIR": str(home / "tmp"), "HOME": str(home)}
     command = [sys.executable, "-m", "batchgen", *words, "--measure"]
@@ -171,12 +172,40 @@ def test_ctrl_c_leaves_nothing_behind(home: Path) -> None:
         folders = home / "tmp"
         wait_until(lambda: bool(list(folders.glob("batchgen-*/run/.batchgen/jobs/*/worker*.json"))))
         assert processes_of(folders)
-        it.send_signal(signal.SIGINT)
+        remove_abandoned()
+        assert list(folders.glob("batchgen*")), "it lives, and its folder is gone"
+        it.send_signal(number)
         it.communicate(timeout=60)
-    assert it.returncode != 0
-    assert not list(folders.glob("batchgen*"))
-    assert not processes_of(folders)
+    return it.returncode
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_behind(home: Path) -> None:
+    assert interrupted(home, signal.SIGINT) != 0
+    assert not list((home / "tmp").glob("batchgen*"))
+    assert not processes_of(home / "tmp")
     assert not (home / ".cache" / "batchgen" / "pace").exists()
+
+
+@pytest.mark.slow
+def test_what_a_killed_one_left_is_ended_and_removed_by_the_next(home: Path) -> None:
+    assert interrupted(home, signal.SIGKILL) == -signal.SIGKILL
+    assert list((home / "tmp").glob("batchgen*"))
+    remove_abandoned()
+    assert not list((home / "tmp").glob("batchgen*"))
+    # submitit's own process sees a moment later that its worker is gone.
+    wait_until(lambda: not processes_of(home / "tmp"))
+
+
+@pytest.mark.parametrize("owner", [None, "", "{}", '{"host": "elsewhere", "pid": 1, "started": 1}'])
+def test_a_folder_whose_owner_is_not_known_to_be_dead_stays(home: Path, owner: str | None) -> None:
+    folder = home / "tmp" / "batchgen-measure-x"
+    folder.mkdir(parents=True)
+    if owner is not None:
+        (folder / "owner.json").write_text(owner)
+    (home / "tmp" / "batchgen-measure-link").symlink_to(folder)
+    remove_abandoned()
+    assert folder.is_dir()
 
 
 def processes_of(folder: Path) -> list[int]:

@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batchgen.cli import making
@@ -13,6 +15,7 @@ from batchgen.dataset.statistics import Statistics
 from batchgen.planning.planner import locate_model
 from batchgen.run.run import create, open_run
 from batchgen.settings.job import load_job
+from batchgen.units import data_size, duration
 from tests.support.rehearsal import Answer, ask, owners, settings, wait_until, write_prompts
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +77,42 @@ def test_a_plan_is_one_json_object_for_programs(finished: Finished) -> None:
     assert (answer.code, told["rows"], told["pictures"], told["shards"]) == (0, 38, 40, 5)
     assert sum(shape["pictures"] for shape in told["shapes"]) == 40
     assert 0 < told["wall_s"] <= told["device_s"]
-    assert (told["devices"], told["cost"]) == (1, None)
+    assert (told["devices"], told["cost"], told["price_per_gpu_hour"]) == (1, None, None)
+    assert (told["pictures_per_shard"], told["pictures_per_group"]) == (8, 4)
+    assert list(told["json_types"]) == told["travelling"]
+
+
+def test_every_number_of_a_plan_is_there_for_programs_too(tmp_path: Path) -> None:
+    """As whole numbers, where they stand rounded in the text."""
+    prompts = ["a red circle", "a blue circle " * 30, *["a star"] * 11]
+    manifest = tmp_path / "prompts.parquet"
+    widths = [64] * 12 + [128]
+    pq.write_table(pa.table({"prompt": prompts, "width": widths, "topic": [1] * 13}), manifest)
+    chosen = settings(
+        engine__batch_size=4,
+        shards__pictures=8,
+        sampling__steps=4,
+        model__long_prompts="truncate",
+        cache__policy="multistep",
+        audit__fraction=0.25,
+        splits__validation=0.125,
+    )
+    told = json.loads(ask("plan", manifest, "--json", *chosen).out)
+    text = ask("plan", manifest, *chosen).out.split("Every row")[0]
+    full = told["pictures"] / (told["groups"] * told["pictures_per_group"])
+    known = {
+        *(f"{told[name]}" for name in ("rows", "pictures", "shards", "groups", "over_long")),
+        *(f"{told[name]}" for name in ("pictures_per_shard", "pictures_per_group", "max_tokens")),
+        *(f"{value}" for shape in told["shapes"] for value in shape.values()),
+        *(duration(told["device_s"]), duration(told["wall_s"]), f"{told['devices']}"),
+        *(f"{told['audited_share']:.2%}", f"{told['audited_share'] * told['pictures']:.0f}"),
+        *(f"{told['splits']['validation']:.2%}", f"{full:.0%}", data_size(told["bytes"])),
+        *(f"{manifest}", told["basis"], told["memory"], told["license"], *told["notes"]),
+    }
+    assert told["json_types"] == {"topic": "integer"}
+    for one in sorted(known, key=len, reverse=True):
+        text = re.sub(rf"(?<![\w.]){re.escape(one)}(?![\w.])", " ", text)
+    assert re.findall(r"\d+", text) == [], text
 
 
 def test_list_has_a_line_for_every_run_and_tells_what_is_none(

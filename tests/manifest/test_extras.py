@@ -77,6 +77,20 @@ def test_without_travelling_columns_the_object_is_empty(parquet: Parquet) -> Non
     assert (table.num_rows, table.num_columns) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [{"a": 1, "never": None}, {"b": {"a": 1, "never": None}}, [None]],
+    ids=["struct", "struct in a struct", "list"],
+)
+def test_parts_without_any_value_travel_along_from_the_middle_of_a_file(
+    parquet: Parquet, value: Any
+) -> None:
+    """Arrow cannot cast slices of such columns, as those of the second shard."""
+    file = parquet(value=[value] * 24)
+    table = extra_columns(read_rows(validate(file).sources, 8, 8).travelling)
+    assert table.take([7, 0]).to_pylist() == [{"value": value}] * 2
+
+
 def test_travelling_columns_stay_typed_for_the_metadata(parquet: Parquet) -> None:
     columns = {
         "score": pa.array([0.5]),

@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from batchgen.api import attach
+from batchgen import attach
 from batchgen.errors import DamagedRun, InputError, ManifestError, OutputError, PlanChanged
 from batchgen.generations import extend, retry_failed
 from batchgen.planning import UNKNOWN

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.api import attach
+from batchgen import attach
 from batchgen.checked_json import seal, unseal
 from batchgen.dataset.finalize import finalize_run
 from batchgen.dataset.verify import verify_run

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from batchgen.api import attach
+from batchgen import attach
 from batchgen.dataset import contact_sheet
 from batchgen.errors import InputError
 from batchgen.generations import remake, retry_failed

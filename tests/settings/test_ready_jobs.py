@@ -34,7 +34,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_has_them(tmp_path: Path) -> None:
+def test_a_wheel_has_them_and_says_that_it_is_typed(tmp_path: Path) -> None:
     source = tmp_path / "source"  # building leaves files beside the sources
     for name in ("batchgen", "jobs"):
         shutil.copytree(ROOT / name, source / name, symlinks=True)
@@ -45,3 +45,4 @@ def test_a_wheel_has_them(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = ZipFile(wheel).namelist()
     assert {f"batchgen/jobs/{name}.toml" for name in ready_jobs()} <= set(names)
+    assert "batchgen/py.typed" in names

@@ -1,7 +1,9 @@
 """The course of a run: how many pictures were finished in each moment, and how long they took.
 
 A moment is an interval of clock time. Its length is a round number, such that a run has at most
-sixty of them; moments in which no picture was finished are not kept.
+sixty of them. Where it has more than a few, each has twenty pictures on average: pictures are
+finished in groups, and shorter moments show little but which of them a group falls into. Moments in
+which no picture was finished are not kept.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from batchgen.dataset.statistics import Times
 from batchgen.run import RunDirectory
 from batchgen.shard import Done, moments_s, stream_metadata
 
-MOST = 60
+MOST, FEW, PICTURES = 60, 6, 20
 _MINUTE_S, _HOUR_S, _DAY_S = 60.0, 3600.0, 86400.0
 _WIDTHS_S = (
     *(1.0, 2.0, 5.0, 10.0, 15.0, 30.0),
@@ -49,17 +51,19 @@ class Timeline:
     @classmethod
     def over(cls, directory: RunDirectory, done: Sequence[Done]) -> Timeline:
         """A timeline for these shards."""
-        first, last = float("inf"), float("-inf")
+        first, last, pictures = float("inf"), float("-inf"), 0
         for one in done:
             for table in stream_metadata(directory.metadata(one.shard), ["finished_at"]):
                 ended = moments_s(table)
                 first, last = min(first, float(ended.min())), max(last, float(ended.max()))
-        return cls(cls.width(first, last))
+                pictures += table.num_rows
+        return cls(cls.width(first, last, pictures))
 
     @staticmethod
-    def width(first: float, last: float) -> float:
+    def width(first: float, last: float, pictures: int) -> float:
         """The shortest length of a moment such that there are not too many between these times."""
-        return next((w for w in _WIDTHS_S if last // w - first // w < MOST), _WIDTHS_S[-1])
+        most = max(FEW, min(MOST, pictures // PICTURES))
+        return next((w for w in _WIDTHS_S if last // w - first // w < most), _WIDTHS_S[-1])
 
     def add(self, finished_at: npt.NDArray[np.float64], total_s: npt.NDArray[np.float64]) -> None:
         """Add pictures, one an element."""

@@ -165,6 +165,8 @@ def _explained(plan: Plan, ranks: int, numbers: Numbers) -> dict[str, Any]:
     """The figures that the page has, and what precedes their queries."""
     statistics = numbers.statistics
     absent = set() if statistics.loss.measured else {"audit"}
+    if len(numbers.moments) < 2:
+        absent.add("course")
     if statistics.scores.labels or not statistics.scores.scored:
         absent.add("score")
     if not statistics.scores.labels:
@@ -193,7 +195,7 @@ def _ends(workers: Sequence[Worker]) -> tuple[Sequence[Worker], Sequence[Worker]
 
 def _own_files() -> dict[str, str]:
     """Style and script, and their hashes, which are all that the page's policy lets act."""
-    style, script = _read("style.css"), _read("search.js")
+    style, script = _read("style.css"), _read("page.js")
     hashes = {"style_hash": _hash(style), "script_hash": _hash(script)}
     return {"style": style, "script": script, **hashes}
 

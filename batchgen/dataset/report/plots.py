@@ -69,8 +69,8 @@ class Course:
 
 
 def plot_course(moments: Sequence[Moment], moment_s: float) -> Course | None:
-    """The run over time; None while nothing is published."""
-    if not moments:
+    """The run over time; None if it lasted for one moment, which has no course."""
+    if len(moments) < 2:
         return None
     begin, end = moments[0].at, moments[-1].at + moment_s
     percent = 100.0 / (end - begin)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batchgen.errors import brief, counted
-from batchgen.units import data_size, duration
+from batchgen.units import data_size, duration, money
 
 # Letters of a prompt beside its picture.
 CAPTION = 200
@@ -27,10 +27,10 @@ def filters(letters: int) -> dict[str, Callable[..., Any]]:
         "percent": lambda value: f"{value:.0%}",
         "at": lambda value: f"{value:.2f}",
         "number": lambda value: f"{value:.4g}",
-        "money": lambda value: f"{value:,.2f}",
+        "money": money,
         "rate": rate,
         "seconds": seconds,
-        "duration": duration,
+        "duration": lambda value: seconds(value) if value < 1 else duration(value),
         "hours": hours,
         "size": data_size,
         "utc": lambda at: _time(at).strftime("%Y-%m-%d %H:%M:%S UTC"),
@@ -58,6 +58,8 @@ def seconds(value: float) -> str:
 
 def hours(value: float) -> str:
     """Seconds of devices, never in days, because devices are paid by the hour: `1,234 h`."""
+    if value < 1:
+        return seconds(value)
     return duration(value) if value < 5400 else f"{value / 3600:,.1f} h"
 
 

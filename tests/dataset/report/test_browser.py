@@ -1,5 +1,6 @@
 """The page in a browser: nothing on its console, nothing wider than a phone, and search works."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,28 @@ def test_it_opens_with_every_record_unfolded(tmp_path: Path, width_px: int) -> N
     for prompt in set(HOSTILE[:9]):
         assert prompt in seen["prompts"]
     assert 0 < seen["found"] < seen["all"] == seen["restored"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_number_leads_to_how_it_is_computed(tmp_path: Path, scripts: bool) -> None:
+    """A link to what is folded unfolds it, also without the page's script."""
+    require_chromium()
+    page = write_report(published_run(tmp_path, 4))
+    if not scripts:
+        page.write_text(re.sub("<script>.*?</script>", "", page.read_text(), flags=re.DOTALL))
+    seen = open_page(
+        page,
+        """
+        const link = page.querySelector('[data-figure="failed"] a');
+        const told = page.querySelector(link.getAttribute("href"));
+        const before = told.checkVisibility();
+        link.click();
+        return [before, told.checkVisibility(), told.textContent];
+        """,
+    ).told
+    assert seen[:2] == [False, True]
+    assert seen[2].startswith("Pictures that could not be made")
 
 
 @pytest.mark.slow

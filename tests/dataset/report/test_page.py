@@ -14,6 +14,7 @@ from batchgen.dataset.report.gallery import FAILURES, PICTURES, Entry
 from batchgen.dataset.report.page import MOST_BYTES, Contents
 from batchgen.run.run import Run
 from batchgen.shard.metadata import to_table
+from batchgen.units import money
 from tests.dataset.report.specimen import HOSTILE, published_run
 from tests.support.rehearsal import ask
 from tests.support.specimens import planned, record
@@ -106,7 +107,9 @@ def test_a_run_that_has_just_begun_says_what_is_pending(tmp_path: Path) -> None:
     assert (answer.code, answer.err) == (0, "")
     html = html_of(run)
     assert "5 pictures are pending" in html
-    assert 'data-figure="rate"' not in html
+    assert "when a first shard is published" in html
+    for told in ('data-figure="rate"', "0 published ones", "read_parquet", 'href="#how'):
+        assert told not in html, "there is no file yet that a query could read"
 
 
 def test_what_the_plan_notes_stands_there_whole(run: Run, tmp_path: Path) -> None:
@@ -120,7 +123,33 @@ def test_it_is_written_where_it_is_asked_for_and_has_the_cost(run: Run, tmp_path
     out = tmp_path / "elsewhere.html"
     assert ask("report", run.directory.root, "--out", out, "--price", "36").code == 0
     hours = float(re.findall(r'"device_hours">\s*<b><data value="(.*?)"', out.read_text())[0])
-    assert f"cost: {36 * hours:,.2f}, or " in out.read_text()
+    assert f"cost: {money(36 * hours)}, or " in out.read_text()
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf", "1e300"])
+def test_a_price_that_is_none_is_refused(run: Run, tmp_path: Path, price: str) -> None:
+    out = tmp_path / "page.html"
+    answer = ask("report", run.directory.root, "--out", out, f"--price={price}")
+    assert (answer.code, out.exists()) == (2, False)
+    assert "--price" in answer.err
+
+
+def test_of_one_picture_it_speaks_of_one_and_shows_no_course(tmp_path: Path) -> None:
+    html = write_report(published_run(tmp_path, 1)).read_text()
+    for told in ("the planned picture is accounted for.", "The only one."):
+        assert told in html
+    for told in ('id="time"', 'href="#time"', 'id="how-course"'):
+        assert told not in html
+    assert 'id="latency"' in html
+
+
+def test_times_below_a_second_are_not_nothing() -> None:
+    words_of = words.filters(100)
+    assert [words_of["hours"](0.119), words_of["duration"](0.119)] == ["119 ms", "119 ms"]
+    assert [words_of["hours"](42.0), words_of["duration"](42.0)] == ["42 s", "42 s"]
+    assert [money(0.0), money(0.00312), money(0.42), money(1250)] == [
+        *("0.00", "0.0031", "0.42", "1,250")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from batchgen.dataset.report.moments import MOST, Moment, Timeline
+from batchgen.dataset.report.moments import FEW, MOST, Moment, Timeline
 from batchgen.dataset.report.numbers import SizeClass
 from batchgen.dataset.report.plots import CELLS, Axis, plot_course, plot_steps, steps_of_a_cell
 
@@ -21,13 +21,24 @@ def test_an_axis_holds_its_values_between_round_marks(highest: float) -> None:
 
 @pytest.mark.parametrize("span_s", [0, 0.5, 59, 3600, 86_400, 1e6, 1e9])
 def test_a_run_has_at_most_sixty_moments(span_s: float) -> None:
-    timeline = Timeline(Timeline.width(1.8e9, 1.8e9 + span_s))
+    timeline = Timeline(Timeline.width(1.8e9, 1.8e9 + span_s, 10**6))
     at = 1.8e9 + np.linspace(0, span_s, 1000)
     timeline.add(at, np.ones(1000))
     moments = timeline.moments()
     assert 1 <= len(moments) <= MOST
     assert sum(moment.pictures for moment in moments) == 1000
     assert all(moment.p50_s == moment.p99_s == 1.0 for moment in moments)
+
+
+@pytest.mark.parametrize(("pictures", "most"), [(1, FEW), (200, 10), (10**6, MOST)])
+def test_a_moment_has_a_score_of_pictures_where_there_are_many(pictures: int, most: int) -> None:
+    width_s = Timeline.width(1.8e9, 1.8e9 + 3599, pictures)
+    # The next round number of seconds is at most 2.5 times as long.
+    assert most / 2.5 <= 3600 / width_s <= most
+
+
+def test_one_moment_has_no_course() -> None:
+    assert plot_course([Moment(100.0, 10, 1.0, 2.0, 3.0)], 5.0) is None
 
 
 def test_a_pause_is_a_gap_and_no_line_crosses_it() -> None:

@@ -1,3 +1,15 @@
+// Links into what is folded unfold it, also where the browser does not by itself.
+const unfold = () => {
+  const target = document.getElementById(location.hash.slice(1));
+  const folded = target?.closest("details:not([open])");
+  if (folded) {
+    folded.open = true;
+    target.scrollIntoView();
+  }
+};
+addEventListener("hashchange", unfold);
+unfold();
+
 // Shows the cards that have every word that was typed in their prompts, seed, id, key or error.
 // Without scripts all cards are shown.
 for (const search of document.querySelectorAll("[data-search]")) {
