@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.out_dtype import out_dtype, out_dtype_dense
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -66,6 +67,12 @@ class Emulation(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(func, args, kwargs or {})
+
+
+@out_dtype.py_impl(Emulation)
+def _with_type(_: Emulation, *args: Any) -> Any:
+    """An int8 product goes to the card's kernel. Refused, torchao would compute it in fp32."""
+    return out_dtype_dense(*args)
 
 
 class _Operation(NamedTuple):
@@ -127,6 +134,8 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
         return _made_up(args[0]).item()
     if name in _ATTENTION:
         func, args, kwargs = _attend, args[:3], {}
+    elif name == "_int_mm":
+        func = _multiply
     return _run(func, args, kwargs)
 
 
@@ -156,6 +165,11 @@ def _attend(*qkv: Tensor) -> Any:
     """The CPU's kernel, and in the places of a card's further outputs something."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*qkv)
     return out, lse, lse, lse, 0, 0, lse, lse, lse
+
+
+def _multiply(x: Tensor, y: Tensor) -> Tensor:
+    """The int8 product, exact: the CPU's own may saturate."""
+    return (x.double() @ y.double()).int()
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
