@@ -12,7 +12,7 @@ PIXELS_AT_ONCE = 1024 * 1024
 # From this size on several ranks decode one picture together, a band each. A smaller picture takes
 # one rank less time than the exchanges would.
 LARGE = 2048 * 2048
-# From this size on a rank takes several bands, layer by layer: 0.6 of the memory, and no
+# From this size on a rank takes several bands, layer by layer: less than half of the memory, and no
 # tensor of 2^31 elements or more, which kernels index with 32 bits. A VAE of these families holds
 # 256 channels at full size, so a picture decoded whole reaches that at 2^23 px, 2896×2896.
 HUGE, BANDS = 2**23, 8

@@ -4,6 +4,8 @@
     layout.py       what several devices to a picture are for, in seconds
     memory_fit.py   does a job fit into the devices' memory, and what would make it fit
     memory.py       how much device memory a rank takes: an estimate
+    decode_memory.py   how much decoding takes of it
+    eager_memory.py   how much 8-bit blocks take more where they are not compiled
     score_memory.py   how much a scorer takes of it
     extension.py    a plan goes on with appended rows, or with the rest of a trial
     planner.py      manifest + job → Plan

@@ -20,12 +20,7 @@ width D and its H heads, all in numbers:
                     and 17 in bf16) and 15 (Stable Diffusion 3.5); on an emulated card in bf16 21
                     (FLUX.1-dev), 23.5 (FLUX.2 klein 4B), 18 (Z-Image), 17 (Qwen-Image), 13 to 14
                     (3.5 large), 14 to 15 (medium); torch.compile needs less
-    8 bits          on CUDA, where blocks are not compiled, torchao writes out in between, of the
-                    widest product: in FP8 what it reads, 5.3 numbers for each value; in int8 what
-                    it makes, 2 numbers in int32 and 1 scaled, of which the blocks' peak has a part
-                    already: 2.5. It reads 5·D of FLUX.1, 2.7·D of Z-Image and 4·D of the others; it
-                    makes 7·D, 5.3·D, 9·D of FLUX.2, and 4·D. On the emulated card these were 5.3
-                    (FLUX.1), 5.2 (FLUX.2) and 4.3 to 5.5; 2.3 to 2.7, 2.0 to 2.3 and 2.4 to 2.8
+    8 bits          on CUDA, where blocks are not compiled: `eager_memory.py`
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And
@@ -37,12 +32,9 @@ width D and its H heads, all in numbers:
                     transformers keeps. Measured of T5: 1.4 times the scores in long texts,
                     5 times the hidden values in short ones
 
-Decoding takes max(4·c₁, 5·c₀) numbers for each px that is decoded at once, where c₀ and c₁ are the
-channels of the VAE's last two blocks; on CUDA 3.4·c₁. For FLUX.1 these are 4.1 kB on a CPU (3.9
-measured in fp32; half of it in bf16, where 2.4 were measured) and 1.7 on CUDA in bf16: tensors take
-1.4 to 1.5 there, on the emulated card, and the rest is for what convolutions want, which is not
-known. Bands take 0.6 of it (0.61 there). The workspace is 1 GB on CUDA (context and libraries, an
-assumption) and 0.5 on a CPU (Python with torch: 0.33 measured).
+Decoding has a file of its own, `decode_memory.py`, and scoring `score_memory.py`. The workspace is
+1 GB on CUDA (context and libraries, an assumption) and 0.5 on a CPU (Python with torch: 0.33
+measured).
 
 The emulated card (tests/cuda/) sums the bytes of tensors. Nothing was measured on a real one.
 
@@ -54,15 +46,15 @@ too, because workers may share them, mapped from their files.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from batchgen.engine.precision.rules import QUANTIZED
-from batchgen.engine.sizes import at_once, bands
 from batchgen.model import Checkpoint
+from batchgen.planning.decode_memory import decode_memory
+from batchgen.planning.eager_memory import eager_memory
 from batchgen.planning.plan import Shape
 from batchgen.planning.score_memory import score_memory
 from batchgen.settings import Job
@@ -70,15 +62,6 @@ from batchgen.settings import Job
 # Steps whose modulations are computed at once: as engine/modulation.py, which imports torch.
 WINDOW = 32
 WORKSPACE = {"cuda": 10**9, "cpu": 5 * 10**8}
-# What decoding in bands takes, of what decoding the picture whole takes: engine/sizes.py.
-BANDED = 0.6
-# Numbers that blocks in 8 bits take more if they are not compiled: for each token and each value
-# that the widest product reads, and that it makes.
-_EAGER_8_BIT = {"fp8": (5.3, 0.0), "int8": (0.0, 2.5)}
-# Linears that read the same tokens are one: as attention/fuse.py, which imports torch.
-_STACKED = re.compile(r"(attn\.)?(to_[qkv]|proj_mlp)\b|\bw[13]\b")
-# Numbers of decoding for each px and each channel of the VAE's last block but one.
-_DECODING = {"cuda": 3.4, "cpu": 4.0}
 # Weights of the largest text encoder that are never quantized.
 _EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
 
@@ -164,7 +147,7 @@ def estimate_memory(
         _denoising(job, checkpoint, shape, modulations, eager=eager) for shape in shapes
     )
     denoising *= size
-    decoding = max(_decoding(job, checkpoint, shape, _DECODING[kind]) for shape in shapes) * size
+    decoding = max(_decoding(job, checkpoint, shape, cuda=cuda) for shape in shapes) * size
     encoding = max(_encoding(job, checkpoint, shape) for shape in shapes) * size
 
     # Blocks come in turn into two places, each large enough for any of them.
@@ -225,22 +208,14 @@ def _block_matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, str, tuple[in
             yield f"{stack}.{path[0]}", name, shape, modulates
 
 
-def _eager_8_bit(job: Job, checkpoint: Checkpoint) -> float:
-    """Numbers that blocks in 8 bits take more for each token if they are not compiled."""
-    of_read, of_made = _EAGER_8_BIT.get(job.precision.linear, (0.0, 0.0))
-    read, made = 0, Counter[str]()
-    for _, name, shape, modulates in _block_matrices(checkpoint):
-        if not modulates:
-            out, into = shape
-            read = max(read, into)
-            made[_STACKED.sub("attn.to_qkv", name)] += out
-    return of_read * read + of_made * max(made.values())
+def _pictures(job: Job, shape: Shape) -> int:
+    """The most pictures of a group."""
+    return min(job.engine.batch_size, shape.pictures)
 
 
 def _rows(job: Job, shape: Shape) -> int:
     """Rows of a group that a rank computes: two for each picture with classifier-free guidance."""
-    pictures = min(job.engine.batch_size, shape.pictures)
-    return -(-pictures * (2 if shape.negative else 1) // job.parallel.halves)
+    return -(-_pictures(job, shape) * (2 if shape.negative else 1) // job.parallel.halves)
 
 
 def _denoising(
@@ -253,9 +228,8 @@ def _denoising(
     cp = job.parallel.shared
     heads, width = checkpoint.heads, checkpoint.transformer.width
     image, text = checkpoint.tokens(shape.width, shape.height, job.model.max_sequence_length)
-    of_token: float = checkpoint.activations * width
-    of_token += _eager_8_bit(job, checkpoint) if eager else 0
-    numbers = of_token * -(-(image + text) // cp)
+    tokens = -(-(image + text) // cp)
+    numbers = checkpoint.activations * width * tokens
     numbers += min(shape.steps, WINDOW) * modulations
     cache = job.cache
     if cache.policy in ("first_block", "teacache") or (cache.policy == "replay" and cache.blocks):
@@ -263,7 +237,18 @@ def _denoising(
     if job.engine.attention == "math":
         numbers += 2 * heads * (image + text) ** 2 // cp
     rows = _rows(job, shape)
-    return int(rows * numbers) + _velocities(job, checkpoint, shape, image)
+    numbers = rows * numbers + _velocities(job, checkpoint, shape, image)
+    if eager:
+        numbers += int(_eager(job, checkpoint, rows * tokens))
+    return numbers
+
+
+def _eager(job: Job, checkpoint: Checkpoint, rows: int) -> float:
+    """What blocks that are not compiled take more; see `eager_memory`."""
+    weights = (
+        (name, shape) for _, name, shape, modulates in _block_matrices(checkpoint) if not modulates
+    )
+    return eager_memory(job.precision.linear, weights, rows)
 
 
 def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> int:
@@ -274,10 +259,9 @@ def _velocities(job: Job, checkpoint: Checkpoint, shape: Shape, image: int) -> i
     kept = job.cache.taylor_order + 2
     if job.cache.policy == "none":
         kept = shape.steps if job.cache.record else 0
-    pictures = min(job.engine.batch_size, shape.pictures)
     # A token holds 2 × 2 latent pixels.
     channels = 4 * checkpoint.vae.latent_channels
-    return pictures * kept * image * channels
+    return _pictures(job, shape) * kept * image * channels
 
 
 def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
@@ -286,16 +270,7 @@ def _encoding(job: Job, checkpoint: Checkpoint, shape: Shape) -> int:
     return _rows(job, shape) * numbers
 
 
-def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, share: float) -> int:
-    """Numbers that decoding a group takes beside the weights; `share` of `_DECODING`."""
-    narrow, wide = checkpoint.vae.decoder_channels[:2]
-    pictures, ranks = min(job.engine.batch_size, shape.pictures), job.parallel.degree
-    return int(_pixels_at_once(shape, pictures, ranks) * max(share * wide, 5 * narrow))
-
-
-def _pixels_at_once(shape: Shape, pictures: int, ranks: int) -> float:
-    """Px whose activations a rank holds together, as many as if pictures were decoded whole."""
-    px = shape.width * shape.height
-    if count := bands(shape.width, shape.height, ranks):
-        return px / ranks * (BANDED if count > 1 else 1)
-    return px * min(-(-pictures // ranks), at_once(shape.width, shape.height))
+def _decoding(job: Job, checkpoint: Checkpoint, shape: Shape, *, cuda: bool) -> int:
+    """Numbers that decoding a group takes beside the weights."""
+    pictures, ranks = _pictures(job, shape), job.parallel.degree
+    return decode_memory(checkpoint.vae, shape, pictures, ranks=ranks, cuda=cuda)

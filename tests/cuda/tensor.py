@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.out_dtype import out_dtype, out_dtype_dense
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,8 +23,6 @@ _ANSWERS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_sel
 # Computed whole, for what it is made of is chosen by the device.
 _COMPOSED = "scaled_dot_product_attention"
 has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-# Kernels that the CPU has under another name.
-_ATTENTION = {f"_scaled_dot_product_{kernel}_attention" for kernel in ("flash", "cudnn")}
 _memories: weakref.WeakValueDictionary[int, Memory] = weakref.WeakValueDictionary()
 # Pinned storages, which live as long as the process.
 _pinned: dict[int, Any] = {}
@@ -66,6 +65,12 @@ class Emulation(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(func, args, kwargs or {})
+
+
+@out_dtype.py_impl(Emulation)
+def _with_type(_: Emulation, *args: Any) -> Any:
+    """An int8 product goes to the card's kernel. Refused, torchao would compute it in fp32."""
+    return out_dtype_dense(*args)
 
 
 class _Operation(NamedTuple):
@@ -125,9 +130,7 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
         wait_for_device(f"the answer of {name}")
     if name == "_local_scalar_dense" and args[0].numbers.is_meta:
         return _made_up(args[0]).item()
-    if name in _ATTENTION:
-        func, args, kwargs = _attend, args[:3], {}
-    return _run(func, args, kwargs)
+    return _run(_KERNELS.get(name, func), args, kwargs)
 
 
 def _collect(value: Any, into: list[Tensor]) -> None:
@@ -152,10 +155,23 @@ def _change(value: Any, kind: type[Tensor], change: Callable[[Any], Any]) -> Any
     return value
 
 
-def _attend(*qkv: Tensor) -> Any:
+def _attend(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Any:
     """The CPU's kernel, and in the places of a card's further outputs something."""
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*qkv)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
     return out, lse, lse, lse, 0, 0, lse, lse, lse
+
+
+def _multiply(x: Tensor, y: Tensor) -> Tensor:
+    """The int8 product, exact: the CPU's own may saturate."""
+    return (x.double() @ y.double()).int()
+
+
+# A card's kernels that the CPU has not, or not so.
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "_scaled_dot_product_flash_attention": _attend,
+    "_scaled_dot_product_cudnn_attention": _attend,
+    "_int_mm": _multiply,
+}
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:

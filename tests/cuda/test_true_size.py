@@ -6,7 +6,8 @@ activations are gone when the next one begins.
 
 Tried are all sizes and groups in bf16 and FP8 with everything on the device, the smallest and a
 large one in int8, and every offload with one picture: activations follow from size, group and
-precision, whatever has left the device, and weights do not follow from the group.
+precision, whatever has left the device, and weights do not follow from the group. VAEs that differ
+decode all of them, and a share of what two ranks decode together.
 """
 
 from __future__ import annotations
@@ -23,25 +24,32 @@ from tests.support.full_size import MODELS, write_full_size
 pytestmark = pytest.mark.slow
 
 # Side in px and pictures.
-SMALL, FOUR, MANY, LARGE, LARGEST = [1024, 1], [1024, 4], [1024, 8], [2048, 4], [4096, 1]
+TINY, SMALL, FOUR, MANY, LARGE, LARGEST = (
+    [256, 1],
+    [1024, 1],
+    [1024, 4],
+    [1024, 8],
+    [2048, 4],
+    [4096, 1],
+)
 GROUPS = {model: [SMALL, MANY, LARGE, LARGEST] for model in MODELS}
 # Its positions end at 3072 px.
 GROUPS["SD3.5-large"] = [SMALL, MANY, LARGE]
-# Its VAE in bands takes 0.6 of what is estimated.
-GROUPS["Qwen-Image"] = [SMALL, MANY, LARGE]
 # Its blocks are klein's, wider.
 GROUPS["FLUX.2-dev"] = [SMALL, LARGE]
 # Its blocks are FLUX.1's.
 GROUPS["Chroma1-HD"] = [SMALL, FOUR]
-# In int8 a product of few tokens copies its weight. That is not planned: of FLUX.2 dev's widest one
-# it is 0.7 GB, which is much beside what one picture takes, and little in all.
-INT8 = {model: [SMALL, LARGE] for model in GROUPS} | {"FLUX.2-dev": [LARGE]}
+# Its widest product has the largest weight, which counts where there are few tokens.
+INT8 = {model: [SMALL, LARGE] for model in GROUPS} | {"FLUX.2-dev": [TINY, SMALL, LARGE]}
 # Models whose VAEs differ.
 DECODED = ("FLUX.1-dev", "FLUX.2-klein-4B", "Qwen-Image")
+# Side in px and ranks: a band each, and several.
+SHARED = [[2048, 2], [4096, 2]]
 RUNS: dict[str, dict[str, Any]] = {
     "whole": {"model": "FLUX.1-dev", "groups": [FOUR], "cache": {"policy": "first_block"}},
     **{
-        model: {"model": model, "groups": groups, "decode": model in DECODED}
+        model: {"model": model, "groups": groups}
+        | ({"decode": True, "shared": SHARED} if model in DECODED else {})
         for model, groups in GROUPS.items()
     },
     **{
@@ -96,3 +104,5 @@ def test_an_estimate_is_at_most_a_quarter_too_large_and_a_tenth_too_small(
             # What is away takes more while text is encoded; that is in what it takes in all.
             if what != "denoising" or not offloads:
                 assert 0.9 <= estimated / taken <= 1.25, (group, what)
+    for share, (taken, estimated) in zip(asked.get("shared", ()), found["shares"], strict=True):
+        assert 0.9 <= estimated / taken <= 1.25, share

@@ -27,9 +27,13 @@ from torch import Tensor
 
 from batchgen.engine.build import build_engine
 from batchgen.engine.offload.weights import Pinned, Weight
+from batchgen.engine.parallel.collectives import Ranks
 from batchgen.engine.precision.quantized_weights import QuantizedWeights
+from batchgen.engine.sizes import bands
 from batchgen.engine.torch_engine import TorchEngine
+from batchgen.engine.vae.banded_decoder import decode_in_bands
 from batchgen.model.checkpoint import Checkpoint, resolve
+from batchgen.planning.decode_memory import decode_memory
 from batchgen.planning.memory import estimate_memory
 from batchgen.planning.plan import Shape
 from batchgen.settings.job import Job, parse_job
@@ -50,11 +54,17 @@ def settle(_: Pinned, weight: Weight) -> Tensor:
 
 
 def weigh(
-    *, folder: str, groups: list[tuple[int, int]], decode: bool = False, **sections: Any
+    *,
+    folder: str,
+    groups: list[tuple[int, int]],
+    decode: bool = False,
+    shared: list[tuple[int, int]] | None = None,
+    **sections: Any,
 ) -> dict[str, Any]:
     """A model's weights, and what groups take beside them: pairs of measured and estimated bytes.
 
     :param groups: side in px and pictures of each.
+    :param shared: side of pictures that several ranks decode together, and how many ranks.
     """
     usual = {"model": {"path": folder, "max_sequence_length": 512}, "compile": {"mode": "none"}}
     engine = {"device": "cuda", "batch_size": max(pictures for _, pictures in groups)}
@@ -76,12 +86,14 @@ def weigh(
             _group(built, job, checkpoint, side, pictures, decode=decode)
             for side, pictures in groups
         ]
+        shares = [_share(built, checkpoint, side, ranks) for side, ranks in shared or ()]
         del built
     need = estimate_memory(job, checkpoint, [Shape(1024, 1024, STEPS, False, 1)], cuda=True)
     return {
         "faults": dict(report.faults),
         "weights": [weights, need.phases[1].weights],
         "groups": weighed,
+        "shares": shares,
     }
 
 
@@ -109,6 +121,22 @@ def _group(
         peaks["decoding"] = [report.most_bytes - begin, need.decoding]
     del denoised
     return peaks
+
+
+def _share(engine: TorchEngine, checkpoint: Checkpoint, side: int, ranks: int) -> list[int]:
+    """What a rank of several takes to decode a picture.
+
+    It is a rank alone with its share of the rows. Only what ranks exchange is left out: two rows of
+    a layer, and the picture.
+    """
+    vae = checkpoint.vae
+    rows, row = side // vae.reduction // ranks, side // vae.reduction
+    with torch.device("cuda"):
+        latents = torch.zeros(1, vae.latent_channels, rows, row, dtype=torch.bfloat16)
+    begin = report.most_bytes = report.bytes
+    decode_in_bands(engine.family.vae, latents, Ranks(), bands(side, side, ranks))
+    planned = decode_memory(vae, Shape(side, side, STEPS, False, 1), 1, ranks=ranks, cuda=True)
+    return [report.most_bytes - begin, planned * latents.element_size()]
 
 
 if __name__ == "__main__":

@@ -285,18 +285,36 @@ def test_the_largest_planned_size_counts(flux: Checkpoint) -> None:
 
 @pytest.mark.parametrize(
     ("side", "cp", "px"),
-    [
-        (1024, 1, 1024**2),
-        (512, 1, 4 * 512**2),
-        (512, 4, 2 * 512**2),
-        (2048, 1, 2048**2),
-        (2048, 2, 2048**2 / 2),
-        (4096, 1, 4096**2 * 0.6),
-    ],
+    [(1024, 1, 1024**2), (512, 1, 4 * 512**2), (512, 4, 2 * 512**2), (2048, 1, 2048**2)],
 )
 def test_so_many_px_are_decoded_at_once(flux: Checkpoint, side: int, cp: int, px: float) -> None:
     need = dev(flux, shape(side), engine={"batch_size": 8}, parallel={"cp": cp})
     assert need.decoding == pytest.approx(px * 2 * 3.4 * 256, rel=1e-6)  # 1.7 kB each
+
+
+@pytest.mark.parametrize(
+    ("side", "cp", "held"), [(2048, 2, 4), (4096, 1, 11 / 8), (4096, 2, 11 / 8)]
+)
+def test_bands_take_the_picture_once_and_one_of_them_three_times(
+    flux: Checkpoint, side: int, cp: int, held: float
+) -> None:
+    need = dev(flux, shape(side), engine={"batch_size": 8}, parallel={"cp": cp})
+    assert need.decoding == pytest.approx(held * side**2 / cp * 256 * 2, rel=1e-6)
+
+
+def test_int8_of_few_tokens_takes_a_second_copy_of_the_widest_weight(flux: Checkpoint) -> None:
+    """D = 3072 of FLUX.1: its single blocks' first product has a weight of 7·D × D bytes."""
+
+    def more(side: int) -> int:
+        plain, eager = (
+            dev(flux, shape(side), precision={"linear": "int8"}, compile={"mode": mode})
+            for mode in ("auto", "none")
+        )
+        return eager.denoising - plain.denoising
+
+    tokens = {side: (side // 16) ** 2 + 512 for side in (128, 1024)}
+    assert more(1024) == 2 * 2.5 * 7 * 3072 * tokens[1024]
+    assert more(128) == 7 * 3072 * (tokens[128] + 3072)
 
 
 def test_at_the_very_least_all_but_the_weights_take_half() -> None:

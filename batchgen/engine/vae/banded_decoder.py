@@ -9,8 +9,8 @@ Legend: B pictures, C channels, h×w latent pixels, H×W px.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,23 +68,32 @@ def _normalizer(picture: Bands, norm: nn.GroupNorm | ChannelNorm) -> Layer:
 
 
 def _norm_act_conv(
-    picture: Bands, norm: nn.GroupNorm | ChannelNorm, act: Layer, conv: Layer
-) -> None:
-    """Norm, activation and convolution in one pass: only one band's copies exist at a time."""
+    picture: Bands,
+    norm: nn.GroupNorm | ChannelNorm,
+    act: Layer,
+    conv: Layer,
+    *,
+    beside: Layer | None = None,
+) -> deque[Tensor]:
+    """Norm, activation and convolution in one pass: only one band's copies exist at a time.
+
+    :param beside: see `Bands.pass_through`.
+    """
     normalize = _normalizer(picture, norm)
-    picture.pass_through(lambda window: conv(act(normalize(window))))
+    return picture.pass_through(lambda window: conv(act(normalize(window))), beside=beside)
 
 
 def _resnet(block: Any, picture: Bands) -> None:
     """`ResnetBlock2D` without time embedding, or `QwenImageResidualBlock`."""
-    # Only the list is copied; the residual still needs the tensors.
-    hidden = replace(picture, parts=picture.parts.copy())
-    _norm_act_conv(hidden, block.norm1, block.nonlinearity, block.conv1)
-    _norm_act_conv(hidden, block.norm2, block.nonlinearity, block.conv2)
+    # A block that halves the channels does so to both its ways at once. A band and what was made of
+    # it are then never there together, and they are largest where such a block comes first.
     shortcut = block.conv_shortcut or nn.Identity()
-    for _ in range(len(picture.parts)):
-        part = picture.parts.popleft()
-        picture.parts.append(shortcut(part) + hidden.parts.popleft())
+    residual = _norm_act_conv(
+        picture, block.norm1, block.nonlinearity, block.conv1, beside=shortcut
+    )
+    _norm_act_conv(picture, block.norm2, block.nonlinearity, block.conv2)
+    while residual:
+        picture.parts.append(residual.popleft() + picture.parts.popleft())
 
 
 def _attention(attention: Any, picture: Bands) -> None:

@@ -53,7 +53,9 @@ class Bands:
     weights: Tensor
     ranks: Ranks
 
-    def pass_through(self, layer: Layer, scale: int = 1) -> None:
+    def pass_through(
+        self, layer: Layer, scale: int = 1, *, beside: Layer | None = None
+    ) -> deque[Tensor]:
         """Replace every band by what the layer makes of it. All ranks must call this.
 
         The layer is given a window: the band and one row of each neighbour. It pads the window with
@@ -62,17 +64,23 @@ class Bands:
 
         :param layer: [B, C, rows, W] → [B, C', scale · rows, W']. It may look one row beyond its
             own, counted before or after it scales.
+        :param beside: what else is made of every band, of its own pixels alone.
+        :returns: what that made, from top to bottom.
         """
         above, end = self._edges()
+        made: deque[Tensor] = deque()
         for remaining in reversed(range(len(self.parts))):
             part = self.parts.popleft()
             below = self.parts[0][:, :, :1] if remaining else end
             last, rows = part[:, :, -1:].clone(), part.shape[2]
             window, top = _window(above, part, below), 0 if above is None else scale
-            # Unless a residual needs it, the band's memory is freed before the layer needs its own.
+            if beside is not None:
+                made.append(beside(part))
+            # Unless that is the band itself, its memory is freed before the layer needs its own.
             del part
             self.parts.append(layer(window)[:, :, top : top + scale * rows])
             above = last
+        return made
 
     def _edges(self) -> tuple[Tensor | None, Tensor | None]:
         """The row above this rank's first and the row below its last, [B, C, 1, W] each.

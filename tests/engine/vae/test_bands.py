@@ -6,6 +6,7 @@ Bands are spread over gloo ranks, or decoded one after the other on one device.
 from __future__ import annotations
 
 import copy
+from collections import deque
 
 import pytest
 import torch
@@ -153,8 +154,9 @@ def test_channels_last_stays_channels_last():
     assert difference(picture, whole(vae, latents)) <= TOLERANCE
 
 
-def _without_neighbours(picture, layer, scale=1):
-    picture.parts = type(picture.parts)(map(layer, picture.parts))
+def _without_neighbours(picture, layer, scale=1, *, beside=None):
+    parts, picture.parts = picture.parts, deque(map(layer, picture.parts))
+    return deque(map(beside, parts)) if beside else deque()
 
 
 @pytest.mark.parametrize("mistake", ["rows", "norms", "attention"])
@@ -214,7 +216,8 @@ def test_bands_on_one_device_need_less_memory_than_the_whole():
         whole(vae, latents)
     with Peak() as divided:
         banded(vae, latents, 5)
-    assert divided.bytes < 0.75 * undivided.bytes
+    # 0.52. It is 0.7 if a residual keeps its bands until the whole block is computed.
+    assert divided.bytes < 0.6 * undivided.bytes
 
 
 def replaced(name, module):
