@@ -24,8 +24,9 @@ width D and its H heads, all in numbers:
                     widest product: in FP8 what it reads, 5.3 numbers for each value; in int8 what
                     it makes, 2 numbers in int32 and 1 scaled, of which the blocks' peak has a part
                     already: 2.5. It reads 5·D of FLUX.1, 2.7·D of Z-Image and 4·D of the others; it
-                    makes 7·D, 5.3·D, 9·D of FLUX.2, and 4·D. On the emulated card these were 5.3
-                    (FLUX.1), 5.2 (FLUX.2) and 4.3 to 5.5; 2.3 to 2.7, 2.0 to 2.3 and 2.4 to 2.8
+                    makes 7·D, 5.3·D, 9·D of FLUX.2, 6·D of ERNIE-Image and 4·D. On the emulated
+                    card these were 5.3 (FLUX.1), 5.2 (FLUX.2) and 4.3 to 5.5; 2.3 to 2.7, 2.0 to
+                    2.3 and 2.4 to 2.8
     modulations     R · min(steps, 32) · values of all blocks (engine/modulation.py)
     step cache      where a policy measures, 2·R·T·D: the signal and its reference, of which one
                     goes while all pictures compute, when the blocks take most. And
@@ -76,7 +77,7 @@ BANDED = 0.6
 # that the widest product reads, and that it makes.
 _EAGER_8_BIT = {"fp8": (5.3, 0.0), "int8": (0.0, 2.5)}
 # Linears that read the same tokens are one: as attention/fuse.py, which imports torch.
-_STACKED = re.compile(r"(attn\.)?(to_[qkv]|proj_mlp)\b|\bw[13]\b")
+_STACKED = re.compile(r"(attn\.)?(to_[qkv]|proj_mlp)\b|\b(w[13]|gate_proj|up_proj)\b")
 # Numbers of decoding for each px and each channel of the VAE's last block but one.
 _DECODING = {"cuda": 3.4, "cpu": 4.0}
 # Weights of the largest text encoder that are never quantized.
