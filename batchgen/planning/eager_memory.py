@@ -7,10 +7,10 @@ numbers of 2 bytes:
             blocks' peak is elsewhere and has a part already: 5.3·K. That is 5·D of FLUX.1, 2.7·D of
             Z-Image and 4·D of the others, where D is the transformer's width
     int8    what the product makes, in int32 and scaled in fp32: 4·N of each row, of which the
-            blocks' peak has a part: 2.5·N. It makes 7·D, 9·D of FLUX.2, 5.3·D of Z-Image, and 4·D.
-            Before, in int32 alone, the weight is there a second time: torchao copies it into the
-            order of rows that its product takes, K·N bytes. That is more where M < K/4: FLUX.2
-            dev's 340 MB count below 1536 tokens
+            blocks' peak has a part: 2.5·N. It makes 7·D, 9·D of FLUX.2, 6·D of ERNIE-Image, 5.3·D
+            of Z-Image, and 4·D. Before, in int32 alone, the weight is there a second time: torchao
+            copies it into the order of rows that its product takes, K·N bytes. That is more where
+            M < K/4: FLUX.2 dev's 340 MB count below 1536 tokens
 
 On the emulated card these 5.3 were 5.3 (FLUX.1), 5.2 (FLUX.2) and 4.3 to 5.5; and these 2.5 were
 2.3 to 2.7, 2.0 to 2.3 and 2.4 to 2.8.
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 # Linears that read the same tokens are one: as attention/fuse.py, which imports torch.
-_STACKED = re.compile(r"(attn\.)?(to_[qkv]|proj_mlp)\b|\bw[13]\b")
+_STACKED = re.compile(r"(attn\.)?(to_[qkv]|proj_mlp)\b|\b(w[13]|gate_proj|up_proj)\b")
 
 
 def eager_memory(linear: str, weights: Iterable[tuple[str, tuple[int, ...]]], rows: int) -> float:

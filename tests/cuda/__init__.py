@@ -14,7 +14,10 @@ Where the host waits for the device is counted, with the line of the program tha
     rehearse.py a row of benchmarks/gpu.py
     weigh.py    a model of true size without numbers: how much memory its tensors take
     load.py     what loading takes of the host
+    launches.py how many kernels a compiled block launches, counted in its code
+    lower.py    the code that Inductor writes for the card
     mutants.py  the faults
+    launch_mutants.py  waste, for launches.py
     ranks.py    a process group of threads, under NCCL's rules
     card.py     torch.cuda, and what else of PyTorch must take part
     tensor.py   a tensor on cuda:0, whose numbers are a CPU tensor

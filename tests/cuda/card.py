@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,20 @@ from tests.cuda import streams
 from tests.cuda.tensor import CUDA, CudaTensor, compute
 
 NAME = "an emulated card"
+# What compilers ask of a card: an H100's answers.
+PROPERTIES = SimpleNamespace(
+    name=NAME,
+    major=9,
+    minor=0,
+    multi_processor_count=132,
+    warp_size=32,
+    max_threads_per_block=1024,
+    max_threads_per_multi_processor=2048,
+    regs_per_multiprocessor=2**16,
+    shared_memory_per_block_optin=227 * 2**10,
+    L2_cache_size=50 * 2**20,
+    total_memory=80 * 2**30,
+)
 _HERE = Path(__file__).parent
 
 
@@ -63,6 +78,7 @@ def _insert_module() -> None:
         "current_device": lambda: 0,
         "get_device_name": lambda _=None: NAME,
         "get_device_capability": lambda _=None: (9, 0),
+        "get_device_properties": lambda _=None: PROPERTIES,
         "device": lambda _: contextlib.nullcontext(),
         "Stream": streams.Stream,
         "Event": streams.Event,

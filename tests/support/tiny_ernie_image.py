@@ -102,7 +102,7 @@ class TinyErnie(TinyFamily):
 
 ERNIE = TinyErnie(
     save_ernie,
-    linears=3 * 5,
+    linears=3 * 4,
     kinds=1,
     contrasts=True,
     broken=(

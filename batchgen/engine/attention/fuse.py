@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from batchgen.engine.attention.gated_mlp import GatedMLP
+from batchgen.engine.attention.gated_mlp import Activation, GatedMLP
 from batchgen.engine.attention.heads import QueryKeyNorm
 from batchgen.engine.attention.parallel_block import ParallelBlock
 
@@ -23,8 +23,12 @@ from batchgen.engine.attention.parallel_block import ParallelBlock
 _NAMES = ("attn", "attn2")
 _QKV = ("to_q", "to_k", "to_v")
 _ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
-# Gate, value and output of a gated MLP.
-_GATED = ("w1", "w3", "w2")
+# Gate, value and output of a gated MLP, and what the gate goes through: as Z-Image has it, and as
+# ERNIE-Image has it.
+_GATED: dict[tuple[str, str, str], Activation] = {
+    ("w1", "w3", "w2"): nn.functional.silu,
+    ("gate_proj", "up_proj", "linear_fc2"): nn.functional.gelu,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,9 @@ def fuse_projections(blocks: Sequence[nn.Module], attentions: Sequence[Attention
         if hasattr(block, "proj_mlp"):
             _fuse_parallel(block)
         for mlp in list(block.modules()):
-            if all(hasattr(mlp, name) for name in _GATED):
-                _fuse_gated(mlp)
+            for names, activation in _GATED.items():
+                if all(hasattr(mlp, name) for name in names):
+                    _fuse_gated(mlp, names, activation)
     for attn in (each.module for each in attentions):
         if hasattr(attn, "to_q"):
             attn.to_qkv = _stack(_take(attn, _QKV))
@@ -67,9 +72,9 @@ def _fuse_parallel(block: Any) -> None:
     block.__class__ = ParallelBlock
 
 
-def _fuse_gated(mlp: Any) -> None:
-    gate, value, out = _take(mlp, _GATED)
-    mlp.to_gated, mlp.to_out = _stack([gate, value]), out
+def _fuse_gated(mlp: Any, names: Sequence[str], activation: Activation) -> None:
+    gate, value, out = _take(mlp, names)
+    mlp.to_gated, mlp.to_out, mlp.activation = _stack([gate, value]), out, activation
     mlp.__class__ = GatedMLP
 
 

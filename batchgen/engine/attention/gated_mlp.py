@@ -1,13 +1,18 @@
-"""A gated MLP whose gate and value come from one linear: SwiGLU, https://arxiv.org/abs/2002.05202.
+"""A gated MLP whose gate and value come from one linear: SwiGLU, GeGLU and their like,
+https://arxiv.org/abs/2002.05202.
 
-    x → (silu(gate) · value) · Wᵀ
+    x → (activation(gate) · value) · Wᵀ
 
 Legend: R rows, S tokens, D width, F width of the MLP.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
 
 
 class GatedMLP(nn.Module):
@@ -17,9 +22,11 @@ class GatedMLP(nn.Module):
     to_gated: nn.Linear
     # F → D.
     to_out: nn.Linear
+    # Of the gate.
+    activation: Activation
 
     def forward(self, x: Tensor) -> Tensor:
         """[R, S, D] → [R, S, D]."""
         gate, value = self.to_gated(x).chunk(2, dim=-1)
-        out: Tensor = self.to_out(nn.functional.silu(gate) * value)
+        out: Tensor = self.to_out(self.activation(gate) * value)
         return out

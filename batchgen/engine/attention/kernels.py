@@ -99,8 +99,10 @@ def flash_attention_3() -> Callable[..., Any]:
 
 
 # One opaque operator in compiled blocks: versions differ in whether the compiler can look inside,
-# and in whether they also return the log-sum-exp.
-@torch.library.custom_op("batchgen::flash_attention_3", mutates_args=())
+# and in whether they also return the log-sum-exp. Tagged as in `opaque.py`.
+@torch.library.custom_op(
+    "batchgen::flash_attention_3", mutates_args=(), tags=(torch.Tag.needs_fixed_stride_order,)
+)
 def _attend_fa3(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out = flash_attention_3()(q, k, v)
     values: Tensor = out[0] if isinstance(out, tuple) else out

@@ -33,9 +33,12 @@ class OpaqueAttention(ABC):
 
 # An operator takes only tensors and numbers.
 _ATTENTIONS: weakref.WeakValueDictionary[int, OpaqueAttention] = weakref.WeakValueDictionary()
+# Of what an operator is handed, compiled code keeps the order of the dimensions in memory. Without
+# a tag it would keep eager mode's very strides, and copy q and k to have them.
+_TAGS = (torch.Tag.needs_fixed_stride_order,)
 
 
-@torch.library.custom_op("batchgen::attend", mutates_args=())
+@torch.library.custom_op("batchgen::attend", mutates_args=(), tags=_TAGS)
 def _attend(q: Tensor, k: Tensor, v: Tensor, handle: int) -> Tensor:
     return _ATTENTIONS[handle].attend(q, k, v)
 

@@ -65,8 +65,10 @@ class ErnieImageBlock(nn.Module):
         x = x + (gate * attended.float()).to(x.dtype)
         shift, scale, gate = of_mlp.chunk(3, dim=-1)
         moved = (self.adaLN_mlp_ln(x).float() * (1 + scale) + shift).to(x.dtype)
-        x = x + (gate * self.mlp(moved).float()).to(x.dtype)
-        text, image = x.tensor_split([encoder_hidden_states.shape[1]], dim=1)
+        # Text and image part before the last sum: compiled code then writes each of them once.
+        at = [encoder_hidden_states.shape[1]]
+        both = zip(x.tensor_split(at, dim=1), self.mlp(moved).tensor_split(at, dim=1), strict=True)
+        text, image = (part + (gate * its.float()).to(x.dtype) for part, its in both)
         return text, image
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,20 +33,26 @@ class JointBlock(nn.Module):
         image_rotary_emb: Rotary,
     ) -> tuple[Tensor, Tensor]:
         """Image [R, T, D] and text [R, S', D], modulated by [R, M] → image and text."""
-        text_tokens = encoder_hidden_states.shape[1]
-        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        tokens = self._transformed(tokens, temb, image_rotary_emb)
-        return tokens[:, text_tokens:], tokens[:, :text_tokens]
+        streams = [encoder_hidden_states, hidden_states]
+        text, image = self._transformed(streams, temb, image_rotary_emb)
+        return image, text
 
-    def _transformed(self, tokens: Tensor, modulation: Tensor, rotary: Rotary) -> Tensor:
-        """Attention and MLP, each scaled before, normalised after, and gated."""
+    def _transformed(
+        self, streams: Sequence[Tensor], modulation: Tensor, rotary: Rotary
+    ) -> list[Tensor]:
+        """Attention and MLP, each scaled before, normalised after, and gated.
+
+        Streams meet, and part before the last norm: compiled code then writes each of them once.
+        """
+        lengths = [stream.shape[1] for stream in streams]
+        tokens = torch.cat(list(streams), dim=1)
         scale, gate, mlp_scale, mlp_gate = modulation.unsqueeze(1).chunk(4, dim=-1)
         scaled = self.attention_norm1(tokens) * (1 + scale)
         attended = self.attention(scaled, image_rotary_emb=rotary)
         tokens = tokens + gate.tanh() * self.attention_norm2(attended)
         made = self.feed_forward(self.ffn_norm1(tokens) * (1 + mlp_scale))
-        out: Tensor = tokens + mlp_gate.tanh() * self.ffn_norm2(made)
-        return out
+        parts = zip(tokens.split(lengths, dim=1), made.split(lengths, dim=1), strict=True)
+        return [part + mlp_gate.tanh() * self.ffn_norm2(its) for part, its in parts]
 
 
 class ImageBlock(JointBlock):
@@ -55,4 +62,5 @@ class ImageBlock(JointBlock):
         self, hidden_states: Tensor, temb: Tensor, image_rotary_emb: Rotary
     ) -> tuple[Tensor]:
         """Image tokens [R, T, D], modulated by [R, M] → image tokens."""
-        return (self._transformed(hidden_states, temb, image_rotary_emb),)
+        (image,) = self._transformed([hidden_states], temb, image_rotary_emb)
+        return (image,)

@@ -41,7 +41,7 @@ from batchgen.model import Checkpoint
 from batchgen.settings import Job
 
 # Raise this when the same job gives other tensors, or other names for them.
-VERSION = 4
+VERSION = 5
 # A file that has not grown for so long will not be finished.
 _ABANDONED_S = 3600.0
 
