@@ -48,13 +48,13 @@ def retry_failed(run: Run) -> tuple[Run, str]:
 
 
 def extend(run: Run, more: Sequence[str], hardware: Hardware) -> tuple[Run, str]:
-    """Append rows to a run's manifest, and plan their pictures.
+    """Append rows to a run's manifest, and plan their pictures. Rows are not appended twice.
 
     :param more: files, globs or folders; or URLs of such.
     :param hardware: the devices that are to make the pictures.
     :return: the run as it is then, and a sentence that says what was done.
     :raises ManifestError: the rows break the contract, or do not go with those that there are.
-    :raises InputError: other pictures are to be made first.
+    :raises InputError: other pictures are to be made first, or rows behind URLs were appended.
     :raises StillRunning: processes of the run do not leave.
     """
     from batchgen.run import begin_further
@@ -64,6 +64,8 @@ def extend(run: Run, more: Sequence[str], hardware: Hardware) -> tuple[Run, str]
         if planned and _are_same(planned, more):
             return run, f"Generation {run.plan.last_generation}, with these rows, goes on."
         _refuse_unmade(run)
+    if before := _appended(run, more):
+        return run, f"Generation {before} has appended these rows already: nothing is left to do."
     if run.plan.listed and run.plan.left:
         rest = shell_command("batchgen", "resume", run.directory.root, "--rest")
         raise InputError(
@@ -165,6 +167,19 @@ def _are_same(planned: AddedRows, more: Sequence[str]) -> bool:
     if all(map(is_url, more)):
         return list(planned.manifest) == names_of(more)
     return list(planned.content) == [identify_file(path, 0).sha256 for path in find_files(more)]
+
+
+def _appended(run: Run, more: Sequence[str]) -> int:
+    """The generation that has appended these files; 0 if none has.
+
+    What is behind URLs is compared when it is fetched: a URL may have other rows every day.
+    """
+    from batchgen.remote import is_url
+
+    if any(map(is_url, more)):
+        return 0
+    planned = ((one.generation, one.added) for one in run.plan.later if one.added)
+    return next((number for number, added in planned if _are_same(added, more)), 0)
 
 
 def _fitting(run: Run, hardware: Hardware) -> Callable[[Plan], None]:
