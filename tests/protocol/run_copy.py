@@ -122,12 +122,12 @@ def shape(batch_size: int, shard: int) -> list[str]:
     return ["engine.kind=pattern", *size, *groups]
 
 
-def plan(folder: Path, prompts: list[str], settings: list[str]) -> Path:
-    """Plan a run directory of one picture a prompt."""
+def plan(folder: Path, prompts: list[str], settings: list[str], **trial: int) -> Path:
+    """Plan a run directory of one picture a prompt; `limit` or `sample` plans a trial."""
     folder.mkdir(parents=True)
     manifest = folder / "manifest.parquet"
     pq.write_table(pa.table({"prompt": prompts, "rank": range(len(prompts))}), manifest)
-    create(folder / "run", [str(manifest)], *locate_model(load_job(None, settings)))
+    create(folder / "run", [str(manifest)], *locate_model(load_job(None, settings)), **trial)
     return folder / "run"
 
 
