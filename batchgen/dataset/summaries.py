@@ -64,9 +64,7 @@ def _index(run: Run, done: Sequence[Done]) -> str:
         found = unseal(read_regular(run.directory.index))
     except (ValueError, OSError):
         found = {}
-    right: dict[str, object] = json.loads(
-        run_index(run.directory, done, run.plan.last_generation)
-    )
+    right: dict[str, object] = json.loads(run_index(run.directory, done, run.plan.last_generation))
     same = found | {"name": ""} == right | {"name": ""}
     return "" if same else "does not list the tars that are there"
 

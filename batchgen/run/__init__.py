@@ -24,7 +24,7 @@ from batchgen.run import submissions
 from batchgen.run.aside import new_aside, put_aside, replace_keeping
 from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import BUCKET, RunDirectory
-from batchgen.run.generations import begin_again, begin_further, begin_rest_of_sample
+from batchgen.run.generations import begin_again, begin_further, begin_rest_of_sample, overtaken
 from batchgen.run.key_lists import read_list, reseeded_by
 from batchgen.run.moved import refuse_missing
 from batchgen.run.owed_jobs import owed_jobs
@@ -85,6 +85,7 @@ __all__ = [
     "missing_folders",
     "new_aside",
     "open_run",
+    "overtaken",
     "owed_jobs",
     "own_lines",
     "pin_identity",

@@ -41,6 +41,7 @@ from batchgen.planning import (
     software,
 )
 from batchgen.regular_file import read_regular
+from batchgen.run.directory import RunDirectory
 from batchgen.run.key_lists import read_list, reseeded_by, write_list
 from batchgen.run.plan_files import read_plan_file
 from batchgen.run.run import Run
@@ -199,9 +200,17 @@ def _begin(
         theirs = decode_generation(read_regular(path), path)
         if generation.listed and generation.listed != theirs.listed:
             durable.remove(directory.inner / generation.listed.file)
-        look = shell_command("batchgen", "status", directory.root)
-        raise OutputError(
-            f"{directory.root}: another command has just begun generation {number} of this run. "
-            f"Look at it with: {look}"
-        )
+        raise overtaken(directory, number)
     return replace(run, plan=plan)
+
+
+def overtaken(directory: RunDirectory, number: int) -> OutputError:
+    """What is told of a command that another one was quicker than.
+
+    :param number: the generation that the other has begun.
+    """
+    look = shell_command("batchgen", "status", directory.root)
+    return OutputError(
+        f"{directory.root}: another command has just begun generation {number} of this run. Look "
+        f"at it with: {look}"
+    )

@@ -99,7 +99,7 @@ class Chain:
         assert code == 0, copy.output()
         first, last = looks(copy)
         assert last["problems"] == [], last
-        points = copy.points()
+        points = copy.points(of_work=True)
         claims = (n for n, one in enumerate(points) if (one.op, "claims" in one.path) == CLAIM)
         planned = next(claims)
         self.steps[name] = Step(

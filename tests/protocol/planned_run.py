@@ -45,4 +45,7 @@ def wrong_trials(
     assert kept
     answers = list(threads.map(wrong_after, kept))
     print(f"{len(kept)} trials")
-    return {str(trial): wrong for trial, wrong in zip(kept, answers, strict=True) if wrong}
+    found = {str(trial): wrong for trial, wrong in zip(kept, answers, strict=True) if wrong}
+    for trial, wrong in found.items():
+        print(trial, *wrong, sep="\n  ")
+    return found

@@ -1,8 +1,8 @@
 """What a power cut would leave of a run directory, computed from the log of its disk operations.
 
 The harshest disk that keeps its word: bytes are there only as far as the last fsync of their
-file, new names (of folders too) only if their folder was synced after, while every removal has reached the disk at
-once. What was not synced is cut off, or reads as zeros.
+file, new names, those of folders too, only if their folder was synced after, while every removal
+has reached the disk at once. What was not synced is cut off, or reads as zeros.
 """
 
 from __future__ import annotations

@@ -101,9 +101,12 @@ class RunCopy:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def points(self) -> list[Point]:
-        """Every disk operation so far."""
-        return [Point(e["op"], e["path"], e["ordinal"]) for e in self.events() if "ordinal" in e]
+    def points(self, *, of_work: bool = False) -> list[Point]:
+        """Every disk operation so far; with `of_work` only those before the first worker left."""
+        events = self.events()
+        if of_work:
+            events = events[: [event["op"] for event in events].index("left")]
+        return [Point(e["op"], e["path"], e["ordinal"]) for e in events if "ordinal" in e]
 
     def begins(self) -> list[dict[str, int]]:
         """Every group begun so far, by whichever attempt."""

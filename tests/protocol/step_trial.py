@@ -11,7 +11,8 @@ import re
 import shutil
 import signal
 import threading
-from dataclasses import astuple
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,61 +39,80 @@ _RANDOM = re.compile(r"\.[0-9a-f]{12,32}\b")
 _OF_A_MOMENT = ("created", "checksum", "parent")
 
 
-class SeenStates:
-    """What was on the disk after earlier deaths: what follows from the same is the same."""
+@dataclass
+class Trials:
+    """Deaths of one step's command before its worker works. What follows from the same is the same.
 
-    def __init__(self) -> None:
-        self._seen: set[tuple[str, ...]] = set()
-        self._lock = threading.Lock()
+    A person goes on from each state of the disk once by the same command, and by a plain `resume`
+    once for each set of plans, as everything else is none of the run's before there is a plan.
+    """
 
-    def is_new(self, root: Path, *about: str) -> bool:
-        """Whether no run that is told apart by `about` has been so. Random names are not compared.
+    chain: Chain
+    step: Step
+    mutant: str = ""
+    _seen: set[tuple[str, ...]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-        Only for runs on which nobody has worked since: claims and journals are of a moment.
-        """
-        key = (*about, *sorted(_state(root)))
+    def wrong_after(self, death: Death) -> list[str]:
+        """What is wrong after a death of the process alone, and then of the machine too."""
+        copy = self.chain.copy(self.step.before)
+        wrong = die(self.step, copy, death, self.mutant)
+        wrong += self._go_on(copy, "the process died")
+        power_cut.cut(copy.root, copy.events())
+        wrong += self._go_on(copy, "the power was cut")
+        shutil.rmtree(copy.root.parent)
+        return wrong
+
+    def _go_on(self, dead: RunCopy, what: str) -> list[str]:
+        wrong = changed(self.step.published_before, dead)
+        for way, state in (("again", _state(dead.root)), ("resume", [_plans(dead.root)])):
+            if self._is_new(way, *state):
+                wrong += wrong_further(
+                    self.chain, self.step, self.chain.copy(dead.root), way, self.mutant
+                )
+        return [f"{what}: {line}" for line in wrong]
+
+    def _is_new(self, *state: str) -> bool:
         with self._lock:
-            new = key not in self._seen
-            self._seen.add(key)
+            new = state not in self._seen
+            self._seen.add(state)
         return new
 
 
+def _plans(root: Path) -> str:
+    return f"{generations(root)} plans"
+
+
 def _state(root: Path) -> list[str]:
-    """Every file below a folder by its name and content, and every folder."""
+    """Every file below a folder by its name and content, and every folder.
+
+    What differs from moment to moment is left out: random names, times, and the content of files
+    whose names are hidden, which nobody reads.
+    """
     found = []
-    for path in root.rglob("*"):
-        content = path.read_bytes() if path.is_file() else b"folder"
-        if path.name.startswith("plan-"):
+    for path in sorted(root.rglob("*")):
+        content = b"folder" if path.is_dir() else path.read_bytes()
+        if path.name.startswith("."):
+            content = b""
+        elif path.name.startswith("plan-") and content:
             plan = json.loads(content)
             content = json.dumps({k: plan[k] for k in plan if k not in _OF_A_MOMENT}).encode()
             content = _RANDOM.sub("", content.decode()).encode()
-        elif path.name.startswith(".plan-"):
-            content = b"%d" % bool(content)  # its time is in it; nobody reads it
-        digest = hashlib.sha256(content).hexdigest()
         name = re.sub(r"(?<=\.parquet)\.\d+$", "", str(path.relative_to(root)))
-        found.append(f"{_RANDOM.sub('', name)} {digest}")
+        found.append(f"{_RANDOM.sub('', name)} {hashlib.sha256(content).hexdigest()}")
     return found
 
 
-def wrong_after(
-    chain: Chain,
-    step: Step,
-    death: Death,
-    way: Way,
-    *,
-    mutant: str = "",
-    seen: SeenStates | None = None,
-) -> list[str]:
-    """What is wrong after a command died and a person went on.
-
-    :param seen: the trial ends with the death if it leaves what another one has left.
-    """
+def wrong_after(chain: Chain, step: Step, death: Death, way: Way, mutant: str = "") -> list[str]:
+    """What is wrong after the process of a command died and a person went on."""
     copy = chain.copy(step.before)
-    wrong = die(step, copy, death, mutant)
-    wrong += changed(step, copy)
-    if wrong or seen is None or seen.is_new(copy.root, step.name, way):
-        wrong += finish(step, copy, way, mutant)
-        wrong += wrong_at_end(step, copy)
+    wrong = die(step, copy, death, mutant) + changed(step.published_before, copy)
+    return wrong + wrong_further(chain, step, copy, way, mutant)
+
+
+def wrong_further(chain: Chain, step: Step, copy: RunCopy, way: Way, mutant: str = "") -> list[str]:
+    """What is wrong after a person went on; the copy goes then."""
+    wrong = finish(step, copy, way, mutant) + wrong_at_end(step, copy)
     if wrong:
         wrong.append(copy.output())
     shutil.rmtree(copy.root.parent)
@@ -110,6 +130,8 @@ def die(step: Step, copy: RunCopy, death: Death, mutant: str = "") -> list[str]:
 def finish(step: Step, copy: RunCopy, way: Way, mutant: str = "") -> list[str]:
     """Go on as a person would; what is wrong with what the person sees."""
     begun = generations(copy.root) > generations(step.before)
+    if begun and step.name == "remake" and _is_made(copy):  # again would be another one
+        way = "resume"
     wrong: list[str] = []
     before = len(looks(copy))
     if way == "resume":
@@ -124,6 +146,12 @@ def finish(step: Step, copy: RunCopy, way: Way, mutant: str = "") -> list[str]:
     if not begun:
         return wrong + wrong_look(first, step.status_before)
     return wrong + _wrong_in_between(first, step)
+
+
+def _is_made(copy: RunCopy) -> bool:
+    """Whether a run's index is that of its last generation."""
+    index = json.loads((copy.root / "index.json").read_bytes())
+    return bool(index.get("generation") == generations(copy.root))
 
 
 def _wrong_in_between(look: dict[str, Any], step: Step) -> list[str]:
@@ -155,17 +183,19 @@ def _listed(status: dict[str, Any]) -> list[str]:
     return [str(status[name]) for name in ("state", "ok", "failed", "pending")]
 
 
-def changed(step: Step, copy: RunCopy) -> list[str]:
-    """Files that were published before a step and are not as they were."""
+def changed(before: Mapping[str, str], copy: RunCopy) -> list[str]:
+    """Files that were published before (chain.published) and are not as they were."""
     now = published(copy.root)
-    return [
-        f"{name} changed" for name, sha in step.published_before.items() if now.get(name) != sha
-    ]
+    return [f"{name} changed" for name, sha256 in before.items() if now.get(name) != sha256]
 
 
-def wrong_at_end(step: Step, copy: RunCopy) -> list[str]:
-    """What is wrong with a run after a step, counted from its files."""
-    wrong = changed(step, copy) + recount.wrong_names(copy.root)
+def wrong_at_end(step: Step, copy: RunCopy, before: Mapping[str, str] | None = None) -> list[str]:
+    """What is wrong with a run after a step, counted from its files.
+
+    :param before: what was published before it, if that was not the undisturbed run.
+    """
+    before = step.published_before if before is None else before
+    wrong = changed(before, copy) + recount.wrong_names(copy.root)
     if recount.tar_hashes(copy.root) != step.tars:
         wrong.append("the tars are not those of the undisturbed run")
     if counted(copy.root) != step.counted:
