@@ -232,6 +232,43 @@ def wrong_after_a_halt(chain: Chain, step: Step, point: Point, *, mutant: str = 
     return wrong
 
 
+def wrong_after_another_command(chain: Chain, step: Step, mutant: str = "") -> list[str]:
+    """What is wrong after somebody who was about to remake a picture met another command.
+
+    The first is halted before the link of its plan, until the second has made everything.
+    """
+    copy = chain.copy(step.before)
+    point = Point("create", f".batchgen/.plan-{generations(step.before) + 1:04d}.json.tmp", 0)
+    first = halted(copy, point, mutant=mutant, command=("remake", "0"), mended=step.mended)
+    wrong = [f"the second ended with {code}"] if (code := step.work(copy, mutant=mutant)) else []
+    go_on(first)
+    if copy.drivers.wait(first) == 0:
+        wrong.append("the command to remake made nothing and was not refused")
+    wrong += wrong_at_end(step, copy)
+    shutil.rmtree(copy.root.parent)
+    return wrong
+
+
+def wrong_after_a_late_worker(chain: Chain, point: Point, mutant: str = "") -> list[str]:
+    """What is wrong after a worker of a trial was halted until another had made the rest."""
+    step, copy = chain.steps["rest"], chain.copy(chain.planned)
+    late = halted(copy, point, mutant=mutant)
+    wrong = [] if step.work(copy, mutant=mutant) == 0 else ["the rest was not made"]
+    go_on(late)
+    wrong += wrong_end_of(copy, late, "")
+    before = len(looks(copy))
+    if code := step.work(copy, command=(), look=True, mutant=mutant):
+        wrong.append(f"a resume ended with {code}")
+    first, last = looks(copy)[before:]
+    if first["status"]["state"] not in ("complete", "stalled"):
+        wrong.append(f"after the late worker the run is {first['status']['state']}")
+    wrong += wrong_look(last, step.status) + wrong_at_end(step, copy, {})
+    if wrong:
+        wrong.append(copy.output())
+    shutil.rmtree(copy.root.parent)
+    return wrong
+
+
 def halted(copy: RunCopy, point: Point, **settings: Any) -> int:
     """A process that is halted at a point; its process id."""
     settings = {"bucket": BUCKET, "signal": int(signal.SIGSTOP)} | settings

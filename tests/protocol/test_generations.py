@@ -17,17 +17,17 @@ import pytest
 
 from tests.protocol.chain import BUCKET, Chain, Step, generations, looks, make_chain, published
 from tests.protocol.disk_watch import Point
-from tests.protocol.run_copy import Drivers, go_on
+from tests.protocol.run_copy import Drivers
 from tests.protocol.step_trial import (
     Trials,
     Way,
     die,
     finish,
-    halted,
     wrong_after,
     wrong_after_a_halt,
+    wrong_after_a_late_worker,
+    wrong_after_another_command,
     wrong_at_end,
-    wrong_end_of,
     wrong_look,
 )
 from tests.protocol.trial import Death, deaths_at
@@ -117,6 +117,12 @@ def test_of_two_who_give_a_command_at_once_one_is_told_or_both_make_it(chain: Ch
     assert wrong == {}
 
 
+@pytest.mark.parametrize("name", ["rest", "retry", "extend"])
+def test_of_two_who_give_different_commands_the_slower_is_told(chain: Chain, name: str) -> None:
+    """Otherwise the slower would take the other's pictures for its own and make none."""
+    assert wrong_after_another_command(chain, chain.steps[name]) == []
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_the_same_command_again_begins_another_generation_only_to_remake(
     chain: Chain, name: str
@@ -137,6 +143,17 @@ def _shards_of_another(step: Step, name: str) -> dict[str, int]:
     return {key: step.status[key] + more for key in ("shards", "shards_done")}
 
 
+def test_a_card_that_a_person_edited_outlives_a_power_cut(chain: Chain) -> None:
+    """It is kept aside, in a folder that is on the disk before the new card takes its place."""
+    step = chain.steps["retry"]
+    copy = chain.copy(step.before)
+    card = copy.root / "README.md"
+    card.write_text(card.read_text() + "Mine.")
+    assert die(step, copy, Death(Point("replace", "README.md", 0), power="cut")) == []
+    kept = [path.read_text() for path in copy.root.glob(".batchgen/replaced/*/README.md")]
+    assert any(text.endswith("Mine.") for text in kept)
+
+
 @pytest.fixture(scope="module")
 def trial_points(chain: Chain) -> list[Point]:
     """What a worker does when it has published the last shard of a trial."""
@@ -151,24 +168,5 @@ def test_a_worker_of_the_generation_before_that_wakes_late_spoils_nothing(
     chain: Chain, trial_points: list[Point]
 ) -> None:
     """It was halted while it finalized the trial. Meanwhile another has made the rest."""
-    points = [one for one in trial_points if one.op in ("create", "replace")]
-    assert chain.wrong_trials(points, lambda point: _wrong_after_a_late_worker(chain, point)) == {}
-
-
-def _wrong_after_a_late_worker(chain: Chain, point: Point) -> list[str]:
-    step, copy = chain.steps["rest"], chain.copy(chain.planned)
-    late = halted(copy, point)
-    wrong = [] if step.work(copy) == 0 else ["the rest was not made"]
-    go_on(late)
-    wrong += wrong_end_of(copy, late, "")
-    before = len(looks(copy))
-    if code := step.work(copy, command=(), look=True):
-        wrong.append(f"a resume ended with {code}")
-    first, last = looks(copy)[before:]
-    if first["status"]["state"] not in ("complete", "stalled"):
-        wrong.append(f"after the late worker the run is {first['status']['state']}")
-    wrong += wrong_look(last, step.status) + wrong_at_end(step, copy, {})
-    if wrong:
-        wrong.append(copy.output())
-    shutil.rmtree(copy.root.parent)
-    return wrong
+    points = [one for one in trial_points if one.op == "replace"]
+    assert chain.wrong_trials(points, lambda point: wrong_after_a_late_worker(chain, point)) == {}
