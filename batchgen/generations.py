@@ -98,7 +98,8 @@ def remake(run: Run, given: Sequence[str], *, same_seeds: bool = False) -> tuple
     def is_same(last: Generation) -> bool:
         if last.kind != "remake" or last.new_seeds == same_seeds or not last.listed:
             return False
-        return read_list(run.directory, last.listed)["index"].to_pylist() == keys.tolist()
+        planned = read_list(run.directory, last.listed)["index"].to_pylist()
+        return bool(planned == keys.tolist())
 
     if _goes_on(run, is_same):
         return run, f"Generation {number}, which makes these pictures again, goes on."
