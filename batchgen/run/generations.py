@@ -186,10 +186,7 @@ def _begin(
         software=software(),
         **values,
     )
-    # What was complete may have been opened although its pictures would be others now.
-    weights = run.checkpoint.inputs if run.checkpoint else {}
-    identity = identify_run(run.job, run.plan.identity["manifest"], weights)
-    refuse_change(run.plan, identity, str(directory.root))
+    _refuse_other_pictures(run)
     fits(run.plan.with_generation(generation))
     if write:  # last, so that what is refused leaves nothing
         generation = generation.model_copy(update={"listed": write()})
@@ -202,6 +199,16 @@ def _begin(
             durable.remove(directory.inner / generation.listed.file)
         raise overtaken(directory, number)
     return replace(run, plan=plan)
+
+
+def _refuse_other_pictures(run: Run) -> None:
+    """Check that pictures would be made as they were. What is complete is opened without that.
+
+    :raises PlanChanged: they would not.
+    """
+    weights = run.checkpoint.inputs if run.checkpoint else {}
+    identity = identify_run(run.job, run.plan.identity["manifest"], weights)
+    refuse_change(run.plan, identity, str(run.directory.root))
 
 
 def overtaken(directory: RunDirectory, number: int) -> OutputError:

@@ -18,12 +18,23 @@ import sys
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tests.protocol import commands, mutants
 from tests.protocol.disk_watch import Interruption, Point, Watch
 
 # Pictures with this prompt fail by an exception of the engine.
 UNPAINTABLE = "unpaintable"
+# Nothing depends on it here.
+_OF_A_SUBMISSION: dict[str, Any] = {
+    "at": 0.0,
+    "command": ("test",),
+    "host": "test",
+    "devices": (),
+    "deadline": None,
+    "steal": False,
+    "software": {},
+}
 
 
 @dataclass(frozen=True)
@@ -69,17 +80,7 @@ def be_worker(spec: Spec) -> None:
     directory.BUCKET = spec.bucket
     if spec.mutant:
         (mutants.MUTANTS | mutants.OF_GENERATIONS)[spec.mutant]()
-    submission = Submission(
-        number=1,
-        at=0.0,
-        command=("test",),
-        host="test",
-        workers=spec.workers,
-        devices=(),
-        deadline=None,
-        steal=False,
-        software={},
-    )
+    submission = Submission(number=1, workers=spec.workers, **_OF_A_SUBMISSION)
     placement = Placement(submission.number, spec.index)
     reason = "an exception"
     root = Path(spec.root)

@@ -32,6 +32,7 @@ from tests.protocol.step_trial import (
 )
 from tests.protocol.trial import Death, deaths_at
 
+pytestmark = pytest.mark.slow
 STEPS = ("rest", "retry", "extend", "remake", "rest of a sample")
 CHAIN = STEPS[:4]
 # Every so many'th operation of a worker: the kinds of generation begin at different ones.
@@ -63,7 +64,6 @@ def test_the_enumeration_knows_every_step_of_a_generation(chain: Chain) -> None:
         assert Point("replace", "index.json", 0) in making(step)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_a_death_at_any_operation_of_a_command_costs_nothing(chain: Chain, name: str) -> None:
     step = chain.steps[name]
@@ -71,7 +71,6 @@ def test_a_death_at_any_operation_of_a_command_costs_nothing(chain: Chain, name:
     assert chain.wrong_trials(deaths, Trials(chain, step).wrong_after) == {}
 
 
-@pytest.mark.slow
 def test_a_death_at_any_operation_of_making_a_generation_costs_nothing(chain: Chain) -> None:
     trials = []
     turns = cycle(product(("stays", "cut"), WAYS))
@@ -85,7 +84,6 @@ def test_a_death_at_any_operation_of_making_a_generation_costs_nothing(chain: Ch
     assert wrong == {}
 
 
-@pytest.mark.slow
 def test_a_run_goes_through_all_generations_though_each_dies_once(chain: Chain) -> None:
     def wrong_chain(number: int) -> list[str]:
         copy, wrong = chain.copy(chain.steps["rest"].before), list[str]()
@@ -103,7 +101,6 @@ def test_a_run_goes_through_all_generations_though_each_dies_once(chain: Chain) 
     assert chain.wrong_trials(range(2), wrong_chain) == {}
 
 
-@pytest.mark.slow
 def test_of_two_who_give_a_command_at_once_one_is_told_or_both_make_it(chain: Chain) -> None:
     trials = [
         (name, point)
@@ -163,7 +160,6 @@ def trial_points(chain: Chain) -> list[Point]:
     return points[points.index(Point("replace", "statistics.json", 0)) :]
 
 
-@pytest.mark.slow
 def test_a_worker_of_the_generation_before_that_wakes_late_spoils_nothing(
     chain: Chain, trial_points: list[Point]
 ) -> None:
