@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from batchgen.planning import AddedRows, Hardware, Plan
+    from batchgen.planning import AddedRows, Generation, Hardware, Plan
     from batchgen.run import Run
 
 # So long the processes that completed a run may take to leave.
@@ -38,7 +38,7 @@ def retry_failed(run: Run) -> tuple[Run, str]:
     from batchgen.shard import failed_keys, shards_of
 
     number = run.plan.last_generation
-    if not _is_complete(run, "retry"):
+    if _goes_on(run, lambda last: last.kind == "retry"):
         return run, f"Generation {number}, which tries failed pictures again, goes on."
     keys = failed_keys(run.directory)
     if not len(keys):
@@ -48,22 +48,21 @@ def retry_failed(run: Run) -> tuple[Run, str]:
 
 
 def extend(run: Run, more: Sequence[str], hardware: Hardware) -> tuple[Run, str]:
-    """Append rows to a run's manifest, and plan their pictures.
+    """Append rows to a run's manifest, and plan their pictures. Rows are not appended twice.
 
     :param more: files, globs or folders; or URLs of such.
     :param hardware: the devices that are to make the pictures.
     :return: the run as it is then, and a sentence that says what was done.
     :raises ManifestError: the rows break the contract, or do not go with those that there are.
-    :raises InputError: other pictures are to be made first.
+    :raises InputError: other pictures are to be made first, or rows behind URLs were appended.
     :raises StillRunning: processes of the run do not leave.
     """
     from batchgen.run import begin_further
 
-    if not _is_complete(run, "extend"):
-        planned = run.plan.later[-1].added
-        if planned and _are_same(planned, more):
-            return run, f"Generation {run.plan.last_generation}, with these rows, goes on."
-        _refuse_unmade(run)
+    if _goes_on(run, lambda last: bool(last.added and _are_same(last.added, more))):
+        return run, f"Generation {run.plan.last_generation}, with these rows, goes on."
+    if before := _appended(run, more):
+        return run, f"Generation {before} has appended these rows already: nothing is left to do."
     if run.plan.listed and run.plan.left:
         rest = shell_command("batchgen", "resume", run.directory.root, "--rest")
         raise InputError(
@@ -95,12 +94,15 @@ def remake(run: Run, given: Sequence[str], *, same_seeds: bool = False) -> tuple
     from batchgen.shard import shards_of
 
     keys, number = _keys(run, given), run.plan.last_generation
-    if not _is_complete(run, "remake"):
-        last = run.plan.later[-1]
-        planned = read_list(run.directory, last.listed)["index"].to_pylist() if last.listed else []
-        if planned == keys.tolist() and last.new_seeds != same_seeds:
-            return run, f"Generation {number}, which makes these pictures again, goes on."
-        _refuse_unmade(run)
+
+    def is_same(last: Generation) -> bool:
+        if last.kind != "remake" or last.new_seeds == same_seeds or not last.listed:
+            return False
+        planned = read_list(run.directory, last.listed)["index"].to_pylist()
+        return bool(planned == keys.tolist())
+
+    if _goes_on(run, is_same):
+        return run, f"Generation {number}, which makes these pictures again, goes on."
     shards = shards_of(run, keys, before=number + 1)
     again = begin_again(run, "remake", keys, shards, new_seeds=not same_seeds)
     return again, _told(again)
@@ -167,6 +169,19 @@ def _are_same(planned: AddedRows, more: Sequence[str]) -> bool:
     return list(planned.content) == [identify_file(path, 0).sha256 for path in find_files(more)]
 
 
+def _appended(run: Run, more: Sequence[str]) -> int:
+    """The generation that has appended these files; 0 if none has.
+
+    What is behind URLs is compared when it is fetched: a URL may have other rows every day.
+    """
+    from batchgen.remote import is_url
+
+    if any(map(is_url, more)):
+        return 0
+    planned = ((one.generation, one.added) for one in run.plan.later if one.added)
+    return next((number for number, added in planned if _are_same(added, more)), 0)
+
+
 def _fitting(run: Run, hardware: Hardware) -> Callable[[Plan], None]:
     from batchgen.planning import refuse_unfit
 
@@ -179,30 +194,34 @@ def _told(run: Run) -> str:
     return f"Generation {one.generation}: {counted(one.pictures, 'picture')} in {shards}."
 
 
-def _is_complete(run: Run, kind: str) -> bool:
-    """Whether a run is complete and its next generation may begin; what can be completed is.
+def _goes_on(run: Run, is_same: Callable[[Generation], bool]) -> bool:
+    """Whether a command asks for the generation that is being made. If not, the next may begin.
 
-    :return: False if such a generation is planned already and not made.
+    What can be completed is. A command that was killed so late that this is all that is left, and
+    is given again, does not begin the same once more.
+
+    :param is_same: whether a generation is what the command asks for.
     :raises InputError: something else is to be made first.
+    :raises OutputError: somebody else has just begun a generation.
     :raises StillRunning: processes of the run do not leave.
     """
     from batchgen.dataset import finalize_run
+    from batchgen.run import overtaken
 
-    if finalize_run(run):
-        _wait_until_left(run)
+    was_complete = run.directory.complete()
+    is_complete = finalize_run(run)
+    if not was_complete and run.plan.later and is_same(run.plan.later[-1]):
         return True
-    if run.plan.later and run.plan.later[-1].kind == kind:
-        return False
-    _refuse_unmade(run)
+    if (begun := run.directory.last_generation()) > run.plan.last_generation:
+        raise overtaken(run.directory, begun)
+    if not is_complete:
+        resume = shell_command("batchgen", "resume", run.directory.root)
+        raise InputError(
+            f"{run.directory.root} is not complete, and what is planned comes first. Go on with: "
+            f"{resume}"
+        )
+    _wait_until_left(run)
     return False
-
-
-def _refuse_unmade(run: Run) -> None:
-    resume = shell_command("batchgen", "resume", run.directory.root)
-    raise InputError(
-        f"{run.directory.root} is not complete, and what is planned comes first. Go on with: "
-        f"{resume}"
-    )
 
 
 def _wait_until_left(run: Run) -> None:

@@ -120,7 +120,8 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
     for shard in committed:
         sweep(directory, shard)
     count_pictures(directory).save(directory)
-    replace_keeping(directory, directory.index, run_index(directory, done))
+    index = run_index(directory, done, run.plan.last_generation)
+    replace_keeping(directory, directory.index, index)
     _remember_pace(run, statistics)
 
 

@@ -41,7 +41,7 @@ def wrong_summaries(run: Run) -> dict[Path, str]:
         return {}
     root = directory.root
     troubles = {
-        directory.index: _index(directory, done),
+        directory.index: _index(run, done),
         root / "statistics.json": _statistics(root / "statistics.json", statistics),
         root / "README.md": _counts(root / "README.md", _card(statistics)),
         root / "report.html": _counts(root / "report.html", _report(statistics)),
@@ -58,13 +58,13 @@ def anew(directory: RunDirectory) -> str:
     return f"To put it aside and write it anew: {command}"
 
 
-def _index(directory: RunDirectory, done: Sequence[Done]) -> str:
+def _index(run: Run, done: Sequence[Done]) -> str:
     """The name in it is the one that the run's folder had once: folders are renamed."""
     try:
-        found = unseal(read_regular(directory.index))
+        found = unseal(read_regular(run.directory.index))
     except (ValueError, OSError):
         found = {}
-    right: dict[str, object] = json.loads(run_index(directory, done))
+    right: dict[str, object] = json.loads(run_index(run.directory, done, run.plan.last_generation))
     same = found | {"name": ""} == right | {"name": ""}
     return "" if same else "does not list the tars that are there"
 

@@ -20,12 +20,16 @@ class IndexedTar(NamedTuple):
     size: int
 
 
-def run_index(directory: RunDirectory, done: Iterable[Done]) -> bytes:
-    """The index of a run with these shards."""
+def run_index(directory: RunDirectory, done: Iterable[Done], generation: int) -> bytes:
+    """The index of a run with these shards.
+
+    :param generation: the one whose shards are the last of them. It is asked of the plan that the
+        shards are of: on the disk another may have been begun since.
+    """
     tars = [
         IndexedTar(f"data/{one.tar}", one.tar_md5, one.ok, one.tar_bytes) for one in done if one.tar
     ]
-    return wids_index(directory.root.name, tars, directory.last_generation())
+    return wids_index(directory.root.name, tars, generation)
 
 
 def wids_index(name: str, tars: Iterable[IndexedTar], generation: int = 0) -> bytes:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from batchgen import durable, slurm
 from batchgen.errors import DamagedRun
-from batchgen.run import RunDirectory, Submission, read_stop, submissions
+from batchgen.run import RunDirectory, Submission, job_arrays, read_stop, submissions
 
 # Restarts in a row without a new group, if the workers left in good order.
 FRUITLESS_RELEASES = 3
@@ -66,7 +66,7 @@ def goes_on(
 
 def _last_lines(directory: RunDirectory, submission: Submission, element: int) -> str:
     """What the batch script of an element printed last, which is srun's complaint."""
-    jobs = submissions.elements_of(directory, submission.number)
+    jobs = job_arrays.elements_of(directory, submission.number)
     if element >= len(jobs):  # the ids of the arrays are not recorded yet
         return "see its log"
     log = submissions.batch_log(directory, submission.number, jobs[element])
@@ -91,7 +91,7 @@ def main() -> None:
     sys.stderr.write(f"batchgen: element {element} {decision}: {why}\n")
     if not again and why != NOT_NEEDED:
         reason = f"element {element} on {slurm.node()}: {why}"
-        submissions.give_up(directory, number, element, reason)
+        job_arrays.give_up(directory, number, element, reason)
     sys.exit(0 if again else 1)
 
 

@@ -22,7 +22,7 @@ from batchgen.errors import SiteError, counted, shell_command
 from batchgen.launch.batch_script import python_command, sbatch_parameters, script
 from batchgen.launch.become_worker import become_worker
 from batchgen.launch.elements import count_elements, max_running, refuse_misfit
-from batchgen.run import Run, Submission, refuse_letters, submissions
+from batchgen.run import Run, Submission, job_arrays, refuse_letters, submissions
 from batchgen.settings import Site
 from batchgen.worker.placement import Placement
 from batchgen.worker.signals import Signals
@@ -99,7 +99,7 @@ def launch_on(
         raise
     finally:
         if arrays:
-            submissions.record_arrays(directory, submission.number, arrays)
+            job_arrays.record_arrays(directory, submission.number, arrays)
     return submission
 
 

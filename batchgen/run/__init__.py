@@ -9,6 +9,7 @@
     key_lists.py     frozen lists of pictures, which a generation makes
     moved.py         the manifest's files, where they were moved
     owed_jobs.py     SLURM jobs whose end is not on record
+    job_arrays.py    a submission's job arrays in SLURM, and their elements
     stages.py        what workers do, and what they have made so far
     submissions.py   what was submitted, and the processes that belong to it
     departures.py    why a process left in good order
@@ -20,11 +21,12 @@
 A room imports only rooms below it.
 """
 
-from batchgen.run import submissions
+from batchgen.run import job_arrays, submissions
 from batchgen.run.aside import new_aside, put_aside, replace_keeping
 from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import BUCKET, RunDirectory
-from batchgen.run.generations import begin_again, begin_further, begin_rest_of_sample
+from batchgen.run.generations import begin_again, begin_further, begin_rest_of_sample, overtaken
+from batchgen.run.job_arrays import arrays_of, elements_given_up, elements_of, given_up
 from batchgen.run.key_lists import read_list, reseeded_by
 from batchgen.run.moved import refuse_missing
 from batchgen.run.owed_jobs import owed_jobs
@@ -39,11 +41,7 @@ from batchgen.run.stop import ask_to_stop, clear_stop, read_stop, stop_full
 from batchgen.run.submissions import (
     Member,
     Submission,
-    arrays_of,
     batch_log,
-    elements_given_up,
-    elements_of,
-    given_up,
     last_line,
     log_file,
     members,
@@ -77,6 +75,7 @@ __all__ = [
     "failure_of",
     "given_up",
     "inspect_run",
+    "job_arrays",
     "last_line",
     "later_generations",
     "load_plan",
@@ -85,6 +84,7 @@ __all__ = [
     "missing_folders",
     "new_aside",
     "open_run",
+    "overtaken",
     "owed_jobs",
     "own_lines",
     "pin_identity",

@@ -10,13 +10,15 @@ from batchgen.run.directory import PRIVATE, RunDirectory
 
 
 def new_aside(directory: RunDirectory) -> Path:
-    """A new folder in `.batchgen/replaced/`."""
+    """A new folder in `.batchgen/replaced/`, whose name is on the disk."""
     directory.replaced.mkdir(PRIVATE, exist_ok=True)
     number = len(list(directory.replaced.iterdir()))
     while True:
         number += 1
         with contextlib.suppress(FileExistsError):
             (folder := directory.replaced / f"{number:04d}").mkdir(PRIVATE)
+            durable.sync_folder(directory.replaced)
+            durable.sync_folder(directory.inner)
             return folder
 
 

@@ -33,6 +33,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchgen import durable
 from batchgen.checked_json import unseal
 from batchgen.errors import OutputError, shell_command
 from batchgen.regular_file import read_regular
@@ -157,7 +158,10 @@ class RunDirectory:
         return self.inner / name / f"{shard // BUCKET:03d}"
 
     def make_folders(self, shards: int) -> None:
-        """Make all folders that a run of `shards` shards needs."""
+        """Make all folders that a run of `shards` shards needs.
+
+        Their names are on the disk then, also those that another process has made.
+        """
         self.make_inner()
         for folder in [self.root / "data", self.root / "metadata"]:
             folder.mkdir(READABLE, exist_ok=True)
@@ -167,6 +171,9 @@ class RunDirectory:
             (self.inner / name).mkdir(PRIVATE, exist_ok=True)
             for bucket in range(-(-shards // BUCKET)):
                 (self.inner / name / f"{bucket:03d}").mkdir(PRIVATE, exist_ok=True)
+            durable.sync_folder(self.inner / name)
+        for folder in [self.inner, self.root]:
+            durable.sync_folder(folder)
 
     def make_inner(self) -> None:
         """Make the run directory, and `.batchgen/` in it for this user alone."""

@@ -20,10 +20,12 @@ import numpy.typing as npt
 
 from batchgen import durable
 from batchgen.checked_json import checksum_of
-from batchgen.errors import OutputError, shell_command
+from batchgen.errors import InputError, OutputError, shell_command
 from batchgen.manifest import image_shapes
 from batchgen.planning import (
+    AddedRows,
     Generation,
+    KeyList,
     NewPictures,
     Plan,
     append_rows,
@@ -39,6 +41,7 @@ from batchgen.planning import (
     software,
 )
 from batchgen.regular_file import read_regular
+from batchgen.run.directory import RunDirectory
 from batchgen.run.key_lists import read_list, reseeded_by, write_list
 from batchgen.run.plan_files import read_plan_file
 from batchgen.run.run import Run
@@ -67,11 +70,10 @@ def begin_again(run: Run, kind: Kind, keys: Ints, shards: Ints, *, new_seeds: bo
     lists = [one.listed for one in plan.later if one.listed]
     present = reseeded_by(run.directory, lists, keys)
     reseeded = np.full(len(keys), number) if new_seeds else present
-    listed = write_list(run.directory, number, places, shards, reseeded)
     return _begin(
         run,
         kind,
-        listed=listed,
+        write=lambda: write_list(run.directory, number, places, shards, reseeded),
         new_seeds=new_seeds,
         pictures=len(keys),
         groups=groups,
@@ -83,13 +85,18 @@ def begin_again(run: Run, kind: Kind, keys: Ints, shards: Ints, *, new_seeds: bo
 
 def begin_rest_of_sample(run: Run, fits: Callable[[Plan], None]) -> Run:
     """Plan the pictures that a sample has left; parameters and errors as of `begin_further`."""
-    plan, directory = run.plan, run.directory
+    plan, directory, number = run.plan, run.directory, run.plan.last_generation + 1
     assert plan.listed, "only a sample has its list in the first plan"
     made = read_list(directory, plan.listed)["index"].to_numpy()
     new, places = rest_of_sample(plan, run.job, run.checkpoint, made)
     nowhere, unchanged = np.full(new.pictures, -1), np.zeros(new.pictures, np.int64)
-    listed = write_list(directory, plan.last_generation + 1, places, nowhere, unchanged)
-    return _begin(run, "rest", fits, listed=listed, **_of(new))
+    return _begin(
+        run,
+        "rest",
+        fits,
+        write=lambda: write_list(directory, number, places, nowhere, unchanged),
+        **_of(new),
+    )
 
 
 def begin_further(
@@ -103,25 +110,44 @@ def begin_further(
     :param fits: refuses the plan that there would be, if the devices cannot make it.
     :return: the run with that generation.
     :raises ManifestError: the rows break the contract, or do not go with those that there are.
+    :raises InputError: the same rows were appended before.
     :raises OutputError: somebody else has just begun one.
     :raises PlanChanged: its pictures would not be made as they were.
     """
-    plan, directory = run.plan, run.directory
-    name = f"manifest-{plan.last_generation + 1:04d}.{uuid.uuid4().hex[:12]}.parquet"
-    parquet, taken = directory.inner / name, False
+    plan, directory, number = run.plan, run.directory, run.plan.last_generation + 1
+    parquet = directory.inner / f"manifest-{number:04d}.{uuid.uuid4().hex[:12]}.parquet"
     try:
         added = append_rows(plan, run.job, run.checkpoint, more, parquet) if more else None
+        if added:
+            _refuse_same_rows(run, added)
         sources = (*plan.sources, *(added.sources if added else ()))
         files = [source.path for source in sources]
         new = plan_further(plan, run.job, run.checkpoint, files)
         kind: Kind = "extend" if added else "rest"
-        further = _begin(run, kind, fits, added=added, **_of(new))
-        taken = True
-        return further
+        return _begin(run, kind, fits, added=added, **_of(new))
     finally:
-        if not taken:
+        # Ctrl-C may come when the plan has its name already: then the rows are the run's.
+        if not _names(directory.generation(number), parquet):
             parquet.unlink(missing_ok=True)
             shutil.rmtree(parquet.with_suffix(""), ignore_errors=True)  # fetched from URLs
+
+
+def _names(plan: Path, parquet: Path) -> bool:
+    """Whether a plan's manifest is a converted table, or in the folder of its name."""
+    return plan.exists() and parquet.stem.encode() in read_regular(plan)
+
+
+def _refuse_same_rows(run: Run, added: AddedRows) -> None:
+    """Check that rows were not appended before, whatever their files are called.
+
+    :raises InputError: they were.
+    """
+    for one in run.plan.later:
+        if one.added and one.added.content == added.content:
+            raise InputError(
+                f"{run.directory.root}: generation {one.generation} has appended these rows "
+                "already. For more pictures of them, give rows with other seeds or ids"
+            )
 
 
 def _of(new: NewPictures) -> dict[str, Any]:
@@ -137,10 +163,16 @@ def _of(new: NewPictures) -> dict[str, Any]:
 
 
 def _begin(
-    run: Run, kind: Kind, fits: Callable[[Plan], None] = lambda _: None, **values: Any
+    run: Run,
+    kind: Kind,
+    fits: Callable[[Plan], None] = lambda _: None,
+    *,
+    write: Callable[[], KeyList] | None = None,
+    **values: Any,
 ) -> Run:
     """Make a generation the run's next.
 
+    :param write: writes the list of its pictures, if it has one.
     :param values: of a `Generation`; the others are known.
     """
     directory, number = run.directory, run.plan.last_generation + 1
@@ -154,21 +186,38 @@ def _begin(
         software=software(),
         **values,
     )
-    # What was complete may have been opened although its pictures would be others now.
-    weights = run.checkpoint.inputs if run.checkpoint else {}
-    identity = identify_run(run.job, run.plan.identity["manifest"], weights)
-    refuse_change(run.plan, identity, str(directory.root))
+    _refuse_other_pictures(run)
+    fits(run.plan.with_generation(generation))
+    if write:  # last, so that what is refused leaves nothing
+        generation = generation.model_copy(update={"listed": write()})
     plan = run.plan.with_generation(generation)
-    fits(plan)
     directory.make_folders(len(plan.shards))
     path = directory.generation(number)
     if not durable.create(path, encode_generation(generation)):
         theirs = decode_generation(read_regular(path), path)
         if generation.listed and generation.listed != theirs.listed:
             durable.remove(directory.inner / generation.listed.file)
-        look = shell_command("batchgen", "status", directory.root)
-        raise OutputError(
-            f"{directory.root}: another command has just begun generation {number} of this run. "
-            f"Look at it with: {look}"
-        )
+        raise overtaken(directory, number)
     return replace(run, plan=plan)
+
+
+def _refuse_other_pictures(run: Run) -> None:
+    """Check that pictures would be made as they were. What is complete is opened without that.
+
+    :raises PlanChanged: they would not.
+    """
+    weights = run.checkpoint.inputs if run.checkpoint else {}
+    identity = identify_run(run.job, run.plan.identity["manifest"], weights)
+    refuse_change(run.plan, identity, str(run.directory.root))
+
+
+def overtaken(directory: RunDirectory, number: int) -> OutputError:
+    """What is told of a command that another one was quicker than.
+
+    :param number: the generation that the other has begun.
+    """
+    look = shell_command("batchgen", "status", directory.root)
+    return OutputError(
+        f"{directory.root}: another command has just begun generation {number} of this run. Look "
+        f"at it with: {look}"
+    )

@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from batchgen.run.directory import RunDirectory
-from batchgen.run.submissions import Member, Submission, elements_given_up, elements_of
+from batchgen.run.job_arrays import elements_given_up, elements_of
+from batchgen.run.submissions import Member, Submission
 
 
 def owed_jobs(

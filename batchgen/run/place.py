@@ -45,6 +45,9 @@ def prepared_folder(root: Path) -> Iterator[None]:
     try:
         with _usable(directory):
             directory.make_inner()
+            for folder in made:
+                with contextlib.suppress(PermissionError):  # it may be written and not be read
+                    durable.sync_folder(folder.parent)
             refuse_others(directory)
             try_folder(directory.inner)
         yield

@@ -6,8 +6,7 @@
 0001/worker-003.00.made its last change is the time of the last group that the process wrote
 0001/worker-003.00.stage what the process does and has made, for people (stages.py)
 0001/worker-003.00.end  why the process left in good order; a process that died has none
-0001/slurm.json         the ids of the submission's job arrays
-0001/element-003.over   why array element 3 was not requeued although shards are left
+0001/…                  the submission's job arrays in SLURM (job_arrays.py)
 0001/submitit/          files of submitit, logs of batch scripts among them
 """
 
@@ -227,52 +226,6 @@ def _owner(path: Path, changed_ns: int) -> Owner:  # noqa: ARG001 - a changed fi
 @lru_cache(maxsize=4096)
 def _words(path: Path, changed_ns: int) -> str:  # noqa: ARG001 - likewise
     return read_words(path)
-
-
-def record_arrays(directory: RunDirectory, number: int, arrays: dict[str, int]) -> None:
-    """Note the ids of a submission's job arrays and how many elements each array has."""
-    durable.create(_arrays_file(directory, number), json.dumps(arrays).encode())
-
-
-def arrays_of(directory: RunDirectory, number: int) -> dict[str, int]:
-    """The ids of a submission's job arrays and how many elements each array has.
-
-    :raises DamagedRun: the file is damaged.
-    """
-    path = _arrays_file(directory, number)
-    return read_state(path, dict[str, int]) if path.exists() else {}
-
-
-def _arrays_file(directory: RunDirectory, number: int) -> Path:
-    return folder(directory, number) / "slurm.json"
-
-
-def elements_of(directory: RunDirectory, number: int) -> list[str]:
-    """The SLURM jobs of a submission's elements, as people type them.
-
-    The name is 4711_3, or 4711 for an element that is alone in its array.
-    """
-    return [
-        f"{array}_{element}" if count > 1 else array
-        for array, count in arrays_of(directory, number).items()
-        for element in range(count)
-    ]
-
-
-def give_up(directory: RunDirectory, number: int, element: int, reason: str) -> None:
-    """Record that an element is not requeued although shards are left."""
-    durable.replace(folder(directory, number) / f"element-{element:03d}.over", reason.encode())
-
-
-def given_up(directory: RunDirectory, number: int) -> list[str]:
-    """Why elements of a submission were not requeued."""
-    return list(elements_given_up(directory, number).values())
-
-
-def elements_given_up(directory: RunDirectory, number: int) -> dict[int, str]:
-    """The elements of a submission that were not requeued although shards are left, and why."""
-    notes = sorted(folder(directory, number).glob("element-*.over"))
-    return {int(path.stem.removeprefix("element-")): read_words(path) for path in notes}
 
 
 def log_file(directory: RunDirectory, number: int, index: int) -> Path:

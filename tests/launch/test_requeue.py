@@ -12,7 +12,7 @@ import pytest
 
 from batchgen.launch import requeue
 from batchgen.launch.requeue import FRUITLESS_DEATHS, FRUITLESS_RELEASES, goes_on
-from batchgen.run import submissions
+from batchgen.run import job_arrays, submissions
 from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
@@ -129,7 +129,7 @@ def test_an_element_that_makes_groups_always_goes_on(
 def test_an_element_in_which_no_worker_comes_ends_soon_with_what_srun_said(
     directory: RunDirectory, submission: Submission
 ) -> None:
-    submissions.record_arrays(directory, 1, {"4711": 2})
+    job_arrays.record_arrays(directory, 1, {"4711": 2})
     log = submissions.batch_log(directory, 1, "4711_0")
     log.write_text(
         "srun: error: Invalid --cpu-bind argument: none-such\n"
@@ -168,6 +168,6 @@ def test_the_batch_script_is_answered_by_an_exit_code_and_a_death_is_noted(
     assert ask(KILLED) == 1
     told = "a worker died (exit code 137), and 6 allocations in a row brought no new picture"
     assert told in capfd.readouterr().err
-    assert submissions.given_up(directory, 1) == [f"element 0 on node1: {told}"]
+    assert job_arrays.given_up(directory, 1) == [f"element 0 on node1: {told}"]
     assert ask(0) == 1
-    assert len(submissions.given_up(directory, 1)) == 1
+    assert len(job_arrays.given_up(directory, 1)) == 1

@@ -25,7 +25,16 @@ def drivers() -> Iterator[Drivers]:
 
 
 @pytest.fixture(scope="session")
-def planned_run(tmp_path_factory: pytest.TempPathFactory, drivers: Drivers) -> Iterator[PlannedRun]:
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """One thread a core."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def planned_run(
+    tmp_path_factory: pytest.TempPathFactory, drivers: Drivers, threads: ThreadPoolExecutor
+) -> PlannedRun:
     """Three shards: one of three groups, one with a picture that fails, and one without a tar.
 
     The last one is short and has no good picture. Pictures of most groups are audited.
@@ -46,5 +55,4 @@ def planned_run(tmp_path_factory: pytest.TempPathFactory, drivers: Drivers) -> I
     assert recount.wrong_at_end(undisturbed.root, prompts, failures) == []
     reference, audits = recount.tar_hashes(undisturbed.root), recount.audits(undisturbed.root)
     assert (len(audits), len(recount.measured(audits))) == (7, 6), "one is made alone"
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        yield PlannedRun(template, prompts, failures, reference, audits, copy, threads)
+    return PlannedRun(template, prompts, failures, reference, audits, copy, threads)

@@ -1,8 +1,8 @@
 """Log every disk operation of a worker, and end or halt its process at one of them.
 
 This module runs in the worker's process and knows nothing of batchgen. It replaces `open`,
-`os.fsync`, `os.link`, `os.replace` and `os.unlink`: no way to the disk is missed, and batchgen
-needs no hooks for tests.
+`os.fsync`, `os.link`, `os.replace`, `os.unlink` and `os.mkdir`: no way to the disk is missed, and
+batchgen needs no hooks for tests.
 
 An operation's *point* is (what, path inside the run, how many of that before): the same in every
 run, whatever the threads do. At a point the process dies (or is stopped) right after the
@@ -29,14 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_UUID = re.compile(r"\.[0-9a-f]{32}\.")
+# Parts of names that differ from process to process: random letters, and a process id at the end.
+_RANDOM = re.compile(r"\.(?:[0-9a-f]{32}|[0-9a-f]{12})(?=\.)|(?<=\.parquet)\.\d+$")
 
 
 @dataclass(frozen=True)
 class Point:
     """One disk operation of a worker."""
 
-    # create, write, fsync, link, replace or unlink.
+    # create, write, fsync, link, replace, unlink or mkdir.
     op: str
     # Inside the run directory, without the random parts of temporary names.
     path: str
@@ -67,10 +68,12 @@ class Watch:
         self._seen: Counter[tuple[str, str]] = Counter()
         self._open, self._fsync = builtins.open, os.fsync
         self._link, self._replace, self._unlink = os.link, os.replace, os.unlink
+        self._mkdir = os.mkdir
 
     def install(self) -> None:
         builtins.open = io.open = self.open
         os.fsync, os.link, os.replace, os.unlink = self.fsync, self.link, self.replace, self.unlink
+        os.mkdir = self.mkdir
         os.rename = _never
 
     def note(self, **event: Any) -> None:
@@ -82,8 +85,12 @@ class Watch:
     ) -> Any:
         if not any(letter in mode for letter in "wxa+") or self._inside(file) is None:
             return self._open(file, mode, buffering, *args, **kwargs)
-        assert buffering == 0, f"{file} is written through a buffer, which a kill would lose"
-        opened = _File(os.fspath(file), mode, self)
+        if buffering == 0:
+            opened: Any = _File(os.fspath(file), mode, self)
+        else:
+            hidden = Path(file).name.startswith(".")
+            assert hidden, f"{file} is written through a buffer, which a kill would lose"
+            opened = self._open(file, mode, buffering, *args, **kwargs)
         self._happened("create", file, inode=os.fstat(opened.fileno()).st_ino)
         return opened
 
@@ -117,6 +124,11 @@ class Watch:
         if self._inside(path) is not None:
             self._happened("unlink", path)
 
+    def mkdir(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        self._mkdir(path, *args, **kwargs)
+        if self._inside(path) is not None:
+            self._happened("mkdir", path)
+
     def _inside(self, path: Any) -> str | None:
         """The path below the root, "" for the root itself; None for all others."""
         if isinstance(path, int):
@@ -129,7 +141,7 @@ class Watch:
         return inside if inside != full else None
 
     def _point(self, op: str, path: Any) -> Point:
-        name = _UUID.sub(".", self._inside(path) or ".")
+        name = _RANDOM.sub("", self._inside(path) or ".")
         with self._lock:
             self._seen[op, name] += 1
             return Point(op, name, self._seen[op, name] - 1)

@@ -18,12 +18,23 @@ import sys
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tests.protocol import mutants
+from tests.protocol import commands, mutants
 from tests.protocol.disk_watch import Interruption, Point, Watch
 
 # Pictures with this prompt fail by an exception of the engine.
 UNPAINTABLE = "unpaintable"
+# Nothing depends on it here.
+_OF_A_SUBMISSION: dict[str, Any] = {
+    "at": 0.0,
+    "command": ("test",),
+    "host": "test",
+    "devices": (),
+    "deadline": None,
+    "steal": False,
+    "software": {},
+}
 
 
 @dataclass(frozen=True)
@@ -42,14 +53,20 @@ class Spec:
     # How often the worker takes a living owner for dead; the first that it meets it always does.
     misjudge: float = 0.0
     chance_seed: int = 0
-    # Before it works, it plans failed pictures once more; nothing fails then.
-    retry: bool = False
+    # What a person types first, which plans a generation (commands.py); () is a plain `resume`.
+    command: tuple[str, ...] = ()
+    # No picture is unpaintable any more.
+    mended: bool = False
+    # What people would see is logged, before the command and when the worker has left.
+    look: bool = False
+    # Shards in one folder of `.batchgen`.
+    bucket: int = 1000
 
 
 def be_worker(spec: Spec) -> None:
     """Run one worker to its end, or to its point."""
-    from batchgen import generations
-    from batchgen.run import Submission, open_run
+    from batchgen.errors import BatchgenError
+    from batchgen.run import Submission, directory
     from batchgen.worker import main as worker_main
     from batchgen.worker.placement import Placement
     from batchgen.worker.signals import Signals
@@ -60,28 +77,25 @@ def be_worker(spec: Spec) -> None:
     watch = Watch(Path(spec.root), Path(spec.log), interruption)
     watch.install()
     _patch(spec, watch)
+    directory.BUCKET = spec.bucket
     if spec.mutant:
-        mutants.MUTANTS[spec.mutant]()
-    submission = Submission(
-        number=1,
-        at=0.0,
-        command=("test",),
-        host="test",
-        workers=spec.workers,
-        devices=(),
-        deadline=None,
-        steal=False,
-        software={},
-    )
+        (mutants.MUTANTS | mutants.OF_GENERATIONS)[spec.mutant]()
+    submission = Submission(number=1, workers=spec.workers, **_OF_A_SUBMISSION)
     placement = Placement(submission.number, spec.index)
     reason = "an exception"
+    root = Path(spec.root)
     try:
-        run = open_run(Path(spec.root))
-        if spec.retry:
-            run, _ = generations.retry_failed(run)
+        if spec.look:
+            watch.note(op="looked", **commands.look(root))
+        run = commands.give(root, spec.command)
         reason = str(worker_main.work(run, placement, submission, Signals()))
+    except BatchgenError as error:
+        reason = f"refused: {error}"
+        raise
     finally:
         watch.note(op="left", reason=reason)
+    if spec.look:
+        watch.note(op="looked", **commands.look(root), problems=commands.problems(root))
 
 
 def _patch(spec: Spec, watch: Watch) -> None:
@@ -104,7 +118,7 @@ def _patch(spec: Spec, watch: Watch) -> None:
         return "dead" if wrong else life(self, queue)
 
     def picky_denoise(self, group, *, cached=True):
-        if not spec.retry and any(UNPAINTABLE in picture.prompt for picture in group):
+        if not spec.mended and any(UNPAINTABLE in picture.prompt for picture in group):
             raise ValueError(UNPAINTABLE)
         # Without the cache a card has other colours: an audit has something to measure.
         return denoise(self, group if cached else [replace(one, steps=99) for one in group])
@@ -139,7 +153,9 @@ def import_what_workers_need() -> None:
     importlib.import_module("batchgen.worker.main")
     importlib.import_module("batchgen.view.roster")
     page = importlib.import_module("batchgen.dataset.report.page")
-    page._template(page.LIMITS[0])
+    for letters in page.LIMITS:
+        page._template(letters)
+    importlib.import_module("PIL.Image").init()
     with contextlib.suppress(ImportError):  # pyarrow imports it where it is installed
         importlib.import_module("pandas")
     if "torch" in sys.argv:

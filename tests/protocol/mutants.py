@@ -6,6 +6,7 @@ A test that passes on these proves nothing. test_mutants.py shows that each is c
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -13,7 +14,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from batchgen import durable
+from batchgen import durable, generations
+from batchgen.dataset import finalize_run, wids
 from batchgen.shard import commit, journal, partial_shard
 
 
@@ -115,4 +117,92 @@ MUTANTS = {
     "no-journal": no_journal,
     "rename-for-link": rename_for_link,
     "commit-unsynced": commit_unsynced,
+}
+
+
+def list_unsynced() -> None:
+    """A list of pictures is not synced before a plan names it."""
+    _skip_sync("keys-")
+
+
+def plan_unsynced() -> None:
+    """A plan is not synced before it has its name."""
+    _skip_sync("plan-")
+
+
+def _skip_sync(beginning: str) -> None:
+    sync = durable.sync
+
+    def sometimes(file):
+        if not Path(str(file.name)).name.lstrip(".").startswith(beginning):
+            sync(file)
+
+    replace(durable, "sync", sometimes)
+
+
+def rows_unsynced() -> None:
+    """A converted table is not synced before a plan names it."""
+    fsync = os.fsync
+
+    def sometimes(descriptor: int) -> None:
+        if "/.manifest-" not in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            fsync(descriptor)
+
+    os.fsync = sometimes
+
+
+def folders_unsynced() -> None:
+    """The folders of new shards may not be on the disk when these are published."""
+    sync = durable.sync_folder
+    new = ("claims", "partial", "done")
+    replace(durable, "sync_folder", lambda folder: None if folder.name in new else sync(folder))
+
+
+def plan_before_list() -> None:
+    """A plan has its name before the list that it names is there."""
+    create, later = durable.create, []
+
+    def other_order(path: Path, data: bytes) -> bool:
+        if path.name.startswith("keys-"):
+            later.append((path, data))
+            return True
+        made = create(path, data)
+        while later and path.name.startswith("plan-"):
+            create(*later.pop())
+        return made
+
+    replace(durable, "create", other_order)
+
+
+def winner_unchecked() -> None:
+    """Whoever tries to begin a generation believes to have begun it."""
+    create = durable.create
+
+    def unchecked(path: Path, data: bytes) -> bool:
+        return create(path, data) or path.name.startswith("plan-")
+
+    replace(durable, "create", unchecked)
+
+
+def completed_first() -> None:
+    """A run is completed before it is asked whether a command was given to complete it."""
+    goes_on = generations._goes_on
+    replace(generations, "_goes_on", lambda run, same: (finalize_run(run), goes_on(run, same))[1])
+
+
+def index_of_another() -> None:
+    """An index names the generation that is the last on the disk, not the one of its shards."""
+    index = wids.run_index
+    replace(wids, "run_index", lambda at, done, _: index(at, done, at.last_generation()))
+
+
+OF_GENERATIONS = {
+    "list-unsynced": list_unsynced,
+    "plan-unsynced": plan_unsynced,
+    "rows-unsynced": rows_unsynced,
+    "folders-unsynced": folders_unsynced,
+    "plan-before-list": plan_before_list,
+    "winner-unchecked": winner_unchecked,
+    "completed-first": completed_first,
+    "index-of-another": index_of_another,
 }

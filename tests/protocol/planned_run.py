@@ -33,9 +33,19 @@ class PlannedRun:
     def wrong_trials(
         self, trials: Iterable[Any], wrong_after: Callable[[Any], list[str]]
     ) -> dict[str, list[str]]:
-        """The trials that went wrong, and how; as many at once as there are cores."""
-        kept = list(trials)
-        assert kept
-        answers = list(self.threads.map(wrong_after, kept))
-        print(f"{len(kept)} trials")
-        return {str(trial): wrong for trial, wrong in zip(kept, answers, strict=True) if wrong}
+        """As `wrong_trials`, as many at once as there are cores."""
+        return wrong_trials(self.threads, trials, wrong_after)
+
+
+def wrong_trials(
+    threads: ThreadPoolExecutor, trials: Iterable[Any], wrong_after: Callable[[Any], list[str]]
+) -> dict[str, list[str]]:
+    """The trials that went wrong, and how; as many at once as there are threads."""
+    kept = list(trials)
+    assert kept
+    answers = list(threads.map(wrong_after, kept))
+    print(f"{len(kept)} trials")
+    found = {str(trial): wrong for trial, wrong in zip(kept, answers, strict=True) if wrong}
+    for trial, wrong in found.items():
+        print(trial, *wrong, sep="\n  ")
+    return found

@@ -1,13 +1,14 @@
 """What a power cut would leave of a run directory, computed from the log of its disk operations.
 
 The harshest disk that keeps its word: bytes are there only as far as the last fsync of their
-file, new names only if their folder was synced after, while every removal has reached the disk at
-once. What was not synced is cut off, or reads as zeros.
+file, new names, those of folders too, only if their folder was synced after, while every removal
+has reached the disk at once. What was not synced is cut off, or reads as zeros.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ def cut(root: Path, events: Iterable[dict[str, Any]], *, zeros: bool = False) ->
             if zeros:
                 os.truncate(path, status.st_size)
     for name in unsafe_names:
-        (root / name).unlink(missing_ok=True)
+        if (root / name).is_dir():
+            shutil.rmtree(root / name)
+        else:
+            (root / name).unlink(missing_ok=True)
 
 
 def _balance(events: Iterable[dict[str, Any]]) -> tuple[dict[int, int], set[Path]]:
@@ -44,7 +48,7 @@ def _balance(events: Iterable[dict[str, Any]]) -> tuple[dict[int, int], set[Path
             case "create":
                 safe_bytes[event["inode"]] = 0
                 unsafe_names.add(path)
-            case "link" | "replace":
+            case "link" | "replace" | "mkdir":
                 unsafe_names.add(path)
             case "unlink":
                 unsafe_names.discard(path)

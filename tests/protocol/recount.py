@@ -110,7 +110,7 @@ def wrong_at_end(
     if swept:
         left = root.glob(".batchgen/partial/*/*")
         wrong += [f"{path.name} is left of an attempt" for path in left]
-    return wrong + _wrong_names(root)
+    return wrong + wrong_names(root)
 
 
 def _wrong_counts(
@@ -200,7 +200,8 @@ def _wrong_sample(key: int, parts: Mapping[str, bytes], prompts: Sequence[str]) 
     return [] if right else [wrong]
 
 
-def _wrong_names(root: Path) -> list[str]:
+def wrong_names(root: Path) -> list[str]:
+    """What is wrong with the index and the commits of a finished run, held against its files."""
     if not (root / "index.json").exists():
         return ["index.json is missing"]
     wrong = []

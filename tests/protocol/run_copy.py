@@ -101,9 +101,12 @@ class RunCopy:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def points(self) -> list[Point]:
-        """Every disk operation so far."""
-        return [Point(e["op"], e["path"], e["ordinal"]) for e in self.events() if "ordinal" in e]
+    def points(self, *, of_work: bool = False) -> list[Point]:
+        """Every disk operation so far; with `of_work` only those before the first worker left."""
+        events = self.events()
+        if of_work:
+            events = events[: [event["op"] for event in events].index("left")]
+        return [Point(e["op"], e["path"], e["ordinal"]) for e in events if "ordinal" in e]
 
     def begins(self) -> list[dict[str, int]]:
         """Every group begun so far, by whichever attempt."""
@@ -122,12 +125,12 @@ def shape(batch_size: int, shard: int) -> list[str]:
     return ["engine.kind=pattern", *size, *groups]
 
 
-def plan(folder: Path, prompts: list[str], settings: list[str]) -> Path:
-    """Plan a run directory of one picture a prompt."""
+def plan(folder: Path, prompts: list[str], settings: list[str], **trial: int) -> Path:
+    """Plan a run directory of one picture a prompt; `limit` or `sample` plans a trial."""
     folder.mkdir(parents=True)
     manifest = folder / "manifest.parquet"
     pq.write_table(pa.table({"prompt": prompts, "rank": range(len(prompts))}), manifest)
-    create(folder / "run", [str(manifest)], *locate_model(load_job(None, settings)))
+    create(folder / "run", [str(manifest)], *locate_model(load_job(None, settings)), **trial)
     return folder / "run"
 
 

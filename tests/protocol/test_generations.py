@@ -1,140 +1,168 @@
-"""A death at any disk operation of a further generation, from its plan on, costs nothing.
+"""A generation is planned and made whole whatever dies, halts or is typed twice, each of its kinds.
 
-The first generation stays as it was, byte for byte, and every picture counts once.
+The command that plans a generation dies at each of its disk operations, by SIGKILL and with the
+power; the worker that makes it dies at operations of finalizing and claiming, which the kinds take
+in turns (a shard in progress is that of any generation: test_kill_points.py). Then a person looks,
+and goes on by the same command or by a plain `resume`.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import astuple, dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, product
+from typing import get_args
 
 import pytest
 
-from tests.protocol import power_cut, recount
+from tests.protocol.chain import BUCKET, Chain, Step, generations, looks, make_chain, published
 from tests.protocol.disk_watch import Point
-from tests.protocol.planned_run import PlannedRun
-from tests.protocol.run_copy import Drivers, RunCopy
+from tests.protocol.run_copy import Drivers
+from tests.protocol.step_trial import (
+    Trials,
+    Way,
+    die,
+    finish,
+    wrong_after,
+    wrong_after_a_halt,
+    wrong_after_a_late_worker,
+    wrong_after_another_command,
+    wrong_at_end,
+    wrong_look,
+)
 from tests.protocol.trial import Death, deaths_at
 
-
-@dataclass(frozen=True)
-class Complete:
-    """A complete run in which pictures have failed."""
-
-    planned: PlannedRun
-    template: Path
-    folder: Path
-    drivers: Drivers
-    # Identity and content of what is published.
-    published: dict[str, tuple[int, str]]
-
-    def copy(self, name: str) -> RunCopy:
-        return RunCopy(self.template, self.folder / name, self.drivers)
+pytestmark = pytest.mark.slow
+STEPS = ("rest", "retry", "extend", "remake", "rest of a sample")
+CHAIN = STEPS[:4]
+# Every so many'th operation of a worker: the kinds of generation begin at different ones.
+STRIDE = 14
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 @pytest.fixture(scope="module")
-def complete(
-    planned_run: PlannedRun, drivers: Drivers, tmp_path_factory: pytest.TempPathFactory
-) -> Complete:
-    first = planned_run.copy()
-    assert first.work() == 0, first.output()
-    contents = {name: (0, sha256) for name, (_, sha256) in recount.published(first.root).items()}
-    folder = tmp_path_factory.mktemp("generations")
-    return Complete(planned_run, first.root, folder, drivers, contents)
+def chain(
+    drivers: Drivers, threads: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
+) -> Chain:
+    return make_chain(tmp_path_factory.mktemp("generations"), drivers, threads)
 
 
-@pytest.fixture(scope="module")
-def points(complete: Complete) -> list[Point]:
-    """Every disk operation of an undisturbed retry."""
-    copy = complete.copy("undisturbed")
-    assert copy.work(retry=True) == 0, copy.output()
-    assert wrong_at_end(complete, copy) == []
-    return copy.points()
+def making(step: Step) -> list[Point]:
+    """The operations of the worker that makes a generation, outside of its shard's attempts."""
+    worker = step.points[len(step.planning) :]
+    return [point for point in worker if "/partial/" not in point.path]
 
 
-def test_the_enumeration_knows_every_step_of_a_generation(points: list[Point]) -> None:
-    seen = [(point.op, point.path.partition(".")[0] or point.path) for point in points]
-    paths = [point.path for point in points if point.op in ("link", "replace")]
-    assert seen
-    plan = paths.index(".batchgen/plan-0001.json")
-    (keys,) = [n for n, path in enumerate(paths) if path.startswith(".batchgen/keys-0001.")]
-    done, index = (paths.index(".batchgen/done/000/000003.json"), paths.index("index.json"))
-    assert keys < plan < done < index
+def test_the_enumeration_knows_every_step_of_a_generation(chain: Chain) -> None:
+    for number, name in enumerate(CHAIN, 1):
+        step = chain.steps[name]
+        named = [point.path for point in step.planning if point.op in ("link", "replace")]
+        lists = {"extend": [f".batchgen/manifest-{number:04d}.parquet"], "rest": []}
+        keys = [f".batchgen/keys-{number:04d}.parquet"]
+        assert named == [*lists.get(name, keys), f".batchgen/plan-{number:04d}.json"]
+        assert any(point.op == "mkdir" for point in step.planning) == (name in ("rest", "extend"))
+        assert Point("replace", "index.json", 0) in making(step)
 
 
-@pytest.mark.slow
-def test_a_kill_at_any_operation_of_a_generation_costs_nothing(
-    complete: Complete, points: list[Point]
-) -> None:
-    # A shard in progress is that of any generation: test_kill_points.py.
-    others = [point for point in points if "partial" not in point.path]
-    deaths = enumerate(deaths_at(others, "stays", "cut"))
-    wrong = complete.planned.wrong_trials(
-        [_Trial(number, death) for number, death in deaths],
-        lambda trial: wrong_after(complete, trial),
+@pytest.mark.parametrize("name", STEPS)
+def test_a_death_at_any_operation_of_a_command_costs_nothing(chain: Chain, name: str) -> None:
+    step = chain.steps[name]
+    deaths = deaths_at(step.planning, "stays")
+    assert chain.wrong_trials(deaths, Trials(chain, step).wrong_after) == {}
+
+
+def test_a_death_at_any_operation_of_making_a_generation_costs_nothing(chain: Chain) -> None:
+    trials = []
+    turns = cycle(product(("stays", "cut"), WAYS))
+    for offset, name in enumerate(STEPS):
+        for point in making(chain.steps[name])[3 * offset :: STRIDE]:
+            power, way = next(turns)
+            trials.append((name, Death(point, power=power), way))
+    wrong = chain.wrong_trials(
+        trials, lambda one: wrong_after(chain, chain.steps[one[0]], *one[1:])
     )
     assert wrong == {}
 
 
-@dataclass(frozen=True)
-class _Trial:
-    number: int
-    death: Death
+def test_a_run_goes_through_all_generations_though_each_dies_once(chain: Chain) -> None:
+    def wrong_chain(number: int) -> list[str]:
+        copy, wrong = chain.copy(chain.steps["rest"].before), list[str]()
+        for at, name in enumerate(CHAIN):
+            step = chain.steps[name]
+            before = published(copy.root)
+            points = [one for one in (*step.planning, *making(step)) if "replaced" not in one.path]
+            point = points[(number * 17 + at * 29) % len(points)]
+            power, way = ("stays", "cut", "zeros")[(number + at) % 3], WAYS[(number + at // 2) % 2]
+            wrong += die(step, copy, Death(point, power=power))
+            wrong += finish(step, copy, way) + wrong_at_end(step, copy, before)
+        shutil.rmtree(copy.root.parent)
+        return wrong
 
-    def __str__(self) -> str:
-        return str(self.death)
-
-
-def wrong_after(complete: Complete, trial: _Trial) -> list[str]:
-    """What is wrong after a death and another who was asked for the same."""
-    copy, death = complete.copy(f"{trial.number:05d}"), trial.death
-    code = copy.work(point=astuple(death.point), torn=death.torn, retry=True)
-    wrong = [] if code == -9 else [f"a worker that should have died ended with {code}"]
-    if death.power != "stays":
-        power_cut.cut(copy.root, copy.events())
-    wrong += changed(complete, copy)
-    if code := copy.work(retry=True):
-        wrong.append(f"the last worker ended with {code}")
-    wrong += wrong_at_end(complete, copy)
-    if wrong:
-        wrong.append(copy.output())
-    shutil.rmtree(copy.root.parent)
-    return wrong
+    assert chain.wrong_trials(range(2), wrong_chain) == {}
 
 
-def changed(complete: Complete, copy: RunCopy) -> list[str]:
-    """Files of the first generation that are not as they were."""
-    now = {name: (0, sha256) for name, (_, sha256) in recount.published(copy.root).items()}
-    return [f"{name} changed" for name, was in complete.published.items() if now.get(name) != was]
+def test_of_two_who_give_a_command_at_once_one_is_told_or_both_make_it(chain: Chain) -> None:
+    trials = [
+        (name, point)
+        for name in STEPS
+        for point in chain.steps[name].planning
+        if point.op in ("link", "replace") or (point.op, point.path) == ("fsync", ".batchgen/done")
+    ]
+    wrong = chain.wrong_trials(
+        trials, lambda one: wrong_after_a_halt(chain, chain.steps[one[0]], one[1])
+    )
+    assert wrong == {}
 
 
-def wrong_at_end(complete: Complete, copy: RunCopy) -> list[str]:
-    """What is wrong with a run whose three failures were made again, counted from its files."""
-    wrong, prompts = changed(complete, copy), complete.planned.prompts
-    last: dict[int, dict[str, object]] = {}
-    for row in sorted(recount.records(copy.root), key=lambda row: int(row["generation"])):
-        before = last.get(row["index"])
-        if before and (before["outcome"], row["generation"]) != ("failed", 1):
-            wrong.append(f"picture {row['index']} was made again without need")
-        last[row["index"]] = row
-    if sorted(last) != list(range(len(prompts))):
-        wrong.append(f"there are records of {sorted(last)}")
-    where = {
-        key: f"data/{path.name}"
-        for path in copy.root.glob("data/*.tar")
-        for key in recount.samples(path)
-    }
-    if where != {key: row["tar"] for key, row in last.items()}:
-        wrong.append(f"the samples are in {where}")
-    if sorted(path.name for path in copy.root.glob(".batchgen/plan*")) != [
-        "plan-0001.json",
-        "plan.json",
-    ]:
-        wrong.append("there is not one further generation")
-    index = json.loads((copy.root / "index.json").read_bytes())
-    if (index.get("generation"), sum(one["nsamples"] for one in index["shardlist"])) != (1, 14):
-        wrong.append("the index is not that of the last generation")
-    left = [path.name for path in copy.root.glob(".batchgen/partial/*/*")]
-    return wrong + ([f"{left} are left"] if left else [])
+@pytest.mark.parametrize("name", ["rest", "retry", "extend"])
+def test_of_two_who_give_different_commands_the_slower_is_told(chain: Chain, name: str) -> None:
+    """Otherwise the slower would take the other's pictures for its own and make none."""
+    assert wrong_after_another_command(chain, chain.steps[name]) == []
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_same_command_again_begins_another_generation_only_to_remake(
+    chain: Chain, name: str
+) -> None:
+    step = chain.steps[name]
+    copy = chain.copy(step.before)
+    for _ in range(2):
+        assert step.work(copy, look=True) == 0, copy.output()
+    if name == "remake":  # whoever does not like the second picture wants a third
+        assert generations(copy.root) == generations(step.before) + 2
+    else:
+        assert wrong_at_end(step, copy) == []
+    assert wrong_look(looks(copy)[-1], step.status | _shards_of_another(step, name)) == []
+
+
+def _shards_of_another(step: Step, name: str) -> dict[str, int]:
+    more = 1 if name == "remake" else 0
+    return {key: step.status[key] + more for key in ("shards", "shards_done")}
+
+
+def test_a_card_that_a_person_edited_outlives_a_power_cut(chain: Chain) -> None:
+    """It is kept aside, in a folder that is on the disk before the new card takes its place."""
+    step = chain.steps["retry"]
+    copy = chain.copy(step.before)
+    card = copy.root / "README.md"
+    card.write_text(card.read_text() + "Mine.")
+    assert die(step, copy, Death(Point("replace", "README.md", 0), power="cut")) == []
+    kept = [path.read_text() for path in copy.root.glob(".batchgen/replaced/*/README.md")]
+    assert any(text.endswith("Mine.") for text in kept)
+
+
+@pytest.fixture(scope="module")
+def trial_points(chain: Chain) -> list[Point]:
+    """What a worker does when it has published the last shard of a trial."""
+    copy = chain.copy(chain.planned)
+    assert copy.work(bucket=BUCKET) == 0, copy.output()
+    points = copy.points()
+    return points[points.index(Point("replace", "statistics.json", 0)) :]
+
+
+def test_a_worker_of_the_generation_before_that_wakes_late_spoils_nothing(
+    chain: Chain, trial_points: list[Point]
+) -> None:
+    """It was halted while it finalized the trial. Meanwhile another has made the rest."""
+    points = [one for one in trial_points if one.op == "replace"]
+    assert chain.wrong_trials(points, lambda point: wrong_after_a_late_worker(chain, point)) == {}

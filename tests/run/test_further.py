@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from batchgen import attach
+from batchgen import attach, durable
 from batchgen.errors import DamagedRun, InputError, ManifestError, OutputError, PlanChanged
 from batchgen.generations import extend, retry_failed
 from batchgen.planning import UNKNOWN
@@ -196,6 +196,42 @@ def test_a_run_is_extended_when_it_is_complete_and_the_same_again_goes_on(
         extend(same, [str(other)], UNKNOWN)
     with pytest.raises(InputError, match="what is planned comes first"):
         retry_failed(same)
+
+
+def test_the_same_rows_are_not_appended_twice(first: Run, tmp_path: Path) -> None:
+    """Rows without ids would be accepted, and their pictures made and paid for once more."""
+    more = write_prompts(tmp_path / "b.parquet", ["a fox"], id=[None], images=[1], score=[0.5])
+    worked(extend(first, [str(more)], UNKNOWN)[0])
+    same, told = extend(reopened(first), [str(more)], UNKNOWN)
+    assert told == "Generation 1 has appended these rows already: nothing is left to do."
+    assert look(same) == ("complete", 10, 0, 0)
+    fsspec.filesystem("memory").pipe("/again/b.parquet", more.read_bytes())
+    with pytest.raises(InputError, match="generation 1 has appended these rows already"):
+        extend(same, ["memory://again/b.parquet"], UNKNOWN)
+    assert not list(first.directory.inner.glob("manifest-0002*"))
+
+
+def test_rows_whose_plan_has_its_name_stay_although_the_command_fails(
+    first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C, or a disk that cannot sync a folder, comes between the plan's link and its end."""
+    more = tmp_path / "b.jsonl"
+    more.write_text('{"prompt": "a fox", "id": "x", "images": 2, "score": 1.5}\n')
+    sync = durable.sync_folder
+
+    def interrupted(folder: Path) -> None:
+        if first.directory.generation(1).exists():
+            raise KeyboardInterrupt
+        sync(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "sync_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extend(first, [str(more)], UNKNOWN)
+    again, told = extend(reopened(first), [str(more)], UNKNOWN)
+    assert told == "Generation 1, with these rows, goes on."
+    assert look(worked(again)) == ("complete", 11, 0, 0)
+    assert problems(first) == []
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from batchgen import attach
 from batchgen.checked_json import seal, unseal
 from batchgen.dataset.finalize import finalize_run
 from batchgen.dataset.verify import verify_run
-from batchgen.errors import InputError, OutputError, PlanChanged
+from batchgen.errors import InputError, OutputError, PlanChanged, StillRunning
 from batchgen.generations import retry_failed
+from batchgen.run import Departure, LeaveCause, submissions
 from batchgen.run.generations import begin_again
 from batchgen.run.plan_files import load_plan
 from batchgen.run.run import Run, open_run
@@ -150,6 +151,36 @@ def test_of_two_who_begin_a_generation_at_once_one_is_told(run: Run) -> None:
     with pytest.raises(OutputError, match="another command"):  # of the same list
         begin_again(run, "retry", np.array(FAILED), np.array([0, 0, 1, 1, 1, 1]))
     assert len(list(run.directory.inner.glob("keys-*"))) == 1
+
+
+def test_a_generation_waits_for_the_workers_of_the_one_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may still write what they have completed. Meanwhile nothing is begun."""
+    monkeypatch.setattr("batchgen.generations.LEAVE_S", 0.1)
+    submission = submissions.record_submission(run.directory, ["test"], 1)
+    me = submissions.join(run.directory, submission.number, "worker")
+    with pytest.raises(StillRunning, match="some of its workers or jobs are still there"):
+        retry_failed(run)
+    assert run.directory.complete()
+    assert not list(run.directory.inner.glob("keys-*"))
+    submissions.leave(me, Departure(LeaveCause.ALL_DONE))
+    assert retry_failed(run)[0].plan.last_generation == 1
+
+
+def test_who_looked_before_another_began_a_generation_is_told(run: Run) -> None:
+    worked(retry_failed(run)[0], Mended())
+    with pytest.raises(OutputError, match="another command has just begun generation 1"):
+        retry_failed(run)
+
+
+def test_what_is_only_left_to_complete_is_not_tried_a_second_time(run: Run) -> None:
+    worked(retry_failed(run)[0], Mended("FLAT"))
+    run.directory.index.unlink()  # as if it was killed before it wrote this
+    same, told = retry_failed(open_run(run.directory.root))
+    assert told == "Generation 1, which tries failed pictures again, goes on."
+    assert look(same) == ("complete", 6, 4, 0)
+    assert retry_failed(same)[0].plan.last_generation == 2
 
 
 def test_a_process_of_the_generation_before_does_not_complete_the_next(run: Run) -> None:

@@ -13,17 +13,16 @@ import pytest
 from batchgen.errors import DamagedRun, PlanChanged
 from batchgen.run.departures import Departure, LeaveCause
 from batchgen.run.directory import RunDirectory
+from batchgen.run.job_arrays import arrays_of, record_arrays
 from batchgen.run.owner import Owner
 from batchgen.run.run import Run, pin_identity
 from batchgen.run.stop import ask_to_stop, clear_stop, read_stop
 from batchgen.run.submissions import (
-    arrays_of,
     folder,
     join,
     leave,
     members,
     read_submissions,
-    record_arrays,
     record_submission,
     submission_file,
 )

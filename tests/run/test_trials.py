@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.errors import InputError, PlanChanged
+from batchgen.errors import InputError, JobError, PlanChanged
 from batchgen.generations import extend, plan_rest, remake, retry_failed
-from batchgen.planning import UNKNOWN
+from batchgen.planning import UNKNOWN, Plan
+from batchgen.run import begin_rest_of_sample
 from tests.run.test_further import begun, look, records, reopened, table, whole
 from tests.run.test_generations import problems
 from tests.support.rehearsal import write_prompts
@@ -112,6 +113,18 @@ def test_a_sample_whose_plan_was_killed_is_planned_again(tmp_path: Path) -> None
     run = begun(tmp_path / "run", file, sample=4)
     run.directory.plan.unlink()
     assert begun(tmp_path / "run", file, sample=4).plan.listed == run.plan.listed
+
+
+def test_a_rest_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    run = worked(begun(tmp_path / "run", table(tmp_path / "a.parquet", range(5)), sample=4))
+    before = sorted(run.directory.inner.iterdir())
+
+    def refuse(_: Plan) -> None:
+        raise JobError("does not fit")
+
+    with pytest.raises(JobError):
+        begin_rest_of_sample(run, refuse)
+    assert sorted(run.directory.inner.iterdir()) == before
 
 
 def test_a_sample_of_a_very_large_manifest_is_refused(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.run import submissions
+from batchgen.run import job_arrays, submissions
 from batchgen.run.departures import Departure
 from batchgen.run.directory import RunDirectory
 from batchgen.run.owner import Owner
@@ -115,7 +115,7 @@ def test_dead_workers_are_told_with_their_last_words(run: Run, squeue: FakeSqueu
     joined(run.directory, 1, "1", restarts=1)
     submissions.log_file(run.directory, 1, 1).write_text("painting\nBus error\n")
     why = "a worker died (exit code 135), and 6 allocations in a row brought no new picture"
-    submissions.give_up(run.directory, 1, 0, f"element 0 on node1: {why}")
+    job_arrays.give_up(run.directory, 1, 0, f"element 0 on node1: {why}")
     squeue.answer([])
     state, cause = said(run)
     assert state == "stalled"
@@ -158,7 +158,7 @@ def test_one_empty_listing_makes_nobody_dead_and_nobody_starts_a_second_array(
     run: Run, squeue: FakeSqueue
 ) -> None:
     """Element 0 works, and element 1 waits for a node."""
-    submissions.record_arrays(run.directory, 1, {"7": 2})
+    job_arrays.record_arrays(run.directory, 1, {"7": 2})
     for worker in range(2):
         joined(run.directory, worker, "8")
     squeue.answer([])
@@ -185,7 +185,7 @@ def test_an_squeue_that_prints_no_text_is_told_and_proves_nothing(
 
 
 def test_cancelling_finds_jobs_that_one_listing_lacks(run: Run, squeue: FakeSqueue) -> None:
-    submissions.record_arrays(run.directory, 1, {"7": 2})
+    job_arrays.record_arrays(run.directory, 1, {"7": 2})
     squeue.answer([])
     squeue.controller(record("7", "PENDING", "7", "0-1").replace("abc", run.plan.run))
     script = squeue.folder / "scancel"
@@ -208,10 +208,10 @@ def test_the_stacks_of_a_hung_worker_are_no_last_words(run: Run, squeue: FakeSqu
 def test_an_element_without_a_worker_is_told_once_with_what_srun_said(
     run: Run, squeue: FakeSqueue
 ) -> None:
-    submissions.record_arrays(run.directory, 1, {"7": 2})
+    job_arrays.record_arrays(run.directory, 1, {"7": 2})
     why = "no worker came in 3 allocations (exit code 1): srun: error: Invalid --cpu-bind"
     for element in range(2):
-        submissions.give_up(run.directory, 1, element, f"element {element} on node1: {why}")
+        job_arrays.give_up(run.directory, 1, element, f"element {element} on node1: {why}")
         log = submissions.batch_log(run.directory, 1, f"7_{element}")
         log.parent.mkdir(exist_ok=True)
         log.write_text(f"batchgen: element {element} ends: {why}\n")
