@@ -14,6 +14,7 @@
     report/            report.html: the run on one page
     wids.py            index.json
     card.py            the dataset card (README.md)
+    card_features.py   the types of samples in it
     card_splits.py     its section about splits
     signing.py         signed C2PA manifests
     provenance.py      model, LoRAs, licences and settings, as the card says them

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from huggingface_hub import DatasetCardData
 
+from batchgen.dataset.card_features import Feature
 from batchgen.dataset.card_splits import WHOLE, Files, splits_section
 from batchgen.dataset.provenance import forced_licence, how_made, known_as, model_name
 from batchgen.dataset.scores import Scores
@@ -45,9 +47,12 @@ _CATEGORIES = [
 ]
 
 
-def dataset_card(run: Run, statistics: Statistics, files: Files | None = None) -> str:
+def dataset_card(
+    run: Run, statistics: Statistics, features: Sequence[Feature], files: Files | None = None
+) -> str:
     """Markdown with YAML front matter.
 
+    :param features: of the samples; none: loaders infer them.
     :param files: of each split, where each has files of its own.
     """
     shown = files or {WHOLE if statistics.splits else "train": "data/*.tar"}
@@ -62,7 +67,7 @@ def dataset_card(run: Run, statistics: Statistics, files: Files | None = None) -
     )
     pictures = counted(statistics.ok, "picture")
     return f"""---
-{_front_matter(run, statistics, shown)}
+{_front_matter(run, statistics, features, shown)}
 ---
 
 # {name}
@@ -137,8 +142,8 @@ def _extra(plan: Plan) -> str:
         return ""
     types = ", ".join(f"`{one_line(name)}` {kind}" for name, kind in plan.json_types.items())
     return (
-        f"; in `extra` the manifest's other columns: {types}. A `json` is text with JSON in it; "
-        "text is empty where a row has no value"
+        f"; in `extra` the manifest's other columns: {types}. A `json` is text with JSON in it. "
+        "Where a row has no value, text is empty and everything else null"
     )
 
 
@@ -150,7 +155,9 @@ def _columns(plan: Plan) -> str:
     return f"\n## Columns of the records\n\n| column | type | |\n|---|---|---|\n{rows}\n"
 
 
-def _front_matter(run: Run, statistics: Statistics, files: Files) -> str:
+def _front_matter(
+    run: Run, statistics: Statistics, features: Sequence[Feature], files: Files
+) -> str:
     category = next((label for limit, label in _CATEGORIES if statistics.ok < limit), "n>100M")
     # The tars are named, so that the loader takes no folder's name for a split.
     data_files = [{"split": split, "path": path} for split, path in files.items()]
@@ -160,6 +167,7 @@ def _front_matter(run: Run, statistics: Statistics, files: Files) -> str:
         task_categories=["text-to-image"],
         size_categories=[category],
         configs=[{"config_name": "default", "data_files": data_files}],
+        dataset_info={"features": [*features]} if features else None,
     )
     return data.to_yaml().rstrip()
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from batchgen import durable
 from batchgen.dataset.card import dataset_card
+from batchgen.dataset.card_features import sample_features
 from batchgen.dataset.chosen import Chosen, choose, metadata_files
 from batchgen.dataset.exported_records import write_records
 from batchgen.dataset.exported_tars import ExportedTar, md5_of, write_tar
@@ -151,7 +152,7 @@ def _describe(
     files = {part.split: f"data/{Path(part.name).parent}/*.tar" for part in parts}
     done = [read_done(directory, shard) for shard in sorted(committed_shards(directory))]
     named = replace(run, directory=RunDirectory(folder))
-    card = dataset_card(named, summarize(directory, done), files)
+    card = dataset_card(named, summarize(directory, done), sample_features(run), files)
     durable.write(work / "README.md", (card + (signer.told() if signer else "")).encode())
     if len(files) == 1:  # an index has no splits
         listed = [

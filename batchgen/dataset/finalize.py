@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from batchgen.dataset.card import dataset_card
+from batchgen.dataset.card_features import sample_features
 from batchgen.dataset.chosen import count_splits
 from batchgen.dataset.contact_sheet import Tar, contact_sheet
 from batchgen.dataset.report import report_page
@@ -116,7 +117,8 @@ def _write_summaries(run: Run, committed: set[int]) -> None:
     if sheet:
         replace_keeping(directory, root / "contact.jpg", sheet)
     _write_report(run, done, statistics)
-    replace_keeping(directory, root / "README.md", dataset_card(run, statistics).encode())
+    card = dataset_card(run, statistics, sample_features(run))
+    replace_keeping(directory, root / "README.md", card.encode())
     for shard in committed:
         sweep(directory, shard)
     count_pictures(directory).save(directory)

@@ -36,12 +36,13 @@ number over the pictures of all rows.
 
 from batchgen.manifest.checks import Limits
 from batchgen.manifest.columns import column_label, deciding, list_columns
+from batchgen.manifest.contract import plain
 from batchgen.manifest.effects import Effects
 from batchgen.manifest.extras import NOTHING, extra_columns
 from batchgen.manifest.fetch import gather_files, names_of
 from batchgen.manifest.files import Source, check_unchanged, identify_file
 from batchgen.manifest.find import find_files, kind_of
-from batchgen.manifest.json_types import JsonType
+from batchgen.manifest.json_types import JsonType, json_type
 from batchgen.manifest.rows import (
     ManifestRows,
     Picture,
@@ -73,11 +74,13 @@ __all__ = [
     "gather_files",
     "identify_file",
     "image_shapes",
+    "json_type",
     "kind_of",
     "list_columns",
     "listed_pictures",
     "names_of",
     "pictures",
+    "plain",
     "read_rows",
     "validate_manifest",
 ]

@@ -63,15 +63,29 @@ def json_text(value: Any) -> str:
     return text if encodable(text) else json.dumps(value, **options)
 
 
+class _NotFinite(str):
+    """NaN or an infinity as text, because JSON has none."""
+
+    __slots__ = ()
+
+
 def _typed(value: Any, type_: JsonType) -> Any:
     """A value as it stands where all values of its column have this type in JSON."""
-    if type_ in ("boolean", "integer"):
-        return value
-    if type_ == "number":
-        return float(value)
-    if value is None:
-        return ""
-    return value if type_ == "string" else json_text(value)
+    if type_ == "json":
+        return "" if value is None else json_text(value)
+    if type_ == "string":
+        return "" if value is None else value
+    finite = _finite(value)
+    return float(finite) if type_ == "number" and finite is not None else finite
+
+
+def _finite(value: Any) -> Any:
+    """A value whose numbers are finite or None."""
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return None if isinstance(value, _NotFinite) else value
 
 
 def _values(array: pa.Array) -> list[Any]:
@@ -90,10 +104,10 @@ def _each(convert: Callable[[Any], Any]) -> Callable[[pa.Array], list[Any]]:
 
 
 def _float(value: float) -> float | str:
-    """JSON has no infinities and no NaN: they become strings."""
+    """JSON has no infinities and no NaN."""
     if math.isfinite(value):
         return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return _NotFinite("NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity")
 
 
 def _parsed(text: str) -> Any:

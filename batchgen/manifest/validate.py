@@ -25,7 +25,7 @@ from batchgen.manifest.duplicates import find_duplicates, hash_ids
 from batchgen.manifest.effects import Effects
 from batchgen.manifest.files import Source, identify_file
 from batchgen.manifest.find import kind_of
-from batchgen.manifest.json_types import JsonType, JsonTypes
+from batchgen.manifest.json_types import JsonType, json_types
 from batchgen.manifest.parquet import ParquetManifest, open_all
 from batchgen.manifest.problems import Problems, name_files
 from batchgen.manifest.shapes import ShapeColumns, decode_shape, shapes_of
@@ -91,8 +91,8 @@ def validate_manifest(
         opened, columns = open_all(tables, mapping, converted.origins if converted else ())
         checks = Checks(columns, sampling, limits, max_tokens, refuse_long, count_tokens)
         checks.check_job()
-        effects, types = Effects(sampling, limits.guidance), JsonTypes(columns.travelling)
-        sources, shapes = _check_and_hash(opened, checks, effects, types, problems)
+        effects = Effects(sampling, limits.guidance)
+        sources, shapes = _check_and_hash(opened, checks, effects, problems)
     except BaseException:
         if converted:
             converted.parquet.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def validate_manifest(
         content=tuple(one.sha256 for one in (converted.sources if converted else sources)),
         described=converted.described if converted else "",
         columns=columns,
-        json_types=types.types(),
+        json_types=json_types(columns.travelling),
         rows=sum(source.rows for source in sources),
         pictures=sum(shapes.values()),
         over_long=checks.over_long,
@@ -124,17 +124,13 @@ def _convert(
 
 
 def _check_and_hash(
-    opened: Sequence[ParquetManifest],
-    checks: Checks,
-    effects: Effects,
-    types: JsonTypes,
-    problems: Problems,
+    opened: Sequence[ParquetManifest], checks: Checks, effects: Effects, problems: Problems
 ) -> tuple[tuple[Source, ...], Shapes]:
     """Check every row while another thread hashes the files, and close them."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
     try:
         hashing = [pool.submit(identify_file, Path(file.file), file.rows) for file in opened]
-        shapes = _check_rows(opened, checks, effects, types, problems)
+        shapes = _check_rows(opened, checks, effects, problems)
         return tuple(future.result() for future in hashing), shapes
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -143,16 +139,11 @@ def _check_and_hash(
 
 
 def _check_rows(
-    opened: Sequence[ParquetManifest],
-    checks: Checks,
-    effects: Effects,
-    types: JsonTypes,
-    problems: Problems,
+    opened: Sequence[ParquetManifest], checks: Checks, effects: Effects, problems: Problems
 ) -> Shapes:
     """Check every row, and count the pictures of each shape.
 
     :param effects: counts the rows too.
-    :param types: looks at the rows too.
     :param problems: what is known already.
     :raises ManifestError: a row or a file breaks the contract, or there are more pictures than
         keys.
@@ -171,7 +162,6 @@ def _check_rows(
                     hashes.frombytes(hash_ids(ids).tobytes())
                 _count_pictures(shapes_of(batch, used, checks.sampling), counts)
                 effects.count(batch, used)
-                types.add(batch)
             readable.append((start, manifest))
         except ManifestError as corrupt:
             problems.add(str(corrupt), start)
