@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from huggingface_hub import DatasetCardData
 
@@ -48,7 +49,7 @@ _CATEGORIES = [
 
 
 def dataset_card(
-    run: Run, statistics: Statistics, features: Sequence[Feature], files: Files | None = None
+    run: Run, statistics: Statistics, features: Sequence[Feature] = (), files: Files | None = None
 ) -> str:
     """Markdown with YAML front matter.
 
@@ -167,9 +168,21 @@ def _front_matter(
         task_categories=["text-to-image"],
         size_categories=[category],
         configs=[{"config_name": "default", "data_files": data_files}],
-        dataset_info={"features": [*features]} if features else None,
+        dataset_info=_info(run.plan, statistics, features) if features else None,
     )
     return data.to_yaml().rstrip()
+
+
+def _info(plan: Plan, statistics: Statistics, features: Sequence[Feature]) -> dict[str, Any]:
+    """What Hugging Face's loader is told.
+
+    It keeps what it has loaded by the folder's name and by what this says: without anything of the
+    run's own, another run in a folder of that name would be taken for the one before.
+    """
+    told = f"batchgen run {plan.run}, generation {plan.last_generation}"
+    for split, pictures in statistics.split_pictures.items():
+        told += f", {split} {pictures}"
+    return {"description": told, "features": [*features]}
 
 
 def _quoted(*parts: str) -> str:
