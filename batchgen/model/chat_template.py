@@ -8,7 +8,7 @@ nothing that a template holds can run code or change anything: jinja2 renders it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from batchgen.model.folder import check_file, read_json
 
 # Stands for a prompt when a template is tried.
 _SAMPLE = "a red circle"
+# Two days without anything in common, for templates that ask for the date (`strftime_now`).
+_DAYS = datetime(2000, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2031, 12, 29, 15, 45, 50, tzinfo=UTC)
 
 
 def read_chat_template(
@@ -29,7 +31,7 @@ def read_chat_template(
     :param values: what the template is told beside the conversation: what it asks for, and the
         tokenizer's special tokens. Unless it says otherwise, the answer is begun.
     :param messages: from a prompt to the conversation.
-    :raises ModelError: there is no template, or it does not hold the prompt.
+    :raises ModelError: there is no template, it does not hold the prompt, or it tells the date.
     """
     # Imported here, because families without a template need none.
     from jinja2 import TemplateError
@@ -40,14 +42,14 @@ def read_chat_template(
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _DAYS[0].strftime}
     try:
         template = environment.from_string(source)
     except TemplateError as error:
         raise ModelError(f"{where}: not a chat template: {error}; {again}.") from None
 
-    def render(prompt: str) -> str:
-        told = {"messages": messages(prompt), "add_generation_prompt": True, **values}
+    def render(prompt: str, **others: object) -> str:
+        told = {"messages": messages(prompt), "add_generation_prompt": True, **values, **others}
         try:
             return template.render(told)
         except (TemplateError, TypeError, ValueError) as error:
@@ -55,6 +57,11 @@ def read_chat_template(
 
     if _SAMPLE not in render(_SAMPLE):
         raise ModelError(f"{where}: the chat template leaves the prompt out; {again}.")
+    if render(_SAMPLE) != render(_SAMPLE, strftime_now=_DAYS[1].strftime):
+        raise ModelError(
+            f"{where}: the chat template tells the model the date, so pictures would depend on the "
+            "day they are made. Write a fixed date in the place of strftime_now"
+        )
     return render
 
 
@@ -63,11 +70,6 @@ def _refuse(message: str) -> None:
     from jinja2 import TemplateError
 
     raise TemplateError(message)
-
-
-def _now(form: str) -> str:
-    """What a template calls that tells the date."""
-    return datetime.now().astimezone().strftime(form)
 
 
 def _source(folder: Path) -> tuple[Path, str]:
