@@ -88,9 +88,10 @@ def extend(
     local: Local = False,
     detach: Detach = False,
 ) -> None:
-    """Append rows to the manifest of a complete run and make their pictures, in new shards.
+    """Append rows to a complete run, and make their pictures.
 
-    Columns must be those of the run, and ids differ from those that it has.
+    They get new shards; what is published stays as it is. Columns must be those of the run, and ids
+    differ from those that it has.
     """
     with errors():
         from batchgen.settings import load_site
@@ -116,9 +117,9 @@ def remake(
     local: Local = False,
     detach: Detach = False,
 ) -> None:
-    """Make pictures of a complete run once more, with other seeds, in new shards.
+    """Make pictures of a complete run again, with other seeds.
 
-    From then on the later one counts. The earlier sample stays in its tar.
+    They get new shards. From then on the later one counts; the earlier sample stays in its tar.
     """
     with errors():
         from batchgen.settings import load_site

@@ -22,10 +22,10 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Copy a complete run, tars for each split, so that Hugging Face shows its splits.
+    """Copy a complete run, with tars for each split.
 
-    With --sign every picture gets a signed C2PA manifest. The same command again continues an
-    export that was killed.
+    Hugging Face shows the splits of such a copy. With --sign every picture gets a signed C2PA
+    manifest. The same command again continues an export that was killed.
     """
     with errors():
         from batchgen.dataset import export_run, open_signer
@@ -51,10 +51,11 @@ def push(
         bool, typer.Option("--replace", help="Replace shards there whose content is another.")
     ] = False,
 ) -> None:
-    """Send the dataset to where readers get it, while it is made or when it is complete.
+    """Send the dataset to a folder, S3, GCS or the hub.
 
-    Every file is verified there. The same command again sends only what is missing. Exit code: 3
-    if the run is incomplete, so that card and index are yet to come.
+    While it is made, or when it is complete. Every file is verified there. The same command again
+    sends only what is missing. Exit code: 3 if the run is incomplete, so that card and index are
+    yet to come.
     """
     with errors():
         from batchgen.dataset import push_run

@@ -37,6 +37,7 @@ def test_every_verb_has_help(verb: str) -> None:
     assert answer.code == 0
     assert "Usage:" in answer.out
     assert all(name in answer.out for name in VERBS) or verb
+    assert "..." not in answer.out.partition("Commands:")[2], "a line is too long for 80 columns"
 
 
 def test_planning_and_watching_import_no_torch() -> None:
