@@ -92,6 +92,7 @@ def read_metadata(
         source = path if content is None else pa.BufferReader(content)
         schema = pq.read_schema(source)
         older = is_older(schema)
+        _refuse_other_types(path, schema)
         wanted = [name for name in needed(columns) if name in schema.names] if older else columns
         table = pq.read_table(source, columns=list(wanted), filters=filters)
     except (pa.ArrowException, OSError) as error:
@@ -108,12 +109,26 @@ def stream_metadata(path: Path, columns: Sequence[str] | None = None) -> Iterato
     try:
         with pq.ParquetFile(path) as file:
             older = is_older(file.schema_arrow)
+            _refuse_other_types(path, file.schema_arrow)
             wanted = needed(columns) if older and columns else columns
             for batch in file.iter_batches(ROWS, columns=wanted and list(wanted)):
                 table = pa.table(batch)
                 yield renewed(table, SCHEMA, columns) if older else table
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
+
+
+def _refuse_other_types(path: Path, schema: pa.Schema) -> None:
+    """Check that today's columns have the types that they were written with.
+
+    :raises DamagedRun: one has not, because the file's description of it is damaged.
+    """
+    if is_older(schema):
+        return
+    for found in schema:
+        at = SCHEMA.get_field_index(found.name)
+        if at >= 0 and found.type != SCHEMA.types[at]:
+            raise _unreadable(path, TypeError(f"its column {found.name} is {found.type}"))
 
 
 def _unreadable(path: Path, error: Exception) -> DamagedRun:

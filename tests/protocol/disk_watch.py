@@ -127,7 +127,7 @@ class Watch:
     def mkdir(self, path: Any, *args: Any, **kwargs: Any) -> None:
         self._mkdir(path, *args, **kwargs)
         if self._inside(path) is not None:
-            self._happened("mkdir", path)
+            self._happened("mkdir", path, inode=Path(path).stat().st_ino)
 
     def _inside(self, path: Any) -> str | None:
         """The path below the root, "" for the root itself; None for all others."""

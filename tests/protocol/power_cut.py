@@ -48,7 +48,10 @@ def _balance(events: Iterable[dict[str, Any]]) -> tuple[dict[int, int], set[Path
             case "create":
                 safe_bytes[event["inode"]] = 0
                 unsafe_names.add(path)
-            case "link" | "replace" | "mkdir":
+            case "link" | "replace":
+                unsafe_names.add(path)
+            case "mkdir":
+                safe_bytes.pop(event["inode"], None)  # it was that of a file that is gone
                 unsafe_names.add(path)
             case "unlink":
                 unsafe_names.discard(path)

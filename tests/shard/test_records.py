@@ -166,3 +166,14 @@ def test_a_travelling_column_may_have_the_name_of_a_field() -> None:
     table = to_table([record(4)], pa.table({"key": ["k"], "seed_2": [1]}))
     assert table["key"].to_pylist() == ["000000004"]
     assert table["extra"].to_pylist() == [{"key": "k", "seed_2": 1}]
+
+
+def test_a_column_of_another_type_is_damage(tmp_path: Path) -> None:
+    table = to_table([record()], NOTHING)
+    at = table.schema.get_field_index("outcome")
+    path = tmp_path / "metadata" / "000003.parquet"
+    path.parent.mkdir()
+    pq.write_table(table.set_column(at, "outcome", table["outcome"].cast(pa.binary())), path)
+    for read in (lambda: read_metadata(path, ["key"]), lambda: list(stream_metadata(path))):
+        with pytest.raises(DamagedRun, match="its column outcome is binary"):
+            read()

@@ -92,7 +92,7 @@ def test_another_scorer_makes_the_same_tars_and_labels_are_recorded(
     labels = sorted({one["label"] for one in found})
     report, card = ((run / name).read_text() for name in ("report.html", "README.md"))
     assert all(f'<data value="{escape(label)}">' in report for label in labels)
-    assert f"8 pictures were scored by `{folder}`" in card
+    assert f"8 pictures were scored by `{folder.name}`" in card
     shown = ask("records", run).out
     assert json.loads(shown.splitlines()[0])["label"] == found[0]["label"]
 

@@ -33,7 +33,7 @@ def keep_shards(run: Path, shards: int) -> None:
         for path in (directory.data(shard), directory.metadata(shard), directory.done(shard)):
             path.unlink()
     done = [read_done(directory, shard) for shard in range(shards)]
-    directory.index.write_bytes(run_index(directory, done))
+    directory.index.write_bytes(run_index(directory, done, 0))
 
 
 @pytest.fixture
