@@ -22,7 +22,7 @@ def wrong(results: Sequence[Result]) -> list[str]:
 
 @pytest.mark.parametrize("kind", QUICK)
 def test_a_sample_of_inputs_is_refused_with_a_message_or_acts(kind: str) -> None:
-    assert wrong([*try_inputs(kind, 1, range(KINDS[kind]))]) == []
+    assert wrong([*try_inputs(kind, 1, range(KINDS[kind] // 2))]) == []
 
 
 @pytest.mark.slow

@@ -78,6 +78,7 @@ def test_a_second_death_at_any_operation_of_the_roll_forward_costs_nothing(plann
     assert wrong_trials(planned_run, deaths_at(second, "stays", "cut"), first) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [0, 1, 2])
 def test_an_attempt_that_dies_between_commit_and_roll_forward_is_completed_by_another(
     planned_run: PlannedRun, shard: int

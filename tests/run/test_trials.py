@@ -14,6 +14,7 @@ from tests.support.rehearsal import write_prompts
 from tests.support.specimens import Mended, worked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 6, 8])
 def test_a_trial_and_its_rest_are_the_whole_run(limit: int, tmp_path: Path) -> None:
     """The limit falls between rows and between pictures of one."""
@@ -57,6 +58,7 @@ def test_another_limit_is_refused_and_the_same_goes_on(tmp_path: Path) -> None:
     assert begun(tmp_path / "run", file).plan.left == 5, "the trial is made first"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [1, 5, 8])
 def test_a_sample_and_its_rest_are_the_whole_run(sample: int, tmp_path: Path) -> None:
     file = table(tmp_path / "a.parquet", range(5))

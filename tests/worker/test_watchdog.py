@@ -24,6 +24,7 @@ def run(work: str) -> tuple[int, list[str], float]:
     return done.returncode, done.stderr.splitlines(), time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_the_last_line_is_the_reason_and_the_stacks_stand_before_it() -> None:
     code, said, _ = run('dog.watch(1.0, lambda: "pictures 4…7: too long"); time.sleep(30)')
     assert (code, said[0], said[-1]) == (1, "Timeout (0:00:01)!", "pictures 4…7: too long")

@@ -18,6 +18,7 @@ PROMPTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_alone_and_among_seven_others(dev):
     """PSNR ≥ 90 dB on fp32 latents: only the rounding of larger matrix products may differ.
 

@@ -66,6 +66,7 @@ def test_graphs_of_true_size_ask_nothing_of_their_batch(
     assert [refusals(graph) for graph in many] == [[]] * len(many)
 
 
+@pytest.mark.slow
 def test_a_block_that_asks_is_told(graphs: list[Any]) -> None:
     """One asks for at most three rows, and gets a second graph for more."""
     for block, asks in ((Toy(), False), (Choosy(), True)):

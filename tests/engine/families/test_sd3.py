@@ -113,6 +113,7 @@ GROUP = [
 ]
 
 
+@pytest.mark.slow
 def test_a_threshold_of_zero_is_no_cache_bit_for_bit_and_a_higher_one_skips(folder, medium):
     plain = medium[1].denoise(GROUP).latents
     cached = open_engine(folder, cache=Cache(policy="first_block", threshold=0.0)).denoise(GROUP)

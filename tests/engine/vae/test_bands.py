@@ -120,6 +120,7 @@ def test_five_bands_on_one_device_are_the_undivided_picture(vaes, name, shape):
     assert difference(banded(vaes[name], latents, 5), expected) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_bands_are_as_exact_as_fp32_can_be(vaes):
     latents = make_latents(2, 17, 12)
     exact = whole(copy.deepcopy(vaes["narrow"]).double(), latents.double())
