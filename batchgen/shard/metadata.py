@@ -22,6 +22,7 @@ from batchgen.shard.records import Record
 
 # Records that are read at once.
 ROWS = 16_384
+_TYPES = dict(zip(SCHEMA.names, SCHEMA.types, strict=True))
 
 
 def moments_s(table: pa.Table) -> npt.NDArray[np.float64]:
@@ -125,10 +126,9 @@ def _refuse_other_types(path: Path, schema: pa.Schema) -> None:
     """
     if is_older(schema):
         return
-    for found in schema:
-        at = SCHEMA.get_field_index(found.name)
-        if at >= 0 and found.type != SCHEMA.types[at]:
-            raise _unreadable(path, TypeError(f"its column {found.name} is {found.type}"))
+    for name, found in zip(schema.names, schema.types, strict=True):
+        if found != _TYPES.get(name, found):
+            raise _unreadable(path, TypeError(f"its column {name} is {found}"))
 
 
 def _unreadable(path: Path, error: Exception) -> DamagedRun:
