@@ -97,5 +97,5 @@ def test_a_jsonl_whose_rows_differ_becomes_png(tmp_path: Path) -> None:
     assert told[2]["seed"] == 2**62 + 1
     assert told[1]["negative_prompt"] == "blurry"
     assert [one["extra"]["tags"] for one in told] == ['["x",{"y":null}]', "", ""]
-    assert [one["extra"]["score"] for one in told] == ["", "0.5", ""]
+    assert [one["extra"]["score"] for one in told] == [None, 0.5, None]
     assert records(tmp_path / "run")[0]["extra"]["tags"] == '["x",{"y":null}]'
