@@ -37,7 +37,10 @@ def processes() -> Iterator[RankProcesses]:
         yield four
 
 
-@pytest.fixture(scope="module", params=MESHES)
+# Slow, because five processes import torch.
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in MESHES]
+)
 def ranks(request: pytest.FixtureRequest, processes: RankProcesses) -> Iterator[RankProcesses]:
     """Four ranks, connected."""
     processes.connect(MESHES[request.param])
