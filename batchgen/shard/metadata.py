@@ -22,6 +22,7 @@ from batchgen.shard.records import Record
 
 # Records that are read at once.
 ROWS = 16_384
+# Column → its type.
 _TYPES = dict(zip(SCHEMA.names, SCHEMA.types, strict=True))
 
 

@@ -3,7 +3,7 @@
 A sample is KEY.jpg (or png, webp), KEY.txt (the prompt) and KEY.json (everything that made the
 picture). The members are USTAR with a fixed owner, mode and time, and hold nothing of hosts,
 attempts or clocks: the same pictures give the same tar, byte for byte (P5). A JSON field has one
-type in every sample, because loaders infer the type from the first few.
+type in every sample, which the dataset card states: dataset/card_features.py names all of them.
 """
 
 from __future__ import annotations
